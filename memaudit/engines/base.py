@@ -1,0 +1,30 @@
+"""What an engine is: something that runs one model, or two, over windows."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.scores import WindowScores
+
+
+class Engine(Protocol):
+    """Runs the teacher, and a reference if it has one, over windows.
+
+    The scores of a window do not depend on the windows beside it, on their order or on the
+    batch size, within 1e-5 in float32.
+    """
+
+    @property
+    def name(self) -> str:
+        """What ran, for reports: `hf-float32`."""
+        ...
+
+    def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
+        """Return the scores of each window, in the order given.
+
+        Args:
+            windows: token ids, each (T,) with T >= 2; lengths may differ.
+        """
+        ...

@@ -1,0 +1,49 @@
+"""The errors a user can cause or meet; each says what is wrong and what to do.
+
+MemauditError
+├── CorpusError           a corpus, a file of it or a row of it
+├── ModelError            a model folder, its weights, its tokenizer
+├── ClassifierError       a classifier file, or features that do not fit it
+├── OutputError           a place that cannot be written
+├── UsageError            options that contradict each other
+└── MissingDependency     an optional package that is not installed
+"""
+
+
+class MemauditError(Exception):
+    """An expected failure: exit code 2, no traceback."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class CorpusError(MemauditError):
+    """A corpus cannot be read as asked."""
+
+
+class ModelError(MemauditError):
+    """A model cannot be loaded, or two models cannot be compared."""
+
+
+class ClassifierError(MemauditError):
+    """A classifier cannot be loaded, or does not fit the features at hand."""
+
+
+class OutputError(MemauditError):
+    """A result cannot be written."""
+
+
+class UsageError(MemauditError):
+    """The options given do not go together."""
+
+
+class MissingDependency(MemauditError):
+    """An optional package is needed and is not installed."""
+
+    def __init__(self, package: str, *, needed_for: str, extra: str) -> None:
+        super().__init__(
+            f"{needed_for} needs the package {package}, which is not installed",
+            hint=f"pip install 'memaudit-distill[{extra}]'",
+        )

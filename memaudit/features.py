@@ -1,0 +1,210 @@
+"""Features: the numbers about one window from which its risk is predicted.
+
+All are raw: no statistic of the corpus at hand enters, so a classifier fitted on one corpus
+can be applied to another. Means and sums run over predicted tokens; a window of T tokens has
+T - 1 of them, and its suffix as many as it has tokens. "Suffix" features look at the suffix
+alone: only the suffix has to be reproduced, and the prefix dilutes what it says.
+"""
+
+import zlib
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.scores import TokenScores, WindowScores
+
+ReferenceRole = Literal["student", "baseline"]
+"""What the second model is: the student before training, or a trained baseline."""
+
+_MODEL_FEATURES = (
+    "perplexity",
+    "suffix_perplexity",
+    "suffix_logprob",
+    "suffix_mean_logprob",
+    "suffix_min_logprob",
+    "suffix_argmax_rate",
+    "entropy",
+    "suffix_entropy",
+    "suffix_max_entropy",
+    "min_k_logprob",
+)
+_CORPUS_FEATURES = (
+    "zlib_entropy",
+    "suffix_zlib_entropy",
+    "zlib_ratio",
+    "occurrences",
+    "log_occurrences",
+)
+_TEACHER_FEATURES = _CORPUS_FEATURES + tuple(f"teacher_{name}" for name in _MODEL_FEATURES)
+
+
+def _with_reference(role: ReferenceRole) -> tuple[str, ...]:
+    divergences = (kl_name(role), suffix_kl_name(role), f"{role}_suffix_log_ratio")
+    return _TEACHER_FEATURES + tuple(f"{role}_{name}" for name in _MODEL_FEATURES) + divergences
+
+
+def kl_name(role: ReferenceRole) -> str:
+    """Return the name of KL(teacher ‖ role): the paper's is the one to the baseline."""
+    return "kl_divergence" if role == "baseline" else "student_kl_divergence"
+
+
+def suffix_kl_name(role: ReferenceRole) -> str:
+    """Return the name of KL(teacher ‖ role) over the suffix alone."""
+    return f"suffix_{kl_name(role)}" if role == "baseline" else "student_suffix_kl_divergence"
+
+
+FEATURE_SETS: dict[str, tuple[str, ...]] = {
+    "teacher": _TEACHER_FEATURES,
+    "teacher+student": _with_reference("student"),
+    "teacher+baseline": _with_reference("baseline"),
+}
+"""Which features exist, by the models that a user has. A classifier uses some of its set."""
+
+
+def window_features(
+    scores: WindowScores,
+    *,
+    prefix_len: int,
+    text: str,
+    suffix_text: str,
+    occurrences: int,
+    role: ReferenceRole | None = None,
+) -> dict[str, float]:
+    """Return every feature that the scores allow, by name.
+
+    Args:
+        scores: of the teacher, and of the reference when `role` is given.
+        prefix_len: tokens of the window before its suffix.
+        text: the window, decoded.
+        suffix_text: its suffix, decoded.
+        occurrences: how many times the window occurs in the corpus, at least 1.
+        role: what the reference is.
+
+    Returns:
+        one finite number for each name in the feature set, in its order.
+    """
+    features = {
+        "zlib_entropy": zlib_entropy(text),
+        "suffix_zlib_entropy": zlib_entropy(suffix_text),
+        "zlib_ratio": zlib_ratio(text),
+        "occurrences": float(occurrences),
+        "log_occurrences": float(np.log(occurrences)),
+    }
+    features |= _model_features("teacher", scores.teacher, prefix_len)
+    if role is not None:
+        assert scores.reference is not None and scores.kl_divergence is not None
+        features |= _model_features(role, scores.reference, prefix_len)
+        features[kl_name(role)] = mean(scores.kl_divergence)
+        features[suffix_kl_name(role)] = mean(suffix(scores.kl_divergence, prefix_len))
+        features[f"{role}_suffix_log_ratio"] = mean(
+            suffix(scores.teacher.logprobs, prefix_len)
+        ) - mean(suffix(scores.reference.logprobs, prefix_len))
+    return features
+
+
+def _model_features(role: str, scores: TokenScores, prefix_len: int) -> dict[str, float]:
+    suffix_logprobs = suffix(scores.logprobs, prefix_len)
+    suffix_entropies = suffix(scores.entropy, prefix_len)
+    return {
+        f"{role}_perplexity": perplexity(scores.logprobs),
+        f"{role}_suffix_perplexity": perplexity(suffix_logprobs),
+        f"{role}_suffix_logprob": float(suffix_logprobs.sum(dtype=np.float64)),
+        f"{role}_suffix_mean_logprob": mean(suffix_logprobs),
+        f"{role}_suffix_min_logprob": float(suffix_logprobs.min()),
+        f"{role}_suffix_argmax_rate": mean(suffix(scores.is_argmax, prefix_len)),
+        f"{role}_entropy": mean(scores.entropy),
+        f"{role}_suffix_entropy": mean(suffix_entropies),
+        f"{role}_suffix_max_entropy": float(suffix_entropies.max()),
+        f"{role}_min_k_logprob": min_k_logprob(suffix_logprobs),
+    }
+
+
+def suffix(per_token: NDArray[np.generic], prefix_len: int) -> NDArray[np.generic]:
+    """Return the entries about the suffix: entry s is about token s + 1.
+
+    Args:
+        per_token: (T - 1,) one entry for each predicted token.
+        prefix_len: tokens of the window before its suffix.
+
+    Returns:
+        (T - prefix_len,)
+    """
+    return per_token[prefix_len - 1 :]
+
+
+def mean(per_token: NDArray[np.generic]) -> float:
+    """Return the mean over tokens, summed in float64."""
+    return float(per_token.mean(dtype=np.float64))
+
+
+def perplexity(logprobs: NDArray[np.generic]) -> float:
+    """Return exp of the mean negative log-probability per token; at least 1, no unit.
+
+    The mean is capped at 80 nats, so that the result is finite.
+    """
+    return float(np.exp(min(-mean(logprobs), 80.0)))
+
+
+def min_k_logprob(logprobs: NDArray[np.generic], share: float = 0.2) -> float:
+    """Return the mean log-probability of the least probable tokens, nats.
+
+    Source: Shi et al. 2023 (arXiv:2310.16789), Min-K%.
+
+    Args:
+        logprobs: (S,) nats.
+        share: of the tokens, in (0, 1]; at least one token is taken.
+    """
+    k = max(1, int(len(logprobs) * share))
+    return mean(np.sort(logprobs)[:k])
+
+
+def zlib_entropy(text: str) -> float:
+    """Return the length of the text compressed with zlib at level 6, bytes.
+
+    Other implementations of deflate give other lengths: a classifier records the one it was
+    fitted with. Source: Carlini et al. 2021 (arXiv:2012.07805), section 5.2.
+    """
+    return float(len(zlib.compress(_utf8(text), level=6)))
+
+
+def zlib_ratio(text: str) -> float:
+    """Return compressed over plain length, bytes per byte.
+
+    `zlib_entropy` of texts of mixed length is a measure of length; this is not.
+    """
+    return zlib_entropy(text) / max(1, len(_utf8(text)))
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", errors="surrogatepass")
+
+
+def reason_in_words(features: Mapping[str, float]) -> str:
+    """Return why a window stands out, most telling first, such as "occurs 16 times".
+
+    Args:
+        features: as `window_features` returns them.
+
+    Returns:
+        short phrases joined by commas; "nothing stands out" if none applies.
+    """
+    reasons = []
+    if features["occurrences"] > 1:
+        reasons.append(f"occurs {int(features['occurrences'])} times")
+    recited_by = [
+        role
+        for role in ("teacher", "baseline", "student")
+        if features.get(f"{role}_suffix_argmax_rate") == 1.0
+    ]
+    if recited_by:
+        verb = "recites" if len(recited_by) == 1 else "recite"
+        reasons.append(f"{' and '.join(recited_by)} {verb} it")
+    elif features["teacher_suffix_argmax_rate"] >= 0.9:
+        reasons.append("teacher nearly recites it")
+    if features["teacher_suffix_entropy"] < 0.5:
+        reasons.append("low entropy")
+    if features["zlib_ratio"] < 0.5:
+        reasons.append("repetitive text")
+    return ", ".join(reasons) or "nothing stands out"

@@ -1,0 +1,38 @@
+"""Scores: what a model says about a window, token by token."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """One model's scores of one window.
+
+    A window of T tokens has S = T - 1 predictions: entry s is about token s + 1, given the
+    tokens 0 to s. The first token has no prediction.
+    """
+
+    logprobs: NDArray[np.float32]
+    """(S,) natural log-probability of the window's own next token, nats."""
+
+    is_argmax: NDArray[np.bool_]
+    """(S,) whether no token is more probable than the window's own; a tie counts."""
+
+    entropy: NDArray[np.float32]
+    """(S,) Shannon entropy of the prediction, nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowScores:
+    """The teacher's scores of one window, with a reference's beside them if there is one."""
+
+    teacher: TokenScores
+    """The teacher's."""
+
+    reference: TokenScores | None = None
+    """The baseline's or the untrained student's."""
+
+    kl_divergence: NDArray[np.float32] | None = None
+    """(S,) KL(teacher ‖ reference) over the whole vocabulary at T = 1, nats."""
