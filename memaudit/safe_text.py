@@ -4,8 +4,9 @@ import re
 
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f"  # C0 (tab and line breaks too: a cell is one line), DEL, C1
-    "\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"  # invisible, bidirectional
-    "\ufe00-\ufe0f\ufeff\ufff9-\ufffb\ud800-\udfff"  # variation selectors, BOM, surrogates
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\uffa0\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"  # invisible, bidirectional
+    "\ufe00-\ufe0f\ufeff\ufff0-\ufffb\ud800-\udfff"  # variation selectors, BOM, surrogates
     "\U000e0000-\U000e0fff]"  # tag characters
 )
 

@@ -1,0 +1,395 @@
+"""Classifiers: a logistic regression over window features, kept as JSON and run with numpy."""
+
+import errno
+import hashlib
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.errors import ClassifierError, OutputError
+from memaudit.features import FEATURE_SETS
+from memaudit.metrics import ExpectedCount, expected_count
+from memaudit.safe_text import safe_text
+
+FORMAT = 1
+"""Goes up when an older memaudit could not read, or would misread, a new file."""
+
+MAX_FILE_SIZE = 1 << 20
+"""Bytes. A classifier with every known feature takes less than 1 % of it."""
+
+FILE_NAME = "classifier.json"
+"""The file inside a classifier's folder."""
+
+_MAX_NUMBER = 1e50
+"""A product of any four numbers of a classifier stays finite in float64."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+
+
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Platt's map from logit to probability, `sigmoid(slope * logit + intercept)`."""
+
+    slope: float
+    """Above 0: calibration never changes the order."""
+
+    intercept: float
+    """Shifts every probability; absorbs the prevalence of the calibration runs."""
+
+
+class ZlibRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which zlib the zlib features were measured with: others compress to other lengths."""
+
+    version: str
+    """As the library calls itself; for people, not compared."""
+
+    golden_sha256: str
+    """Hexadecimal digest of the compressed lengths of 64 fixed texts; compared."""
+
+
+class RiskClassifier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Predicts from a window's raw features whether the student will memorize it."""
+
+    name: str
+    """Letters, digits and `._+-`, at most 100."""
+
+    feature_set: str
+    """Key of `FEATURE_SETS`: which models it needs."""
+
+    features: tuple[str, ...]
+    """Columns of X, a subset of the feature set in its order."""
+
+    means: tuple[float, ...]
+    """Subtracted from the columns of X."""
+
+    scales: tuple[float, ...]
+    """The columns of X are divided by them, above 0."""
+
+    coefficients: tuple[float, ...]
+    """One for each standardised column."""
+
+    intercept: float
+    """Logit at the means."""
+
+    calibration: Calibration
+    """Fitted on runs that the coefficients never saw."""
+
+    threshold: float
+    """Probability at or above which a window is flagged, in (0, 1)."""
+
+    count_log_sd: float
+    """Spread of log(observed / expected number memorized) over calibration runs, in [0, 20]."""
+
+    feature_ranges: tuple[tuple[float, float], ...]
+    """Lowest and highest value of each column in training."""
+
+    zlib: ZlibRecord
+    """Of the interpreter that measured the training features."""
+
+    provenance: dict[str, str]
+    """Data, recipe, seeds, command and versions, for people."""
+
+    def __post_init__(self) -> None:
+        _check_features(self)
+        _check_numbers(self)
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 of the classifier as canonical JSON."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+    def predict_logit(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the logits before calibration: sklearn's `decision_function`.
+
+        A row's logit is the same bits whatever rows stand beside it.
+
+        Args:
+            X: (n, n_features) raw features, in the order of `features`.
+
+        Returns:
+            (n,)
+
+        Raises:
+            ClassifierError: a feature is not a finite number.
+            ValueError: X has another number of columns.
+        """
+        X = self._checked(X)
+        standardised = (X - np.array(self.means)) / np.array(self.scales)
+        # Not `@`: BLAS rounds a row differently in batches of different size.
+        products = np.ascontiguousarray(standardised * np.array(self.coefficients))
+        logits: NDArray[np.float64] = products.sum(axis=1) + self.intercept
+        return logits
+
+    def predict_proba(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the calibrated probability that each window is memorized.
+
+        Args:
+            X: (n, n_features) raw features, in the order of `features`.
+
+        Returns:
+            (n,) in [0, 1]
+
+        Raises:
+            ClassifierError: a feature is not a finite number.
+            ValueError: X has another number of columns.
+        """
+        return sigmoid(self.calibration.slope * self.predict_logit(X) + self.calibration.intercept)
+
+    def expected_count(self, probabilities: NDArray[np.float64]) -> ExpectedCount:
+        """Return how many windows will be memorized, as `metrics.expected_count` defines it."""
+        return expected_count(probabilities, self.count_log_sd)
+
+    def out_of_range_rate(self, X: NDArray[np.float64]) -> dict[str, float]:
+        """Return, for each feature, the share of rows outside its range in training.
+
+        Args:
+            X: (n, n_features) raw features, in the order of `features`.
+
+        Returns:
+            shares in [0, 1]; 0 for no rows.
+        """
+        X = self._checked(X)
+        lowest, highest = np.array(self.feature_ranges).T
+        n_outside = ((lowest > X) | (highest < X)).sum(axis=0)
+        rates = n_outside / max(1, len(X))
+        return {name: float(rate) for name, rate in zip(self.features, rates, strict=True)}
+
+    def _checked(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
+        if X.ndim != 2 or X.shape[1] != len(self.features):
+            raise ValueError(f"expected X of shape (n, {len(self.features)}), got {X.shape}")
+        n_broken = (~np.isfinite(X)).sum(axis=0)
+        if n_broken.any():
+            column = int(n_broken.argmax())
+            raise ClassifierError(
+                f"feature {self.features[column]} is not a finite number "
+                f"in {n_broken[column]} of {len(X)} windows",
+                hint="the scores are broken: check that the model's weights hold no NaN",
+            )
+        return X
+
+
+class _ClassifierFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What stands in `classifier.json`."""
+
+    classifier: RiskClassifier
+    digest: str
+    format: int
+
+
+class _Header(msgspec.Struct):
+    """The one key that every format has."""
+
+    format: int
+
+
+def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 1 / (1 + exp(-logits)), without overflow at either end."""
+    decayed = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1.0, decayed) / (1.0 + decayed)
+
+
+def _check_features(classifier: RiskClassifier) -> None:
+    if not _NAME.fullmatch(classifier.name):
+        raise ValueError("expected a name of at most 100 letters, digits and ._+-")
+    if classifier.feature_set not in FEATURE_SETS:
+        raise ValueError(f"unknown feature set, expected one of {', '.join(FEATURE_SETS)}")
+    used = set(classifier.features)
+    in_order = [name for name in FEATURE_SETS[classifier.feature_set] if name in used]
+    if not used or in_order != list(classifier.features):
+        raise ValueError(
+            f"expected features of the set {classifier.feature_set}, each once, in its order"
+        )
+
+
+def _check_numbers(classifier: RiskClassifier) -> None:
+    n_features = len(classifier.features)
+    for field in ("means", "scales", "coefficients", "feature_ranges"):
+        length = len(getattr(classifier, field))
+        if length != n_features:
+            raise ValueError(f"expected {n_features} {field}, got {length}")
+    numbers = np.concatenate(
+        [
+            [classifier.intercept, classifier.calibration.slope, classifier.calibration.intercept],
+            *(classifier.means, classifier.scales, classifier.coefficients),
+            np.ravel(classifier.feature_ranges),
+        ]
+    )
+    if not (np.abs(numbers) <= _MAX_NUMBER).all():
+        raise ValueError(f"expected finite numbers up to {_MAX_NUMBER:g}")
+    if min(classifier.scales) < 1 / _MAX_NUMBER or classifier.calibration.slope <= 0:
+        raise ValueError("expected scales and a calibration slope above 0")
+    if any(low > high for low, high in classifier.feature_ranges):
+        raise ValueError("expected feature ranges with low <= high")
+    if not 0 < classifier.threshold < 1:
+        raise ValueError(f"expected a threshold between 0 and 1, got {classifier.threshold:g}")
+    if not 0 <= classifier.count_log_sd <= 20:
+        raise ValueError(f"expected count_log_sd in [0, 20], got {classifier.count_log_sd:g}")
+
+
+def load_classifier(path: Path) -> RiskClassifier:
+    """Read a classifier from its folder, or from its JSON file; never unpickles anything.
+
+    Raises:
+        ClassifierError: there is no such file, or it is not a valid classifier of this format.
+    """
+    where = safe_text(str(path))
+    content = _read_limited(path, where)
+    if content.startswith((b"\x80", b"PK")):
+        raise ClassifierError(
+            f"{where}: expected a JSON classifier, got a pickle or an archive",
+            hint="memaudit never loads pickles: fit the classifier with 'memaudit fit'",
+        )
+    try:
+        parsed = _parse(content)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ClassifierError(
+            f"{where}: not a valid classifier: {safe_text(str(error))}",
+            hint="fetch the file again, or fit the classifier anew with 'memaudit fit'",
+        ) from error
+    return parsed.classifier
+
+
+def _parse(content: bytes) -> _ClassifierFile:
+    """Decode and verify; the format comes first, for a newer file may have other keys."""
+    found = msgspec.json.decode(content, type=_Header).format
+    if found != FORMAT:
+        raise ValueError(f"expected format {FORMAT}, got {found:.6g}: another memaudit wrote it")
+    parsed = msgspec.json.decode(content, type=_ClassifierFile)
+    if parsed.digest != parsed.classifier.digest:
+        raise ValueError("the digest does not match the content, which was changed or damaged")
+    return parsed
+
+
+def _read_limited(path: Path, where: str) -> bytes:
+    """Return the file's first bytes; a pipe or a device is not opened, for it may never end."""
+    try:
+        file = path / FILE_NAME if path.is_dir() else path
+        if not file.is_file():
+            raise FileNotFoundError(errno.ENOENT, "no such file")
+        with file.open("rb") as stream:
+            content = stream.read(MAX_FILE_SIZE + 1)
+    except OSError as error:
+        raise ClassifierError(
+            f"{where}: cannot read the classifier: {error.strerror}",
+            hint=f"give a folder that holds {FILE_NAME}, or the file itself",
+        ) from error
+    if len(content) > MAX_FILE_SIZE:
+        raise ClassifierError(
+            f"{where}: expected at most {MAX_FILE_SIZE} bytes, got more",
+            hint="this is not a classifier: give the file that 'memaudit fit' wrote",
+        )
+    return content
+
+
+def save_classifier(classifier: RiskClassifier, path: Path) -> None:
+    """Write a classifier as sorted JSON: all of it or, if that fails, nothing.
+
+    Args:
+        classifier: the same classifier gives the same bytes.
+        path: a `.json` file, or the folder to put `classifier.json` into.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    file = path if path.suffix == ".json" else path / FILE_NAME
+    parsed = _ClassifierFile(classifier=classifier, digest=classifier.digest, format=FORMAT)
+    content = msgspec.json.format(msgspec.json.encode(parsed, order="sorted"), indent=2) + b"\n"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).replace(file)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{safe_text(str(file))}: cannot be written: {error.strerror}",
+            hint="check the space on the disk and the permissions of the folder",
+        ) from error
+
+
+def shipped_classifiers_dir() -> Path:
+    """Return the folder of the classifiers that come with memaudit."""
+    package = Path(__file__).parent
+    inside_wheel = package / "models"
+    return inside_wheel if inside_wheel.is_dir() else package.parent / "models"
+
+
+def find_classifier(name_or_path: str | None, feature_set: str) -> RiskClassifier:
+    """Return the classifier asked for, or the shipped one for the models at hand.
+
+    Args:
+        name_or_path: a shipped one's name, a path, or None: the one named as the feature set.
+        feature_set: key of `FEATURE_SETS`: what the run can compute.
+
+    Raises:
+        ClassifierError: there is none, it is broken, or it needs a model that the run lacks.
+    """
+    name = feature_set if name_or_path is None else name_or_path
+    choices = sorted(file.parent.name for file in shipped_classifiers_dir().glob(f"*/{FILE_NAME}"))
+    if name in choices:
+        path = shipped_classifiers_dir() / name
+    elif name_or_path is not None and os.path.lexists(name):
+        path = Path(name)
+    else:
+        raise ClassifierError(
+            f"no classifier {safe_text(name)}, expected a path or one of: "
+            f"{', '.join(choices) or 'none is shipped'}",
+            hint="choose one with --classifier, or fit one with 'memaudit fit'",
+        )
+    classifier = load_classifier(path)
+    _check_fits(classifier, feature_set)
+    return classifier
+
+
+def _check_fits(classifier: RiskClassifier, feature_set: str) -> None:
+    missing = [name for name in classifier.features if name not in FEATURE_SETS[feature_set]]
+    if missing:
+        n_features = len(classifier.features)
+        role = classifier.feature_set.removeprefix("teacher+")
+        raise ClassifierError(
+            f"classifier {classifier.name} expects {n_features} features, "
+            f"this run has {n_features - len(missing)}: no {missing[0].replace('_', ' ')}",
+            hint=f"give --{role}, or choose a classifier without it",
+        )
+
+
+def zlib_record() -> ZlibRecord:
+    """Return which zlib this interpreter has, told by what it does to 64 fixed texts."""
+    lengths = [len(zlib.compress(text, level=6)) for text in _golden_texts()]
+    digest = hashlib.sha256(",".join(map(str, lengths)).encode()).hexdigest()
+    return ZlibRecord(version=zlib.ZLIB_RUNTIME_VERSION, golden_sha256=digest)
+
+
+def _golden_texts() -> Iterator[bytes]:
+    """Yield 64 texts of 20 to 5,000 bytes with the redundancy of prose."""
+    words = b"the of and to in a is that for it as was with be by on not he his but at are".split()
+    for i in range(64):
+        stream = hashlib.shake_256(bytes([i])).digest(6 + 20 * i)
+        yield b" ".join(words[byte % len(words)] + b"%d" % (byte % 7) for byte in stream)
+
+
+def check_zlib(classifier: RiskClassifier) -> None:
+    """Refuse a classifier whose zlib features this interpreter would measure differently.
+
+    Raises:
+        ClassifierError: this interpreter's zlib compresses to other lengths.
+    """
+    uses_zlib = any("zlib" in name for name in classifier.features)
+    here = zlib_record()
+    if uses_zlib and here.golden_sha256 != classifier.zlib.golden_sha256:
+        raise ClassifierError(
+            f"classifier {classifier.name} expects the compressed lengths of zlib "
+            f"{safe_text(classifier.zlib.version)}, this interpreter's zlib {here.version} gives others",
+            hint="use a Python built with the standard zlib, or choose a classifier without zlib",
+        )

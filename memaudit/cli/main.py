@@ -1,0 +1,124 @@
+"""The command group, and the one place where errors become text and exit codes."""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from memaudit import __version__
+from memaudit.cli.predict import predict
+from memaudit.errors import MemauditError
+from memaudit.safe_text import safe_text
+
+OK = 0
+ERROR = 2
+INTERRUPTED = 130
+TERMINATED = 143
+
+_MAX_MESSAGE = 4096
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived: unwind, so that half-written files are removed."""
+
+
+@click.group(
+    context_settings={
+        "auto_envvar_prefix": "MEMAUDIT",
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+    }
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Predict, before a distillation, which examples of a corpus a student would memorize.
+
+    Every option can also be set by a variable such as MEMAUDIT_PREDICT_TEACHER. Exit codes:
+    0 done, 2 error, 130 and 143 stopped by a signal.
+    """
+
+
+cli.add_command(predict)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command and return the exit code of the process."""
+    signal.signal(signal.SIGTERM, _terminate)
+    as_json = _wants_json(arguments)
+    try:
+        code = _invoke(arguments)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else error.message, err=True)
+        code = ERROR
+    except click.UsageError as error:
+        help_command = f"{error.ctx.command_path if error.ctx else 'memaudit'} --help"
+        code = _fail(_lowered(error.format_message()), f"see '{help_command}'", as_json)
+    except MemauditError as error:
+        code = _fail(error.message, error.hint, as_json)
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail("interrupted, nothing was written", None, as_json, code=INTERRUPTED)
+    except _Terminated:
+        code = _fail("terminated, nothing was written", None, as_json, code=TERMINATED)
+    except BrokenPipeError:
+        code = _abandon_stdout()
+    except Exception as error:
+        traceback.print_exc()
+        code = _fail(
+            f"internal error: {type(error).__name__}", "please report it with the lines above", as_json
+        )
+    return code
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    try:
+        code = cli.main(list(arguments), prog_name="memaudit", standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit as error:
+        # click's own answer to a closed pipe, with the code that means a failed gate here.
+        raise BrokenPipeError from error
+    return code if isinstance(code, int) else OK
+
+
+def _fail(message: str, hint: str | None, as_json: bool, *, code: int = ERROR) -> int:
+    """Tell an error, on standard output too if a document is expected there."""
+    message = safe_text(message, _MAX_MESSAGE)
+    hint = None if hint is None else safe_text(hint, _MAX_MESSAGE)
+    try:
+        click.echo(f"error: {message}" + (f"\n\nhint: {hint}" if hint else ""), err=True)
+        if as_json:
+            error = {"message": message, "hint": hint}
+            click.echo(json.dumps({"error": error, "schema_version": 1}, sort_keys=True))
+            sys.stdout.flush()
+    except BrokenPipeError:
+        return _abandon_stdout()
+    return code
+
+
+def _abandon_stdout() -> int:
+    """Give up on a pipe that nobody reads; Python would complain about it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ERROR
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether a document is expected even if the arguments cannot be parsed."""
+    by_variable = (
+        os.environ.get(f"MEMAUDIT_{name.upper()}_JSON", "").lower() in ("1", "true", "yes", "on")
+        for name in cli.commands
+        if name in arguments
+    )
+    return "--json" in arguments or any(by_variable)
+
+
+def _lowered(message: str) -> str:
+    return message[:1].lower() + message[1:].removesuffix(".")
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated

@@ -1,0 +1,90 @@
+"""Rows from csv and tsv, with a header line; fields may be quoted and span lines."""
+
+import csv
+from collections.abc import Iterator
+
+from memaudit.corpus.base import ProjectColumns, Record, RowError, Unreadable
+from memaudit.corpus.byte_streams import Line, split_lines
+from memaudit.errors import CorpusError
+
+
+def read_delimited(
+    blocks: Iterator[bytes],
+    shown: str,
+    delimiter: str,
+    project: ProjectColumns,
+    max_row_bytes: int,
+) -> Iterator[Record | Unreadable]:
+    """Yield one row a record; an empty line is not a row.
+
+    A quote that is never closed makes one bad row of all that follows, up to the row limit.
+
+    Raises:
+        CorpusError: the header cannot be read or lacks a column.
+    """
+    lines = _Lines(split_lines(blocks, max_row_bytes), max_row_bytes)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        header = _next_fields(reader, lines)
+    except StopIteration:
+        return
+    except RowError as error:
+        raise CorpusError(f"{shown}:{lines.first}: the header cannot be read: {error}") from error
+    wanted = [(header.index(name), name) for name in project(header, shown)]
+    number = 0
+    while True:
+        number += 1
+        try:
+            fields = _next_fields(reader, lines)
+            if len(fields) != len(header):
+                raise RowError(f"{len(fields):,} fields, expected {len(header):,}")
+            yield Record(number, lines.first, {name: fields[index] for index, name in wanted})
+        except StopIteration:
+            return
+        except RowError as error:
+            yield Unreadable(number, lines.first, str(error))
+
+
+class _Lines:
+    """Lines as text for `csv.reader`, with the number of the first one of each record."""
+
+    def __init__(self, lines: Iterator[Line], max_row_bytes: int) -> None:
+        self._lines = lines
+        self._max_row_bytes = max_row_bytes
+        self._n_bytes = 0
+        self.first = 0
+
+    def start_record(self) -> None:
+        self._n_bytes = 0
+        self.first = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.first = self.first or line.number
+        self._n_bytes += line.length + 1
+        if line.content is None or self._n_bytes > self._max_row_bytes + 1:
+            raise RowError(f"more than {self._max_row_bytes:,} bytes long")
+        # An undecodable byte becomes a lone surrogate, found when the record is complete.
+        return line.content.decode(errors="surrogateescape") + line.end
+
+
+def _next_fields(reader: Iterator[list[str]], lines: _Lines) -> list[str]:
+    """Return the fields of the next record that is not an empty line."""
+    fields: list[str] = []
+    # The limit is the module's, 131,072 characters; a long text is no error here.
+    previous_limit = csv.field_size_limit(2**31 - 1)
+    try:
+        while not fields:
+            lines.start_record()
+            fields = next(reader)
+    except csv.Error as error:
+        raise RowError("fields are not quoted as csv asks for, or a quote is not closed") from error
+    finally:
+        csv.field_size_limit(previous_limit)
+    for field in fields:
+        if not field.isascii() and any("\ud800" <= letter <= "\udfff" for letter in field):
+            raise RowError("invalid UTF-8")
+    return fields

@@ -1,0 +1,176 @@
+"""Rows from a corpus on the Hugging Face hub, read by `datasets`; code of a corpus never runs."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from memaudit.corpus.base import CorpusOptions, ProjectColumns, Record
+from memaudit.errors import CorpusError, MissingDependency, UsageError
+
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
+
+CONFIGS_TO_CHOOSE: dict[str, tuple[str, ...]] = {
+    "Salesforce/wikitext": (
+        "wikitext-103-raw-v1",
+        "wikitext-103-v1",
+        "wikitext-2-raw-v1",
+        "wikitext-2-v1",
+    ),
+    "nvidia/Nemotron-CC-v2": (
+        "Diverse-QA",
+        "High-Quality",
+        "High-Quality-Synthetic",
+        "Medium-High-Quality",
+        "Medium-Quality",
+        "Translated-Diverse-QA",
+    ),
+}
+"""Well-known corpora that have no default configuration: said before anything is fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubCorpus:
+    """A corpus on the hub."""
+
+    hub_id: str
+    """`org/name`."""
+
+    revision: str | None
+    """Branch, tag or commit; None is the main branch."""
+
+
+def parse_hub_id(options: CorpusOptions) -> HubCorpus | None:
+    """Return the hub corpus that `org/name[@revision]` names; None if it has another form.
+
+    Raises:
+        UsageError: two different revisions are asked for.
+    """
+    match = _HUB_ID.fullmatch(options.source)
+    if match is None:
+        return None
+    if match["revision"] and options.revision not in (None, match["revision"]):
+        raise UsageError(
+            f"two revisions, {match['revision']} and {options.revision}", hint="give one of the two"
+        )
+    return HubCorpus(match["id"], match["revision"] or options.revision)
+
+
+def read_hub(
+    corpus: HubCorpus,
+    options: CorpusOptions,
+    project: ProjectColumns,
+) -> Iterator[Record]:
+    """Yield the rows of a split.
+
+    Raises:
+        CorpusError: it cannot be reached, does not exist, or a configuration must be chosen.
+        MissingDependency: `datasets` is not installed.
+    """
+    if options.config is None and corpus.hub_id in CONFIGS_TO_CHOOSE:
+        _ask_for_config(corpus.hub_id, CONFIGS_TO_CHOOSE[corpus.hub_id])
+    errors = _expected_errors()
+    dataset = _load(corpus, options, errors)
+    if dataset.column_names is not None:
+        wanted = project(dataset.column_names, corpus.hub_id)
+        dataset = dataset.select_columns(list(wanted))
+    number = 0
+    try:
+        for values in dataset:
+            number += 1
+            yield Record(number, number, values, "row")
+    except errors as error:
+        raise CorpusError(
+            f"{corpus.hub_id}: reading stopped after row {number:,}: {type(error).__name__}",
+            hint="try again, or download it and give the files",
+        ) from error
+
+
+def _load(corpus: HubCorpus, options: CorpusOptions, errors: tuple[type[Exception], ...]) -> Any:  # noqa: ANN401
+    """Return a `datasets.Dataset` or `IterableDataset`."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(
+            corpus.hub_id,
+            name=options.config,
+            split=options.split,
+            revision=corpus.revision,
+            streaming=options.streaming,
+        )
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise CorpusError(
+            f"{corpus.hub_id}: no such file or folder here, and no such corpus on the hub, "
+            "or none that you may read",
+            hint="check the name; if access must be granted, ask for it there "
+            "and log in with: hf auth login",
+        ) from error
+    except ConnectionError as error:
+        raise CorpusError(
+            f"{corpus.hub_id}: no such file or folder here, and the hub cannot be reached",
+            hint="check the connection and HF_HUB_OFFLINE, or give a local copy",
+        ) from error
+    except errors as error:
+        _explain(corpus, options, error, errors)
+
+
+def _explain(
+    corpus: HubCorpus,
+    options: CorpusOptions,
+    error: Exception,
+    errors: tuple[type[Exception], ...],
+) -> NoReturn:
+    """Raise what to choose instead, if the hub says which configurations or splits there are."""
+    import datasets
+
+    try:
+        configs = datasets.get_dataset_config_names(corpus.hub_id, revision=corpus.revision)
+        if options.config not in configs and (options.config or len(configs) > 1):
+            _ask_for_config(corpus.hub_id, configs, options.config)
+        splits = datasets.get_dataset_split_names(
+            corpus.hub_id, options.config, revision=corpus.revision
+        )
+    except errors:
+        splits = []
+    if splits and re.split(r"[\[+]", options.split)[0] not in splits:
+        raise CorpusError(
+            f"{corpus.hub_id}: no split {options.split}",
+            hint=f"choose with --split one of: {', '.join(splits)}",
+        ) from error
+    if options.streaming and "[" in options.split:
+        raise CorpusError(
+            f"{corpus.hub_id}: a part of a split, {options.split}, cannot be streamed",
+            hint="give the whole split, or switch streaming off",
+        ) from error
+    raise CorpusError(
+        f"{corpus.hub_id}: cannot be loaded: {type(error).__name__}",
+        hint="check --config-name, --split and --revision, or give a local copy",
+    ) from error
+
+
+def _ask_for_config(hub_id: str, configs: Sequence[str], given: str | None = None) -> NoReturn:
+    raise CorpusError(
+        f"{hub_id}: no configuration {given}" if given else f"{hub_id}: has several configurations",
+        hint=f"choose with --config-name one of: {', '.join(configs)}",
+    )
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """Return what `datasets` raises for a bad name, a bad connection or bad data."""
+    try:
+        import datasets
+        import pyarrow as pa
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise MissingDependency(
+            "datasets", needed_for="reading from the hub", extra="hub"
+        ) from error
+    http_error = HfHubHTTPError.__bases__[0]  # of whichever HTTP library the client is built on
+    return (
+        http_error,
+        datasets.exceptions.DatasetsError,
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        RuntimeError,
+    )

@@ -1,0 +1,183 @@
+"""Read a corpus: every row of every file, in order, each with exactly one outcome."""
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from memaudit.corpus.base import (
+    BadRow,
+    CorpusOptions,
+    Example,
+    Record,
+    RowError,
+    Unreadable,
+)
+from memaudit.corpus.byte_streams import read_blocks
+from memaudit.corpus.columnar import arrow_batches, parquet_batches, read_columnar, unpack
+from memaudit.corpus.delimited import read_delimited
+from memaudit.corpus.discovery import SourceFile, find_files, has_known_ending, open_regular
+from memaudit.corpus.hub import HubCorpus, parse_hub_id, read_hub
+from memaudit.corpus.json_lines import read_json, read_json_lines
+from memaudit.corpus.plain_text import read_text_lines
+from memaudit.corpus.shapes import ColumnChooser, RenderMessages, read_example_text, read_id
+from memaudit.errors import CorpusError, UsageError
+from memaudit.safe_text import safe_text
+
+_MAX_UNSETTLED_ROWS = 1000
+"""Rows that may pass without the columns being found before the corpus is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row and the file it is from."""
+
+    name: str
+    shown: str
+    item: Record | Unreadable
+
+
+def read_corpus(
+    options: CorpusOptions,
+    *,
+    render_messages: RenderMessages | None = None,
+    stdin: BinaryIO | None = None,
+) -> Iterator[Example | BadRow]:
+    """Yield one outcome for each row of the corpus, in an order that is always the same.
+
+    A corpus is streamed: memory does not grow with it. Which columns are used is settled by the
+    first schema, or the first row, that has them; until then bad rows are held back, so that a
+    corpus without them is refused before anything comes out.
+
+    Args:
+        options: what to read.
+        render_messages: the chat template, from messages with role and content to text. If it
+            raises ValueError the row is a bad row.
+        stdin: what the source `-` reads; None means the process's own.
+
+    Returns:
+        `Example` and `BadRow`, numbered from 0.
+
+    Raises:
+        CorpusError: at once if nothing is there to read; while reading if a file is damaged or
+            unpacks to too much, if no row has the columns, or if there is no row.
+        UsageError: options that are for the hub are given for files.
+    """
+    chooser = ColumnChooser(options)
+    if options.source == "-":
+        rows = _stdin_rows(stdin or sys.stdin.buffer, options)
+    elif (corpus := _hub_corpus(options)) is not None:
+        rows = _hub_rows(corpus, options, chooser)
+    elif options.config is not None or options.revision is not None:
+        raise UsageError(
+            "a configuration and a revision are for corpora on the hub, got files",
+            hint="leave out --config-name and --revision",
+        )
+    else:
+        rows = _file_rows(find_files(options.source), options, chooser)
+    return _outcomes(rows, options, chooser, render_messages)
+
+
+def _outcomes(
+    rows: Iterator[_Row],
+    options: CorpusOptions,
+    chooser: ColumnChooser,
+    render_messages: RenderMessages | None,
+) -> Iterator[Example | BadRow]:
+    source = safe_text(options.source, 4096)
+    held: list[Example | BadRow] = []
+    n_rows = 0
+    for row in rows:
+        held.append(_outcome(row, n_rows, options, chooser, render_messages))
+        n_rows += 1
+        if chooser.columns is None and len(held) < _MAX_UNSETTLED_ROWS:
+            continue
+        if chooser.columns is None and chooser.has_looked:
+            break
+        yield from held
+        held.clear()
+    if n_rows == 0:
+        raise CorpusError(f"{source}: empty, there are no rows")
+    if chooser.columns is None and chooser.has_looked:
+        chooser.refuse(source)
+    yield from held
+
+
+def _outcome(
+    row: _Row,
+    ordinal: int,
+    options: CorpusOptions,
+    chooser: ColumnChooser,
+    render_messages: RenderMessages | None,
+) -> Example | BadRow:
+    item = row.item
+    address = f"{row.shown}:{item.place}"
+    example_id = f"{row.name}:{item.number}"
+    try:
+        if isinstance(item, Unreadable):
+            raise RowError(item.reason)
+        columns = chooser.settle(item.values.keys())
+        if columns is None:
+            raise RowError("none of the columns that hold text")
+        example_id = read_id(item.values, columns, example_id)
+        text = read_example_text(
+            item.values,
+            columns,
+            render_messages=render_messages,
+            max_bytes=options.max_row_bytes,
+        )
+    except RowError as error:
+        return BadRow(ordinal, example_id, address, f"{item.unit} {item.place}: {error}")
+    return Example(ordinal, example_id, address, text)
+
+
+def _hub_corpus(options: CorpusOptions) -> HubCorpus | None:
+    """Return the hub corpus that is meant, if no file or folder has that name."""
+    if os.path.lexists(options.source) or has_known_ending(options.source):
+        return None
+    return parse_hub_id(options)
+
+
+def _hub_rows(corpus: HubCorpus, options: CorpusOptions, chooser: ColumnChooser) -> Iterator[_Row]:
+    for item in read_hub(corpus, options, chooser.project):
+        yield _Row(corpus.hub_id, corpus.hub_id, item)
+
+
+def _stdin_rows(stdin: BinaryIO, options: CorpusOptions) -> Iterator[_Row]:
+    blocks = read_blocks(stdin, "stdin", None, options)
+    for item in read_json_lines(blocks, options.max_row_bytes):
+        yield _Row("stdin", "stdin", item)
+
+
+def _file_rows(
+    files: list[SourceFile], options: CorpusOptions, chooser: ColumnChooser
+) -> Iterator[_Row]:
+    for source in files:
+        with open_regular(source) as file:
+            for item in _items(source, file, options, chooser):
+                yield _Row(source.name, source.shown, item)
+
+
+def _items(
+    source: SourceFile, file: BinaryIO, options: CorpusOptions, chooser: ColumnChooser
+) -> Iterator[Record | Unreadable]:
+    """Return the rows of one file by its format."""
+    blocks = read_blocks(file, source.shown, source.compression, options)
+    limit = options.max_row_bytes
+    rows: Iterator[Record | Unreadable]
+    match source.format:
+        case "jsonl" | "ndjson":
+            rows = read_json_lines(blocks, limit)
+        case "json":
+            rows = read_json(blocks, source.shown, limit)
+        case "txt":
+            rows = read_text_lines(blocks, limit)
+        case "csv" | "tsv" as kind:
+            delimiter = "," if kind == "csv" else "\t"
+            rows = read_delimited(blocks, source.shown, delimiter, chooser.project, limit)
+        case kind:
+            whole = file if source.compression is None else unpack(blocks, source.shown)
+            read_batches = parquet_batches if kind == "parquet" else arrow_batches
+            rows = read_columnar(whole, source.shown, read_batches, chooser.project)
+    return rows

@@ -1,0 +1,201 @@
+"""The output head: from hidden states to scores, without ever holding all logits at once.
+
+Suffixes: N positions, H hidden size, V rows of the vocabulary, v rows of one tile.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memaudit.errors import ModelError
+
+_TILE_POSITIONS = 512
+_TILE_ROWS = 4096
+_NOTHING_YET = -1e30
+"""Below every logit, and finite, so that 0 times it is 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A linear map to logits, with what some families do to the logits after it."""
+
+    weight_VH: Tensor
+    """float32."""
+
+    bias_V: Tensor | None
+    """float32."""
+
+    scale: float
+    """Factor on the logits: Cohere multiplies, Granite divides."""
+
+    soft_cap: float | None
+    """Gemma squeezes the logits into (-soft_cap, soft_cap) with tanh. None: it does not."""
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the softmax; often more than the tokenizer has tokens."""
+        return self.weight_VH.shape[0]
+
+    def logits(self, hidden_NH: Tensor, start: int, stop: int) -> Tensor:
+        """Return the logits of the rows from start to stop.
+
+        Returns:
+            (N, stop - start) float32.
+        """
+        logits_Nv = hidden_NH @ self.weight_VH[start:stop].T
+        if self.bias_V is not None:
+            logits_Nv += self.bias_V[start:stop]
+        if self.scale != 1.0:
+            logits_Nv *= self.scale
+        if self.soft_cap is not None:
+            logits_Nv.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
+        return logits_Nv
+
+
+def read_head(model: Any) -> Head:
+    """Return the head of a causal LM from transformers; float32 weights are shared, not copied.
+
+    Raises:
+        ModelError: the model has no linear output layer.
+    """
+    layer = model.get_output_embeddings()
+    if not isinstance(getattr(layer, "weight", None), Tensor):
+        raise ModelError(
+            f"{type(model).__name__} has no linear output layer",
+            hint="use a causal language model",
+        )
+    config = model.config.get_text_config()
+    scale = float(getattr(config, "logit_scale", None) or 1.0)
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+    bias = getattr(layer, "bias", None)
+    return Head(
+        weight_VH=layer.weight.detach().float(),
+        bias_V=None if bias is None else bias.detach().float(),
+        scale=scale,
+        soft_cap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+class _Softmax:
+    """One softmax for each position, summed up tile by tile.
+
+    Sums are shifted by the largest logit so far, so they neither overflow nor cancel; over a
+    tile they are float32, over tiles float64.
+    """
+
+    def __init__(self, target_ids_N: Tensor) -> None:
+        self._target_ids_N = target_ids_N
+        n, device = len(target_ids_N), target_ids_N.device
+        self.largest_N = torch.full((n,), _NOTHING_YET, dtype=torch.float32, device=device)
+        self.target_N = torch.full((n,), _NOTHING_YET, dtype=torch.float32, device=device)
+        self.mass_N = torch.zeros(n, dtype=torch.float64, device=device)
+        self.moment_N = torch.zeros(n, dtype=torch.float64, device=device)
+
+    def add(self, logits_Nv: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Take in the rows from `start` on, and shift them in place.
+
+        Returns:
+            (N, v) exp of the shifted logits; (N,) how far the shift moved since the last tile.
+        """
+        # The target's logit is read from the same product as its rivals: a tie stays a tie.
+        column_N = self._target_ids_N - start
+        here_N = (column_N >= 0) & (column_N < logits_Nv.shape[1])
+        column_N = column_N.clamp(0, logits_Nv.shape[1] - 1)
+        found_N = logits_Nv.gather(1, column_N[:, None])[:, 0]
+        self.target_N = torch.where(here_N, found_N, self.target_N)
+
+        largest_N = torch.maximum(self.largest_N, logits_Nv.amax(dim=1))
+        moved_N = self.largest_N.double() - largest_N.double()
+        self.largest_N = largest_N
+        logits_Nv -= largest_N[:, None]
+        exp_Nv = logits_Nv.exp()
+        decay_N = moved_N.exp()
+        self.moment_N = decay_N * (self.moment_N + self.mass_N * moved_N)
+        self.moment_N += (exp_Nv * logits_Nv).sum(dim=1)
+        self.mass_N = decay_N * self.mass_N + exp_Nv.sum(dim=1)
+        return exp_Nv, moved_N
+
+    def scores(self) -> Tensor:
+        """Return (3, N) float64: log-probability, 1 where the target is a best one, entropy."""
+        log_mass_N = self.mass_N.log()
+        logprob_N = self.target_N.double() - self.largest_N.double() - log_mass_N
+        entropy_N = log_mass_N - self.moment_N / self.mass_N
+        is_best_N = (self.target_N >= self.largest_N).double()
+        return torch.stack([logprob_N, is_best_N, entropy_N.clamp(min=0)])
+
+
+def score_positions(head: Head, hidden_NH: Tensor, target_ids_N: Tensor) -> Tensor:
+    """Return what one model says about the targets.
+
+    Args:
+        head: of the model.
+        hidden_NH: its last hidden states, any float dtype.
+        target_ids_N: int64, the token that follows each position.
+
+    Returns:
+        (3, N) float64: log-probability in nats, is-argmax as 0 or 1, entropy in nats.
+    """
+    tiles = []
+    for part in _position_tiles(len(target_ids_N)):
+        softmax = _Softmax(target_ids_N[part])
+        hidden_nH = hidden_NH[part].float()
+        for start, stop in _row_tiles(0, head.n_rows):
+            softmax.add(head.logits(hidden_nH, start, stop), start)
+        tiles.append(softmax.scores())
+    return torch.cat(tiles, dim=1)
+
+
+def score_position_pairs(
+    heads: tuple[Head, Head], hiddens: tuple[Tensor, Tensor], target_ids_N: Tensor
+) -> Tensor:
+    """Return what teacher and reference say, and how far they are apart.
+
+    The two may differ in rows that no token uses. Log-probability and entropy are of each
+    model's own softmax; the divergence is between the two restricted to the rows that both
+    have, each scaled to sum to 1.
+
+    Args:
+        heads: of teacher and reference.
+        hiddens: (N, H) of each, any float dtype; H may differ.
+        target_ids_N: int64.
+
+    Returns:
+        (7, N) float64: three rows as `score_positions` for the teacher, three for the
+        reference, KL(teacher ‖ reference) in nats.
+    """
+    tiles = []
+    for part in _position_tiles(len(target_ids_N)):
+        hidden_parts = (hiddens[0][part].float(), hiddens[1][part].float())
+        tiles.append(_score_pair_tile(heads, hidden_parts, target_ids_N[part]))
+    return torch.cat(tiles, dim=1)
+
+
+def _score_pair_tile(
+    heads: tuple[Head, Head], hiddens: tuple[Tensor, Tensor], target_ids_N: Tensor
+) -> Tensor:
+    teacher, reference = _Softmax(target_ids_N), _Softmax(target_ids_N)
+    n_common = min(heads[0].n_rows, heads[1].n_rows)
+    cross_N = torch.zeros_like(teacher.mass_N)  # of exp(teacher) and shifted reference logits
+    for start, stop in _row_tiles(0, n_common):
+        logits_Nv = heads[1].logits(hiddens[1], start, stop)
+        _, moved_reference_N = reference.add(logits_Nv, start)
+        mass_before_N = teacher.mass_N
+        exp_Nv, moved_N = teacher.add(heads[0].logits(hiddens[0], start, stop), start)
+        cross_N = moved_N.exp() * (cross_N + mass_before_N * moved_reference_N)
+        cross_N += (exp_Nv * logits_Nv).sum(dim=1)
+    kl_N = (teacher.moment_N - cross_N) / teacher.mass_N
+    kl_N += reference.mass_N.log() - teacher.mass_N.log()
+    for softmax, head, hidden_NH in zip((teacher, reference), heads, hiddens, strict=True):
+        for start, stop in _row_tiles(n_common, head.n_rows):
+            softmax.add(head.logits(hidden_NH, start, stop), start)
+    return torch.cat([teacher.scores(), reference.scores(), kl_N.clamp(min=0)[None]])
+
+
+def _position_tiles(n: int) -> list[slice]:
+    return [slice(start, start + _TILE_POSITIONS) for start in range(0, n, _TILE_POSITIONS)]
+
+
+def _row_tiles(start: int, stop: int) -> list[tuple[int, int]]:
+    return [(first, min(first + _TILE_ROWS, stop)) for first in range(start, stop, _TILE_ROWS)]

@@ -1,0 +1,277 @@
+"""Metrics: how well probabilities predict what is extracted, and how sure one can be of it.
+
+Throughout, `extracted` is (n,) bool, what was observed, and `probabilities` is (n,) float, what
+was predicted; ranking metrics take any score. A metric that does not exist for the examples at
+hand (no positive, no pair) is None.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Metric = Callable[[NDArray[np.bool_], NDArray[np.float64]], float | None]
+"""Anything of `extracted` and `probabilities`, such as `pr_auc`."""
+
+_Z_95 = 1.959963984540054  # 97.5 % quantile of the normal distribution: 95 %, two-sided
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Where a number lies, at the confidence asked for."""
+
+    low: float
+    """Lower end."""
+
+    high: float
+    """Upper end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdCounts:
+    """What flagging at a threshold catches, and what it costs."""
+
+    n_examples: int
+    """All of them."""
+
+    n_extracted: int
+    """Examples that were extracted."""
+
+    n_flagged: int
+    """Examples at or above the threshold."""
+
+    n_caught: int
+    """Flagged examples that were extracted."""
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the flagged that were extracted; None if nothing is flagged."""
+        return self.n_caught / self.n_flagged if self.n_flagged else None
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the extracted that are flagged; None if nothing was extracted."""
+        return self.n_caught / self.n_extracted if self.n_extracted else None
+
+    @property
+    def f1(self) -> float | None:
+        """Harmonic mean of precision and recall; None if nothing is flagged or extracted."""
+        total = self.n_flagged + self.n_extracted
+        return 2 * self.n_caught / total if total else None
+
+    @property
+    def false_positive_rate(self) -> float | None:
+        """Share of the not extracted that are flagged; None if all were extracted."""
+        n_negatives = self.n_examples - self.n_extracted
+        return (self.n_flagged - self.n_caught) / n_negatives if n_negatives else None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedCount:
+    """How many examples are expected to be memorized."""
+
+    mean: float
+    """Sum of the probabilities."""
+
+    low: int
+    """Lower end of the 95 % interval, at least 0."""
+
+    high: int
+    """Upper end of the 95 % interval, at most the number of examples."""
+
+
+def roc_auc(extracted: NDArray[np.bool_], probabilities: NDArray[np.float64]) -> float | None:
+    """Return how often a random positive outranks a random negative; a tie counts half.
+
+    Returns:
+        in [0, 1]; None without a positive or without a negative.
+    """
+    n_positives = int(extracted.sum())
+    n_pairs = n_positives * (len(extracted) - n_positives)
+    if n_pairs == 0:
+        return None
+    _, inverse, counts = np.unique(probabilities, return_inverse=True, return_counts=True)
+    average_ranks = np.cumsum(counts) - (counts - 1) / 2
+    rank_sum = float(average_ranks[inverse][extracted].sum())
+    return (rank_sum - n_positives * (n_positives + 1) / 2) / n_pairs
+
+
+def pr_auc(extracted: NDArray[np.bool_], probabilities: NDArray[np.float64]) -> float | None:
+    """Return the average precision: the sum of precision times gain in recall, by threshold.
+
+    Not interpolated, as in scikit-learn. Chance level is the prevalence.
+
+    Returns:
+        in (0, 1]; None without a positive.
+    """
+    n_positives = int(extracted.sum())
+    if n_positives == 0:
+        return None
+    levels, inverse = np.unique(-probabilities, return_inverse=True)
+    n_flagged = np.cumsum(np.bincount(inverse, minlength=len(levels)))
+    gained = np.bincount(inverse[extracted], minlength=len(levels))
+    return float((np.cumsum(gained) / n_flagged * gained).sum() / n_positives)
+
+
+def stratified_auc(
+    extracted: NDArray[np.bool_],
+    probabilities: NDArray[np.float64],
+    strata: NDArray[np.generic],
+) -> float | None:
+    """Return how often a random positive outranks a random negative of the same stratum.
+
+    With the number of occurrences as strata it says what is predicted beyond "often repeated".
+
+    Args:
+        extracted: (n,)
+        probabilities: (n,)
+        strata: (n,) examples with the same value form a stratum.
+
+    Returns:
+        in [0, 1], every pair weighing the same; None if no stratum holds a pair.
+    """
+    n_outranked, n_pairs = 0.0, 0
+    for stratum in np.unique(strata):
+        here = strata == stratum
+        auc = roc_auc(extracted[here], probabilities[here])
+        if auc is not None:
+            n_positives = int(extracted[here].sum())
+            n_here = n_positives * (int(here.sum()) - n_positives)
+            n_outranked += auc * n_here
+            n_pairs += n_here
+    return n_outranked / n_pairs if n_pairs else None
+
+
+def precision_recall_at(
+    extracted: NDArray[np.bool_], probabilities: NDArray[np.float64], threshold: float
+) -> ThresholdCounts:
+    """Return what is caught when every probability at or above the threshold is flagged."""
+    flagged = probabilities >= threshold
+    return ThresholdCounts(
+        n_examples=len(extracted),
+        n_extracted=int(extracted.sum()),
+        n_flagged=int(flagged.sum()),
+        n_caught=int((flagged & extracted).sum()),
+    )
+
+
+def brier(extracted: NDArray[np.bool_], probabilities: NDArray[np.float64]) -> float | None:
+    """Return the mean squared difference of probability and outcome; None for no examples."""
+    if len(extracted) == 0:
+        return None
+    return float(np.square(probabilities - extracted).mean())
+
+
+def expected_calibration_error(
+    extracted: NDArray[np.bool_], probabilities: NDArray[np.float64], n_bins: int = 10
+) -> float | None:
+    """Return the mean gap between predicted and observed share, over bins of equal size.
+
+    Bins of equal size, not of equal width: nearly all probabilities are near 0 here. Equal
+    probabilities share a bin, so that the order of examples does not matter.
+
+    Returns:
+        in [0, 1], bins weighted by their examples; None for no examples.
+    """
+    n = len(extracted)
+    if n == 0:
+        return None
+    first_ranks = np.searchsorted(np.sort(probabilities), probabilities)
+    bins = first_ranks * n_bins // n
+    gaps = np.bincount(bins, weights=probabilities - extracted, minlength=n_bins)
+    return float(np.abs(gaps).sum() / n)
+
+
+def expected_count(probabilities: NDArray[np.float64], log_sd: float) -> ExpectedCount:
+    """Return how many examples will be memorized, with a 95 % interval.
+
+    Two things may be off: chance (the variance of a sum of independent Bernoulli variables,
+    `v = sum(p * (1 - p))`) and the level of all probabilities in a corpus unlike those that
+    the classifier was calibrated on (a factor, log-normal with median 1). With `m = sum(p)` and
+    `z = 1.96`, each side of the interval adds the two half-widths as independent:
+
+        low  = m - sqrt((m - m * exp(-z * log_sd))**2 + z**2 * v)
+        high = m + sqrt((m * exp(z * log_sd) - m)**2 + z**2 * v)
+
+    and is rounded outwards to whole examples, within 0 and n.
+    Source: Zou & Donner 2008 (doi:10.1002/sim.3095).
+
+    Args:
+        probabilities: (n,) calibrated, in [0, 1].
+        log_sd: standard deviation of the factor's logarithm, at least 0.
+    """
+    mean = float(probabilities.sum())
+    chance = _Z_95 * math.sqrt((probabilities * (1 - probabilities)).sum())
+    low = mean - math.hypot(mean * math.expm1(-_Z_95 * log_sd), chance)
+    high = mean + math.hypot(mean * math.expm1(_Z_95 * log_sd), chance)
+    return ExpectedCount(
+        mean=mean,
+        low=max(0, math.floor(low)),
+        high=min(len(probabilities), math.ceil(high)),
+    )
+
+
+def clopper_pearson(n_hits: int, n_trials: int, confidence: float = 0.95) -> Interval:
+    """Return the exact two-sided interval of a share.
+
+    Source: Clopper & Pearson 1934 (doi:10.1093/biomet/26.4.404).
+
+    Args:
+        n_hits: in 0 to n_trials.
+        n_trials: 0 gives the whole of [0, 1].
+        confidence: in (0, 1); each side may miss with half of the rest.
+    """
+    # Inside: it takes 0.1 s to import, and only reports need it.
+    from scipy.special import betaincinv  # type: ignore[import-untyped]
+
+    if not 0 <= n_hits <= n_trials:
+        raise ValueError(f"expected 0 <= n_hits <= n_trials, got {n_hits} of {n_trials}")
+    tail = (1 - confidence) / 2
+    n_misses = n_trials - n_hits
+    low = float(betaincinv(n_hits, n_misses + 1, tail)) if n_hits else 0.0
+    high = float(betaincinv(n_hits + 1, n_misses, 1 - tail)) if n_misses else 1.0
+    return Interval(low, high)
+
+
+def bootstrap_interval(
+    metric: Metric,
+    extracted: NDArray[np.bool_],
+    probabilities: NDArray[np.float64],
+    groups: NDArray[np.generic] | None = None,
+    n: int = 1000,
+    seed: int = 0,
+) -> Interval | None:
+    """Return the 95 % percentile interval of a metric under resampling of the examples.
+
+    It covers the choice of examples alone: another run with another seed varies more.
+
+    Args:
+        metric: such as `pr_auc`; resamples on which it is None are left out.
+        extracted: (n_examples,)
+        probabilities: (n_examples,)
+        groups: (n_examples,) the run of each example: every resample keeps the runs' sizes.
+        n: resamples.
+        seed: the same seed gives the same interval.
+
+    Returns:
+        None if the metric does not exist on half of the resamples or more.
+    """
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        groups = np.zeros(len(extracted), dtype=np.int64)
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    values = []
+    for _ in range(n):
+        drawn = np.concatenate(
+            [rows[rng.integers(len(rows), size=len(rows))] for rows in members]
+            or [np.empty(0, dtype=np.int64)]
+        )
+        value = metric(extracted[drawn], probabilities[drawn])
+        if value is not None:
+            values.append(value)
+    if 2 * len(values) <= n:
+        return None
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Interval(float(low), float(high))

@@ -1,0 +1,1 @@
+"""Studies: real distillations over corpora and recipes, and the classifiers fitted on them."""

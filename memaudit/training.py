@@ -1,0 +1,379 @@
+"""Training: choose features, fit a logistic regression and calibrate it, from labelled runs.
+
+Runs differ in size and in how much they memorize; each weighs the same, so that no corpus
+dominates. Classes are not reweighted: a probability is meant at natural prevalence.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.classifier import Calibration, RiskClassifier, sigmoid, zlib_record
+from memaudit.errors import ClassifierError
+from memaudit.features import FEATURE_SETS
+from memaudit.metrics import pr_auc
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+MIN_FIT_POSITIVES = 20
+"""Extracted examples below which coefficients would be noise."""
+
+MIN_CALIBRATION_POSITIVES = 10
+"""Extracted examples below which a threshold would be noise."""
+
+_MIN_GAIN = 0.005  # PR-AUC; less is within the noise of a rerun
+_MIN_RUN_POSITIVES = 5  # a PR-AUC on fewer is noise
+_MIN_COUNT_LOG_SD = 0.1  # a few calibration runs may agree by luck
+_N_FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRun:
+    """One distillation: its distinct examples, and which of them the student memorized."""
+
+    name: str
+    """Unique among the runs."""
+
+    features: Mapping[str, NDArray[np.float64]]
+    """(n,) for each feature name."""
+
+    extracted: NDArray[np.bool_]
+    """(n,) whether the trained student reproduces the suffix."""
+
+    def __post_init__(self) -> None:
+        for name, column in self.features.items():
+            if column.shape != self.extracted.shape:
+                raise ValueError(
+                    f"expected {name} of shape {self.extracted.shape}, got {column.shape}"
+                )
+
+    @property
+    def n_extracted(self) -> int:
+        """Examples that the student memorized."""
+        return int(self.extracted.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionResult:
+    """Features chosen by forward selection."""
+
+    features: tuple[str, ...]
+    """In the order of the feature set, as a classifier wants them."""
+
+    pr_auc: float
+    """Mean over held-out runs; slightly optimistic, for the features were chosen by it."""
+
+    steps: tuple[tuple[str, float], ...]
+    """Feature added and PR-AUC reached, in the order chosen; `start` is not among them."""
+
+
+def fit_classifier(
+    runs: Sequence[LabelledRun],
+    calibration_runs: Sequence[LabelledRun],
+    *,
+    name: str,
+    feature_set: str,
+    features: tuple[str, ...],
+    provenance: Mapping[str, str],
+    C: float = 1.0,
+) -> RiskClassifier:
+    """Return a classifier fitted on some runs and calibrated on others.
+
+    Calibration (Platt 1999) and threshold come from runs that the coefficients never saw. The
+    threshold maximises the mean F1 over the calibration runs that hold a positive.
+
+    Args:
+        runs: with at least 20 extracted examples together.
+        calibration_runs: other runs, with at least 10.
+        name: of the classifier.
+        feature_set: key of `FEATURE_SETS`.
+        features: of that set, in its order.
+        provenance: data, recipe, seeds, command, versions.
+        C: inverse strength of the L2 penalty on standardised features.
+
+    Raises:
+        ClassifierError: too few positives or negatives, a run on both sides, a missing or
+            non-finite feature, or a fit that ranks the calibration runs backwards.
+    """
+    _require_both_kinds(runs, MIN_FIT_POSITIVES, "fitting")
+    _require_both_kinds(calibration_runs, MIN_CALIBRATION_POSITIVES, "calibration")
+    _require_disjoint(runs, calibration_runs)
+    X = np.concatenate([_matrix(run, features) for run in runs])
+    scaler, regression = fit_pipeline(X, _labels(runs), _weights(runs), C)
+    held_out = [_matrix(run, features) for run in calibration_runs]
+    logits = [regression.decision_function(scaler.transform(rows)) for rows in held_out]
+    calibration = _calibrated(logits, calibration_runs)
+    _require_rising(calibration)
+    probabilities = [_probabilities(calibration, run_logits) for run_logits in logits]
+    return RiskClassifier(
+        name=name,
+        feature_set=feature_set,
+        features=features,
+        means=tuple(scaler.mean_.tolist()),
+        scales=tuple(scaler.scale_.tolist()),
+        coefficients=tuple(regression.coef_[0].tolist()),
+        intercept=float(regression.intercept_[0]),
+        calibration=calibration,
+        threshold=_best_threshold(probabilities, calibration_runs),
+        count_log_sd=_count_log_sd(logits, calibration_runs),
+        feature_ranges=tuple(zip(X.min(axis=0).tolist(), X.max(axis=0).tolist(), strict=True)),
+        zlib=zlib_record(),
+        provenance=dict(provenance),
+    )
+
+
+def fit_pipeline(
+    X: NDArray[np.float64], y: NDArray[np.bool_], weights: NDArray[np.float64], C: float
+) -> "Pipeline":
+    """Return scikit-learn's scaler and logistic regression, fitted with weighted examples."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    pipeline = make_pipeline(
+        StandardScaler(), LogisticRegression(C=C, solver="lbfgs", tol=1e-6, max_iter=10_000)
+    )
+    return pipeline.fit(
+        X, y, standardscaler__sample_weight=weights, logisticregression__sample_weight=weights
+    )
+
+
+def _require_both_kinds(runs: Sequence[LabelledRun], n_needed: int, purpose: str) -> None:
+    n_positives = sum(run.n_extracted for run in runs)
+    n_negatives = sum(len(run.extracted) for run in runs) - n_positives
+    for kind, n_found in (("extracted", n_positives), ("not extracted", n_negatives)):
+        if n_found < n_needed:
+            raise ClassifierError(
+                f"{purpose} needs at least {n_needed} examples that were {kind}, "
+                f"the {len(runs)} runs given have {n_found}",
+                hint="give more or larger runs, or runs with more epochs or more repetition",
+            )
+
+
+def _require_disjoint(runs: Sequence[LabelledRun], calibration_runs: Sequence[LabelledRun]) -> None:
+    shared = {run.name for run in runs} & {run.name for run in calibration_runs}
+    if shared:
+        raise ClassifierError(
+            f"expected other runs for calibration than for fitting, "
+            f"got {len(shared)} in both, such as {min(shared)}",
+            hint="hold whole runs out for calibration",
+        )
+
+
+def _require_rising(calibration: Calibration) -> None:
+    if calibration.slope <= 0:
+        raise ClassifierError(
+            "the fit ranks the calibration runs backwards: higher risk, fewer extracted",
+            hint="calibrate on runs like those that the classifier is fitted on",
+        )
+
+
+def _matrix(run: LabelledRun, features: Sequence[str]) -> NDArray[np.float64]:
+    """Return (n, n_features), all finite."""
+    for name in features:
+        if name not in run.features:
+            raise ClassifierError(
+                f"run {run.name} has no feature {name}",
+                hint="choose a feature set whose models the run was scored with",
+            )
+        n_broken = int((~np.isfinite(run.features[name])).sum())
+        if n_broken:
+            raise ClassifierError(
+                f"run {run.name}: feature {name} is not a finite number in {n_broken} examples",
+                hint="score the run again, or leave it out",
+            )
+    return np.column_stack([run.features[name] for name in features]).astype(np.float64)
+
+
+def _labels(runs: Sequence[LabelledRun]) -> NDArray[np.bool_]:
+    return np.concatenate([run.extracted for run in runs])
+
+
+def _weights(runs: Sequence[LabelledRun]) -> NDArray[np.float64]:
+    """Return a weight for each example: equal sums over runs, mean 1 (so that C keeps its sense)."""
+    runs = [run for run in runs if len(run.extracted)]
+    n_total = sum(len(run.extracted) for run in runs)
+    per_run = n_total / len(runs)
+    return np.concatenate(
+        [np.full(len(run.extracted), per_run / len(run.extracted)) for run in runs]
+    )
+
+
+def _calibrated(logits: Sequence[NDArray[np.float64]], runs: Sequence[LabelledRun]) -> Calibration:
+    """Return Platt's calibration, runs weighing the same; the slope may have any sign.
+
+    Targets are not 0 and 1 but as Platt 1999 smooths them, which keeps the slope finite when
+    the logits separate the classes. A soft target is two weighted examples, one of each class.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    extracted = _labels(runs)
+    n_positives = int(extracted.sum())
+    n_negatives = len(extracted) - n_positives
+    targets = np.where(extracted, (n_positives + 1) / (n_positives + 2), 1 / (n_negatives + 2))
+    z = np.concatenate(logits)
+    spread = float(z.std()) or 1.0  # unit spread: the solver's tolerance then means the same
+    weights = _weights(runs)
+    platt = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10, max_iter=1000).fit(
+        np.concatenate([z, z])[:, np.newaxis] / spread,
+        np.repeat([True, False], len(z)),
+        sample_weight=np.concatenate([weights * targets, weights * (1 - targets)]),
+    )
+    return Calibration(
+        slope=float(platt.coef_[0, 0]) / spread, intercept=float(platt.intercept_[0])
+    )
+
+
+def _probabilities(calibration: Calibration, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return sigmoid(calibration.slope * logits + calibration.intercept)
+
+
+def _best_threshold(
+    probabilities: Sequence[NDArray[np.float64]], runs: Sequence[LabelledRun]
+) -> float:
+    """Return the lowest threshold with the best mean F1, halfway between two probabilities."""
+    levels = np.unique(np.concatenate(probabilities))
+    thresholds = (levels[1:] + levels[:-1]) / 2 if len(levels) > 1 else levels
+    f1_by_run = [
+        _f1_at(thresholds, run_probabilities, run.extracted)
+        for run_probabilities, run in zip(probabilities, runs, strict=True)
+        if run.n_extracted
+    ]
+    best = thresholds[np.mean(f1_by_run, axis=0).argmax()]
+    return float(np.clip(best, 1e-12, 1 - 1e-12))
+
+
+def _f1_at(
+    thresholds: NDArray[np.float64],
+    probabilities: NDArray[np.float64],
+    extracted: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Return the F1 of flagging at each threshold."""
+    n_flagged = len(probabilities) - np.searchsorted(np.sort(probabilities), thresholds)
+    positives = np.sort(probabilities[extracted])
+    n_caught = len(positives) - np.searchsorted(positives, thresholds)
+    return 2 * n_caught / (n_flagged + len(positives))
+
+
+def _count_log_sd(logits: Sequence[NDArray[np.float64]], runs: Sequence[LabelledRun]) -> float:
+    """Return the spread of log(observed / expected) about 0, each run expected from the others.
+
+    Half an example is added to both, so that runs with none count too. Where the other runs
+    hold too few positives to calibrate on, all runs stand in for them.
+    """
+    log_ratios = []
+    for i, run in enumerate(runs):
+        others = [j for j in range(len(runs)) if j != i]
+        if sum(runs[j].n_extracted for j in others) < MIN_CALIBRATION_POSITIVES:
+            others = list(range(len(runs)))
+        calibration = _calibrated([logits[j] for j in others], [runs[j] for j in others])
+        expected = _probabilities(calibration, logits[i]).sum()
+        log_ratios.append(np.log((run.n_extracted + 0.5) / (expected + 0.5)))
+    return max(_MIN_COUNT_LOG_SD, float(np.sqrt(np.mean(np.square(log_ratios)))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """Standardised training rows, and the held-out runs that are worth a PR-AUC."""
+
+    X: NDArray[np.float64]
+    y: NDArray[np.bool_]
+    weights: NDArray[np.float64]
+    held_out: list[tuple[NDArray[np.float64], NDArray[np.bool_]]]
+
+
+def select_features(
+    runs: Sequence[LabelledRun],
+    candidates: Sequence[str],
+    *,
+    feature_set: str,
+    start: Sequence[str] = (),
+    max_features: int = 8,
+    n_jobs: int = 1,
+) -> SelectionResult:
+    """Return the features that predict best on runs not fitted on, chosen one by one.
+
+    Each step adds the candidate with the best PR-AUC at natural prevalence, a mean over
+    held-out runs with at least 5 positives, and stops when that gains less than 0.005. Each run
+    is held out alone or, when there are more than 5, with every fifth.
+
+    Args:
+        runs: at least 2, of which 2 with 5 extracted examples.
+        candidates: feature names; of equal ones the first wins.
+        feature_set: key of `FEATURE_SETS`; holds the candidates.
+        start: features that are in from the beginning.
+        max_features: including `start`.
+        n_jobs: threads.
+
+    Raises:
+        ClassifierError: too few runs with positives, or a feature that a run lacks.
+    """
+    from joblib import Parallel, delayed
+
+    names = [name for name in FEATURE_SETS[feature_set] if name in {*candidates, *start}]
+    column = {name: index for index, name in enumerate(names)}
+    folds = _folds(runs, names)
+    chosen, steps = list(start), list[tuple[str, float]]()
+    best = _cross_validated(folds, [column[name] for name in chosen]) if chosen else 0.0
+    with Parallel(n_jobs=n_jobs, prefer="threads") as parallel:
+        while len(chosen) < max_features:
+            left = [name for name in candidates if name not in chosen]
+            values = parallel(
+                delayed(_cross_validated)(folds, [column[kept] for kept in (*chosen, name)])
+                for name in left
+            )
+            if not values or max(values) - best < _MIN_GAIN:
+                break
+            best = max(values)
+            chosen.append(left[values.index(best)])
+            steps.append((chosen[-1], best))
+    in_order = tuple(name for name in names if name in chosen)
+    return SelectionResult(in_order, best, tuple(steps))
+
+
+def _folds(runs: Sequence[LabelledRun], names: Sequence[str]) -> list[_Fold]:
+    from sklearn.preprocessing import StandardScaler
+
+    if sum(run.n_extracted >= _MIN_RUN_POSITIVES for run in runs) < 2:
+        raise ClassifierError(
+            f"choosing features needs at least 2 runs with {_MIN_RUN_POSITIVES} extracted "
+            f"examples, the {len(runs)} runs given have fewer",
+            hint="give more runs, or name the features yourself",
+        )
+    # Dealt out with these first, so that no fold lacks positives to fit on.
+    runs = sorted(runs, key=lambda run: run.n_extracted < _MIN_RUN_POSITIVES)
+    matrices = [_matrix(run, names) for run in runs]
+    n_folds = min(_N_FOLDS, len(runs))
+    folds = []
+    for fold in range(n_folds):
+        kept = [i for i in range(len(runs)) if i % n_folds != fold]
+        weights = _weights([runs[i] for i in kept])
+        X = np.concatenate([matrices[i] for i in kept])
+        scaler = StandardScaler().fit(X, sample_weight=weights)
+        held_out = [
+            (scaler.transform(matrices[i]), runs[i].extracted)
+            for i in range(fold, len(runs), n_folds)
+            if runs[i].n_extracted >= _MIN_RUN_POSITIVES
+        ]
+        labels = _labels([runs[i] for i in kept])
+        folds.append(_Fold(scaler.transform(X), labels, weights, held_out))
+    return folds
+
+
+def _cross_validated(folds: Sequence[_Fold], columns: Sequence[int]) -> float:
+    """Return the mean PR-AUC over the held-out runs, fitted on the given columns."""
+    from sklearn.linear_model import LogisticRegression
+
+    values = []
+    for fold in folds:
+        regression = LogisticRegression(solver="lbfgs", tol=1e-4, max_iter=10_000)
+        regression.fit(fold.X[:, columns], fold.y, sample_weight=fold.weights)
+        for X, extracted in fold.held_out:
+            value = pr_auc(extracted, regression.decision_function(X[:, columns]))
+            assert value is not None
+            values.append(value)
+    return float(np.mean(values))

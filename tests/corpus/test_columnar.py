@@ -1,0 +1,220 @@
+import gzip
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
+from memaudit.errors import CorpusError
+
+HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+
+FINEWEB = pa.schema(
+    [
+        ("text", pa.string()),
+        ("id", pa.string()),
+        ("dump", pa.string()),
+        ("url", pa.string()),
+        ("date", pa.string()),
+        ("file_path", pa.string()),
+        ("language", pa.string()),
+        ("language_score", pa.float64()),
+        ("token_count", pa.int64()),
+    ]
+)
+WIKITEXT = pa.schema([("text", pa.string())])
+NEMOTRON_CC = pa.schema([("id", pa.string()), ("text", pa.string())])
+
+
+def as_parquet(table: pa.Table, **options) -> bytes:
+    """Return a parquet file."""
+    file = io.BytesIO()
+    pq.write_table(table, file, **options)
+    return file.getvalue()
+
+
+def as_arrow(table: pa.Table) -> bytes:
+    """Return an Arrow file."""
+    file = io.BytesIO()
+    with pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    return file.getvalue()
+
+
+WRITE = {"parquet": as_parquet, "arrow": as_arrow}
+
+
+def with_invalid_utf8(kind: pa.DataType) -> pa.Array:
+    """Return `good`, an invalid byte, `good`, as a column that claims to be text."""
+    binary = {
+        pa.string(): pa.binary(),
+        pa.large_string(): pa.large_binary(),
+        pa.string_view(): pa.binary_view(),
+    }[kind]
+    column = pa.array([b"good", b"\xff", b"good"], binary)
+    return pa.Array.from_buffers(kind, 3, column.buffers())
+
+
+def test_fineweb_is_read_from_its_parquet_files(read):
+    """Its ids are those of Common Crawl records."""
+    row = {
+        "text": "A page.",
+        "id": "<urn:uuid:39147604-bfbe-4ed5-b19c-54105f8ae8a7>",
+        "dump": "CC-MAIN-2013-20",
+        "url": "http://example.org/",
+        "date": "2013-05-18T05:48:59Z",
+        "file_path": "s3://commoncrawl/example.warc.gz",
+        "language": "en",
+        "language_score": 0.82,
+        "token_count": 3,
+    }
+
+    rows = read("000_00000.parquet", as_parquet(pa.Table.from_pylist([row] * 3, schema=FINEWEB)))
+
+    assert [(found.example_id, found.text) for found in rows] == [(row["id"], "A page.")] * 3
+
+
+def test_wikitext_keeps_its_empty_rows(read):
+    """Half of its rows are empty: they are counted, as texts too short for a window."""
+    lines = ["", " = Title = \n", "", " A paragraph . \n"]
+
+    rows = read("train.parquet", as_parquet(pa.table({"text": lines}, schema=WIKITEXT)))
+
+    assert [row.text for row in rows if isinstance(row, Example)] == lines
+    assert rows[1].example_id == "train.parquet:2"
+
+
+@pytest.mark.parametrize("extra", [{}, {"metadata": pa.array(["{}", None])}, {"n": [[1], []]}])
+def test_nemotron_cc_is_read_whatever_columns_it_has_beside_the_text(read, extra):
+    """Its configurations differ in what they say about a text."""
+    table = pa.table({"id": ["a", "b"], "text": ["one", "two"]}, schema=NEMOTRON_CC)
+    for name, column in extra.items():
+        table = table.append_column(name, pa.array(column))
+
+    rows = read("part_000000.parquet", as_parquet(table))
+
+    assert [(row.example_id, row.text) for row in rows] == [("a", "one"), ("b", "two")]
+
+
+@pytest.mark.parametrize("ending", WRITE)
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
+def test_invalid_utf8_is_a_bad_row(read, ending, kind):
+    """Writers do not check it, and one row must not cost a shard."""
+    rows = read(f"a.{ending}", WRITE[ending](pa.table({"text": with_invalid_utf8(kind)})))
+
+    assert [type(row) for row in rows] == [Example, BadRow, Example]
+    assert rows[1].reason == "row 2: invalid UTF-8"
+
+
+@pytest.mark.parametrize("ending", WRITE)
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array(["a", None, "b"]), ["a", None, "b"]),
+        (pa.array(["a", "b", "a"]).dictionary_encode(), ["a", "b", "a"]),
+        (pa.array(["", "a\0b", "\u2028\ufeff"]), ["", "a\0b", "\u2028\ufeff"]),
+        (pa.nulls(2), [None, None]),
+        (pa.array([1, 2]), [None, None]),
+        (pa.array([["a"], []]), [None, None]),
+    ],
+    ids=["null", "dictionary", "odd text", "nulls", "numbers", "lists"],
+)
+def test_columns_of_any_type_give_one_outcome_a_row(texts, ending, column, expected):
+    """What is not text is a bad row, whatever it is."""
+    assert texts(f"a.{ending}", WRITE[ending](pa.table({"text": column}))) == expected
+
+
+@pytest.mark.parametrize("ending", WRITE)
+def test_messages_are_read_from_nested_columns(texts, ending):
+    """Chat corpora are published as parquet."""
+    table = pa.table({"messages": [HELLO, None, [], HELLO[:1]], "source": list("abcd")})
+
+    found = texts(f"a.{ending}", WRITE[ending](table), render_messages=str)
+
+    assert found == [str(HELLO), None, None, str(HELLO[:1])]
+
+
+def test_only_columns_that_are_used_are_read(texts):
+    """A column that cannot be read does not matter if nobody asks for it."""
+    table = pa.table({"text": ["a", "b", "c"], "other": with_invalid_utf8(pa.string())})
+
+    assert texts("a.parquet", as_parquet(table)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("ending", WRITE)
+def test_rows_are_numbered_through_groups_and_batches(tmp_path, ending):
+    """Row groups and record batches are no boundaries for the reader."""
+    texts = [f"row {number}" for number in range(1000)]
+    table = pa.Table.from_batches(pa.table({"text": texts}).to_batches(max_chunksize=300))
+    content = as_arrow(table) if ending == "arrow" else as_parquet(table, row_group_size=300)
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(content)
+
+    rows = list(read_corpus(CorpusOptions(str(path))))
+
+    assert [row.text for row in rows if isinstance(row, Example)] == texts
+    assert [row.address for row in rows] == [f"{path}:{number}" for number in range(1, 1001)]
+
+
+@pytest.mark.parametrize("ending", WRITE)
+def test_a_schema_without_the_column_is_an_error(read, ending):
+    """The schema says so before a row is read."""
+    with pytest.raises(CorpusError, match="found no text") as caught:
+        read(f"a.{ending}", WRITE[ending](pa.table({"body": ["a"]})))
+
+    assert caught.value.hint == "name the column of the text with --text-column; columns: body"
+
+
+def test_a_second_file_without_the_column_is_an_error(tmp_path):
+    """Shards of two corpora in one folder would otherwise be half read."""
+    (tmp_path / "0.parquet").write_bytes(as_parquet(pa.table({"text": ["a"]})))
+    (tmp_path / "1.parquet").write_bytes(as_parquet(pa.table({"txt": ["a"]})))
+
+    rows = read_corpus(CorpusOptions(str(tmp_path), shape="text"))
+
+    assert next(rows).row == 0
+    with pytest.raises(CorpusError, match=r"1\.parquet: no column 'text'") as caught:
+        next(rows)
+    assert caught.value.hint == "did you mean 'txt'? columns: txt"
+
+
+@pytest.mark.parametrize("ending", WRITE)
+def test_a_file_that_is_cut_off_or_something_else_is_refused(read, ending):
+    """The error names the file, and holds nothing of it."""
+    content = WRITE[ending](pa.table({"text": ["CANARY"] * 100}))
+
+    for damaged in (content[: len(content) // 2], b"CANARY" * 100, content[4:]):
+        with pytest.raises(CorpusError, match=rf"a\.{ending}: damaged, or not") as caught:
+            read(f"a.{ending}", damaged)
+        assert "CANARY" not in caught.value.message
+
+
+@pytest.mark.parametrize("ending", WRITE)
+def test_flipped_bytes_never_crash(read, ending):
+    """A damaged file is read or refused; it does not end the program."""
+    good = np.frombuffer(WRITE[ending](pa.table({"text": ["one", "two"] * 20})), np.uint8)
+    generator = np.random.default_rng(0)
+    outcomes = {"read": 0, "refused": 0}
+
+    for _ in range(200):
+        damaged = good.copy()
+        places = generator.integers(0, len(good), size=3)
+        damaged[places] = generator.integers(0, 256, size=3)
+        try:
+            read(f"a.{ending}", damaged.tobytes())
+            outcomes["read"] += 1
+        except CorpusError:
+            outcomes["refused"] += 1
+
+    assert sum(outcomes.values()) == 200
+    assert outcomes["refused"] > 0
+
+
+def test_a_compressed_file_too_large_for_memory_is_refused(read, monkeypatch):
+    """Parquet is read from its end, so it is unpacked as a whole."""
+    monkeypatch.setattr("memaudit.corpus.columnar.MAX_UNPACKED_BYTES", 100)
+
+    with pytest.raises(CorpusError, match="unpacks to more than 100 bytes"):
+        read("a.parquet.gz", gzip.compress(as_parquet(pa.table({"text": ["a"]}))))

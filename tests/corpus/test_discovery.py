@@ -1,0 +1,153 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from memaudit.corpus import CorpusOptions, Example, read_corpus
+from memaudit.errors import CorpusError
+
+ROW = '{"text": "%s"}\n'
+
+
+def write(root: Path, *names: str) -> None:
+    """Write files of one row each, whose text is their name."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(ROW % name)
+
+
+def read_texts(source: Path | str) -> list[str]:
+    """Return the texts of a corpus without bad rows."""
+    rows = list(read_corpus(CorpusOptions(str(source))))
+    assert all(isinstance(row, Example) for row in rows)
+    return [row.text for row in rows if isinstance(row, Example)]
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path):
+    """Rows have the same numbers on every machine and on every run."""
+    write(tmp_path, "b.jsonl", "a.jsonl", "sub/c.ndjson", "sub/a.json", "a/z.jsonl")
+
+    expected = ["a.jsonl", "a/z.jsonl", "b.jsonl", "sub/a.json", "sub/c.ndjson"]
+    assert read_texts(tmp_path) == read_texts(f"{tmp_path}/") == expected
+
+
+def test_what_is_about_a_corpus_is_not_the_corpus(tmp_path):
+    """Folders from the hub hold cards, licences and settings beside the rows."""
+    write(tmp_path, "train.jsonl")
+    about = ["README.md", "README.txt", "LICENSE", "LICENSE.txt", "dataset_info.json", "state.json"]
+    hidden = [".cache/x.jsonl", ".hidden.jsonl", "_SUCCESS", "_temporary/x.jsonl", "notes.pdf"]
+    write(tmp_path, *about, *hidden)
+
+    assert read_texts(tmp_path) == ["train.jsonl"]
+    assert read_texts(f"{tmp_path}/**/*") == ["train.jsonl"]
+
+
+def test_a_glob_names_files(tmp_path):
+    """A part of a folder is often what is wanted."""
+    write(tmp_path, "a-1.jsonl", "a-0.jsonl", "b.jsonl", "deep/er/a-2.jsonl")
+
+    assert read_texts(tmp_path / "a-*.jsonl") == ["a-0.jsonl", "a-1.jsonl"]
+    assert read_texts(tmp_path / "**" / "a-*.jsonl") == [
+        "a-0.jsonl",
+        "a-1.jsonl",
+        "deep/er/a-2.jsonl",
+    ]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path):
+    """A name on disk means that file."""
+    write(tmp_path, "a[1].jsonl", "a1.jsonl")
+
+    assert read_texts(tmp_path / "a[1].jsonl") == ["a[1].jsonl"]
+
+
+def test_ids_are_below_the_folder_and_addresses_as_given(tmp_path, monkeypatch):
+    """Ids must not change with where the corpus lies; addresses must be found."""
+    write(tmp_path, "corpus/sub/a.jsonl")
+    monkeypatch.chdir(tmp_path)
+
+    def first(source: str) -> tuple[str, str]:
+        row = next(read_corpus(CorpusOptions(source)))
+        return row.example_id, row.address
+
+    assert first("corpus") == ("sub/a.jsonl:1", "corpus/sub/a.jsonl:1")
+    assert first("corpus/sub/a.jsonl") == ("a.jsonl:1", "corpus/sub/a.jsonl:1")
+    assert first("corpus/*/a.jsonl") == ("sub/a.jsonl:1", "corpus/sub/a.jsonl:1")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.jsonl", "no such file or folder"),
+        ("../missing", "no such file or folder"),
+        ("*.nothing", "no file that can be read"),
+        ("empty", "no file that can be read"),
+        ("a.docx", "unknown ending"),
+        ("noending", "unknown ending"),
+    ],
+)
+def test_what_cannot_be_a_corpus_is_refused_with_a_hint(tmp_path, name, message):
+    """The hint says what could be given instead."""
+    (tmp_path / "empty").mkdir()
+    write(tmp_path, "a.docx", "noending")
+
+    with pytest.raises(CorpusError, match=message) as caught:
+        read_corpus(CorpusOptions(str(tmp_path / name)))
+
+    assert caught.value.hint
+
+
+def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    """`data/train.jsonl` has the form of a hub id, and its owner meant a file."""
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(CorpusError, match="no such file or folder"):
+        read_corpus(CorpusOptions("data/train.jsonl"))
+
+
+@pytest.mark.parametrize("target", ["../secret.jsonl", "/dev/zero", "loop.jsonl", "gone.jsonl"])
+def test_links_that_lead_out_of_a_folder_are_refused(tmp_path, target):
+    """A corpus from elsewhere must not make us read other files."""
+    write(tmp_path, "secret.jsonl", "corpus/a.jsonl")
+    (tmp_path / "corpus" / "loop.jsonl").symlink_to(target)
+
+    for source in (tmp_path / "corpus", tmp_path / "corpus" / "*.jsonl"):
+        with pytest.raises(CorpusError, match=r"leads out of the folder|cannot be opened"):
+            list(read_corpus(CorpusOptions(str(source))))
+
+
+def test_links_to_folders_are_refused(tmp_path):
+    """Followed they may loop, passed over they would hide rows."""
+    write(tmp_path, "corpus/a.jsonl")
+    (tmp_path / "corpus" / "again").symlink_to(tmp_path / "corpus")
+
+    with pytest.raises(CorpusError, match="a link to a folder"):
+        read_corpus(CorpusOptions(str(tmp_path / "corpus")))
+
+
+def test_a_link_inside_the_folder_is_a_file(tmp_path):
+    """Nothing is gained by refusing it."""
+    write(tmp_path, "a.jsonl")
+    (tmp_path / "b.jsonl").symlink_to("a.jsonl")
+
+    assert read_texts(tmp_path) == ["a.jsonl", "a.jsonl"]
+
+
+@pytest.mark.parametrize("pattern", ["", "*.jsonl", "pipe.jsonl"])
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path, pattern):
+    """Opening a pipe that nobody writes to would never come back."""
+    os.mkfifo(tmp_path / "pipe.jsonl")
+
+    with pytest.raises(CorpusError, match="expected a regular file"):
+        list(read_corpus(CorpusOptions(str(tmp_path / pattern))))
+
+
+def test_names_that_steer_a_terminal_are_shown_harmless(tmp_path):
+    """File names come from others too."""
+    (tmp_path / "a\x1b[2J\n.jsonl").write_text('{"text": 1}\n{"text": "x"}')
+
+    bad, _ = read_corpus(CorpusOptions(str(tmp_path)))
+
+    assert bad.example_id == "a\\u001b[2J\\u000a.jsonl:1"
+    assert bad.address.isprintable()

@@ -1,0 +1,62 @@
+"""Stand-ins that obey the protocols; what they answer is known on paper."""
+
+import numpy as np
+
+from memaudit.scores import TokenScores, WindowScores
+
+
+class ByteTokenizer:
+    """One token a byte of UTF-8."""
+
+    bos_token_id = None
+
+    def encode(self, texts):
+        return [list(text.encode()) for text in texts]
+
+    def decode(self, token_ids):
+        return [bytes(ids).decode(errors="replace") for ids in token_ids]
+
+    def render_messages(self, messages):
+        return "".join(f"<{message['role']}>{message['content']}" for message in messages)
+
+
+class RecitingEngine:
+    """Knows some windows by heart and is clueless about all others.
+
+    A token of a known window has log-probability 0 and is the argmax; any other has that of a
+    uniform choice among 256 tokens and is not. The reference, if there is one, knows nothing.
+    """
+
+    name = "reciting"
+
+    def __init__(self, *known, has_reference=False, broken=()):
+        """Learn windows, each a sequence of token ids; broken ones get NaN."""
+        self._known = {tuple(window) for window in known}
+        self._broken = {tuple(window) for window in broken}
+        self._has_reference = has_reference
+        self.scored = []
+
+    def score(self, windows):
+        self.scored.extend(tuple(window.tolist()) for window in windows)
+        return [self._score(tuple(window.tolist())) for window in windows]
+
+    def _score(self, window):
+        n_predictions = len(window) - 1
+        teacher = self._clueless(n_predictions)
+        if window in self._known:
+            teacher = TokenScores(
+                logprobs=np.zeros(n_predictions, np.float32),
+                is_argmax=np.ones(n_predictions, np.bool_),
+                entropy=np.zeros(n_predictions, np.float32),
+            )
+        if window in self._broken:
+            teacher = TokenScores(teacher.logprobs * np.nan, teacher.is_argmax, teacher.entropy)
+        if not self._has_reference:
+            return WindowScores(teacher)
+        divergence = self._clueless(n_predictions).entropy - teacher.entropy
+        return WindowScores(teacher, self._clueless(n_predictions), divergence)
+
+    @staticmethod
+    def _clueless(n_predictions):
+        nats = np.full(n_predictions, np.log(256), np.float32)
+        return TokenScores(-nats, np.zeros(n_predictions, np.bool_), nats)

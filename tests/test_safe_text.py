@@ -1,0 +1,75 @@
+"""Text of a corpus may be hostile to a terminal; what is shown must not be."""
+
+import sys
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memaudit.safe_text import safe_text
+
+any_text = st.text(st.characters(exclude_categories=()))  # lone surrogates too
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain text, ünïcödé, 漢字, 🙂", "plain text, ünïcödé, 漢字, 🙂"),
+        ("\x1b]0;pwned\x07", r"\u001b]0;pwned\u0007"),
+        ("\x1b[2J\x9b31m", r"\u001b[2J\u009b31m"),
+        ("a\r\nb\tc\b", r"a\u000d\u000ab\u0009c\u0008"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("pay\u200bpal\ufeff", r"pay\u200bpal\ufeff"),
+        ("a\u2028b", r"a\u2028b"),
+        ("\ud800", r"\ud800"),
+        ("\U000e0041", r"\U000e0041"),
+        ("", ""),
+    ],
+)
+def test_what_steers_a_terminal_is_written_out(text, shown):
+    """The reader sees what is there, and nothing acts."""
+    assert safe_text(text) == shown
+
+
+@settings(deadline=None)
+@given(any_text, st.integers(0, 20))
+def test_shown_text_is_one_line_that_any_file_can_hold(text, max_len):
+    """No separator, no control character, nothing that UTF-8 cannot encode; and it is short."""
+    shown = safe_text(text, max_len)
+
+    assert len(shown.splitlines()) <= 1
+    assert shown.encode().decode() == shown
+    assert not {unicodedata.category(character) for character in shown} & {"Cc", "Cs", "Zl", "Zp"}
+    assert len(shown) <= 10 * max_len + 1
+
+
+INVISIBLE = (
+    *(0xAD, 0x34F, 0x61C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFEFF, 0xFFA0),
+    *range(0x180B, 0x1810),
+    *range(0x200B, 0x2010),
+    *range(0x2028, 0x202F),
+    *range(0x2060, 0x2070),
+    *range(0xFE00, 0xFE10),
+    *range(0xFFF0, 0xFFFC),
+    *range(0x1BCA0, 0x1BCA4),
+    *range(0x1D173, 0x1D17B),
+    *range(0xE0000, 0xE1000),
+)
+"""What Unicode calls default ignorable, and the separators and annotations beside it."""
+
+
+def test_every_control_and_every_invisible_character_is_escaped():
+    """All of Unicode: a text must not hide a part of itself from who reviews it."""
+    categories = {"Cc", "Cs", "Zl", "Zp"}
+    controls = [c for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) in categories]
+
+    for code in (*controls, *INVISIBLE):
+        assert safe_text(chr(code)) in (f"\\u{code:04x}", f"\\U{code:08x}")
+
+
+@pytest.mark.parametrize("text", ["a" * 200, "\n" * 200])
+def test_the_limit_counts_characters_of_the_input(text):
+    """Exactly as long is shown whole; one more ends in an ellipsis."""
+    assert not safe_text(text).endswith("…")
+    assert safe_text(text + "b") == safe_text(text) + "…"

@@ -1,0 +1,81 @@
+"""Windows decide which tokens are scored: none lost between them, none twice."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memaudit.windows import WindowShape, cut_windows, window_key
+
+laws = settings(deadline=None)
+lengths = st.integers(1, 6)
+token_ids = st.lists(st.integers(0, 2**31 - 1), max_size=60)
+
+
+def test_the_default_window_is_that_of_the_paper():
+    """50 tokens given, 50 to reproduce."""
+    shape = WindowShape()
+
+    assert (shape.prefix_len, shape.suffix_len, shape.length) == (50, 50, 100)
+
+
+@pytest.mark.parametrize(("prefix_len", "suffix_len"), [(0, 1), (1, 0), (-1, 5)])
+def test_a_window_needs_a_prefix_and_a_suffix(prefix_len, suffix_len):
+    """The first token has no prediction, and an empty suffix is always reproduced."""
+    with pytest.raises(ValueError, match=f"got {prefix_len} and {suffix_len}"):
+        WindowShape(prefix_len, suffix_len)
+
+
+@laws
+@given(token_ids, lengths, lengths)
+def test_windows_tile_the_example(token_ids, prefix_len, suffix_len):
+    """Joined again, the windows are the tokens, but for a rest too short to score."""
+    shape = WindowShape(prefix_len, suffix_len)
+
+    windows = list(cut_windows(token_ids, shape, "tile"))
+
+    joined = [token for window in windows for token in window.tolist()]
+    assert joined == token_ids[: len(joined)]
+    assert len(token_ids) - len(joined) < shape.length
+    assert {(window.shape, window.dtype) for window in windows} <= {
+        ((shape.length,), np.dtype(np.int32))
+    }
+
+
+@laws
+@given(token_ids, lengths, lengths)
+def test_the_first_window_is_the_first_of_the_tiles(token_ids, prefix_len, suffix_len):
+    """The two policies agree where both have a window."""
+    shape = WindowShape(prefix_len, suffix_len)
+
+    first = [window.tolist() for window in cut_windows(token_ids, shape)]
+
+    tiles = [window.tolist() for window in cut_windows(token_ids, shape, "tile")]
+    assert first == tiles[:1]
+
+
+def test_an_example_one_token_short_has_no_window():
+    """It cannot be extracted under the definition, and is counted as too short instead."""
+    shape = WindowShape(2, 3)
+
+    assert list(cut_windows(range(4), shape, "tile")) == []
+    assert len(list(cut_windows(range(5), shape, "tile"))) == 1
+    assert len(list(cut_windows(range(9), shape, "tile"))) == 1
+
+
+@laws
+@given(token_ids, token_ids)
+def test_keys_are_equal_for_equal_windows_alone(one, other):
+    """Occurrences are counted by key, across chunks and runs."""
+    keys = [window_key(np.array(tokens, dtype=np.int32)) for tokens in (one, other)]
+
+    assert (keys[0] == keys[1]) == (one == other)
+    assert len(keys[0]) == 16
+
+
+def test_the_key_of_a_slice_is_the_key_of_its_tokens():
+    """A window may be a view of a longer array, or every other token of one."""
+    tokens = np.arange(10, dtype=np.int32)
+
+    assert window_key(tokens[2:5]) == window_key(np.array([2, 3, 4], dtype=np.int32))
+    assert window_key(tokens[::2]) == window_key(np.array([0, 2, 4, 6, 8], dtype=np.int32))
