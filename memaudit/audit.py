@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit import __version__
 from memaudit.classifier import RiskClassifier, check_zlib, find_classifier
 from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
 from memaudit.engines.base import Engine
@@ -29,10 +30,10 @@ from memaudit.errors import CorpusError, UsageError
 from memaudit.features import FEATURE_SETS, ReferenceRole
 from memaudit.runs.commit import output_folder
 from memaudit.runs.cutting import cut_rows
-from memaudit.runs.judging import Judgement, judge, out_of_range_rates, risk_rows, worst_rows
+from memaudit.runs.judging import judge, out_of_range_rates, risk_rows, worst_examples
 from memaudit.runs.outputs import write_outputs
 from memaudit.runs.progress import Progress
-from memaudit.runs.result import AuditResult, ModelNames, WorstExample
+from memaudit.runs.result import AuditResult, ModelNames
 from memaudit.runs.risk_table import TableFormat
 from memaudit.runs.scoring import Tokenizer, feature_matrix, feature_set_name
 from memaudit.runs.spool import RowSpool, WindowSpool
@@ -126,6 +127,7 @@ class AuditModels:
             engine=self.engine.name,
             classifier=classifier.name,
             classifier_digest=classifier.digest,
+            memaudit_version=__version__,
         )
 
 
@@ -226,7 +228,13 @@ def audit_rows(
             shape=shape,
             policy=options.windows,
             names=models.names(classifier),
-            worst=_worst_examples(row_spool, windows, judgement, models.tokenizer, options),
+            worst=worst_examples(
+                (row_spool, windows),
+                judgement,
+                models.tokenizer,
+                n=options.n_worst,
+                show_text=options.show_text,
+            ),
             out_of_range=out_of_range_rates(judgement),
             seconds=time.monotonic() - started,
             scoring_seconds=scoring_seconds,
@@ -326,31 +334,3 @@ def _score(
         chunk_size=options.chunk_size,
         on_chunk=_stage("score", len(windows), progress),
     )
-
-
-def _worst_examples(
-    rows: RowSpool,
-    windows: WindowSpool,
-    judgement: Judgement,
-    tokenizer: Tokenizer,
-    options: AuditOptions,
-) -> tuple[WorstExample, ...]:
-    occurrences = windows.occurrences
-    examples = []
-    for risk, window in worst_rows(rows, judgement, options.n_worst):
-        assert risk.probability is not None  # it was scored
-        text = None
-        if options.show_text:
-            text = tokenizer.decode([windows.window(window).tolist()])[0][: options.show_text]
-        examples.append(
-            WorstExample(
-                example_id=risk.source.example_id,
-                address=risk.source.address,
-                row=risk.source.row,
-                probability=risk.probability,
-                occurrences=int(occurrences[window]),
-                reason=risk.reason,
-                text=text,
-            )
-        )
-    return tuple(examples)

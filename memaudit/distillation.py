@@ -89,7 +89,8 @@ def distil(  # noqa: PLR0913  a student, a teacher and what they meet on
     trainer = _distillation_trainer_class(teacher, temperature)(
         model=student, **_trainer_arguments(examples, options, work_dir)
     )
-    teacher.to(trainer.args.device).eval()
+    placed: Any = teacher  # torch's own `to` is wrapped in a way that types cannot follow
+    placed.to(trainer.args.device).eval()
     _train(trainer)
 
 
@@ -113,9 +114,7 @@ def soft_label_loss(
 
     student_logprobs = (student_logits_NV.float() / temperature).log_softmax(dim=-1)
     teacher_logprobs = (teacher_logits_NV.float() / temperature).log_softmax(dim=-1)
-    divergence = kl_div(
-        student_logprobs, teacher_logprobs, reduction="batchmean", log_target=True
-    )
+    divergence = kl_div(student_logprobs, teacher_logprobs, reduction="batchmean", log_target=True)
     return divergence * temperature**2
 
 
@@ -136,22 +135,28 @@ def _cross_entropy_trainer_class() -> "type[Trainer]":
 
     class CrossEntropyTrainer(Trainer):
         def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any
+            self,
+            model: Any,
+            inputs: Any,
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
         ) -> Any:
             return cross_entropy(_predictions(model, inputs).float(), _targets(inputs))
 
     return CrossEntropyTrainer
 
 
-def _distillation_trainer_class(
-    teacher: "PreTrainedModel", temperature: float
-) -> "type[Trainer]":
+def _distillation_trainer_class(teacher: "PreTrainedModel", temperature: float) -> "type[Trainer]":
     import torch
     from transformers import Trainer
 
     class SoftLabelTrainer(Trainer):
         def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any
+            self,
+            model: Any,
+            inputs: Any,
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
         ) -> Any:
             with torch.no_grad():
                 teacher_logits = _predictions(teacher, inputs)
@@ -223,4 +228,5 @@ def _train(trainer: "Trainer") -> None:
 
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+    assert trainer.model is not None
     trainer.model.eval()

@@ -39,7 +39,7 @@ class UsageError(MemauditError):
     """The options given do not go together."""
 
 
-class MissingDependency(MemauditError):
+class MissingDependency(MemauditError):  # noqa: N818  named for what it says
     """An optional package is needed and is not installed."""
 
     def __init__(self, package: str, *, needed_for: str, extra: str) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.scores import TokenScores, WindowScores
+from memaudit.scores import TokenScores, WindowScores, suffix
 
 ReferenceRole = Literal["student", "baseline"]
 """What the second model is: the student before training, or a trained baseline."""
@@ -94,7 +94,8 @@ def window_features(
     }
     features |= _model_features("teacher", scores.teacher, prefix_len)
     if role is not None:
-        assert scores.reference is not None and scores.kl_divergence is not None
+        assert scores.reference is not None
+        assert scores.kl_divergence is not None
         features |= _model_features(role, scores.reference, prefix_len)
         features[kl_name(role)] = mean(scores.kl_divergence)
         features[suffix_kl_name(role)] = mean(suffix(scores.kl_divergence, prefix_len))
@@ -119,19 +120,6 @@ def _model_features(role: str, scores: TokenScores, prefix_len: int) -> dict[str
         f"{role}_suffix_max_entropy": float(suffix_entropies.max()),
         f"{role}_min_k_logprob": min_k_logprob(suffix_logprobs),
     }
-
-
-def suffix(per_token: NDArray[np.generic], prefix_len: int) -> NDArray[np.generic]:
-    """Return the entries about the suffix: entry s is about token s + 1.
-
-    Args:
-        per_token: (T - 1,) one entry for each predicted token.
-        prefix_len: tokens of the window before its suffix.
-
-    Returns:
-        (T - prefix_len,)
-    """
-    return per_token[prefix_len - 1 :]
 
 
 def mean(per_token: NDArray[np.generic]) -> float:

@@ -1,7 +1,6 @@
 """Memorization: whether a model reproduces a window's suffix from its prefix."""
 
-from memaudit.features import suffix
-from memaudit.scores import TokenScores
+from memaudit.scores import TokenScores, suffix
 
 
 def extracted(scores: TokenScores, prefix_len: int) -> bool:

@@ -224,7 +224,7 @@ def clopper_pearson(n_hits: int, n_trials: int, confidence: float = 0.95) -> Int
         confidence: in (0, 1); each side may miss with half of the rest.
     """
     # Inside: it takes 0.1 s to import, and only reports need it.
-    from scipy.special import betaincinv  # type: ignore[import-untyped]
+    from scipy.special import betaincinv
 
     if not 0 <= n_hits <= n_trials:
         raise ValueError(f"expected 0 <= n_hits <= n_trials, got {n_hits} of {n_trials}")

@@ -36,3 +36,16 @@ class WindowScores:
 
     kl_divergence: NDArray[np.float32] | None = None
     """(S,) KL(teacher ‖ reference) over the whole vocabulary at T = 1, nats."""
+
+
+def suffix(per_token: NDArray[np.generic], prefix_len: int) -> NDArray[np.generic]:
+    """Return the entries about the suffix: entry s is about token s + 1.
+
+    Args:
+        per_token: (T - 1,) one entry for each predicted token.
+        prefix_len: tokens of the window before its suffix.
+
+    Returns:
+        (T - prefix_len,)
+    """
+    return per_token[prefix_len - 1 :]

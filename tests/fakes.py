@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from memaudit.audit import AuditModels
+from memaudit.classifier import Calibration, RiskClassifier, zlib_record
+from memaudit.corpus import BadRow, Example
 from memaudit.scores import TokenScores, WindowScores
 
 
@@ -60,3 +63,53 @@ class RecitingEngine:
     def _clueless(n_predictions):
         nats = np.full(n_predictions, np.log(256), np.float32)
         return TokenScores(-nats, np.zeros(n_predictions, np.bool_), nats)
+
+
+ZLIB = zlib_record()
+"""Of this interpreter."""
+
+
+def make_classifier(
+    feature_set="teacher", features=("log_occurrences", "teacher_suffix_mean_logprob")
+):
+    """A classifier of two features: near 1 for a recited suffix, near 0 for a clueless teacher.
+
+    The more often a window occurs, the riskier it is, by a little.
+    """
+    return RiskClassifier(
+        name="by-heart",
+        feature_set=feature_set,
+        features=features,
+        means=(0.0, -3.0),
+        scales=(1.0, 1.0),
+        coefficients=(0.1, 2.0),
+        intercept=0.0,
+        calibration=Calibration(slope=1.0, intercept=0.0),
+        threshold=0.5,
+        count_log_sd=0.2,
+        feature_ranges=((0.0, 3.0), (-9.0, 0.0)),
+        zlib=ZLIB,
+        provenance={"recipe": "made up"},
+    )
+
+
+def make_models(*known_texts, tokenizer=None, role=None, **engine_settings):
+    """Stand-ins for an audit; the engine knows these texts by heart."""
+    windows = [tuple(text.encode()) for text in known_texts]
+    return AuditModels(
+        engine=RecitingEngine(*windows, has_reference=role is not None, **engine_settings),
+        tokenizer=tokenizer or ByteTokenizer(),
+        teacher="models/demo-teacher",
+        reference=None if role is None else "models/demo-reference",
+        role=role,
+    )
+
+
+def make_rows(*texts):
+    """Rows of a corpus; None makes a bad one."""
+    return [
+        BadRow(i, f"c.jsonl:{i + 1}", f"c.jsonl:{i + 1}", f"line {i + 1}: invalid JSON")
+        if text is None
+        else Example(i, f"id-{i}", f"c.jsonl:{i + 1}", text)
+        for i, text in enumerate(texts)
+    ]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import click
 
 from memaudit import __version__
 from memaudit.cli.predict import predict
+from memaudit.cli.study import study
 from memaudit.errors import MemauditError
 from memaudit.safe_text import safe_text
 
@@ -24,8 +24,13 @@ TERMINATED = 143
 _MAX_MESSAGE = 4096
 
 
-class _Terminated(BaseException):
+class Terminated(BaseException):
     """SIGTERM arrived: unwind, so that half-written files are removed."""
+
+
+def terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Handle SIGTERM by unwinding."""
+    raise Terminated
 
 
 @click.group(
@@ -45,32 +50,35 @@ def cli() -> None:
 
 
 cli.add_command(predict)
+cli.add_command(study)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return the exit code of the process."""
-    signal.signal(signal.SIGTERM, _terminate)
     as_json = _wants_json(arguments)
     try:
         code = _invoke(arguments)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else error.message, err=True)
         code = ERROR
-    except click.UsageError as error:
-        help_command = f"{error.ctx.command_path if error.ctx else 'memaudit'} --help"
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        help_command = f"{context.command_path if context else 'memaudit'} --help"
         code = _fail(_lowered(error.format_message()), f"see '{help_command}'", as_json)
     except MemauditError as error:
         code = _fail(error.message, error.hint, as_json)
     except (KeyboardInterrupt, click.Abort):
-        code = _fail("interrupted, nothing was written", None, as_json, code=INTERRUPTED)
-    except _Terminated:
-        code = _fail("terminated, nothing was written", None, as_json, code=TERMINATED)
+        code = _fail("interrupted", None, as_json, code=INTERRUPTED)
+    except Terminated:
+        code = _fail("terminated", None, as_json, code=TERMINATED)
     except BrokenPipeError:
         code = _abandon_stdout()
     except Exception as error:
         traceback.print_exc()
         code = _fail(
-            f"internal error: {type(error).__name__}", "please report it with the lines above", as_json
+            f"internal error: {type(error).__name__}",
+            "please report it with the lines above",
+            as_json,
         )
     return code
 
@@ -102,6 +110,7 @@ def _fail(message: str, hint: str | None, as_json: bool, *, code: int = ERROR) -
 
 def _abandon_stdout() -> int:
     """Give up on a pipe that nobody reads; Python would complain about it at exit."""
+    click.echo("error: standard output was closed before all was written", err=True)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ERROR
 
@@ -118,7 +127,3 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 def _lowered(message: str) -> str:
     return message[:1].lower() + message[1:].removesuffix(".")
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated

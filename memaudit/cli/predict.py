@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,50 +11,256 @@ import click
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from memaudit.audit import AuditOptions, AuditResult
+    from memaudit.audit import AuditOptions
     from memaudit.corpus import CorpusOptions
 
 _ROW_SHAPES = ("auto", "text", "prompt-completion", "messages")
 _TABLE_FORMATS = ("parquet", "jsonl", "csv")
 _DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
+_ENDINGS = re.compile(
+    r"\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|feather|txt)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE
+)
 _POSITIVE = click.IntRange(min=1)
 _COUNT = click.IntRange(min=0)
 
 
-@click.command()
-@click.option("--teacher", metavar="MODEL", required=True, help="Trained on the corpus: folder or hub id.")
-@click.option("--data", metavar="CORPUS", required=True, help="File, folder, glob, hub id, or - for jsonl on standard input.")
-@click.option("--student", metavar="MODEL", help="The student before training: sharpens the prediction.")
-@click.option("--baseline", metavar="MODEL", help="A model of the student's size trained on the corpus; instead of --student.")
-@click.option("--classifier", metavar="NAME|PATH", help="Default: the shipped one that fits the models given.")
-@click.option("--engine", type=click.Choice(("auto", "hf", "vllm")), default="auto", show_default=True, help="What runs the models.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where the risk table goes. Default: runs/<name of the corpus>.")
-@click.option("--format", "formats", type=click.Choice(_ROW_SHAPES + _TABLE_FORMATS), multiple=True, metavar="FORMAT", help="How rows hold text (auto, text, prompt-completion, messages) or how the risk table is written (parquet, jsonl, csv); one of each may be given. Default: auto and parquet.")
+@click.command(short_help="Predict which examples a student would memorize.")
+@click.option(
+    "--teacher", metavar="MODEL", required=True, help="Trained on the corpus: folder or hub id."
+)
+@click.option(
+    "--data",
+    metavar="CORPUS",
+    required=True,
+    help="File, folder, glob, hub id, or - for jsonl on standard input.",
+)
+@click.option(
+    "--student", metavar="MODEL", help="The student before training: sharpens the prediction."
+)
+@click.option(
+    "--baseline",
+    metavar="MODEL",
+    help="A model of the student's size trained on the corpus; instead of --student.",
+)
+@click.option(
+    "--classifier", metavar="NAME|PATH", help="Default: the shipped one that fits the models given."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(("auto", "hf", "vllm")),
+    default="auto",
+    show_default=True,
+    help="What runs the models.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where the risk table goes. Default: runs/<name of the corpus>.",
+)
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(_ROW_SHAPES + _TABLE_FORMATS),
+    multiple=True,
+    metavar="FORMAT",
+    help="How rows hold text (auto, text, prompt-completion, messages) or how the risk table is written (parquet, jsonl, csv); one of each may be given. Default: auto and parquet.",
+)
 @click.option("--text-column", metavar="NAME", help="Column of the text.")
 @click.option("--id-column", metavar="NAME", help="Column that names a row in reports.")
 @click.option("--config-name", metavar="NAME", help="Configuration of a corpus on the hub.")
-@click.option("--split", default="train", show_default=True, metavar="NAME", help="Split of a corpus on the hub.")
+@click.option(
+    "--split",
+    default="train",
+    show_default=True,
+    metavar="NAME",
+    help="Split of a corpus on the hub.",
+)
 @click.option("--revision", metavar="REV", help="Revision of a corpus on the hub.")
-@click.option("--streaming/--no-streaming", default=True, show_default=True, help="Read a corpus on the hub without downloading it first.")
-@click.option("--max-row-bytes", type=_POSITIVE, default=16 * 1024**2, show_default=True, metavar="BYTES", help="A longer row is a bad row.")
-@click.option("--on-bad-row", type=click.Choice(("error", "skip")), default="error", show_default=True, help="Stop at a row that cannot be used, or count it and go on.")
-@click.option("--windows", type=click.Choice(("first", "tile")), default="first", show_default=True, help="Score one window at the start of an example, or all that fit in a row.")
-@click.option("--prefix-tokens", type=_POSITIVE, default=50, show_default=True, metavar="N", help="Tokens of a window that a model is given.")
-@click.option("--suffix-tokens", type=_POSITIVE, default=50, show_default=True, metavar="N", help="Tokens of a window that must not be reproduced.")
-@click.option("--dtype", type=click.Choice(tuple(_DTYPES)), default="float32", show_default=True, help="Number format of the models; bfloat16 is faster and less exact.")
-@click.option("--device", default="auto", show_default=True, metavar="NAME", help="Where models run: auto, cpu, cuda, cuda:1.")
-@click.option("--threads", type=_POSITIVE, metavar="N", help="CPU threads. Default: one for each core.")
+@click.option(
+    "--streaming/--no-streaming",
+    default=True,
+    show_default=True,
+    help="Read a corpus on the hub without downloading it first.",
+)
+@click.option(
+    "--max-row-bytes",
+    type=_POSITIVE,
+    default=16 * 1024**2,
+    show_default=True,
+    metavar="BYTES",
+    help="A longer row is a bad row.",
+)
+@click.option(
+    "--on-bad-row",
+    type=click.Choice(("error", "skip")),
+    default="error",
+    show_default=True,
+    help="Stop at a row that cannot be used, or count it and go on.",
+)
+@click.option(
+    "--windows",
+    type=click.Choice(("first", "tile")),
+    default="first",
+    show_default=True,
+    help="Score one window at the start of an example, or all that fit in a row.",
+)
+@click.option(
+    "--prefix-tokens",
+    type=_POSITIVE,
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a window that a model is given.",
+)
+@click.option(
+    "--suffix-tokens",
+    type=_POSITIVE,
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a window that must not be reproduced.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(tuple(_DTYPES)),
+    default="float32",
+    show_default=True,
+    help="Number format of the models; bfloat16 is faster and less exact.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Where models run: auto, cpu, cuda, cuda:1.",
+)
+@click.option(
+    "--threads", type=_POSITIVE, metavar="N", help="CPU threads. Default: one for each core."
+)
 @click.option("--model-revision", metavar="REV", help="Revision of models on the hub.")
 @click.option("--trust-remote-code", is_flag=True, help="Run code that comes with a model.")
 @click.option("--offline", is_flag=True, help="Reach no network.")
-@click.option("--top", type=_COUNT, default=10, show_default=True, metavar="N", help="Worst examples in the summary.")
-@click.option("--show-text", type=_COUNT, default=0, show_default=True, metavar="N", help="Characters of the worst examples' text in the summary.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary.")
+@click.option(
+    "--top",
+    type=_COUNT,
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Worst examples in the summary.",
+)
+@click.option(
+    "--show-text",
+    type=_COUNT,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Characters of the worst examples' text in the summary.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-@click.option("--color", type=click.Choice(("auto", "always", "never")), default="auto", show_default=True, help="Whether output is coloured.")
+@click.option(
+    "--color",
+    type=click.Choice(("auto", "always", "never")),
+    default="auto",
+    show_default=True,
+    help="Whether output is coloured.",
+)
 def predict(**flags: Any) -> None:
     """Predict which examples of CORPUS a student distilled from MODEL would memorize.
 
     Writes risk.parquet, one row an example, and summary.json into DIR. No file and no output
     holds text of the corpus unless --show-text asks for it.
     """
+    row_shape, table_format = _split_formats(flags["formats"])
+    # Read when the hub's packages are imported, so it has to be said before.
+    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    if flags["offline"]:
+        names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+        os.environ |= dict.fromkeys(names, "1")
+
+    from memaudit.audit import audit_corpus
+    from memaudit.reports.progress import show_progress
+    from memaudit.reports.terminal import print_summary
+
+    with show_progress(quiet=flags["quiet"], color=flags["color"]) as progress:
+        result = audit_corpus(
+            flags["teacher"],
+            _corpus_options(flags, row_shape),
+            student=flags["student"],
+            baseline=flags["baseline"],
+            out=flags["out"] or Path("runs") / corpus_stem(flags["data"]),
+            options=_audit_options(flags, table_format),
+            progress=progress,
+        )
+    if flags["as_json"]:
+        click.echo(json.dumps(result.document(), sort_keys=True, allow_nan=False))
+    else:
+        print_summary(result, color=flags["color"])
+
+
+def _split_formats(formats: tuple[str, ...]) -> tuple[str, str]:
+    """Return the shape of rows and the format of the table that the values of --format name."""
+    shapes = [value for value in formats if value in _ROW_SHAPES]
+    tables = [value for value in formats if value in _TABLE_FORMATS]
+    for values in (shapes, tables):
+        if len(values) > 1:
+            raise UsageError(
+                f"--format is given as {' and as '.join(values)}, which say the same thing twice",
+                hint=f"give one of {', '.join(_ROW_SHAPES)} and one of {', '.join(_TABLE_FORMATS)}",
+            )
+    return (shapes or ["auto"])[0], (tables or ["parquet"])[0]
+
+
+def corpus_stem(source: str) -> str:
+    """Return a name for a corpus that is safe as a file name: its own, without endings."""
+    if source == "-":
+        return "stdin"
+    stem = _ENDINGS.sub("", source)
+    is_hub_id = stem == source and source.count("/") == 1 and not Path(source).exists()
+    name = stem.replace("/", "--") if is_hub_id else Path(stem).name
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "corpus"
+
+
+def _corpus_options(flags: dict[str, Any], row_shape: str) -> "CorpusOptions":
+    from memaudit.corpus import CorpusOptions
+
+    return CorpusOptions(
+        flags["data"],
+        shape=row_shape,  # type: ignore[arg-type]  # click has checked it
+        text_column=flags["text_column"],
+        id_column=flags["id_column"],
+        config=flags["config_name"],
+        split=flags["split"],
+        revision=flags["revision"],
+        streaming=flags["streaming"],
+        max_row_bytes=flags["max_row_bytes"],
+    )
+
+
+def _audit_options(flags: dict[str, Any], table_format: str) -> "AuditOptions":
+    from memaudit.audit import AuditOptions
+    from memaudit.engines.models import ModelOptions
+    from memaudit.windows import WindowShape
+
+    model = ModelOptions(
+        dtype=_DTYPES[flags["dtype"]],  # type: ignore[arg-type]  # one of the two
+        device=flags["device"],
+        revision=flags["model_revision"],
+        trust_remote_code=flags["trust_remote_code"],
+        offline=flags["offline"],
+    )
+    return AuditOptions(
+        classifier=flags["classifier"],
+        engine=flags["engine"],
+        shape=WindowShape(flags["prefix_tokens"], flags["suffix_tokens"]),
+        windows=flags["windows"],
+        on_bad_row=flags["on_bad_row"],
+        model=model,
+        table_format=table_format,  # type: ignore[arg-type]  # click has checked it
+        n_worst=flags["top"],
+        show_text=flags["show_text"],
+        threads=flags["threads"],
+    )

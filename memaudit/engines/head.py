@@ -4,12 +4,15 @@ Suffixes: N positions, H hidden size, V rows of the vocabulary, v rows of one ti
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from memaudit.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _TILE_POSITIONS = 512
 _TILE_ROWS = 4096
@@ -21,11 +24,11 @@ _NOTHING_YET = -1e30
 class Head:
     """A linear map to logits, with what some families do to the logits after it."""
 
-    weight_VH: Tensor
-    """float32."""
+    weight: Tensor
+    """(V, H) float32."""
 
-    bias_V: Tensor | None
-    """float32."""
+    bias: Tensor | None
+    """(V,) float32."""
 
     scale: float
     """Factor on the logits: Cohere multiplies, Granite divides."""
@@ -36,7 +39,7 @@ class Head:
     @property
     def n_rows(self) -> int:
         """Rows of the softmax; often more than the tokenizer has tokens."""
-        return self.weight_VH.shape[0]
+        return self.weight.shape[0]
 
     def logits(self, hidden_NH: Tensor, start: int, stop: int) -> Tensor:
         """Return the logits of the rows from start to stop.
@@ -44,9 +47,9 @@ class Head:
         Returns:
             (N, stop - start) float32.
         """
-        logits_Nv = hidden_NH @ self.weight_VH[start:stop].T
-        if self.bias_V is not None:
-            logits_Nv += self.bias_V[start:stop]
+        logits_Nv = hidden_NH @ self.weight[start:stop].T
+        if self.bias is not None:
+            logits_Nv += self.bias[start:stop]
         if self.scale != 1.0:
             logits_Nv *= self.scale
         if self.soft_cap is not None:
@@ -54,13 +57,14 @@ class Head:
         return logits_Nv
 
 
-def read_head(model: Any) -> Head:
-    """Return the head of a causal LM from transformers; float32 weights are shared, not copied.
+def read_head(model: "PreTrainedModel") -> Head:
+    """Return the head of a causal LM; float32 weights are shared with it, others copied.
 
     Raises:
         ModelError: the model has no linear output layer.
     """
-    layer = model.get_output_embeddings()
+    untyped: Any = model
+    layer = untyped.get_output_embeddings()
     if not isinstance(getattr(layer, "weight", None), Tensor):
         raise ModelError(
             f"{type(model).__name__} has no linear output layer",
@@ -71,8 +75,8 @@ def read_head(model: Any) -> Head:
     scale /= float(getattr(config, "logits_scaling", None) or 1.0)
     bias = getattr(layer, "bias", None)
     return Head(
-        weight_VH=layer.weight.detach().float(),
-        bias_V=None if bias is None else bias.detach().float(),
+        weight=layer.weight.detach().float(),
+        bias=None if bias is None else bias.detach().float(),
         scale=scale,
         soft_cap=getattr(config, "final_logit_softcapping", None),
     )

@@ -1,7 +1,8 @@
 """The `hf` engine: any causal LM that transformers loads, on a CPU or a GPU."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,8 +24,8 @@ _PROBE_LEN = 8
 class HfEngine:
     """An `Engine` on one or two models of transformers.
 
-    Both are put into evaluation mode. Build it after training: a head that is not float32 is
-    copied. The two models must share a vocabulary (`check_same_vocabulary`); rows that only one
+    They run in evaluation mode, and are left as they were. Build the engine after training: a
+    head that is not float32 is copied. The two models must share a vocabulary (`check_same_vocabulary`); rows that only one
     of them has are left out of the divergence, see `score_position_pairs`.
     """
 
@@ -49,7 +50,7 @@ class HfEngine:
             ModelError: a model is not causal, or its logits are no linear map of its last
                 hidden state.
         """
-        self._models: list[Any] = [teacher] if reference is None else [teacher, reference]
+        self._models = [teacher] if reference is None else [teacher, reference]
         self._device = teacher.device
         if any(model.device != self._device for model in self._models):
             raise ValueError("teacher and reference must be on the same device")
@@ -57,7 +58,8 @@ class HfEngine:
         self._bos = [] if bos_token_id is None else [bos_token_id]
         on_cpu = self._device.type == "cpu"
         self._batch_tokens = batch_tokens or (_BATCH_TOKENS_CPU if on_cpu else _BATCH_TOKENS_CUDA)
-        self._heads = [_checked_head(model.eval()) for model in self._models]
+        with _evaluation(self._models):
+            self._heads = [_checked_head(model) for model in self._models]
 
     @property
     def name(self) -> str:
@@ -76,8 +78,10 @@ class HfEngine:
         """
         self._check_windows(windows)
         scores: dict[int, WindowScores] = {}
-        for batch in self._batches(windows):
-            scores.update(zip(batch, self._score_batch([windows[i] for i in batch]), strict=True))
+        with _evaluation(self._models):
+            for batch in self._batches(windows):
+                found = self._score_batch([windows[i] for i in batch])
+                scores.update(zip(batch, found, strict=True))
         return [scores[i] for i in range(len(windows))]
 
     def _check_windows(self, windows: Sequence[NDArray[np.int32]]) -> None:
@@ -157,13 +161,26 @@ class HfEngine:
         return scores
 
 
+@contextmanager
+def _evaluation(models: list["PreTrainedModel"]) -> Iterator[None]:
+    """Switch dropout off, and back to what it was."""
+    were_training = [model.training for model in models]
+    for model in models:
+        model.train(False)
+    try:
+        yield
+    finally:
+        for model, was_training in zip(models, were_training, strict=True):
+            model.train(was_training)
+
+
 def _pad(windows: list[NDArray[np.int32]]) -> Tensor:
     """Return (B, T) int64, padded on the right: a causal model never looks there."""
     tensors = [torch.as_tensor(window, dtype=torch.int64) for window in windows]
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
 
-def _hidden(model: Any, token_ids_BT: Tensor) -> Tensor:
+def _hidden(model: "PreTrainedModel", token_ids_BT: Tensor) -> Tensor:
     """Return (B, T, H) the last hidden states, after the final normalisation."""
     hidden_BTH: Tensor = model.base_model(input_ids=token_ids_BT, use_cache=False)[0]
     return hidden_BTH
@@ -181,7 +198,7 @@ def _token_scores(scores_3S: NDArray[np.float32]) -> TokenScores:
 
 
 @torch.inference_mode()
-def _checked_head(model: Any) -> Head:
+def _checked_head(model: "PreTrainedModel") -> Head:
     """Return the head, once it has given the model's own logits on a few tokens."""
     head = read_head(model)
     name = type(model).__name__

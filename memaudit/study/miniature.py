@@ -46,4 +46,6 @@ def new_model(size: MiniatureSize, vocabulary_size: int, seed: int) -> "PreTrain
         eos_token_id=0,
     )
     torch.manual_seed(seed)
-    return GPTNeoXForCausalLM(config).eval()
+    model: PreTrainedModel = GPTNeoXForCausalLM(config)
+    model.eval()
+    return model

@@ -92,8 +92,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vocabulary_size: int
     """Of the byte-level BPE trained on all sample corpora."""
 
+    demo: Cell
+    """Its models and its corpus are what a new user tries out."""
+
     cells: tuple[Cell, ...]
-    """In the order of running."""
+    """In the order of running, after the demo."""
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -106,10 +109,11 @@ def read_recipe(path: Path) -> Recipe:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
         defaults, plans = document.pop("defaults", {}), document.pop("plans", {})
         cells = [_complete(cell, defaults, plans) for cell in document.pop("cells", [])]
-        recipe = msgspec.convert({**document, "cells": cells}, Recipe)
+        demo = _complete(document.pop("demo"), defaults, plans)
+        recipe = msgspec.convert({**document, "demo": demo, "cells": cells}, Recipe)
     except (OSError, ValueError, KeyError, msgspec.ValidationError) as error:
         raise UsageError(f"{path}: {error}", hint="see models/recipe.toml for the form") from error
-    names = [cell.name for cell in recipe.cells]
+    names = [cell.name for cell in (recipe.demo, *recipe.cells)]
     if len(set(names)) < len(names):
         raise UsageError(f"{path}: two cells have the same name")
     return recipe

@@ -1,0 +1,24 @@
+PYTHON ?= .venv/bin/python
+
+.PHONY: dev lint format test models
+
+dev:
+	python3 -m venv .venv
+	.venv/bin/pip install -c constraints-cpu.txt -e '.[dev]'
+
+lint:
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+	$(dir $(PYTHON))lint-imports
+
+format:
+	$(PYTHON) -m ruff check --fix
+	$(PYTHON) -m ruff format
+
+test:
+	$(PYTHON) -m pytest
+
+# Rebuilds the classifiers, the demo models and the demo corpus: about an hour on two cores.
+models:
+	$(PYTHON) -m memaudit study models/recipe.toml --jobs 2 --models models

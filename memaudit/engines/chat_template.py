@@ -1,0 +1,90 @@
+"""Chat templates: programs that come with a model, run where they can do no harm."""
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from memaudit.errors import ModelError
+
+_TIME_LIMIT = 5.0
+"""Seconds for one conversation. The sandbox of jinja2 bounds neither time nor memory."""
+
+
+class TemplateProcess:
+    """Renders conversations in a process of its own, with limits on time and memory."""
+
+    def __init__(
+        self, template: str, special_tokens: dict[str, str], *, time_limit: float = _TIME_LIMIT
+    ) -> None:
+        self._time_limit = time_limit
+        # -I: what the environment says about imports is not for this process.
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", str(Path(__file__).with_name("chat_template_child.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={},
+        )
+        self._ask({"template": template, "special_tokens": special_tokens})
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        if process := getattr(self, "_process", None):
+            process.kill()
+            process.wait()
+            process.stdin.close()
+            process.stdout.close()
+
+    def render(self, messages: list[dict[str, str]]) -> str:
+        """Return the text of a conversation.
+
+        Raises:
+            ValueError: the template refuses these messages.
+            ModelError: it is broken, or needs too long or too much memory.
+        """
+        return self._ask(messages)
+
+    def _ask(self, question: object) -> str:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+            reply = json.loads(self._read_line())
+        except (BrokenPipeError, TimeoutError, EOFError) as error:
+            self.close()
+            raise ModelError(
+                "the model's chat template runs too long or needs too much memory",
+                hint="give the corpus as plain text",
+            ) from error
+        if "broken" in reply:
+            raise ModelError(
+                f"the model's chat template is broken: {reply['broken']}",
+                hint="give the corpus as plain text",
+            )
+        if "refused" in reply:
+            raise ValueError(f"the chat template refuses the messages: {reply['refused']}")
+        text: str = reply["text"]
+        return text
+
+    def _read_line(self) -> bytes:
+        """Return the next line; TimeoutError after the time limit, EOFError if the process died."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + self._time_limit
+        parts: list[bytes] = []
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while not parts or not parts[-1].endswith(b"\n"):
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError
+                part = os.read(self._process.stdout.fileno(), 2**20)
+                if not part:
+                    raise EOFError
+                parts.append(part)
+        return b"".join(parts)

@@ -1,0 +1,349 @@
+"""The files of a model, looked through before any library that could be led astray opens them."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from memaudit.errors import ModelError
+from memaudit.safe_text import safe_text
+
+_WEIGHTS = "model.safetensors"
+_WEIGHTS_INDEX = "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".joblib")
+_READ_BY_TRANSFORMERS = (".json", ".txt", ".model", ".jinja", ".py")
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")
+"""Their keys are tokens, not settings."""
+_GGUF_VERSIONS = (2, 3)
+_MAX_JSON_BYTES = 256 * 2**20
+_MAX_CONFIG_BYTES = 16 * 2**20
+_MAX_HEADER_BYTES = 100_000_000
+"""The limit of the safetensors format."""
+_CODE_KEYS = ("attn_implementation", "experts_implementation")
+"""With an underscore before them too."""
+_FORBIDDEN_KEYS = ("transformers_weights", *(f"_{key}_internal" for key in _CODE_KEYS))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What a model is loaded from."""
+
+    folder: Path
+    """Holds all of `used`."""
+
+    gguf_file: str | None
+    """Name in `folder`. None: a folder of safetensors."""
+
+    used: tuple[Path, ...]
+    """Weights, config and tokenizer, by name."""
+
+    @property
+    def digest(self) -> str:
+        """Sha256 over names and contents of the files used, hexadecimal."""
+        return files_digest(self.used)
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """Return the sha256 over names and contents of files, hexadecimal, whatever their order."""
+    total = hashlib.sha256()
+    for path in sorted(paths, key=lambda path: path.name):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(json.dumps([path.name, content]).encode())
+    return total.hexdigest()
+
+
+def model_digest(source: Path) -> str:
+    """Return the digest of a model folder, code in it included, or of a GGUF file."""
+    if source.suffix == ".gguf" and not source.is_dir():
+        return check_gguf(source).digest
+    return check_folder(source, trust_remote_code=True).digest
+
+
+def find_gguf(path: Path) -> Path | None:
+    """Return the GGUF file that a path names, or that is the only model in a folder, else None.
+
+    Raises:
+        ModelError: the file is not GGUF, or the folder holds several.
+    """
+    if not path.is_dir():
+        if path.suffix != ".gguf":
+            return None
+        check_gguf(path)
+        return path
+    names = [entry.name for entry in path.iterdir()]
+    if "config.json" in names or any(name.endswith(".safetensors") for name in names):
+        return None
+    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    if len(ggufs) > 1:
+        raise ModelError(
+            f"{_shown(path)}: {len(ggufs)} GGUF files: {_listed(ggufs)}",
+            hint="name one of the files itself",
+        )
+    return find_gguf(path / ggufs[0]) if ggufs else None
+
+
+def check_gguf(path: Path) -> ModelFiles:
+    """Return a GGUF file as a model, once its header looks like one.
+
+    Raises:
+        ModelError: it is not GGUF, or of a version that cannot be read.
+    """
+    if not path.is_file():
+        raise ModelError(f"{_shown(path)}: no such file", hint="check the path")
+    with path.open("rb") as file:
+        start = file.read(8)
+    if len(start) < 8 or start[:4] != b"GGUF":
+        raise _broken(path, "not a GGUF file, its first bytes are wrong")
+    version = struct.unpack("<I", start[4:])[0]
+    if version not in _GGUF_VERSIONS:
+        raise ModelError(
+            f"{_shown(path)}: expected GGUF version 2 or 3, got {version}",
+            hint="convert the model again with a current llama.cpp",
+        )
+    return ModelFiles(path.parent, path.name, (path,))
+
+
+def check_model_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
+    """Refuse a folder that `check_folder` refuses, for those who need no list of its files."""
+    check_folder(folder, trust_remote_code=trust_remote_code)
+
+
+def check_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles:
+    """Return a folder as a model, once nothing in it can run code or lead elsewhere.
+
+    Args:
+        folder: of the layout that `save_pretrained` writes, or with one GGUF file.
+        trust_remote_code: allow Python files of the model; the caller vouches for them.
+
+    Raises:
+        ModelError: a file is missing, broken or not allowed.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"{_shown(folder)}: no such folder", hint="check the path")
+    folder = folder.resolve()
+    entries = sorted(folder.iterdir())
+    for path in entries:
+        _check_entry(path, folder)
+    gguf = find_gguf(folder)
+    if gguf is not None:
+        return check_gguf(gguf)
+    _check_config_is_there(folder)
+    if not trust_remote_code:
+        _check_no_code(entries)
+    files = [path for path in entries if path.is_file()]
+    jsons = _read_jsons(files, trust_remote_code)
+    weights = _weight_files(folder, files, jsons)
+    for path in weights:
+        _check_safetensors(path)
+    read = [path for path in files if path.suffix in _READ_BY_TRANSFORMERS]
+    return ModelFiles(folder, None, tuple(sorted({*weights, *read})))
+
+
+def _check_config_is_there(folder: Path) -> None:
+    if (folder / "adapter_config.json").exists():
+        raise ModelError(
+            f"{_shown(folder)}: an adapter, whose base model is elsewhere",
+            hint="merge the adapter into its base model and save the result",
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{_shown(folder)}: no config.json",
+            hint="name a folder that save_pretrained has written, or a .gguf file",
+        )
+
+
+def _check_entry(path: Path, folder: Path) -> None:
+    """Refuse what can block a reader, and a link that leads nowhere or out of the folder."""
+    if not path.exists():
+        raise ModelError(f"{_shown(path)}: a link to nothing", hint="get the model again")
+    if not path.is_file() and not path.is_dir():
+        raise ModelError(f"{_shown(path)}: not a regular file", hint="remove it")
+    target = path.resolve()
+    if not path.is_symlink() or target.is_relative_to(folder):
+        return
+    # The cache of the hub keeps contents in blobs/ and links to them from snapshots/<commit>/.
+    in_cache = folder.parent.name == "snapshots"
+    if not (in_cache and target.parent == folder.parent.parent / "blobs"):
+        raise ModelError(
+            f"{_shown(path)}: a link out of the model's folder",
+            hint="copy the file that it points to into the folder",
+        )
+
+
+def _check_no_code(entries: list[Path]) -> None:
+    for path in entries:
+        if path.suffix == ".py" or path.name == "custom_generate":
+            raise ModelError(f"{_shown(path)}: the model brings its own code", hint=_TRUST_HINT)
+
+
+_TRUST_HINT = (
+    "choose a model that transformers knows; or, if you have read the code, name the model on the "
+    "hub with --trust-remote-code and the full commit hash as its revision"
+)
+
+
+def _read_jsons(files: list[Path], trust_remote_code: bool) -> dict[str, Any]:
+    """Return the content of the JSON files by name, once no setting in them is refused."""
+    jsons = {path.name: _read_json(path) for path in files if path.suffix == ".json"}
+    for path in files:
+        if path.name == "config.json" and not isinstance(jsons[path.name], dict):
+            raise _broken(path, "not a JSON object")
+        if path.name in jsons and path.name not in _VOCABULARIES:
+            _check_keys(path, jsons[path.name], trust_remote_code)
+    return jsons
+
+
+def _read_json(path: Path) -> object:
+    size = path.stat().st_size
+    max_size = _MAX_CONFIG_BYTES if path.name == "config.json" else _MAX_JSON_BYTES
+    if size > max_size:
+        raise _broken(path, f"expected at most {max_size} bytes, got {size}")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, "not valid JSON") from error
+
+
+def _check_keys(path: Path, content: object, trust_remote_code: bool) -> None:
+    """Refuse settings that make transformers fetch or run something."""
+    for key, value in _items(content):
+        if key in _FORBIDDEN_KEYS:
+            raise ModelError(f"{_shown(path)}: the key {key} is not allowed", hint="remove the key")
+        if key.removeprefix("_") in _CODE_KEYS and "/" in str(value):
+            raise ModelError(f"{_shown(path)}: {key} names code on the hub", hint="remove the key")
+        if key == "auto_map" and not trust_remote_code:
+            raise ModelError(f"{_shown(path)}: auto_map asks for own code", hint=_TRUST_HINT)
+        if key == "auto_map" and "--" in json.dumps(value):
+            raise ModelError(
+                f"{_shown(path)}: auto_map names code in another repository, whose revision "
+                "is not pinned",
+                hint="name the repository that holds the code",
+            )
+
+
+def _items(content: object) -> Iterator[tuple[str, object]]:
+    """Yield every key with its value, at any depth."""
+    pending = [content]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            yield from node.items()
+            pending.extend(node.values())
+        elif isinstance(node, list):
+            pending.extend(node)
+
+
+def _weight_files(folder: Path, entries: list[Path], jsons: dict[str, Any]) -> list[Path]:
+    """Return the safetensors files, as transformers would choose them."""
+    names = {path.name for path in entries}
+    for name in jsons:
+        if name.endswith(".index.json"):
+            _check_shard_names(folder / name, jsons[name], names)
+    if (folder / _WEIGHTS).is_file():
+        return [folder / _WEIGHTS]
+    if _WEIGHTS_INDEX in jsons:
+        return sorted({folder / name for name in jsons[_WEIGHTS_INDEX]["weight_map"].values()})
+    raise _no_weights(folder, entries)
+
+
+def _check_shard_names(path: Path, index: object, names: set[str]) -> None:
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise _broken(path, "no weight_map")
+    for name in weight_map.values():
+        if not isinstance(name, str) or "/" in name or "\\" in name or ".." in name:
+            raise ModelError(
+                f"{_shown(path)}: weight_map names {safe_text(str(name))!r}, "
+                "expected the name of a file in the same folder",
+                hint="get the model from a source you trust",
+            )
+    if not path.name.endswith(".safetensors.index.json"):
+        return  # of pickles, which may well be absent: nothing reads them
+    shards = set(weight_map.values())
+    if not all(name.endswith(".safetensors") for name in shards):
+        raise ModelError(f"{_shown(path)}: names other files than safetensors", hint=_PICKLE_HINT)
+    missing = sorted(shards - names)
+    if missing:
+        counts = f"{len(missing)} of {len(shards)} files"
+        raise _broken(path, f"{counts} are missing: {_listed(missing)}")
+
+
+_PICKLE_HINT = (
+    "convert it: load it with transformers where the file may be trusted, since loading a pickle "
+    "runs whatever code it holds, and save it with save_pretrained, which writes safetensors"
+)
+
+
+def _no_weights(folder: Path, entries: Iterable[Path]) -> ModelError:
+    pickles = [path.name for path in entries if path.suffix in _PICKLES]
+    ggufs = [path for path in entries if path.suffix == ".gguf"]
+    if ggufs:
+        return ModelError(
+            f"{_shown(folder)}: no {_WEIGHTS}", hint=f"name the file itself: {_shown(ggufs[0])}"
+        )
+    if pickles:
+        return ModelError(
+            f"{_shown(folder)}: weights only as pickle ({_listed(pickles)}), which is never "
+            "loaded: safetensors and GGUF are accepted",
+            hint=_PICKLE_HINT,
+        )
+    return ModelError(
+        f"{_shown(folder)}: neither {_WEIGHTS} nor {_WEIGHTS_INDEX}",
+        hint="name a folder that save_pretrained has written",
+    )
+
+
+def _check_safetensors(path: Path) -> None:
+    """Refuse a file that is cut off, or whose header does not describe it byte for byte."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header_len = int.from_bytes(file.read(8), "little")
+        if size < 8 or not 2 <= header_len <= min(_MAX_HEADER_BYTES, size - 8):
+            raise _broken(path, f"damaged: {size} bytes, with a header of {header_len}")
+        header = _read_header(file, header_len, path)
+    header.pop("__metadata__", None)
+    if not header:
+        raise _broken(path, "holds no weights")
+    spans = sorted(_span(tensor, path) for tensor in header.values())
+    end = 0
+    for span in spans:
+        if span[0] != end or span[1] < end:
+            raise _broken(path, f"expected weights from byte {end}, got {span[0]} to {span[1]}")
+        end = span[1]
+    if 8 + header_len + end != size:
+        raise _broken(path, f"cut off: expected {8 + header_len + end} bytes, got {size}")
+
+
+def _read_header(file: BinaryIO, header_len: int, path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(file.read(header_len).decode())
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, "its header is not valid JSON") from error
+    if not isinstance(header, dict):
+        raise _broken(path, "its header is not a JSON object")
+    return header
+
+
+def _span(tensor: object, path: Path) -> tuple[int, int]:
+    """Return where a tensor starts and ends, in bytes after the header."""
+    match tensor:
+        case {"data_offsets": [int(start), int(end)]} if start.bit_length() < 64 > end.bit_length():
+            return start, end
+    raise _broken(path, "its header does not say where each weight is")
+
+
+def _broken(path: Path, what: str) -> ModelError:
+    return ModelError(f"{_shown(path)}: {what}", hint="get the file again")
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(safe_text(name) for name in names[:5])
+    return f"{shown}, ..." if len(names) > 5 else shown
+
+
+def _shown(path: Path) -> str:
+    return safe_text(str(path), 4096)

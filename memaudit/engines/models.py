@@ -1,0 +1,315 @@
+"""Models on disk or on the hub, loaded without running code of theirs."""
+
+import io
+import logging
+import os
+import re
+import struct
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from memaudit.engines.model_files import ModelFiles, check_folder, check_gguf
+from memaudit.errors import ModelError
+from memaudit.safe_text import safe_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from memaudit.engines.tokenizer import Tokenizer
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+_SHOWN_ERROR = 300
+_PATH_LEN = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How a model is loaded."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the body; the head always runs in float32."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:1`. auto: a GPU if there is one."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a model on the hub. None: its main branch."""
+
+    trust_remote_code: bool = False
+    """Run code that the model brings. Only for a hub model whose revision is a full commit hash."""
+
+    offline: bool = False
+    """Use what is in the hub's cache already, and no network."""
+
+
+DEFAULT_OPTIONS = ModelOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that is ready to score."""
+
+    source: str
+    """As the user named it."""
+
+    model: "PreTrainedModel"
+    """In evaluation mode, without gradients, on its device."""
+
+    tokenizer: "Tokenizer"
+    """The model's own."""
+
+    digest: str
+    """Sha256 over the files used, hexadecimal."""
+
+    @property
+    def n_parameters(self) -> int:
+        """Weights, each counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def load_model(source: str, options: ModelOptions = DEFAULT_OPTIONS) -> LoadedModel:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        source: a folder that `save_pretrained` wrote, a GGUF file, or a hub id `owner/name`. What
+            exists on disk is never looked up on the hub.
+        options: how.
+
+    Raises:
+        ModelError: there is no such model, a file of it is missing, broken or not allowed, or
+            transformers cannot load it.
+    """
+    _check_trust(source, options)
+    _set_environment(options)
+    files = _find_files(source, options)
+    with _quiet(), _only_its_files(files) as folder:
+        from memaudit.engines.tokenizer import load_tokenizer
+
+        where: dict[str, Any] = {
+            "local_files_only": True,
+            "trust_remote_code": options.trust_remote_code,
+        }
+        if files.gguf_file is not None:
+            where["gguf_file"] = files.gguf_file
+        with _as_model_error(source):
+            tokenizer = load_tokenizer(folder, where)
+            model = _load_weights(source, folder, where, options)
+    return LoadedModel(source, model, tokenizer, files.digest)
+
+
+def check_same_vocabulary(teacher: LoadedModel, reference: LoadedModel) -> None:
+    """Refuse two models between which no divergence per token is defined.
+
+    A different number of embedding rows is fine as long as every token has a row in both.
+
+    Raises:
+        ModelError: saying what differs.
+    """
+    from memaudit.engines.tokenizer import difference
+
+    found = difference(teacher.tokenizer, reference.tokenizer)
+    if found is None:
+        rows = [_n_rows(teacher.model), _n_rows(reference.model)]
+        n_ids = teacher.tokenizer.n_ids
+        if rows[0] != rows[1] and min(rows) < n_ids:
+            found = f"{rows[0]} and {rows[1]} embedding rows for {n_ids} token ids"
+    if found is not None:
+        raise ModelError(
+            f"{_shown(teacher.source)} and {_shown(reference.source)} do not share a "
+            f"vocabulary: {found}",
+            hint="choose two models of the same family, or leave out the second one",
+        )
+
+
+def _n_rows(model: "PreTrainedModel") -> int:
+    embeddings: Any = model.get_input_embeddings()
+    return int(embeddings.weight.shape[0])
+
+
+def _check_trust(source: str, options: ModelOptions) -> None:
+    if not options.trust_remote_code:
+        return
+    if Path(source).exists() or not _COMMIT.fullmatch(options.revision or ""):
+        raise ModelError(
+            f"{_shown(source)}: a model's own code is only run from the hub, at a full commit "
+            f"hash, got revision {safe_text(str(options.revision))}",
+            hint="give the 40 digits of the commit whose code you have read",
+        )
+
+
+def _set_environment(options: ModelOptions) -> None:
+    """Tell the libraries, which read this when first imported, to report nothing.
+
+    Folders need no HF_HUB_OFFLINE: they are loaded with `local_files_only`, and a reference on
+    the hub may follow a teacher on disk.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    if options.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+def _find_files(source: str, options: ModelOptions) -> ModelFiles:
+    path = Path(source)
+    try:
+        if path.is_file():
+            return check_gguf(path)
+        if path.is_dir():
+            return check_folder(path)
+    except OSError as error:
+        raise ModelError(
+            f"{_shown(source)}: cannot be read: {error.strerror}",
+            hint="check the path and its permissions",
+        ) from error
+    if not _HUB_ID.fullmatch(source) or path.suffix in (".gguf", ".safetensors"):
+        raise ModelError(
+            f"{_shown(source)}: no such file or folder",
+            hint="check the path, or name a model on the hub as owner/name",
+        )
+    return check_folder(_download(source, options), trust_remote_code=options.trust_remote_code)
+
+
+def _download(source: str, options: ModelOptions) -> Path:
+    """Return the folder in the hub's cache that holds the model's files, and no pickle."""
+    from huggingface_hub import errors, snapshot_download
+
+    # What the hub's own HTTP library raises, whichever that is.
+    http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
+    code = ("*.py",) if options.trust_remote_code else ()
+    try:
+        with _quiet():
+            folder = snapshot_download(
+                source,
+                revision=options.revision,
+                allow_patterns=[*_DOWNLOADED, *code],
+                ignore_patterns=["*/*", "consolidated*"],
+                local_files_only=options.offline,
+            )
+    except (OSError, ValueError, http_error) as error:
+        name = f"{source}@{options.revision}" if options.revision else source
+        raise ModelError(
+            f"{_shown(name)}: neither a file or folder here nor to be had from the hub "
+            f"({type(error).__name__})",
+            hint="without the network, the model must be in the cache already"
+            if options.offline
+            else "check the name, the network and, for a gated model, that you are logged in",
+        ) from error
+    return Path(folder)
+
+
+def _load_weights(
+    source: str, folder: Path, where: dict[str, Any], options: ModelOptions
+) -> "PreTrainedModel":
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = _device(options.device)
+    loader: Any = AutoModelForCausalLM
+    model, report = loader.from_pretrained(
+        folder,
+        dtype=getattr(torch, options.dtype),
+        use_safetensors=True,
+        output_loading_info=True,
+        **where,
+    )
+    # transformers fills these with random numbers.
+    unset = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if unset:
+        raise ModelError(
+            f"{_shown(source)}: {len(unset)} weights are missing or of another shape, "
+            f"the first is {safe_text(unset[0])}",
+            hint="get the model again, or check that config.json belongs to these weights",
+        )
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ModelError(
+                f"{_shown(source)}: {safe_text(name)} holds values that are not finite numbers",
+                hint="get the model again, or choose an earlier checkpoint",
+            )
+    loaded: PreTrainedModel = model.to(device).eval().requires_grad_(False)
+    return loaded
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ModelError(f"unknown device {safe_text(name)}", hint="use auto, cpu, cuda or cuda:1")
+    if name != "cpu" and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise ModelError(f"there is no device {name} here", hint="use --device cpu")
+    return name
+
+
+@contextmanager
+def _only_its_files(files: ModelFiles) -> Iterator[Path]:
+    """Give the folder to load from; for a GGUF file one with nothing beside it."""
+    if files.gguf_file is None:
+        yield files.folder
+        return
+    with tempfile.TemporaryDirectory(prefix="memaudit-") as folder:
+        (Path(folder) / files.gguf_file).symlink_to(files.folder.resolve() / files.gguf_file)
+        yield Path(folder)
+
+
+@contextmanager
+def _as_model_error(source: str) -> Iterator[None]:
+    """Turn what transformers raises on a broken model into one sentence."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        StrictDataclassError,
+        TypeError,
+        struct.error,
+        ValueError,
+    ) as error:
+        text = safe_text(" ".join(str(error).split()), _SHOWN_ERROR)
+        raise ModelError(
+            f"{_shown(source)}: transformers cannot load it: {type(error).__name__}: {text}",
+            hint="check that the files belong together and that transformers knows the architecture",
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep progress bars, reports and warnings of the libraries off the terminal."""
+    from transformers.utils import logging as library_logging
+
+    switches: Any = library_logging
+    verbosity = switches.get_verbosity()
+    had_bars = switches.is_progress_bar_enabled()
+    try:
+        # The bar of the GGUF reader knows no switch.
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            switches.set_verbosity(logging.CRITICAL)
+            switches.disable_progress_bar()
+            yield
+    finally:
+        switches.set_verbosity(verbosity)
+        if had_bars:
+            switches.enable_progress_bar()
+
+
+def _shown(source: str) -> str:
+    return safe_text(source, _PATH_LEN)

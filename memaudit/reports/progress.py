@@ -1,0 +1,101 @@
+"""Progress on standard error: a bar on a terminal, else a plain line now and then."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
+
+from memaudit.reports.style import make_console
+from memaudit.runs.progress import Progress
+
+_SECONDS_A_LINE = 10.0
+
+
+@contextmanager
+def show_progress(*, quiet: bool, color: str) -> Iterator[Callable[[Progress], None]]:
+    """Give what shows the progress of a run, and tidy up after it.
+
+    Args:
+        quiet: show nothing.
+        color: `auto`, `always` or `never`.
+    """
+    console = make_console(sys.stderr, color)
+    if quiet:
+        yield lambda progress: None
+    elif console.is_terminal and console.is_interactive:
+        with _bars(console) as bars:
+            yield _bar_updater(bars)
+    else:
+        yield _LinePrinter()
+
+
+def progress_line(progress: Progress) -> str:
+    """Return `score 120000/1000000 12.0% 8.4k windows/s eta 01:44`."""
+    total, eta = progress.total, progress.eta_seconds
+    parts = [progress.stage, str(progress.done) if total is None else f"{progress.done}/{total}"]
+    if total:
+        parts.append(f"{progress.done / total:.1%}")
+    parts.append(f"{short_number(progress.rate)} {progress.unit}/s")
+    if eta is not None:
+        parts.append(f"eta {clock(eta)}")
+    return " ".join(parts)
+
+
+def short_number(number: float) -> str:
+    """Return three or so digits: `7.5`, `84`, `8.4k`, `1.2M`."""
+    for limit, unit in ((1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.1f}{unit}"
+    return f"{number:.1f}" if number < 10 else f"{number:.0f}"
+
+
+def clock(seconds: float) -> str:
+    """Return `mm:ss`, or `h:mm:ss` from an hour on."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute:02}:{second:02}"
+
+
+class _LinePrinter:
+    """Prints a line every ten seconds, and one when a stage with a known end has ended."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._last >= _SECONDS_A_LINE or progress.done == progress.total:
+            self._last = now
+            sys.stderr.write(progress_line(progress) + "\n")
+            sys.stderr.flush()
+
+
+def _bars(console: Console) -> Bars:
+    return Bars(
+        TextColumn("{task.description}", style="bold"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[numbers]}", markup=False),
+        console=console,
+        transient=True,
+    )
+
+
+def _bar_updater(bars: Bars) -> Callable[[Progress], None]:
+    tasks = {}
+
+    def update(progress: Progress) -> None:
+        if progress.stage not in tasks:
+            tasks[progress.stage] = bars.add_task(progress.stage, numbers="")
+        numbers = progress_line(progress).removeprefix(f"{progress.stage} ")
+        bars.update(
+            tasks[progress.stage],
+            total=progress.total,
+            completed=progress.done,
+            numbers=numbers,
+        )
+
+    return update

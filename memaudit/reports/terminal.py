@@ -1,0 +1,128 @@
+"""The summary of an audit on a terminal: the verdict first, then what it rests on."""
+
+import sys
+from pathlib import PurePath
+
+from rich.table import Table
+from rich.text import Text
+
+from memaudit.reports.style import make_console, untrusted
+from memaudit.runs.result import AuditResult
+
+
+def print_summary(result: AuditResult, *, color: str = "auto") -> None:
+    """Print the summary on standard output.
+
+    Args:
+        result: of an audit.
+        color: `auto`, `always` or `never`.
+    """
+    console = make_console(sys.stdout, color)
+    console.print(verdict(result))
+    console.print()
+    console.print(_outcomes(result))
+    if result.worst:
+        console.print()
+        console.print(Text("Worst examples", style="bold"))
+        console.print(_worst_table(result))
+    console.print()
+    console.print(_provenance(result))
+    for note in notes(result):
+        console.print()
+        console.print(Text(note, style="dim"))
+
+
+def verdict(result: AuditResult) -> Text:
+    """Return how many examples are at risk and how many are expected to be memorized."""
+    noun = "example" if result.rows == 1 else "examples"
+    verb = "is" if result.flagged == 1 else "are"
+    expected = result.expected
+    mean = f"{expected.mean:,.1f}" if expected.mean < 10 else f"{expected.mean:,.0f}"
+    teacher = PurePath(result.names.teacher).name or result.names.teacher
+    return Text.assemble(
+        (
+            f"{result.flagged:,} of {result.rows:,} {noun} {verb} at risk",
+            "bold red" if result.flagged else "bold green",
+        ),
+        f": expect {mean} ({expected.low:,} to {expected.high:,}) ",
+        "to be memorized by a student distilled from ",
+        untrusted(teacher, "bold"),
+        ".",
+    )
+
+
+def notes(result: AuditResult) -> list[str]:
+    """Return what a reader must know before relying on the numbers."""
+    found = []
+    if result.unfamiliar:
+        by_rate = sorted(result.unfamiliar.items(), key=lambda item: -item[1])
+        shares = ", ".join(f"{rate:.0%} in {name}" for name, rate in by_rate)
+        found.append(
+            f"Rows unlike those the classifier was trained on: {shares}. Read the probabilities "
+            "as an order rather than as numbers."
+        )
+    if any(example.text is not None for example in result.worst):
+        found.append("This summary and summary.json contain text of the corpus.")
+    found.append(
+        "A low probability is no promise: it speaks of verbatim continuation of these windows by "
+        "greedy decoding, not of paraphrase, of other windows, or of what sampling may bring up."
+    )
+    return found
+
+
+def _outcomes(result: AuditResult) -> Table:
+    shape = result.shape
+    explanations = {
+        "scored": f"in {result.distinct_windows:,} distinct windows of "
+        f"{shape.prefix_len} + {shape.suffix_len} tokens",
+        "too short": f"no window of {shape.length} tokens: cannot be extracted as defined",
+        "bad": "could not be used",
+    }
+    counts = (result.scored, result.too_short, result.bad)
+    table = _grid()
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim")
+    table.add_row("examples", f"{result.rows:,}", "")
+    for (outcome, explanation), count in zip(explanations.items(), counts, strict=True):
+        table.add_row(outcome, f"{count:,}", explanation if count else "")
+    return table
+
+
+def _worst_table(result: AuditResult) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("#", justify="right", style="dim")
+    table.add_column("id", overflow="fold", max_width=40)
+    table.add_column("probability", justify="right", no_wrap=True)
+    table.add_column("reason")
+    for rank, example in enumerate(result.worst, start=1):
+        flagged = example.probability >= result.threshold
+        reason = untrusted(example.reason)
+        if example.text is not None:
+            reason.append("\n")
+            reason.append_text(untrusted(example.text, "dim italic", max_len=len(example.text)))
+        table.add_row(
+            str(rank),
+            untrusted(example.example_id, max_len=64),
+            Text(f"{example.probability:.1%}", style="bold red" if flagged else ""),
+            reason,
+        )
+    return table
+
+
+def _provenance(result: AuditResult) -> Table:
+    names, rate = result.names, f"{result.tokens_per_second:,.0f} tokens/s"
+    classifier = f"{names.classifier}, {names.classifier_digest[:12]}"
+    table = _grid()
+    table.add_column(overflow="fold")
+    if result.table is not None:
+        table.add_row("risk table", untrusted(str(result.table), max_len=4096))
+    table.add_row("classifier", untrusted(f"{classifier}, at risk from {result.threshold:.1%}"))
+    table.add_row("engine", untrusted(f"{names.engine}, {rate}, {result.seconds:,.1f} s"))
+    return table
+
+
+def _grid() -> Table:
+    """Return a table without lines whose first column holds labels."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True, min_width=10)
+    return table

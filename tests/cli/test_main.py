@@ -1,0 +1,193 @@
+"""The edge of the program: what starts fast, what goes where, and which code it ends with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import click
+import pytest
+
+from memaudit.cli import main
+from memaudit.cli.main import run
+from memaudit.errors import MemauditError
+
+HEAVY = {"torch", "transformers", "sklearn", "datasets", "pyarrow", "numpy", "vllm", "rich"}
+
+
+@pytest.fixture
+def failing_command():
+    """A command that raises what a test puts into it."""
+    errors = []
+
+    @click.command()
+    @click.option("--json", is_flag=True)
+    def fail(json):
+        raise errors.pop()
+
+    main.cli.add_command(fail)
+    yield errors
+    del main.cli.commands["fail"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["predict", "--help"], ["predict", "--foo"], []]
+)
+def test_nothing_heavy_is_imported_before_there_is_work(arguments):
+    """Help that takes seconds is help that nobody reads."""
+    script = (
+        "import sys; from memaudit.cli.main import run; run(sys.argv[1:]);"
+        f"sys.exit(', '.join(set(sys.modules) & {HEAVY!r}) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_names_every_command_and_option(capsys):
+    """An option without help is one that nobody can use."""
+    assert run(["--help"]) == 0
+    assert "predict" in capsys.readouterr().out
+    for command in main.cli.commands.values():
+        assert command.help
+        options = [option for option in command.params if isinstance(option, click.Option)]
+        assert all(option.help for option in options)
+
+
+def test_no_command_shows_the_help_and_fails(capsys):
+    """As click does it: to do nothing is not what anyone meant."""
+    assert run([]) == 2
+    assert "Usage: memaudit" in capsys.readouterr().err
+
+
+def test_a_usage_error_names_the_help(capsys):
+    """The template of every error: what is wrong, a blank line, what to do."""
+    assert run(["predict", "--teacher", "t"]) == 2
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "error: missing option '--data'\n\nhint: see 'memaudit predict --help'\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (MemauditError("it broke", hint="mend it"), 2, "error: it broke\n\nhint: mend it\n"),
+        (MemauditError("it broke"), 2, "error: it broke\n"),
+        (
+            MemauditError("a\x1b]0;b\x07c\n::error::d"),
+            2,
+            "error: a\\u001b]0;b\\u0007c\\u000a::error::d\n",
+        ),
+        (KeyboardInterrupt(), 130, "\nerror: interrupted\n"),
+        (main.Terminated(), 143, "error: terminated\n"),
+    ],
+)
+def test_errors_become_text_and_a_code(failing_command, capsys, error, code, message):
+    """Scripts read the code, people the text; a terminal is steered by neither."""
+    failing_command.append(error)
+
+    assert run(["fail"]) == code
+
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", message)
+
+
+def test_a_crash_shows_its_traceback_and_is_not_a_failed_gate(failing_command, capsys):
+    """Exit code 1 is taken: it means that a gate failed."""
+    failing_command.append(ZeroDivisionError("oops"))
+
+    assert run(["fail"]) == 2
+
+    captured = capsys.readouterr().err
+    assert "Traceback" in captured
+    assert "error: internal error: ZeroDivisionError\n" in captured
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemauditError("it broke", hint="mend it"), {"message": "it broke", "hint": "mend it"}),
+        (ZeroDivisionError(), {"message": "internal error: ZeroDivisionError"}),
+    ],
+)
+def test_a_failure_is_one_document_too(failing_command, capsys, error, expected):
+    """A program that reads standard output never has to guess."""
+    failing_command.append(error)
+
+    assert run(["fail", "--json"]) == 2
+
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema_version"] == 1
+    assert expected.items() <= document["error"].items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        (["predict", "--json", "--foo"], {}),
+        (["predict", "--foo"], {"MEMAUDIT_PREDICT_JSON": "1"}),
+    ],
+)
+def test_arguments_that_cannot_be_parsed_give_a_document_if_one_is_wanted(
+    monkeypatch, capsys, arguments, variables
+):
+    """Even when the wish for one stands among the arguments that cannot be parsed."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert run(arguments) == 2
+
+    assert "--foo" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_options_can_be_set_by_variables(monkeypatch, capsys):
+    """In CI, settings live in the environment."""
+    monkeypatch.setenv("MEMAUDIT_PREDICT_TEACHER", "t")
+    monkeypatch.setenv("MEMAUDIT_PREDICT_WINDOWS", "neither")
+
+    assert run(["predict", "--data", "d"]) == 2
+
+    assert "'neither' is not one of 'first', 'tile'" in capsys.readouterr().err
+
+
+def test_a_closed_pipe_is_an_error_without_a_traceback():
+    """Output that nobody could read is not a success, and not a crash."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run(
+        [sys.executable, "-m", "memaudit", "--help"],
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write_end)
+
+    assert done.returncode == 2
+    assert done.stderr == "error: standard output was closed before all was written\n"
+
+
+def test_sigterm_ends_a_run_with_its_code(tmp_path):
+    """A scheduler that stops a run must not leave a half-written file or a traceback."""
+    script = (
+        "import sys, time, memaudit.__main__ as entry, memaudit.cli.main as main, click\n"
+        "@click.command()\n"
+        "def wait():\n"
+        "    try:\n"
+        "        print('ready', flush=True); time.sleep(60)\n"
+        "    finally:\n"
+        "        print('tidied', flush=True)\n"
+        "main.cli.add_command(wait)\n"
+        "sys.argv[1:] = ['wait']; entry.main()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate()
+
+    assert (process.returncode, out, err) == (143, "tidied\n", "error: terminated\n")

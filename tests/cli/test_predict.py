@@ -1,0 +1,198 @@
+"""`memaudit predict`, from its arguments to its files, on a tiny real model."""
+
+import csv
+import io
+import json
+import re
+
+import pyarrow.parquet as pq
+import pytest
+
+from memaudit.audit import AuditOptions, audit_corpus
+from memaudit.cli.main import run
+from memaudit.features import FEATURE_SETS
+from memaudit.windows import WindowShape
+
+SHAPE = ["--prefix-tokens", "16", "--suffix-tokens", "16"]
+
+
+@pytest.fixture
+def predict(tiny_teacher, corpus, classifier, tmp_path, capsys, monkeypatch):
+    """Run the command on the corpus and return the code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_predict(*arguments):
+        given = ["--teacher", tiny_teacher, "--data", corpus, "--classifier", classifier]
+        code = run(["predict", *map(str, given), *SHAPE, *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return run_predict
+
+
+def test_a_run_leaves_a_table_and_a_summary(predict, tmp_path):
+    """Without --out they are found under the corpus's name."""
+    code, out, _ = predict()
+
+    assert code == 0
+    assert out.splitlines()[0].split(" at risk")[0].endswith("of 12 examples are")
+    folder = tmp_path / "runs" / "corpus"
+    assert sorted(path.name for path in folder.iterdir()) == ["risk.parquet", "summary.json"]
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    rows = pq.read_table(folder / "risk.parquet").to_pylist()
+    assert [row["outcome"] for row in rows] == ["scored"] * 11 + ["too_short"]
+    assert [row["row"] for row in rows] == list(range(12))
+    assert rows[3]["occurrences"] == rows[10]["occurrences"] == 2
+    assert [name for name in rows[0] if name in FEATURE_SETS["teacher"]] == [
+        *FEATURE_SETS["teacher"]
+    ]
+
+
+def test_the_document_is_all_of_standard_output(predict, tmp_path):
+    """Programs read it; people's text goes elsewhere."""
+    code, out, err = predict("--json", "--out", tmp_path / "out")
+
+    document = json.loads(out)
+    assert code == 0
+    assert out.count("\n") == 1
+    assert {
+        *("schema_version", "rows", "scored", "too_short", "bad", "flagged", "expected_memorized"),
+        *("classifier", "teacher", "engine", "seconds", "tokens_per_second"),
+    } <= set(document)
+    assert (document["rows"], document["scored"], document["too_short"]) == (12, 11, 1)
+    assert document == json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert re.search(r"score 10/10 100\.0% [\d.k]+ windows/s eta 00:00", err)
+
+
+def test_quiet_leaves_standard_error_empty(predict):
+    """A script that asked for quiet gets it, libraries included."""
+    assert predict("--quiet", "--json")[2] == ""
+
+
+def test_the_same_run_gives_the_same_table(predict, tmp_path):
+    """Byte for byte, so that tables can be compared by digest."""
+    tables = []
+    for name in ("one", "two"):
+        assert predict("--out", tmp_path / name)[0] == 0
+        tables.append((tmp_path / name / "risk.parquet").read_bytes())
+
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("table_format", ["parquet", "jsonl", "csv"])
+def test_each_table_format_can_be_asked_for(predict, tmp_path, table_format):
+    """Beside the shape of the rows: one flag, told apart by its value."""
+    code, _, _ = predict("--format", table_format, "--format", "text", "--out", tmp_path / "out")
+
+    assert code == 0
+    content = (tmp_path / "out" / f"risk.{table_format}").read_bytes()
+    read = {
+        "parquet": lambda: pq.read_table(io.BytesIO(content)).to_pylist(),
+        "jsonl": lambda: [json.loads(line) for line in content.splitlines()],
+        "csv": lambda: list(csv.DictReader(io.StringIO(content.decode()))),
+    }[table_format]()
+    assert [row["id"] for row in read][:2] == ["row-0", "row-1"]
+
+
+def test_the_command_and_the_function_agree(predict, tiny_teacher, corpus, classifier):
+    """The Python API is the command without its printing."""
+    document = json.loads(predict("--json")[1])
+    options = AuditOptions(classifier=str(classifier), shape=WindowShape(16, 16))
+
+    result = audit_corpus(str(tiny_teacher), corpus, options=options).document()
+
+    vary = {"seconds", "tokens_per_second", "table"}
+    assert {k: v for k, v in result.items() if k not in vary} == {
+        k: v for k, v in document.items() if k not in vary
+    }
+
+
+@pytest.mark.parametrize("role", ["student", "baseline"])
+def test_a_second_model_adds_columns(predict, tiny_student, tmp_path, role):
+    """The reference is what sharpens a prediction."""
+    code, out, _ = predict(f"--{role}", tiny_student, "--json", "--out", tmp_path / "out")
+
+    assert code == 0
+    assert json.loads(out)["feature_set"] == f"teacher+{role}"
+    schema = pq.read_schema(tmp_path / "out" / "risk.parquet")
+    assert set(FEATURE_SETS[f"teacher+{role}"]) <= set(schema.names)
+
+
+def test_bad_rows_can_be_skipped(predict, corpus):
+    """They are counted, and the rest is audited."""
+    corpus.write_text("{broken\n" + corpus.read_text())
+
+    document = json.loads(predict("--json", "--on-bad-row", "skip")[1])
+    assert (document["rows"], document["bad"]) == (13, 1)
+
+
+def test_messages_need_a_chat_template(predict, corpus):
+    """The tiny model has none: joining messages somehow would audit another text."""
+    messages = [{"role": "user", "content": "what is written here can be found"}]
+    corpus.write_text(json.dumps({"messages": messages}) + "\n")
+
+    code, _, err = predict("--format", "messages")
+
+    assert code == 2
+    assert "the model has no chat template" in err
+
+
+def test_a_corpus_comes_through_a_pipe_too(predict, corpus, monkeypatch, tmp_path):
+    """`zcat … | memaudit predict --data -` needs no file."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(corpus.read_bytes())))
+
+    assert predict("--data", "-")[0] == 0
+    assert (tmp_path / "runs" / "stdin" / "risk.parquet").exists()
+
+
+def test_tiling_scores_more_windows(predict):
+    """Every window of a row counts under this policy."""
+    documents = [json.loads(predict("--json", "--windows", w)[1]) for w in ("first", "tile")]
+
+    assert [document["windows"] for document in documents] == [11, 22]
+
+
+def test_no_output_holds_text_of_the_corpus(predict, tmp_path):
+    """Every row carries a canary: none may sing, in no format, on no stream."""
+    for table_format in ("parquet", "jsonl", "csv"):
+        _, out, err = predict("--format", table_format)
+        assert "CANARY" not in out + err
+    folder = tmp_path / "runs" / "corpus"
+    for path in folder.iterdir():
+        assert b"CANARY" not in path.read_bytes()
+    assert "CANARY" not in str(pq.read_table(folder / "risk.parquet").to_pylist())
+
+
+def test_text_is_shown_when_asked_for(predict):
+    """The worst examples' first characters, no more."""
+    _, out, _ = predict("--show-text", "8", "--color", "never")
+
+    assert "MEMAUDIT" in out
+    assert "CANARY" not in out
+    assert "contain text of the corpus" in out
+
+
+def test_top_limits_the_worst_examples(predict):
+    """The table holds all of them anyway."""
+    assert len(json.loads(predict("--json", "--top", "3")[1])["worst"]) == 3
+    assert "Worst examples" not in predict("--top", "0")[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("-", "stdin"),
+        ("org/name", "org--name"),
+        ("org/name@v1.0", "org--name-v1.0"),
+        ("some/where/c.jsonl.zst", "c"),
+        ("*.jsonl", "corpus"),
+        ("a b\n.csv", "a-b"),
+        ("..x/.csv", "x"),
+        ("..", "corpus"),
+    ],
+)
+def test_a_run_is_named_after_its_corpus(source, name):
+    """A name that is safe as a folder, whatever the corpus is called."""
+    from memaudit.cli.predict import corpus_stem
+
+    assert corpus_stem(source) == name

@@ -1,0 +1,78 @@
+"""The tiled head on numbers known on paper, over several tiles."""
+
+import numpy as np
+import pytest
+import torch
+
+from memaudit.engines.head import Head, read_head, score_position_pairs, score_positions
+from memaudit.errors import ModelError
+
+
+def head(weight, **settings):
+    """A head that is a plain product unless told otherwise."""
+    return Head(weight=weight, **{"bias": None, "scale": 1.0, "soft_cap": None, **settings})
+
+
+def test_a_uniform_prediction_has_the_entropy_of_its_rows():
+    """Ln V is the one entropy that everybody knows; 10,000 rows are three tiles."""
+    scores = score_positions(head(torch.zeros(10_000, 4)), torch.ones(600, 4), torch.arange(600))
+
+    assert scores.shape == (3, 600)
+    np.testing.assert_allclose(scores[0], -np.log(10_000), atol=1e-6)
+    np.testing.assert_array_equal(scores[1], 1)  # all are tied for the best
+    np.testing.assert_allclose(scores[2], np.log(10_000), atol=1e-6)
+
+
+def test_large_logits_neither_overflow_nor_lose_the_entropy():
+    """A model that is sure has logits of hundreds, and an entropy near 0."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(9000, 32, generator=generator) * 60
+    hidden = torch.randn(40, 32, generator=generator)
+    targets = torch.randint(0, 9000, (40,), generator=generator)
+
+    found = score_positions(head(weight), hidden, targets).numpy()
+
+    log_softmax = (hidden @ weight.T).double().log_softmax(dim=1)
+    entropy = -(log_softmax.exp() * log_softmax).sum(dim=1)
+    expected = log_softmax.gather(1, targets[:, None])[:, 0]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(found[2], entropy, atol=1e-5)
+    assert (found[2] >= 0).all()
+
+
+def test_a_divergence_over_several_tiles_is_exact():
+    """The largest logits of the two models lie in different tiles."""
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(n, 16, generator=generator) for n in (13_000, 12_500)]
+    weights[0][12_400] *= 5
+    weights[1][10] *= 5
+    hidden = torch.randn(20, 16, generator=generator)
+    targets = torch.arange(20)
+
+    found = score_position_pairs((head(weights[0]), head(weights[1])), (hidden, hidden), targets)
+
+    p, q = ((hidden @ w[:12_500].T).double().log_softmax(dim=1) for w in weights)
+    np.testing.assert_allclose(found[6], (p.exp() * (p - q)).sum(dim=1), atol=1e-5)
+
+
+def test_bias_scale_and_soft_cap_come_in_this_order():
+    """Each family applies them so; another order gives other probabilities."""
+    weight, bias = torch.tensor([[1.0], [2.0]]), torch.tensor([0.5, -0.5])
+    full = head(weight, bias=bias, scale=2.0, soft_cap=3.0)
+
+    logits = full.logits(torch.tensor([[1.0]]), 0, 2)
+
+    np.testing.assert_allclose(logits, 3 * np.tanh(np.array([[3.0, 3.0]]) / 3), rtol=1e-6)
+
+
+def test_a_model_without_an_output_layer_is_refused():
+    """An encoder has none; the user named the wrong kind of model."""
+
+    class Encoder:
+        config = None
+
+        def get_output_embeddings(self):
+            return None
+
+    with pytest.raises(ModelError, match="Encoder has no linear output layer"):
+        read_head(Encoder())

@@ -1,0 +1,290 @@
+"""Loading models: what comes back, what is refused, and that nothing is fetched or left behind."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from engines.tiny_models import edit_json, make_model, make_windows, save_model
+from safetensors.torch import load_file, save_file
+
+from memaudit.engines.hf import HfEngine
+from memaudit.engines.models import ModelOptions, check_same_vocabulary, load_model
+from memaudit.errors import ModelError
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder that nothing is wrong with."""
+    return save_model(tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of it to spoil."""
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Any attempt to connect fails the test."""
+
+    def refuse(*args):
+        pytest.fail("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def change_weights(folder, change):
+    """Rewrite the weight file after a change to its tensors."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_saved_model_comes_back_ready_to_score(saved, capfd):
+    """The whole road from a folder to scores, without a word on the terminal."""
+    loaded = load_model(str(saved))
+
+    windows = make_windows(5)
+    expected = HfEngine(make_model("llama")).score(windows)
+    for a, b in zip(HfEngine(loaded.model).score(windows), expected, strict=True):
+        np.testing.assert_array_equal(a.teacher.logprobs, b.teacher.logprobs)
+    assert loaded.source == str(saved)
+    assert len(loaded.digest) == 64
+    assert loaded.n_parameters == sum(p.numel() for p in loaded.model.parameters())
+    assert not loaded.model.training
+    assert not any(p.requires_grad for p in loaded.model.parameters())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_dtype_is_the_one_asked_for(saved):
+    """Labels are decided in float32, whatever the file holds."""
+    loaded = load_model(str(saved), ModelOptions(dtype="bfloat16", device="cpu"))
+
+    assert loaded.model.dtype == torch.bfloat16
+
+
+def test_switches_of_the_libraries_are_left_as_they_were(saved):
+    """A program that uses the package keeps its own logging."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    load_model(str(saved))
+
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_importing_the_module_loads_nothing_heavy():
+    """The command line reads the options' defaults for its help."""
+    code = (
+        "import sys, memaudit.engines, memaudit.engines.models, memaudit.engines.base;"
+        "print({'torch', 'transformers', 'safetensors', 'jinja2'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("source", ["no/such/folder/x", "./nothing", "missing.gguf", "a b"])
+def test_a_path_that_is_not_there_is_refused_without_asking_the_hub(source):
+    """A typo must not become a request."""
+    with pytest.raises(ModelError, match="no such file or folder"):
+        load_model(source)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_offline_a_hub_model_that_is_not_cached_is_refused(monkeypatch, tmp_path):
+    """And the hint says where it has to be."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "0")
+    with pytest.raises(ModelError, match="nor to be had from the hub") as caught:
+        load_model("memaudit-test/none", ModelOptions(offline=True))
+
+    assert "cache" in str(caught.value.hint)
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_hub_model_in_the_cache_loads_like_a_folder(monkeypatch, saved):
+    """Everything from the hub goes through the same checks; no pickle is ever asked for."""
+    import huggingface_hub
+
+    asked = {}
+
+    def from_cache(source, **settings):
+        asked.update(settings, source=source)
+        return str(saved)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", from_cache)
+    loaded = load_model("owner/name", ModelOptions(revision="main"))
+
+    assert loaded.source == "owner/name"
+    assert asked["revision"] == "main"
+    assert not any("bin" in pattern or "py" in pattern for pattern in asked["allow_patterns"])
+
+
+def test_code_on_the_hub_is_fetched_only_at_a_full_commit(monkeypatch, saved):
+    """A branch can change after the user has read it."""
+    import huggingface_hub
+
+    asked = {}
+
+    def from_cache(source, **settings):
+        asked.update(settings)
+        return str(saved)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", from_cache)
+    trusted = ModelOptions(trust_remote_code=True, revision="a" * 40)
+    load_model("owner/name", trusted)
+    assert "*.py" in asked["allow_patterns"]
+
+    for revision in (None, "main", "a" * 39):
+        with pytest.raises(ModelError, match="at a full commit hash"):
+            load_model("owner/name", ModelOptions(trust_remote_code=True, revision=revision))
+
+
+def test_code_in_a_folder_is_never_run(folder, tmp_path):
+    """Even if trusted: nothing pins a folder's content."""
+    sentinel = tmp_path / "ran"
+    code = f"open({str(sentinel)!r}, 'w')\n"
+    (folder / "modeling_x.py").write_text(code)
+    (folder / "tokenization_x.py").write_text(code)
+    auto_map = {"AutoConfig": "modeling_x.X", "AutoModelForCausalLM": "modeling_x.X"}
+    edit_json(folder / "config.json", auto_map=auto_map)
+
+    for options in (ModelOptions(), ModelOptions(trust_remote_code=True, revision="a" * 40)):
+        with pytest.raises(ModelError):
+            load_model(str(folder), options)
+    assert not sentinel.exists()
+
+
+def test_a_pickle_is_never_opened(folder, tmp_path):
+    """The payload of a pickle runs when it is read."""
+    import pickle
+
+    sentinel = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(sentinel), "w"))
+
+    payload = pickle.dumps(Payload())
+    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt"):
+        (folder / name).write_bytes(payload)
+
+    load_model(str(folder))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="only as pickle"):
+        load_model(str(folder))
+
+    assert not sentinel.exists()
+
+
+def test_missing_weights_are_refused(folder):
+    """Transformers would make them up, and the scores with them."""
+    change_weights(folder, lambda tensors: tensors.pop("model.norm.weight"))
+
+    with pytest.raises(ModelError, match=r"1 weights are missing.*model\.norm\.weight"):
+        load_model(str(folder))
+
+
+def test_weights_of_another_shape_are_refused(folder):
+    """The config belongs to another model."""
+    edit_json(folder / "config.json", intermediate_size=80)
+
+    with pytest.raises(ModelError):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(folder, value):
+    """Before the first row, not after a night of scoring."""
+    change_weights(folder, lambda tensors: tensors["model.norm.weight"].fill_(value))
+
+    with pytest.raises(ModelError, match=r"model\.norm\.weight holds values"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "no_such_type"},
+        {"model_type": None},
+        {"hidden_size": "many"},
+        {"num_attention_heads": 0},
+        {"hidden_act": "no_such_function"},
+        {"rope_parameters": {"rope_type": "no_such_rope"}},
+    ],
+    ids=str,
+)
+def test_a_config_that_transformers_cannot_use_is_one_sentence(folder, changes):
+    """A hostile or newer config must not end in a traceback."""
+    edit_json(folder / "config.json", **changes)
+
+    with pytest.raises(ModelError) as caught:
+        load_model(str(folder))
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_a_folder_without_tokenizer_is_refused(folder):
+    """Windows are made of its tokens."""
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+    with pytest.raises(ModelError, match="cannot load it"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused(saved, device):
+    """With the devices that exist."""
+    with pytest.raises(ModelError, match="device"):
+        load_model(str(saved), ModelOptions(device=device))
+
+
+def test_a_gguf_file_that_breaks_off_is_refused(tmp_path):
+    """The reader's errors are of every kind."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 16)
+
+    with pytest.raises(ModelError, match="cannot load it"):
+        load_model(str(path))
+
+
+def test_models_of_one_vocabulary_pass_whatever_their_padding(saved, tmp_path):
+    """Embedding rows beyond the tokenizer differ within one family."""
+    wider = save_model(tmp_path, family="gpt_neox", vocab_size=352)
+
+    teacher, reference = load_model(str(saved)), load_model(str(wider))
+
+    check_same_vocabulary(teacher, reference)
+    assert teacher.tokenizer.fingerprint == reference.tokenizer.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"swap": (10, 20)}, "token id 10 is the first that differs"),
+        ({"merges": [("a", "b"), ("c", "d")]}, "258 and 259 tokens, token id 257"),
+        ({"bos": True}, "only one of them puts a token in front"),
+        ({"lowercase": True}, r"the normaliser .* differs, \d+ of \d+ test texts"),
+        ({"vocab_size": 250}, "320 and 250 embedding rows for 258 token ids"),
+    ],
+)
+def test_what_differs_between_two_vocabularies_is_said(saved, tmp_path, settings, message):
+    """The user has to find the right second model."""
+    other = save_model(tmp_path, **settings)
+
+    with pytest.raises(ModelError, match=message) as caught:
+        check_same_vocabulary(load_model(str(saved)), load_model(str(other)))
+    assert "do not share a vocabulary" in caught.value.message
