@@ -25,8 +25,9 @@ class HfEngine:
     """An `Engine` on one or two models of transformers.
 
     They run in evaluation mode, and are left as they were. Build the engine after training: a
-    head that is not float32 is copied. The two models must share a vocabulary (`check_same_vocabulary`); rows that only one
-    of them has are left out of the divergence, see `score_position_pairs`.
+    head that is not float32 is copied. The two models must share a vocabulary
+    (`check_same_vocabulary`); rows that only one of them has are left out of the divergence, see
+    `score_position_pairs`.
     """
 
     def __init__(
@@ -90,7 +91,8 @@ class HfEngine:
         if min(map(len, windows)) < 2:
             raise ValueError("a window must have at least 2 tokens")
         n_tokens = max(map(len, windows)) + len(self._bos)
-        lowest, highest = min(w.min() for w in windows), max(w.max() for w in windows)
+        lowest = min([*self._bos, *(window.min() for window in windows)])
+        highest = max([*self._bos, *(window.max() for window in windows)])
         for model, head in zip(self._models, self._heads, strict=True):
             limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
             if limit is not None and n_tokens > limit:
