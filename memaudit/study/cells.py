@@ -22,7 +22,6 @@ from memaudit.windows import cut_windows, window_key
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-_BATCH_SIZE = 32
 _LABEL = "extracted_by_student"
 
 
@@ -102,14 +101,14 @@ def train_models(cell: Cell, examples: CellExamples, vocabulary_size: int) -> Ce
     def options(plan: TrainingPlan, seed: int) -> TrainingOptions:
         stop = _stop_rule(examples, cell.window_half, plan.stop_at_rate)
         return TrainingOptions(
-            plan.max_epochs, plan.learning_rate, _BATCH_SIZE, seed=seed, stop_when=stop
+            plan.max_epochs, plan.learning_rate, cell.batch_size, seed=seed, stop_when=stop
         )
 
     with tempfile.TemporaryDirectory() as folder:
         work_dir = Path(folder)
         fine_tune(teacher, training_set, options(cell.teacher_plan, cell.seed), work_dir=work_dir)
         baseline_options = TrainingOptions(
-            cell.baseline_epochs, cell.student_plan.learning_rate, _BATCH_SIZE, seed=cell.seed + 1
+            cell.baseline_epochs, cell.student_plan.learning_rate, cell.batch_size, seed=cell.seed + 1
         )
         fine_tune(baseline, training_set, baseline_options, work_dir=work_dir)
         distil(

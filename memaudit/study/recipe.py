@@ -77,6 +77,9 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     baseline_epochs: int
     """By cross-entropy, from the student's initial weights and at its learning rate."""
 
+    batch_size: int = 32
+    """Examples in one optimizer step: half of them in half the examples keeps the steps."""
+
     temperature: float = 2.0
     """Of the soft labels."""
 
