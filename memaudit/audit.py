@@ -217,12 +217,15 @@ def audit_rows(
         X = _score(windows, models, options, progress)
         scoring_seconds = time.monotonic() - scoring_started
         judgement = judge(classifier, FEATURE_SETS[feature_set_name(models.role)], X, cuts)
+        distinct, copies = np.unique(judgement.worst_windows, return_counts=True)
+        probabilities = judgement.window_probabilities[distinct]
         result = AuditResult(
             outcomes=cuts.outcomes,
             flagged=judgement.n_flagged,
             threshold=classifier.threshold,
-            expected=classifier.expected_count(judgement.row_probabilities),
-            expected_distinct=float(judgement.window_probabilities.sum()),
+            flagged_distinct=int((probabilities >= classifier.threshold).sum()),
+            expected=classifier.expected_count(probabilities, copies),
+            expected_distinct=classifier.expected_count(probabilities),
             windows=len(cuts.windows),
             distinct_windows=len(windows),
             shape=shape,

@@ -141,9 +141,11 @@ class RiskClassifier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         """
         return sigmoid(self.calibration.slope * self.predict_logit(X) + self.calibration.intercept)
 
-    def expected_count(self, probabilities: NDArray[np.float64]) -> ExpectedCount:
-        """Return how many windows will be memorized, as `metrics.expected_count` defines it."""
-        return expected_count(probabilities, self.count_log_sd)
+    def expected_count(
+        self, probabilities: NDArray[np.float64], copies: NDArray[np.int64] | None = None
+    ) -> ExpectedCount:
+        """Return how many examples will be memorized, as `metrics.expected_count` defines it."""
+        return expected_count(probabilities, self.count_log_sd, copies)
 
     def out_of_range_rate(self, X: NDArray[np.float64]) -> dict[str, float]:
         """Return, for each feature, the share of rows outside its range in training.

@@ -184,12 +184,16 @@ def expected_calibration_error(
     return float(np.abs(gaps).sum() / n)
 
 
-def expected_count(probabilities: NDArray[np.float64], log_sd: float) -> ExpectedCount:
+def expected_count(
+    probabilities: NDArray[np.float64],
+    log_sd: float,
+    copies: NDArray[np.int64] | None = None,
+) -> ExpectedCount:
     """Return how many examples will be memorized, with a 95 % interval.
 
     Two things may be off: chance (the variance of a sum of independent Bernoulli variables,
-    `v = sum(p * (1 - p))`) and the level of all probabilities in a corpus unlike those that
-    the classifier was calibrated on (a factor, log-normal with median 1). With `m = sum(p)` and
+    `v = sum(copies**2 * p * (1 - p))`, for copies of a text share its fate) and the level of all probabilities in a corpus unlike those that
+    the classifier was calibrated on (a factor, log-normal with median 1). With `m = sum(copies * p)` and
     `z = 1.96`, each side of the interval adds the two half-widths as independent:
 
         low  = m - sqrt((m - m * exp(-z * log_sd))**2 + z**2 * v)
@@ -201,15 +205,18 @@ def expected_count(probabilities: NDArray[np.float64], log_sd: float) -> Expecte
     Args:
         probabilities: (n,) calibrated, in [0, 1].
         log_sd: standard deviation of the factor's logarithm, at least 0.
+        copies: (n,) how many examples each probability stands for. None: one.
     """
-    mean = float(probabilities.sum())
-    chance = _Z_95 * math.sqrt((probabilities * (1 - probabilities)).sum())
+    if copies is None:
+        copies = np.ones(len(probabilities), dtype=np.int64)
+    mean = float((copies * probabilities).sum())
+    chance = _Z_95 * math.sqrt((copies**2 * probabilities * (1 - probabilities)).sum())
     low = mean - math.hypot(mean * math.expm1(-_Z_95 * log_sd), chance)
     high = mean + math.hypot(mean * math.expm1(_Z_95 * log_sd), chance)
     return ExpectedCount(
         mean=mean,
         low=max(0, math.floor(low)),
-        high=min(len(probabilities), math.ceil(high)),
+        high=min(int(copies.sum()), math.ceil(high)),
     )
 
 

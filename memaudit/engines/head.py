@@ -202,7 +202,4 @@ def _position_tiles(n: int) -> list[slice]:
 
 
 def _row_tiles(start: int, stop: int) -> list[tuple[int, int]]:
-    # Even tiles: a product with a few rows rounds otherwise, and would break ties.
-    n_tiles = -(-(stop - start) // _TILE_ROWS)
-    edges = [start + (stop - start) * i // n_tiles for i in range(n_tiles)]
-    return list(zip(edges, [*edges[1:], stop], strict=True)) if edges else []
+    return [(first, min(first + _TILE_ROWS, stop)) for first in range(start, stop, _TILE_ROWS)]

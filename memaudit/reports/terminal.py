@@ -6,6 +6,7 @@ from pathlib import PurePath
 from rich.table import Table
 from rich.text import Text
 
+from memaudit.metrics import ExpectedCount
 from memaudit.reports.style import make_console, untrusted
 from memaudit.runs.result import AuditResult
 
@@ -36,19 +37,24 @@ def verdict(result: AuditResult) -> Text:
     """Return how many examples are at risk and how many are expected to be memorized."""
     noun = "example" if result.rows == 1 else "examples"
     verb = "is" if result.flagged == 1 else "are"
-    expected = result.expected
-    mean = f"{expected.mean:,.1f}" if expected.mean < 10 else f"{expected.mean:,.0f}"
     teacher = PurePath(result.names.teacher).name or result.names.teacher
     return Text.assemble(
         (
             f"{result.flagged:,} of {result.rows:,} {noun} {verb} at risk",
             "bold red" if result.flagged else "bold green",
         ),
-        f": expect {mean} ({expected.low:,} to {expected.high:,}) ",
-        "to be memorized by a student distilled from ",
+        f": expect {_count(result.expected)} to be memorized by a student distilled from ",
         untrusted(teacher, "bold"),
-        ".",
+        f". Counting equal texts once, {result.flagged_distinct:,} are at risk: expect "
+        f"{_count(result.expected_distinct)}."
+        if result.flagged > result.flagged_distinct
+        else ".",
     )
+
+
+def _count(expected: ExpectedCount) -> str:
+    mean = f"{expected.mean:,.1f}" if expected.mean < 10 else f"{expected.mean:,.0f}"
+    return f"{mean} ({expected.low:,} to {expected.high:,})"
 
 
 def notes(result: AuditResult) -> list[str]:

@@ -170,7 +170,7 @@ def judge_rules(
         classifier = fit_classifier(
             [cell.run for cell in training],
             [cell.run for cell in calibration],
-            name=rule,
+            name=rule.replace(" ", "-"),
             feature_set="teacher",
             features=features,
             provenance={},

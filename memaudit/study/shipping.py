@@ -91,7 +91,7 @@ def _provenance(recipe: Recipe) -> dict[str, str]:
         "memaudit": __version__,
         "numpy": np.__version__,
         "scikit-learn": sklearn.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "transformers": transformers.__version__,
     }
 

@@ -39,12 +39,28 @@ def summary(result, capsys, monkeypatch, width=80, color="never"):
 
 def test_the_verdict_comes_first(capsys, monkeypatch):
     """Who reads one sentence must have read the right one."""
-    result = dataclasses.replace(make_result(), expected=ExpectedCount(18.3, 7, 41), flagged=23)
+    result = dataclasses.replace(
+        make_result(), expected=ExpectedCount(18.3, 7, 41), flagged=23, flagged_distinct=23
+    )
 
     first_sentence = " ".join(summary(result, capsys, monkeypatch).split("\n\n")[0].split())
     assert first_sentence == (
         "23 of 5 examples are at risk: expect 18 (7 to 41) to be memorized by a student distilled "
         "from demo-teacher."
+    )
+
+
+def test_equal_texts_are_counted_once_beside_it():
+    """Thousands of copies of one licence header are one finding."""
+    result = dataclasses.replace(
+        make_result(),
+        flagged=23,
+        flagged_distinct=4,
+        expected_distinct=ExpectedCount(3.14, 1, 6),
+    )
+
+    assert verdict(result).plain.endswith(
+        "Counting equal texts once, 4 are at risk: expect 3.1 (1 to 6)."
     )
 
 

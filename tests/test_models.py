@@ -1,0 +1,67 @@
+"""What is shipped in `models/` and `sample_data/`: whole, small, and good for what it claims."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import memaudit
+from memaudit.classifier import find_classifier, shipped_classifiers_dir
+from memaudit.features import FEATURE_SETS
+
+MODELS = shipped_classifiers_dir()
+DEMO_CORPUS = Path(__file__).parents[1] / "sample_data" / "demo.jsonl"
+DEMO_MODELS = ("demo-teacher", "demo-student", "demo-baseline")
+
+
+@pytest.mark.parametrize("feature_set", FEATURE_SETS)
+def test_a_classifier_is_shipped_for_each_feature_set_and_fits_its_card(feature_set):
+    """A card that describes another file would mislead whoever signs a release by it."""
+    classifier = find_classifier(None, feature_set)
+    card = json.loads((MODELS / feature_set / "card.json").read_text())
+
+    assert classifier.feature_set == feature_set
+    assert card["digest"] == classifier.digest
+    assert tuple(card["features"]) == classifier.features
+    assert card["threshold"] == classifier.threshold
+
+
+@pytest.mark.parametrize("feature_set", FEATURE_SETS)
+def test_a_card_keeps_the_roles_apart_and_shows_the_sceptics_rules(feature_set):
+    """Numbers from cells that were fitted on are worth nothing."""
+    card = json.loads((MODELS / feature_set / "card.json").read_text())
+    names = [set(card["cells"][role]) for role in ("train", "calibration", "test")]
+
+    assert sum(map(len, names)) == len(set.union(*names))
+    assert set(card["test_by_cell"]) == names[2]
+    assert {"this classifier", "zlib entropy alone", "teacher recites it"} < set(card["test"])
+
+
+def test_the_demo_models_are_small_and_hold_no_pickle():
+    """They are in every clone and every wheel."""
+    files = [path for name in DEMO_MODELS for path in (MODELS / name).iterdir()]
+
+    assert sum(path.stat().st_size for path in files) <= 12e6
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".jinja"}
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The first command of the README."""
+    return memaudit.audit_corpus(str(MODELS / "demo-teacher"), DEMO_CORPUS)
+
+
+def test_the_demo_corpus_has_something_to_recite(demo):
+    """A demo without a finding would show nothing."""
+    assert demo.rows == demo.scored > 500
+    assert 0 < demo.flagged < demo.rows / 2
+    assert any("teacher recites it" in example.reason for example in demo.worst)
+
+
+def test_the_demo_gives_the_numbers_on_record(demo):
+    """On another processor the last digits may differ, and nothing else."""
+    record = json.loads((Path(__file__).parent / "golden" / "demo.json").read_text())
+
+    assert demo.rows == record["rows"]
+    assert demo.flagged == pytest.approx(record["flagged"], abs=3)
+    assert demo.expected.mean == pytest.approx(record["expected_memorized"], rel=0.01)
