@@ -62,7 +62,7 @@ def fine_tune(
     _train(trainer_class(model=model, **_trainer_arguments(examples, options, work_dir)))
 
 
-def distil(  # noqa: PLR0913  a student, a teacher and what they meet on
+def distil(
     student: "PreTrainedModel",
     teacher: "PreTrainedModel",
     examples: Sequence[NDArray[np.int32]],

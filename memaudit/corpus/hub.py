@@ -86,7 +86,7 @@ def read_hub(
         ) from error
 
 
-def _load(corpus: HubCorpus, options: CorpusOptions, errors: tuple[type[Exception], ...]) -> Any:  # noqa: ANN401
+def _load(corpus: HubCorpus, options: CorpusOptions, errors: tuple[type[Exception], ...]) -> Any:
     """Return a `datasets.Dataset` or `IterableDataset`."""
     import datasets
 

@@ -103,7 +103,8 @@ class _Softmax:
         Returns:
             (N, v) exp of the shifted logits; (N,) how far the shift moved since the last tile.
         """
-        # The target's logit is read from the same product as its rivals: a tie stays a tie.
+        # The target's logit is read from the same product as its rivals, so that no rounding
+        # of another product comes between them; equal rows may still differ across tiles.
         column_N = self._target_ids_N - start
         here_N = (column_N >= 0) & (column_N < logits_Nv.shape[1])
         column_N = column_N.clamp(0, logits_Nv.shape[1] - 1)

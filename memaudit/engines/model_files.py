@@ -107,11 +107,6 @@ def check_gguf(path: Path) -> ModelFiles:
     return ModelFiles(path.parent, path.name, (path,))
 
 
-def check_model_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
-    """Refuse a folder that `check_folder` refuses, for those who need no list of its files."""
-    check_folder(folder, trust_remote_code=trust_remote_code)
-
-
 def check_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles:
     """Return a folder as a model, once nothing in it can run code or lead elsewhere.
 

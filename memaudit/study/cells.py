@@ -108,7 +108,10 @@ def train_models(cell: Cell, examples: CellExamples, vocabulary_size: int) -> Ce
         work_dir = Path(folder)
         fine_tune(teacher, training_set, options(cell.teacher_plan, cell.seed), work_dir=work_dir)
         baseline_options = TrainingOptions(
-            cell.baseline_epochs, cell.student_plan.learning_rate, cell.batch_size, seed=cell.seed + 1
+            cell.baseline_epochs,
+            cell.student_plan.learning_rate,
+            cell.batch_size,
+            seed=cell.seed + 1,
         )
         fine_tune(baseline, training_set, baseline_options, work_dir=work_dir)
         distil(

@@ -14,7 +14,6 @@ from memaudit.engines import model_files
 from memaudit.engines.model_files import (
     check_folder,
     check_gguf,
-    check_model_folder,
     files_digest,
     find_gguf,
     model_digest,
@@ -83,7 +82,7 @@ class TouchWhenLoaded:
 
 def test_a_plain_model_folder_is_accepted(folder):
     """The refusals below must come from what is planted there and nothing else."""
-    check_model_folder(folder)
+    check_folder(folder)
     files = check_folder(folder)
     assert files.gguf_file is None
     assert [path.name for path in files.used] == [
@@ -255,7 +254,7 @@ def test_a_folder_with_one_thing_wrong_is_refused(folder, case):
     plant, expected = REFUSALS[case]
     plant(folder)
     with pytest.raises(ModelError) as caught:
-        check_model_folder(folder)
+        check_folder(folder)
     assert expected in caught.value.message
     assert caught.value.hint
 
@@ -267,7 +266,7 @@ def test_weights_only_as_pickle_are_refused_and_never_loaded(folder, tmp_path, s
     (folder / "model.safetensors").unlink()
     (folder / f"weights{suffix}").write_bytes(pickle.dumps(TouchWhenLoaded(sentinel)))
     with pytest.raises(ModelError) as caught:
-        check_model_folder(folder, trust_remote_code=True)
+        check_folder(folder, trust_remote_code=True)
     assert f"weights{suffix}" in caught.value.message
     assert "safetensors and GGUF" in caught.value.message
     assert "convert" in caught.value.hint
@@ -279,7 +278,7 @@ def test_a_pickle_beside_safetensors_is_left_alone(folder, tmp_path):
     sentinel = tmp_path / "touched"
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(TouchWhenLoaded(sentinel)))
     _write_json(folder / "pytorch_model.bin.index.json", {"weight_map": {"w": "gone.bin"}})
-    check_model_folder(folder)
+    check_folder(folder)
     assert model_digest(folder)
     assert not sentinel.exists()
 
@@ -294,7 +293,7 @@ def test_the_planted_pickle_would_have_touched_its_sentinel(tmp_path):
 def test_trusted_code_is_allowed(folder, case):
     """The user has read it, and said so."""
     REFUSALS[case][0](folder)
-    check_model_folder(folder, trust_remote_code=True)
+    check_folder(folder, trust_remote_code=True)
 
 
 CODE_CASES = ("auto_map", "Python file", "custom_generate")
@@ -306,7 +305,7 @@ def test_trusting_code_skips_no_other_check(folder, case):
     plant, expected = REFUSALS[case]
     plant(folder)
     with pytest.raises(ModelError) as caught:
-        check_model_folder(folder, trust_remote_code=True)
+        check_folder(folder, trust_remote_code=True)
     assert expected in caught.value.message
 
 
@@ -314,13 +313,13 @@ def test_trusted_code_may_not_come_from_another_repository(folder):
     """Its revision would be whatever that repository holds on the day."""
     _write_json(folder / "config.json", {"auto_map": {"AutoModel": "owner/name--m.M"}})
     with pytest.raises(ModelError, match="another repository"):
-        check_model_folder(folder, trust_remote_code=True)
+        check_folder(folder, trust_remote_code=True)
 
 
 def test_attention_kernels_of_transformers_are_accepted(folder):
     """Saved configs name the one that was used."""
     _write_json(folder / "config.json", {"_attn_implementation": "sdpa"})
-    check_model_folder(folder)
+    check_folder(folder)
 
 
 @pytest.mark.parametrize("name", ["gone", "config.json"])
@@ -328,7 +327,7 @@ def test_what_is_no_folder_is_refused(tmp_path, name):
     """A mistyped path is the commonest mistake of all."""
     (tmp_path / "config.json").touch()
     with pytest.raises(ModelError, match="no such folder"):
-        check_model_folder(tmp_path / name)
+        check_folder(tmp_path / name)
 
 
 def save_in_cache(cache):
@@ -345,7 +344,7 @@ def save_in_cache(cache):
 def test_links_of_the_hub_cache_are_accepted(tmp_path):
     """Every downloaded model consists of them."""
     snapshot = save_in_cache(tmp_path)
-    check_model_folder(snapshot)
+    check_folder(snapshot)
     (tmp_path / "link").symlink_to(snapshot)
     assert model_digest(tmp_path / "link") == model_digest(snapshot)
     assert model_digest(snapshot) == model_digest(save_model(tmp_path / "copy"))
@@ -362,13 +361,13 @@ def test_links_from_the_hub_cache_to_elsewhere_are_refused(tmp_path, target):
     (snapshot / target).write_text("{}", encoding="utf-8")
     (snapshot / "vocab.json").symlink_to(target)
     with pytest.raises(ModelError, match="a link out of"):
-        check_model_folder(snapshot)
+        check_folder(snapshot)
 
 
 def test_a_link_within_the_folder_is_accepted(folder):
     """It leads nowhere else."""
     (folder / "vocab.json").symlink_to("tokenizer.json")
-    check_model_folder(folder)
+    check_folder(folder)
 
 
 def mutate(content, rng):
@@ -394,7 +393,7 @@ def test_a_mutated_weights_file_passes_or_is_refused_and_nothing_else(folder, se
     for _ in range(100):
         (folder / "model.safetensors").write_bytes(mutate(safetensors(), rng))
         try:
-            check_model_folder(folder)
+            check_folder(folder)
         except ModelError:
             n_refused += 1
     assert 60 < n_refused < 100
@@ -412,7 +411,7 @@ def test_a_mutated_json_file_passes_or_is_refused_and_nothing_else(folder, name)
     for _ in range(100):
         (folder / name).write_bytes(mutate(content, rng))
         try:
-            check_model_folder(folder)
+            check_folder(folder)
         except ModelError:
             n_refused += 1
     assert n_refused > 30
@@ -444,12 +443,12 @@ def test_messages_hold_no_control_characters(folder):
     """A file name is the attacker's text on the user's terminal."""
     write_index(folder, ["\x1b]0;owned\x07.safetensors"])
     with pytest.raises(ModelError) as caught:
-        check_model_folder(folder)
+        check_folder(folder)
     assert "\\u001b" in caught.value.message
     assert caught.value.message.isprintable()
     (folder / "\x1b[2J.py").touch()
     with pytest.raises(ModelError) as caught:
-        check_model_folder(folder)
+        check_folder(folder)
     assert caught.value.message.isprintable()
 
 
@@ -534,7 +533,7 @@ def test_a_config_beside_gguf_files_gets_the_hint_to_name_one(folder):
     (folder / "model.safetensors").unlink()
     (folder / "m.gguf").write_bytes(GGUF)
     with pytest.raises(ModelError) as caught:
-        check_model_folder(folder)
+        check_folder(folder)
     assert "m.gguf" in caught.value.hint
 
 
