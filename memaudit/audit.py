@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from memaudit import __version__
 from memaudit.classifier import RiskClassifier, check_zlib, find_classifier
 from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
+from memaudit.engines import EngineName, choose_engine
 from memaudit.engines.base import Engine
 from memaudit.engines.models import ModelOptions
 from memaudit.errors import CorpusError, UsageError
@@ -50,7 +51,7 @@ class AuditOptions:
     classifier: str | None = None
     """Name or path. None: the shipped one for the models given."""
 
-    engine: Literal["auto", "hf", "vllm"] = "auto"
+    engine: EngineName = "auto"
     """What runs the models; `auto` is `hf`."""
 
     shape: WindowShape = field(default_factory=WindowShape)
@@ -81,8 +82,7 @@ class AuditOptions:
     """CPU threads of torch in this process. None leaves them as they are."""
 
     def __post_init__(self) -> None:
-        if self.engine == "vllm":
-            raise UsageError("this version has no vllm engine", hint="use --engine hf")
+        choose_engine(self.engine)
         if self.chunk_size < 1 or min(self.n_worst, self.show_text) < 0:
             raise ValueError("chunk_size must be at least 1, n_worst and show_text at least 0")
 

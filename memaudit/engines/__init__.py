@@ -1,9 +1,8 @@
 """Engines: what runs a model over windows."""
 
-from importlib.util import find_spec
 from typing import Literal
 
-from memaudit.errors import MissingDependency, UsageError
+from memaudit.errors import UsageError
 
 EngineName = Literal["auto", "hf", "vllm"]
 
@@ -12,11 +11,8 @@ def choose_engine(name: EngineName) -> Literal["hf"]:
     """Return the engine to use; auto is `hf`.
 
     Raises:
-        MissingDependency: vLLM is asked for and not installed.
-        UsageError: vLLM is asked for and installed.
+        UsageError: vLLM is asked for.
     """
-    if name != "vllm":
-        return "hf"
-    if find_spec("vllm") is None:
-        raise MissingDependency("vllm", needed_for="the vllm engine", extra="vllm")
-    raise UsageError("the vllm engine is not available in this release", hint="use --engine hf")
+    if name == "vllm":
+        raise UsageError("the vllm engine is not in this release", hint="use --engine hf")
+    return "hf"

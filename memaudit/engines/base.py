@@ -13,7 +13,8 @@ class Engine(Protocol):
     """Runs the teacher, and a reference if it has one, over windows.
 
     The scores of a window do not depend on the windows beside it, on their order or on the
-    batch size, within 1e-5 in float32.
+    batch size, but for the rounding of float32: at most 1e-5 nats on miniature models, and
+    3.3e-5 measured on one of 135 million parameters.
     """
 
     @property

@@ -1,0 +1,1 @@
+"""Runs: what an audit keeps on disk, while it works and when it is done."""

@@ -1,0 +1,89 @@
+"""Outputs that are whole or not there: written beside their place, then renamed into it."""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from memaudit.errors import OutputError
+from memaudit.safe_text import safe_text
+
+
+@contextmanager
+def output_folder(path: Path) -> Iterator[None]:
+    """Make a folder that only its owner can read, and check that it can be written.
+
+    An existing folder keeps its permissions. If the work inside fails, the folders that were
+    made for it and hold nothing are removed again.
+
+    Raises:
+        OutputError: the folder cannot be made or written.
+    """
+    made: list[Path] = []
+    try:
+        with output_errors(path):
+            for folder in _missing_folders(path):
+                folder.mkdir(mode=0o700)
+                made.append(folder)
+            tempfile.TemporaryFile(dir=path).close()
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in reversed(made):
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def committed_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, readable by its owner alone, that takes its name when all went well.
+
+    What had the name before stays until then, and for ever if the work inside fails.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with output_errors(path):
+        try:
+            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Tell errors of the file system as an `OutputError` about this path."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{safe_text(str(path), 4096)}: cannot be written: {error.strerror or 'write failed'}",
+            hint="check the space on the disk and the permissions, or choose a place with --out",
+        ) from error
+
+
+def _missing_folders(path: Path) -> list[Path]:
+    """Return the folders to make, outermost first; the last one if it is no folder, to fail."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    if not missing and not path.is_dir():
+        missing = [path]
+    return missing[::-1]
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename survives a power cut only once the folder that holds the name is on the disk.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

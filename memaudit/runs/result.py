@@ -1,0 +1,202 @@
+"""What an audit found: counts, an expectation, the worst examples; and how it was found."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from memaudit.metrics import ExpectedCount
+from memaudit.runs.spool import Outcome
+from memaudit.windows import WindowPolicy, WindowShape
+
+SCHEMA_VERSION = 1
+"""Of the risk table and the summary; goes up when a reader of the old one would misread."""
+
+OUT_OF_RANGE_LIMIT = 0.05
+"""Share of rows beyond a feature's range in training from which a summary says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorstExample:
+    """One of the riskiest examples; of examples with equal windows, the first."""
+
+    example_id: str
+    """As in the corpus: untrusted, so show it with `safe_text` only."""
+
+    address: str
+    """`<file>:<line or row>`."""
+
+    row: int
+    """Ordinal in the corpus, from 0."""
+
+    probability: float
+    """That the student memorizes it."""
+
+    occurrences: int
+    """How many times its worst window occurs in the corpus."""
+
+    reason: str
+    """In words, such as "occurs 16 times"."""
+
+    text: str | None = None
+    """Start of its worst window, if it was asked for: text of the corpus."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNames:
+    """What was audited with what."""
+
+    teacher: str
+    """Path or hub id, as given."""
+
+    teacher_digest: str
+    """Of its files."""
+
+    reference: str | None
+    """The student's or the baseline's path or hub id, as given."""
+
+    reference_digest: str | None
+    """Of its files."""
+
+    feature_set: str
+    """Key of `FEATURE_SETS`: `teacher`, or with what the reference is."""
+
+    engine: str
+    """As the engine calls itself, such as `hf-float32`."""
+
+    classifier: str
+    """Its name."""
+
+    classifier_digest: str
+    """Hexadecimal SHA-256."""
+
+    memaudit_version: str
+    """Of this package."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditResult:
+    """What an audit found. Counts are of rows unless they say otherwise."""
+
+    outcomes: Mapping[Outcome, int]
+    """Rows by outcome; what is not named has none."""
+
+    flagged: int
+    """Scored rows whose probability reaches the threshold."""
+
+    threshold: float
+    """The classifier's."""
+
+    expected: ExpectedCount
+    """Scored rows expected to be memorized: the sum of their probabilities, with an interval."""
+
+    flagged_distinct: int
+    """Distinct texts among the flagged: rows with equal worst windows count once."""
+
+    expected_distinct: ExpectedCount
+    """Distinct texts expected to be memorized."""
+
+    windows: int
+    """Windows cut, equal ones counted each time."""
+
+    distinct_windows: int
+    """Windows scored."""
+
+    shape: WindowShape
+    """Of the windows."""
+
+    policy: WindowPolicy
+    """Which windows of a row were cut."""
+
+    names: ModelNames
+    """Models, engine and classifier."""
+
+    worst: tuple[WorstExample, ...]
+    """The riskiest first."""
+
+    out_of_range: dict[str, float]
+    """For each feature of the classifier, the share of scored rows beyond its training range."""
+
+    seconds: float
+    """Wall time of the audit, without the loading of models."""
+
+    scoring_seconds: float
+    """Wall time of the scoring pass."""
+
+    table: Path | None = None
+    """The risk table, if one was written."""
+
+    @property
+    def scored(self) -> int:
+        """Rows that got a probability."""
+        return self.outcomes.get("scored", 0)
+
+    @property
+    def too_short(self) -> int:
+        """Rows without a single window: they cannot be extracted under the definition."""
+        return self.outcomes.get("too_short", 0)
+
+    @property
+    def bad(self) -> int:
+        """Rows that could not be used."""
+        return self.outcomes.get("bad", 0)
+
+    @property
+    def rows(self) -> int:
+        """Rows in the corpus: every one has exactly one outcome."""
+        return self.scored + self.too_short + self.bad
+
+    @property
+    def tokens(self) -> int:
+        """Tokens scored, each once, however many models looked at it."""
+        return self.distinct_windows * self.shape.length
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the scoring pass."""
+        return self.tokens / self.scoring_seconds if self.scoring_seconds > 0 else 0.0
+
+    @property
+    def unfamiliar(self) -> dict[str, float]:
+        """Features for which too many rows lie beyond what the classifier has seen."""
+        return {name: rate for name, rate in self.out_of_range.items() if rate > OUT_OF_RANGE_LIMIT}
+
+    def document(self) -> dict[str, Any]:
+        """Return the result as one JSON document; keys are never renamed within a version."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "rows": self.rows,
+            "scored": self.scored,
+            "too_short": self.too_short,
+            "bad": self.bad,
+            "flagged": self.flagged,
+            "threshold": self.threshold,
+            "expected_memorized": self.expected.mean,
+            "expected_memorized_interval": [self.expected.low, self.expected.high],
+            "flagged_distinct": self.flagged_distinct,
+            "expected_memorized_distinct": self.expected_distinct.mean,
+            "expected_memorized_distinct_interval": [
+                self.expected_distinct.low,
+                self.expected_distinct.high,
+            ],
+            "windows": self.windows,
+            "distinct_windows": self.distinct_windows,
+            "window_policy": self.policy,
+            "prefix_tokens": self.shape.prefix_len,
+            "suffix_tokens": self.shape.suffix_len,
+            **asdict(self.names),
+            "worst": [_worst_document(example) for example in self.worst],
+            "out_of_range": self.out_of_range,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "tokens_per_second": self.tokens_per_second,
+            "table": None if self.table is None else str(self.table),
+        }
+
+
+def _worst_document(example: WorstExample) -> dict[str, Any]:
+    document = asdict(example)
+    document["id"] = document.pop("example_id")
+    if example.text is None:
+        del document["text"]
+    return document

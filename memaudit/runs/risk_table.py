@@ -1,0 +1,121 @@
+"""The risk table: one row an example, in the order of the corpus; no text of the corpus."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import BinaryIO, Literal
+
+from memaudit.runs.spool import RowOutcome
+
+TableFormat = Literal["parquet", "jsonl", "csv"]
+"""How a risk table is written: parquet and jsonl are exact, csv is for spreadsheets."""
+
+COLUMNS = ("id", "row", "address", "outcome", "probability", "flagged", "reason")
+"""Columns before the features."""
+
+_ROWS_A_GROUP = 2048
+_FORMULA_STARTS = tuple("=+-@\t\r\n\0＝＋－＠")
+"""What makes a spreadsheet read a cell as a formula, full-width forms included."""
+
+
+@dataclass(frozen=True, slots=True)
+class RiskRow:
+    """A row of the risk table."""
+
+    source: RowOutcome
+    """Where it is in the corpus, and what became of it."""
+
+    probability: float | None = None
+    """That the student memorizes it: its worst window's. None if it was not scored."""
+
+    flagged: bool = False
+    """Whether the probability reaches the classifier's threshold."""
+
+    reason: str = ""
+    """Why it stands out, or why it was not scored."""
+
+    features: Sequence[float] | None = None
+    """Of its worst window. None if it was not scored."""
+
+
+def write_risk_table(
+    stream: BinaryIO,
+    table_format: TableFormat,
+    rows: Iterable[RiskRow],
+    *,
+    features: Sequence[str],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write rows as they come; the same rows give the same bytes.
+
+    Args:
+        stream: where to.
+        table_format: parquet has page checksums; csv has a `'` before what a spreadsheet would
+            take for a formula.
+        rows: in the order of the corpus.
+        features: names of the feature columns.
+        metadata: goes into the schema of parquet; the other formats have no place for it.
+    """
+    records = (_record(row, features) for row in rows)
+    if table_format == "parquet":
+        _write_parquet(stream, records, features, metadata)
+    elif table_format == "jsonl":
+        for record in records:
+            # ASCII only: what an id could do to a terminal or a line reader stays escaped.
+            line = json.dumps(record, sort_keys=True, allow_nan=False)
+            stream.write(line.encode() + b"\n")
+    else:
+        _write_csv(stream, records, features)
+
+
+def _record(row: RiskRow, features: Sequence[str]) -> dict[str, object]:
+    source = row.source
+    fixed = (
+        source.example_id,
+        source.row,
+        source.address,
+        source.outcome,
+        row.probability,
+        row.flagged,
+        row.reason,
+    )
+    values = row.features if row.features is not None else [None] * len(features)
+    return dict(zip((*COLUMNS, *features), (*fixed, *values), strict=True))
+
+
+def _write_parquet(
+    stream: BinaryIO,
+    records: Iterator[dict[str, object]],
+    features: Sequence[str],
+    metadata: Mapping[str, str],
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text, number = pa.string(), pa.float64()
+    types = (text, pa.int64(), text, text, number, pa.bool_(), text)
+    fields = [*zip(COLUMNS, types, strict=True), *((name, number) for name in features)]
+    schema = pa.schema(fields, metadata=dict(metadata))
+    with pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer:
+        while group := list(islice(records, _ROWS_A_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+
+def _write_csv(
+    stream: BinaryIO, records: Iterator[dict[str, object]], features: Sequence[str]
+) -> None:
+    text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer.writerow([*COLUMNS, *features])
+    for record in records:
+        writer.writerow([_csv_cell(value) for value in record.values()])
+    text.detach()
+
+
+def _csv_cell(value: object) -> object:
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return f"'{value}"
+    return value
