@@ -69,7 +69,7 @@ class AuditOptions:
     table_format: TableFormat = "parquet"
     """How the risk table is written."""
 
-    chunk_size: int = 512
+    chunk_size: int = 128
     """Distinct windows that are scored together."""
 
     n_worst: int = 10
