@@ -137,7 +137,9 @@ def evaluate(
     for name, statistic in STATISTICS.items():
         values = resampled[name]
         low, high = np.quantile(values, [0.025, 0.975]).tolist() if values else (None, None)
-        report[name] = {"value": statistic(runs), "low": low, "high": high}
+        figures = {"value": statistic(runs), "low": low, "high": high}
+        # Six decimals: what lies beyond depends on the processor.
+        report[name] = {key: x if x is None else round(x, 6) for key, x in figures.items()}
     return report
 
 

@@ -109,7 +109,7 @@ def _card(
             **{name: entry["value"] for name, entry in evaluate([one], n_resamples=0).items()},
             "examples": len(one.extracted),
             "extracted": cell.run.n_extracted,
-            "expected": float(one.probabilities.sum()),
+            "expected": round(float(one.probabilities.sum()), 6),
         }
         for cell, one in zip(cells["test"], judged, strict=True)
     }
