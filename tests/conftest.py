@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("memaudit", settings.default, deadline=None)
+settings.load_profile("memaudit")
 
 
 def save_tiny_model(folder, *, seed=0, first_token="!", n_positions=256):
