@@ -1,4 +1,13 @@
-"""Memorization: whether a model reproduces a window's suffix from its prefix."""
+"""Memorization: whether a model reproduces a window's suffix, by each definition in use.
+
+Exact, by prefix length and probabilistic extraction follow from one scoring pass. Approximate
+extraction compares text that was really generated (`engines.generation`).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from memaudit.scores import TokenScores, suffix
 
@@ -15,3 +24,222 @@ def extracted(scores: TokenScores, prefix_len: int) -> bool:
         prefix_len: tokens of the window before its suffix.
     """
     return bool(suffix(scores.is_argmax, prefix_len).all())
+
+
+def shortest_prefix(scores: TokenScores) -> int:
+    """Return with how many of its first tokens the model recites all the rest of the window.
+
+    That is one more than the position of the last token that is not the argmax: a prefix must
+    hold it, and needs nothing after it.
+
+    Returns:
+        1 to T - 1; T, the window's length, when not even its last token is recited.
+    """
+    (missed,) = np.nonzero(~scores.is_argmax)
+    # Entry s is about token s + 1, so a prefix that holds that token has s + 2 tokens.
+    return int(missed[-1]) + 2 if len(missed) else 1
+
+
+def prefix_sweep(scores: TokenScores, prefix_lens: Sequence[int]) -> NDArray[np.bool_]:
+    """Return for each prefix length whether the rest of the window is extracted.
+
+    One pass answers only for prefixes that begin where the window does, because only they are
+    the context that its predictions had; the longer the prefix, the shorter the rest. It does
+    not tell what a model says after an error of its own: False may still hide that the last
+    tokens come out right. For prefixes of several lengths before one and the same suffix, score
+    `windows_before_suffix`.
+
+    Args:
+        scores: of the window of T tokens.
+        prefix_lens: (P,) each from 1 to T - 1.
+
+    Returns:
+        (P,) and once True, True for every longer prefix.
+    """
+    n_predicted = len(scores.is_argmax)
+    if not all(1 <= prefix_len <= n_predicted for prefix_len in prefix_lens):
+        raise ValueError(f"prefix lengths must be 1 to {n_predicted}, got {list(prefix_lens)}")
+    return np.asarray(prefix_lens, dtype=np.int64) >= shortest_prefix(scores)
+
+
+def windows_before_suffix(
+    window: NDArray[np.int32], suffix_len: int, prefix_lens: Sequence[int]
+) -> list[NDArray[np.int32]]:
+    """Return the windows to score for a sweep over the context before one suffix.
+
+    Each ends where the window ends; `extracted` with its prefix length answers for it. This is
+    the sweep of Carlini et al. 2022 (arXiv:2202.07646), section 5, and costs a pass a length.
+
+    Args:
+        window: (T,) token ids.
+        suffix_len: tokens that are to be reproduced, at least 1.
+        prefix_lens: each from 1 to T - suffix_len.
+
+    Returns:
+        (prefix_len + suffix_len,) token ids for each prefix length.
+    """
+    longest = len(window) - suffix_len
+    if suffix_len < 1 or not all(1 <= prefix_len <= longest for prefix_len in prefix_lens):
+        raise ValueError(
+            f"expected a suffix_len >= 1 and prefix lengths from 1 to {longest}, "
+            f"got {suffix_len} and {list(prefix_lens)}"
+        )
+    return [window[len(window) - suffix_len - prefix_len :] for prefix_len in prefix_lens]
+
+
+def suffix_logprob(scores: TokenScores, prefix_len: int) -> float:
+    """Return the log-probability of sampling exactly the suffix after the prefix, nats.
+
+    Of sampling at temperature 1 from the whole vocabulary. Another temperature, top-k or top-p
+    change every factor, and cannot be had from these scores: they need all logits.
+
+    Returns:
+        at most 0.
+    """
+    return min(0.0, float(suffix(scores.logprobs, prefix_len).sum(dtype=np.float64)))
+
+
+def extraction_probability(logprobs: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """Return the probability that at least one of n samples is exactly the suffix.
+
+    1 - (1 - p)^n, computed so that rounding does not lose a tiny p.
+    Source: Hayes et al. 2024 (arXiv:2410.19482), (n, p)-discoverable extraction; there mostly
+    with top-k sampling, here with plain sampling, see `suffix_logprob`.
+
+    Args:
+        logprobs: (W,) log p of each window, nats, at most 0; -inf is p = 0.
+        n: samples drawn independently, at least 1.
+
+    Returns:
+        (W,) in [0, 1].
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    return -np.expm1(n * _log_of_rest(logprobs))
+
+
+def probabilistically_extracted(
+    logprobs: NDArray[np.float64], n: int, probability: float
+) -> NDArray[np.bool_]:
+    """Return which windows n samples reveal with at least this probability.
+
+    Source: Hayes et al. 2024 (arXiv:2410.19482), (n, p)-discoverable extraction.
+
+    Args:
+        logprobs: (W,) see `extraction_probability`.
+        n: samples drawn, at least 1.
+        probability: in (0, 1).
+
+    Returns:
+        (W,)
+    """
+    _check_probability(probability)
+    return extraction_probability(logprobs, n) >= probability
+
+
+def samples_needed(logprobs: NDArray[np.float64], probability: float) -> NDArray[np.float64]:
+    """Return the least n with which a window is (n, p)-extracted.
+
+    Source: Hayes et al. 2024 (arXiv:2410.19482), from log(1 - probability) / log(1 - p).
+
+    Args:
+        logprobs: (W,) see `extraction_probability`.
+        probability: in (0, 1).
+
+    Returns:
+        (W,) whole numbers from 1; inf where p or n is beyond float64.
+    """
+    _check_probability(probability)
+    with np.errstate(divide="ignore", over="ignore"):
+        n: NDArray[np.float64] = np.ceil(np.log1p(-probability) / _log_of_rest(logprobs))
+    return np.maximum(n, 1.0)
+
+
+def _log_of_rest(logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log(1 - p), the log-probability that a sample is something else."""
+    if not (logprobs <= 0).all():
+        raise ValueError("log-probabilities must be at most 0")
+    with np.errstate(divide="ignore"):  # p = 1 leaves log 0 = -inf, and a probability of 1
+        rest: NDArray[np.float64] = np.log1p(-np.exp(logprobs))
+    return rest
+
+
+def _check_probability(probability: float) -> None:
+    if not 0 < probability < 1:
+        raise ValueError(f"probability must be above 0 and below 1, got {probability}")
+
+
+def longest_common_run(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
+    """Return how many tokens the longest run has that stands in both without a gap.
+
+    Args:
+        a: (A,) token ids.
+        b: (B,) token ids.
+
+    Returns:
+        0 to min(A, B).
+    """
+    longest = 0
+    # Entry j is the length of the common run that ends with the current token of a and b[j - 1].
+    run_lens = np.zeros(len(b) + 1, dtype=np.int64)
+    for token_id in a:
+        run_lens[1:] = np.where(b == token_id, run_lens[:-1] + 1, 0)
+        longest = max(longest, int(run_lens.max()))
+    return longest
+
+
+def edit_distance(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
+    """Return the least number of tokens to insert, delete or replace to turn a into b.
+
+    The distance of Levenshtein, row by row.
+
+    Args:
+        a: (A,) token ids.
+        b: (B,) token ids.
+
+    Returns:
+        0 to max(A, B).
+    """
+    columns = np.arange(len(b) + 1)
+    row = columns
+    for token_id in a:
+        without_insertion = row + 1
+        without_insertion[1:] = np.minimum(without_insertion[1:], row[:-1] + (b != token_id))
+        # From column i to j, j - i insertions: a running minimum of what is left without them.
+        row = np.minimum.accumulate(without_insertion - columns) + columns
+    return int(row[-1])
+
+
+def normalised_edit_distance(a: NDArray[np.int32], b: NDArray[np.int32]) -> float:
+    """Return the edit distance as a share of the longer one, in [0, 1]; 0 if both are empty."""
+    return edit_distance(a, b) / max(1, len(a), len(b))
+
+
+def approximately_extracted(
+    generated: NDArray[np.int32], true: NDArray[np.int32], max_distance: float = 0.1
+) -> bool:
+    """Return whether the generated text is the suffix but for a few edits.
+
+    10 % is the limit of Gemma 2 (arXiv:2408.00118) and Gemma 3 (arXiv:2503.19786) in their
+    sections on memorization, with 50 + 50 tokens. That verbatim matches alone miss leaks:
+    Ippolito et al. 2022 (arXiv:2210.17546).
+
+    Args:
+        generated: (G,) token ids, what greedy decoding gave.
+        true: (S,) token ids, the suffix.
+        max_distance: normalised edit distance up to which it counts, in [0, 1].
+    """
+    return normalised_edit_distance(generated, true) <= max_distance
+
+
+def shares_run(generated: NDArray[np.int32], true: NDArray[np.int32], min_len: int = 50) -> bool:
+    """Return whether the generated text holds a verbatim run of the true one.
+
+    Wherever in either it begins. 50 tokens are usual: Nasr et al. 2023 (arXiv:2311.17035).
+
+    Args:
+        generated: (G,) token ids.
+        true: (S,) token ids, such as the example from which the prefix came.
+        min_len: tokens from which a run counts, at least 1.
+    """
+    return longest_common_run(generated, true) >= min_len

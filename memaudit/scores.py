@@ -1,9 +1,12 @@
 """Scores: what a model says about a window, token by token."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+_Entry = TypeVar("_Entry", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class WindowScores:
     """(S,) KL(teacher ‖ reference) over the whole vocabulary at T = 1, nats."""
 
 
-def suffix(per_token: NDArray[np.generic], prefix_len: int) -> NDArray[np.generic]:
+def suffix(per_token: NDArray[_Entry], prefix_len: int) -> NDArray[_Entry]:
     """Return the entries about the suffix: entry s is about token s + 1.
 
     Args:

@@ -1,0 +1,213 @@
+"""transformers' Trainer, made to train by one loss and to say nothing.
+
+Imported where a training begins: it loads torch and transformers.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from memaudit.distillation.losses import NO_TARGET, Batch, LossFunction
+from memaudit.distillation.options import TrainingOptions
+from memaudit.distillation.quiet import quiet_transformers
+from memaudit.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_COMPLETE = "complete"
+"""Empty file of a checkpoint all of whose other files are on the disk."""
+
+
+class _LossTrainer(Trainer):
+    """A Trainer that minimises the loss it is given."""
+
+    def __init__(self, loss: LossFunction, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._loss = loss
+        # The loss below is that of the whole step: nothing is left to divide by.
+        self.model_accepts_loss_kwargs = True
+
+    def get_batch_samples(self, *arguments: Any) -> Any:
+        """Return the parts of a step, and the number of predictions in all of them."""
+        parts, _ = super().get_batch_samples(*arguments)
+        return parts, sum(int((part["labels"][:, 1:] != NO_TARGET).sum()) for part in parts)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return this part's share of the mean over all predictions of the step."""
+        n_predictions = int((inputs["labels"][:, 1:] != NO_TARGET).sum())
+        share: float = n_predictions / num_items_in_batch
+        return self._loss(model, inputs) * share
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load all weights of a checkpoint.
+
+        The Trainer's own way skips, without an error, those whose name in a file is not that in
+        the model, such as the head of GPTNeoX: it would start again from random numbers.
+        """
+        if model is not None:  # wrapped by FSDP, whose checkpoints are of another kind
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        current: Any = self.model
+        saved = type(current).from_pretrained(resume_from_checkpoint, dtype=current.dtype)
+        current.load_state_dict(saved.state_dict())
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Return 0: nobody asks, and the estimate takes time on small models."""
+        return 0
+
+
+class _Hooks(TrainerCallback):
+    """Tells of steps, marks whole checkpoints and asks whether to stop."""
+
+    def __init__(self, options: TrainingOptions) -> None:
+        self._options = options
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._options.on_step is not None:
+            self._options.on_step(state.global_step, state.max_steps)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._options.stop_when is not None and round(state.epoch) % 2 == 0:
+            model = kwargs["model"].eval()
+            control.should_training_stop = self._options.stop_when(model)
+            model.train()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            _mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def train(
+    model: "PreTrainedModel",
+    examples: Sequence[NDArray[np.int32]],
+    loss: LossFunction,
+    options: TrainingOptions,
+    work_dir: Path,
+) -> None:
+    """Train the model in place, from the last whole checkpoint if there is one.
+
+    Raises:
+        ModelError: a weight is not finite at the end.
+    """
+    model.requires_grad_(True)
+    with quiet_transformers():
+        trainer = _LossTrainer(
+            loss,
+            model=model,
+            args=_arguments(options, work_dir, len(examples)),
+            train_dataset=list(examples),
+            data_collator=_collate,
+            callbacks=[_Hooks(options)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        resume = None if options.save_every is None else _last_checkpoint(work_dir)
+        with _memory_errors(options):
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    model.eval()
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        raise ModelError(
+            f"the training diverged: after {trainer.state.global_step} steps a weight is not a "
+            "finite number",
+            hint="choose a lower learning rate",
+        )
+
+
+@contextmanager
+def _memory_errors(options: TrainingOptions) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        # On a CPU torch raises nothing more telling than this.
+        on_cpu = "can't allocate memory" in str(error)
+        if not (on_cpu or isinstance(error, torch.OutOfMemoryError)):
+            raise
+        raise ModelError(
+            f"not enough memory to train on {options.batch_size} examples in "
+            f"{options.gradient_accumulation} parts",
+            hint="run a step in more parts with --gradient-accumulation",
+        ) from error
+
+
+def training_device(options: TrainingOptions) -> torch.device:
+    """Return where models are trained: the Trainer's own choice."""
+    return TrainingArguments(use_cpu=_use_cpu(options), report_to=[]).device
+
+
+def _arguments(options: TrainingOptions, work_dir: Path, n_examples: int) -> TrainingArguments:
+    n_steps = options.n_steps(n_examples)
+    arguments = TrainingArguments(
+        output_dir=str(work_dir),
+        max_steps=n_steps,
+        gradient_accumulation_steps=options.gradient_accumulation,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=int(n_steps * options.warmup_share),
+        weight_decay=options.weight_decay,
+        seed=options.seed,
+        bf16=options.bf16,
+        use_cpu=_use_cpu(options),
+        save_strategy="no" if options.save_every is None else "steps",
+        save_steps=options.save_every or 500,
+        save_total_limit=2,  # the older one goes only once the newer one is marked
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    n_parts = options.gradient_accumulation * arguments.world_size * max(1, arguments.n_gpu)
+    arguments.per_device_train_batch_size = -(-options.batch_size // n_parts)
+    return arguments
+
+
+def _use_cpu(options: TrainingOptions) -> bool:
+    # Without a GPU, bf16 wants the CPU to be named.
+    return options.on_cpu or not torch.cuda.is_available()
+
+
+def _collate(examples: Sequence[NDArray[np.int32]]) -> Batch:
+    """Pad on the right: under a causal model no real position sees the padding."""
+    longest = max(len(example) for example in examples)
+    input_ids = torch.zeros(len(examples), longest, dtype=torch.int64)
+    labels = torch.full_like(input_ids, NO_TARGET)
+    for row, example in enumerate(examples):
+        token_ids = torch.as_tensor(example, dtype=torch.int64)
+        input_ids[row, : len(example)] = token_ids
+        labels[row, : len(example)] = token_ids
+    return {"input_ids": input_ids, "labels": labels}
+
+
+def _mark_complete(checkpoint: Path) -> None:
+    """Say that a checkpoint is whole, once its files are on the disk."""
+    for path in [*checkpoint.rglob("*"), checkpoint]:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    (checkpoint / _COMPLETE).touch(mode=0o600)
+
+
+def _last_checkpoint(work_dir: Path) -> Path | None:
+    """Return the whole checkpoint of most steps, and remove those cut short by a kill."""
+    found = sorted(work_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for checkpoint in found:
+        if not (checkpoint / _COMPLETE).exists():
+            shutil.rmtree(checkpoint)
+    whole = [checkpoint for checkpoint in found if checkpoint.exists()]
+    return whole[-1] if whole else None

@@ -1,0 +1,276 @@
+"""Generation: what a model really says after a prefix, and whether one pass foretold it."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from memaudit.engines.hf import HfEngine
+from memaudit.errors import ModelError
+from memaudit.memorization import extracted
+from memaudit.scores import TokenScores, suffix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TIE_GAP = 1e-4
+"""Two logits closer than this are tied, nats: several times the rounding of float32 between two
+ways to compute them, see `Engine`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationCheck:
+    """How often real generation and the one pass gave the same answer."""
+
+    n_windows: int
+    """Windows compared, at least 1."""
+
+    n_extracted_one_pass: int
+    """Windows whose suffix is the argmax throughout, given the true tokens before it."""
+
+    n_extracted_generated: int
+    """Windows whose suffix came out of `generate`."""
+
+    disagreements: tuple[int, ...]
+    """Indices of the windows on which the two differ, ascending."""
+
+    ties: tuple[int, ...]
+    """Those of the disagreements that a tie explains: where the two part, the two best logits
+    are at most `TIE_GAP` apart, so that either answer is right."""
+
+    seconds_one_pass: float
+    """Wall time of the one pass over all windows."""
+
+    seconds_generate: float
+    """Wall time of the generation for all windows."""
+
+    @property
+    def one_pass_rate(self) -> float:
+        """Share of the windows extracted by the one pass."""
+        return self.n_extracted_one_pass / self.n_windows
+
+    @property
+    def generated_rate(self) -> float:
+        """Share of the windows extracted by generation."""
+        return self.n_extracted_generated / self.n_windows
+
+    @property
+    def disagreement_rate(self) -> float:
+        """Share of the windows on which the two differ."""
+        return len(self.disagreements) / self.n_windows
+
+    @property
+    def speed_ratio(self) -> float:
+        """How many times as long as the one pass generation took."""
+        return self.seconds_generate / self.seconds_one_pass
+
+
+def continue_greedily(
+    model: "PreTrainedModel",
+    prefixes: Sequence[NDArray[np.int32]],
+    n_tokens: int,
+    *,
+    bos_token_id: int | None = None,
+    batch_size: int = 16,
+) -> list[NDArray[np.int32]]:
+    """Return the greedy continuation of each prefix, as transformers' `generate` gives it.
+
+    Only the logits decide: nothing of the model's generation config applies (penalties,
+    sampling, suppressed or forced tokens), and an end-of-sequence token neither stops a
+    continuation nor is avoided. Prefixes of one length run together, so there is no padding.
+
+    Args:
+        model: used in evaluation mode and in its own dtype; left as it was.
+        prefixes: token ids, each (P,); lengths may differ. P >= 1, or 0 after a BOS.
+        n_tokens: in each continuation, at least 1.
+        bos_token_id: put in front of every prefix, as `HfEngine` does.
+        batch_size: prefixes run at once, at least 1.
+
+    Returns:
+        (n_tokens,) for each prefix, in the order given.
+
+    Raises:
+        ModelError: a prefix and its continuation are too long for the model, a prefix holds ids
+            it does not have, or memory does not suffice for the batch.
+    """
+    inputs = [_with_bos(prefix, bos_token_id) for prefix in prefixes]
+    _check_inputs(model, inputs, n_tokens, batch_size)
+    continuations: dict[int, NDArray[np.int32]] = {}
+    with _only_logits_decide(model):
+        for batch in _batches([len(token_ids) for token_ids in inputs], batch_size):
+            found_Bn = _generate(model, np.stack([inputs[i] for i in batch]), n_tokens)
+            continuations.update(zip(batch, found_Bn, strict=True))
+    return [continuations[i] for i in range(len(inputs))]
+
+
+def count_generation_disagreements(
+    model: "PreTrainedModel",
+    windows: Sequence[NDArray[np.int32]],
+    prefix_len: int,
+    *,
+    bos_token_id: int | None = None,
+    batch_size: int = 16,
+) -> GenerationCheck:
+    """Ask for each window both ways whether its suffix is extracted, and compare.
+
+    The two must agree in float32 but for ties. In lower precision they need not: rounding then
+    differs between a pass over the window and one token at a time.
+
+    Args:
+        model: of transformers, in float32.
+        windows: token ids, each longer than `prefix_len`; at least one.
+        prefix_len: tokens of a window before its suffix, at least 1.
+        bos_token_id: put in front of every window.
+        batch_size: of the generation; the pass chooses its own.
+
+    Raises:
+        ModelError: as `HfEngine.score` and `continue_greedily`.
+    """
+    if not windows or prefix_len < 1 or min(map(len, windows)) <= prefix_len:
+        raise ValueError(f"expected windows longer than a prefix_len >= 1, got {prefix_len}")
+    suffixes = [window[prefix_len:] for window in windows]
+    engine = HfEngine(model, bos_token_id=bos_token_id)
+    start = time.perf_counter()
+    scores = [score.teacher for score in engine.score(windows)]
+    scored = time.perf_counter()
+    continuations = continue_greedily(
+        model,
+        [window[:prefix_len] for window in windows],
+        max(map(len, suffixes)),
+        bos_token_id=bos_token_id,
+        batch_size=batch_size,
+    )
+    end = time.perf_counter()
+    generated = [c[: len(true)] for c, true in zip(continuations, suffixes, strict=True)]
+    by_pass = [extracted(score, prefix_len) for score in scores]
+    by_generation = list(map(np.array_equal, generated, suffixes))
+    disagreements = [i for i in range(len(windows)) if by_pass[i] != by_generation[i]]
+    contexts = {i: _shared_context(windows[i], scores[i], generated[i]) for i in disagreements}
+    gaps = {i: _gap_of_best(model, _with_bos(c, bos_token_id)) for i, c in contexts.items()}
+    return GenerationCheck(
+        n_windows=len(windows),
+        n_extracted_one_pass=sum(by_pass),
+        n_extracted_generated=sum(by_generation),
+        disagreements=tuple(disagreements),
+        ties=tuple(i for i, gap in gaps.items() if gap <= TIE_GAP),
+        seconds_one_pass=scored - start,
+        seconds_generate=end - scored,
+    )
+
+
+def _with_bos(token_ids: NDArray[np.int32], bos_token_id: int | None) -> NDArray[np.int64]:
+    bos = [] if bos_token_id is None else [bos_token_id]
+    return np.concatenate([bos, token_ids]).astype(np.int64)
+
+
+def _check_inputs(
+    model: "PreTrainedModel", inputs: list[NDArray[np.int64]], n_tokens: int, batch_size: int
+) -> None:
+    if n_tokens < 1 or batch_size < 1:
+        raise ValueError(
+            f"n_tokens and batch_size must be at least 1, got {n_tokens} and {batch_size}"
+        )
+    if not inputs:
+        return
+    if min(map(len, inputs)) < 1:
+        raise ValueError("a prefix must have at least 1 token, or follow a BOS")
+    n_needed = max(map(len, inputs)) + n_tokens
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and n_needed > limit:
+        raise ModelError(
+            f"a prefix and its continuation have {n_needed} tokens, "
+            f"{type(model).__name__} reads at most {limit}",
+            hint="choose a shorter prefix or suffix",
+        )
+    untyped: Any = model
+    n_rows = untyped.get_input_embeddings().weight.shape[0]
+    lowest, highest = min(x.min() for x in inputs), max(x.max() for x in inputs)
+    if lowest < 0 or highest >= n_rows:
+        raise ModelError(
+            f"token ids run from {lowest} to {highest}, "
+            f"{type(model).__name__} has rows for 0 to {n_rows - 1}",
+            hint="use the tokenizer that belongs to the model",
+        )
+
+
+def _batches(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
+    """Yield indices of inputs of one length."""
+    by_length: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        by_length.setdefault(length, []).append(index)
+    for indices in by_length.values():
+        for start in range(0, len(indices), batch_size):
+            yield indices[start : start + batch_size]
+
+
+@contextmanager
+def _only_logits_decide(model: "PreTrainedModel") -> Iterator[None]:
+    """Switch dropout and the model's generation config off, and back to what they were.
+
+    What a config handed to `generate` leaves open is filled in from the model's own, so that
+    one must be out of the way.
+    """
+    from transformers import GenerationConfig
+
+    was_training, own_config = model.training, model.generation_config
+    model.train(False)
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        model.generation_config = own_config
+
+
+def _generate(
+    model: "PreTrainedModel", inputs_BP: NDArray[np.int64], n_tokens: int
+) -> NDArray[np.int32]:
+    """Return (B, n_tokens) greedy continuations; without an EOS id, nothing stops early."""
+    from transformers import GenerationConfig
+
+    untyped: Any = model
+    token_ids_BP = torch.as_tensor(inputs_BP, device=model.device)
+    config = GenerationConfig(
+        do_sample=False, num_beams=1, max_new_tokens=n_tokens, use_cache=True, eos_token_id=None
+    )
+    try:
+        found_BT = untyped.generate(
+            token_ids_BP,
+            attention_mask=torch.ones_like(token_ids_BP),
+            generation_config=config,
+        )
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"not enough memory on {model.device} to continue {len(inputs_BP)} prefixes at once",
+            hint="choose a smaller batch size",
+        ) from error
+    found: NDArray[np.int32] = found_BT[:, inputs_BP.shape[1] :].cpu().numpy().astype(np.int32)
+    return found
+
+
+def _shared_context(
+    window: NDArray[np.int32], scores: TokenScores, generated: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Return the window up to the first token on which pass and generation differ.
+
+    Until then generation has written the window's own tokens, so both judge from this context.
+    """
+    prefix_len = len(window) - len(generated)
+    is_true = generated == window[prefix_len:]
+    differs = is_true != suffix(scores.is_argmax, prefix_len)
+    return window[: prefix_len + int(differs.argmax())]
+
+
+def _gap_of_best(model: "PreTrainedModel", context: NDArray[np.int64]) -> float:
+    """Return how far the two best logits after these tokens are apart, nats."""
+    untyped: Any = model
+    token_ids_1T = torch.as_tensor(context, device=model.device)[None]
+    with _only_logits_decide(model), torch.inference_mode():
+        logits_V = untyped(input_ids=token_ids_1T, use_cache=False).logits[0, -1].float()
+    best, second = logits_V.topk(2).values.tolist()
+    return float(best - second)
