@@ -1,0 +1,157 @@
+"""The models of a verification: loaded, checked before any training, and trained stage by stage."""
+
+import copy
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.distillation import TrainingOptions
+from memaudit.distillation.quiet import quiet_transformers
+from memaudit.errors import ModelError
+from memaudit.safe_text import safe_text
+from memaudit.verification.options import VerificationOptions
+from memaudit.verification.work import commit_folder, model_write_errors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from memaudit.engines.models import LoadedModel
+
+_CHECKPOINTS_A_TRAINING = 20
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationModels:
+    """Models that share a vocabulary."""
+
+    teacher: "LoadedModel"
+    """Trained on the corpus."""
+
+    student: "LoadedModel"
+    """Before any training here."""
+
+    baseline: "LoadedModel | None"
+    """Trained on the corpus without a teacher; None: it is made from the student."""
+
+    @property
+    def given(self) -> "dict[str, LoadedModel]":
+        """By role."""
+        pairs = {"teacher": self.teacher, "student": self.student, "baseline": self.baseline}
+        return {role: model for role, model in pairs.items() if model is not None}
+
+    @property
+    def bos(self) -> NDArray[np.int32]:
+        """(0,) or (1,) what stands in front of every window."""
+        bos = self.teacher.tokenizer.bos_token_id
+        return np.array([] if bos is None else [bos], dtype=np.int32)
+
+    def with_bos(self, windows: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return (n, T) or (n, T + 1) windows as the models read them."""
+        bos_nB = np.tile(self.bos, (len(windows), 1))
+        return np.concatenate([bos_nB, windows], axis=1, dtype=np.int32)
+
+
+def load_models(
+    teacher: str, student: str, baseline: str | None, options: VerificationOptions
+) -> VerificationModels:
+    """Load the models in float32.
+
+    Raises:
+        ModelError: one cannot be loaded, or two do not share a vocabulary.
+    """
+    from memaudit.engines.models import check_same_vocabulary, load_model
+
+    if options.threads is not None:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    loaded = VerificationModels(
+        load_model(teacher, options.model),
+        load_model(student, options.model),
+        None if baseline is None else load_model(baseline, options.model),
+    )
+    for model in (loaded.student, loaded.baseline):
+        if model is not None:
+            check_same_vocabulary(loaded.teacher, model)
+    make_trainable(loaded.student)
+    return loaded
+
+
+def make_trainable(loaded: "LoadedModel") -> None:
+    """Make an ordinary model of one that was read from a GGUF file.
+
+    Its weights are unpacked already, but transformers goes on to call it quantized, and would
+    neither train nor save it.
+
+    Raises:
+        ModelError: its weights really are quantized.
+    """
+    model: Any = loaded.model
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None:
+        return
+    if not all(weight.is_floating_point() for weight in model.state_dict().values()):
+        raise ModelError(
+            f"{safe_text(loaded.source, 4096)}: quantized weights cannot be trained",
+            hint="give the student in float32 or bfloat16",
+        )
+    quantizer.remove_quantization_config(model)
+
+
+def check_readable(models: VerificationModels, window: NDArray[np.int32]) -> None:
+    """Score a window with every model: what cannot be scored is better known before training.
+
+    Raises:
+        ModelError: a window is too long for a model, or its head is not understood.
+    """
+    from memaudit.engines.hf import HfEngine
+
+    for loaded in models.given.values():
+        engine = HfEngine(loaded.model, bos_token_id=models.teacher.tokenizer.bos_token_id)
+        engine.score([window])
+
+
+def trained_model(
+    folder: Path,
+    initial: "PreTrainedModel",
+    train: "Callable[[PreTrainedModel, TrainingOptions, Path], None]",
+    options: TrainingOptions,
+    *,
+    n_examples: int,
+) -> "PreTrainedModel":
+    """Return a copy of a model after its training, which goes on or is skipped if it can be.
+
+    Args:
+        folder: of the finished stage.
+        initial: stays as it is.
+        train: called with the copy, the options for it and a work folder.
+        options: checkpoints are added here.
+        n_examples: rows of the training set.
+    """
+    import torch
+
+    if not folder.exists():
+        checkpoints = folder.with_name(f"{folder.name}-checkpoints")
+        model: Any = copy.deepcopy(initial)
+        save_every = -(-options.n_steps(n_examples) // _CHECKPOINTS_A_TRAINING)
+        with model_write_errors(folder), quiet_transformers():
+            train(model, replace(options, save_every=save_every), checkpoints)
+            commit_folder(folder, model.save_pretrained)
+            shutil.rmtree(checkpoints)
+    model_class: Any = type(initial)
+    with quiet_transformers():
+        loaded = model_class.from_pretrained(folder, dtype=torch.float32)
+    trained: PreTrainedModel = loaded.to(initial.device).eval()
+    return trained
+
+
+def save_tokenizer(loaded: "LoadedModel", folder: Path) -> None:
+    """Write the files of a model's tokenizer, so that the folder can be loaded by itself."""
+    loaded.tokenizer._tokenizer.save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o600)

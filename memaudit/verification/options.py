@@ -1,0 +1,98 @@
+"""How a distillation is verified, and how far a verification has come."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from memaudit.distillation import TrainingOptions
+from memaudit.engines.models import ModelOptions
+from memaudit.objectives import Objective
+from memaudit.windows import WindowShape
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationOptions:
+    """How a distillation is verified."""
+
+    objective: Objective = field(default_factory=Objective)
+    """What the student learns from the teacher."""
+
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    """Of baseline and student alike. Its seed also draws the sample and the held-out windows."""
+
+    shape: WindowShape = field(default_factory=WindowShape)
+    """Tokens of prefix and suffix; the first window of each row is used, as in the paper."""
+
+    sample: int | None = None
+    """Rows to train on and to verify, drawn at random. None: all."""
+
+    held_out_share: float = 0.1
+    """Of the distinct windows, kept from baseline and student to measure perplexity, in [0, 1)."""
+
+    on_bad_row: Literal["error", "skip"] = "error"
+    """Whether a row that cannot be used ends the verification, or is counted and left out."""
+
+    check_generate: int = 0
+    """Windows that teacher and student really continue, to check the one pass against."""
+
+    keep_models: bool = False
+    """Whether the trained models stay in the folder."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    """How models are loaded: in float32, whatever they are trained in."""
+
+    threads: int | None = None
+    """CPU threads of torch in this process. None leaves them as they are."""
+
+    def __post_init__(self) -> None:
+        if self.sample is not None and self.sample < 1:
+            raise ValueError(f"sample must be at least 1, got {self.sample}")
+        if not 0 <= self.held_out_share < 1:
+            raise ValueError(f"held_out_share must be in [0, 1), got {self.held_out_share}")
+        if self.check_generate < 0:
+            raise ValueError(f"check_generate must be at least 0, got {self.check_generate}")
+        if self.model.dtype != "float32":
+            raise ValueError("models are loaded in float32, for extraction is decided in it")
+
+
+DEFAULT_OPTIONS = VerificationOptions()
+"""Three epochs of soft labels at temperature 2, all rows, a tenth of the windows held out."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """A moment of a verification."""
+
+    stage: str
+    """Such as `baseline` or `extract`."""
+
+    unit: str
+    """What is counted: `rows`, `steps` or `windows`."""
+
+    done: int
+    """Of the unit."""
+
+    total: int | None
+    """How many there are; None while that is not known."""
+
+    seconds: float
+    """Since the stage began, or went on."""
+
+    start: int = 0
+    """Done before that."""
+
+    @property
+    def rate(self) -> float:
+        """Done per second; 0 at the start."""
+        return (self.done - self.start) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds left at this rate; None while that cannot be told."""
+        if self.total is None or self.rate == 0:
+            return None
+        return (self.total - self.done) / self.rate
+
+
+ReportStage = Callable[[StageProgress], None]
+"""Told now and then how far a verification has come."""

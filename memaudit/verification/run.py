@@ -1,0 +1,272 @@
+"""Verifying: corpus and models in, what the student recites out. This file shows the whole flow.
+
+1. The corpus is read and cut as in an audit; some windows are held out.
+2. A baseline is fine-tuned from the student's initial weights, unless one is given.
+3. For hard labels the teacher continues every prefix, and its text is scanned.
+4. The student is distilled.
+5. Teacher, baseline and student are asked which windows they recite.
+6. Table and document are written, with what was predicted beside what was found.
+
+Every stage leaves its result in the work folder: a verification that was killed goes on there,
+and ends with the same numbers.
+"""
+
+import json
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit import __version__
+from memaudit.corpus import CorpusOptions, read_corpus
+from memaudit.errors import OutputError, UsageError
+from memaudit.runs.commit import committed_file
+from memaudit.runs.spool import RowOutcome
+from memaudit.safe_text import safe_text
+from memaudit.verification.examples import read_examples
+from memaudit.verification.extraction import Extraction, count_sets, extraction_sets
+from memaudit.verification.label_scan import scan_labels
+from memaudit.verification.models import check_readable, load_models, save_tokenizer
+from memaudit.verification.options import DEFAULT_OPTIONS, ReportStage, VerificationOptions
+from memaudit.verification.predictions import compare, match_rows, read_predictions
+from memaudit.verification.result import ROLES, LabelScan, Rate, VerificationResult, read_document
+from memaudit.verification.stages import (
+    Run,
+    baseline_model,
+    extraction,
+    generation_counts,
+    hard_labels,
+    student_model,
+)
+from memaudit.verification.table import (
+    count_outcomes,
+    label_table,
+    labels_digest,
+    places,
+    read_table,
+    with_predictions,
+    write_table,
+)
+from memaudit.verification.work import begin, check_same, finish, work_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DOCUMENT_NAME = "verification.json"
+TABLE_NAME = "verification.parquet"
+
+
+def verify_distillation(  # noqa: PLR0913  each is something a user names
+    teacher: str,
+    student: str,
+    data: str | Path | CorpusOptions,
+    *,
+    baseline: str | None = None,
+    predictions: Path | None = None,
+    out: Path | str,
+    options: VerificationOptions = DEFAULT_OPTIONS,
+    progress: ReportStage | None = None,
+) -> VerificationResult:
+    """Really distil a student on a corpus, and find out what it recites.
+
+    A verification of the same in the same folder goes on where it was stopped, or returns what
+    it found. One that is finished can be given (other) predictions at no cost.
+
+    Args:
+        teacher: trained on the corpus: folder, GGUF file or hub id.
+        student: before its training; its weights are where baseline and student start.
+        data: the corpus: file, folder, glob, hub id or `-`; or that with options.
+        baseline: trained on the corpus without a teacher. None: fine-tuned here.
+        predictions: a folder that `memaudit predict` wrote for the same corpus.
+        out: folder for `verification.parquet` and `verification.json`, made if missing.
+        options: everything else.
+        progress: called now and then.
+
+    Raises:
+        CorpusError: the corpus cannot be read, or leaves nothing to train on.
+        ModelError: a model cannot be loaded or trained, or vocabularies differ.
+        UsageError: the folder is for another verification, or predictions do not fit.
+        OutputError: the folder cannot be written.
+    """
+    started = time.monotonic()
+    out = Path(out)
+    told = None if predictions is None else read_predictions(predictions, options.shape)
+    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
+    with work_folder(out) as work:
+        models = load_models(teacher, student, baseline, options)
+        rows = read_corpus(corpus, render_messages=models.teacher.tokenizer.render_messages)
+        with read_examples(
+            rows, models.teacher.tokenizer, options, folder=work, progress=progress
+        ) as examples:
+            if told is not None:  # whether they fit is better known before training
+                match_rows(told, map(_place, examples.rows))
+            run = Run(work, models, examples, options, progress)
+            settings = _settings(run)
+            result, table = _finished(out, settings) or _found(run, settings)
+        if told is not None:
+            table = with_predictions(table, *match_rows(told, places(table)))
+            result = replace(result, comparison=compare(told, table))
+        if not (out / DOCUMENT_NAME).exists():
+            result = replace(result, seconds=time.monotonic() - started)
+        _write(out, result, table)
+        if options.keep_models:
+            _keep_models(run, out)
+        finish(work)
+    return result
+
+
+def _place(row: RowOutcome) -> tuple[str, int, str, str]:
+    return row.example_id, row.row, row.address, row.outcome
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """Return all that decides the numbers."""
+    import torch
+    import transformers
+
+    options, training = run.options, run.options.training
+    given = run.models.given
+    return {
+        "memaudit": __version__,
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "corpus_digest": run.examples.digest,
+        **{f"{role}_digest": given[role].digest if role in given else None for role in ROLES},
+        "prefix_tokens": options.shape.prefix_len,
+        "suffix_tokens": options.shape.suffix_len,
+        "sample": options.sample,
+        "held_out_share": options.held_out_share,
+        "objective": options.objective.kind,
+        "temperature": options.objective.temperature,
+        "cross_entropy_share": options.objective.cross_entropy_share,
+        "epochs": float(training.epochs),
+        "learning_rate": training.learning_rate,
+        "batch_size": training.batch_size,
+        "gradient_accumulation": training.gradient_accumulation,
+        "warmup_share": training.warmup_share,
+        "weight_decay": training.weight_decay,
+        "bf16": training.bf16,
+        "seed": training.seed,
+        "check_generate": options.check_generate,
+        "device": run.models.teacher.model.device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _found(run: Run, settings: dict[str, Any]) -> "tuple[VerificationResult, pa.Table]":
+    """Run the stages that have not finished before."""
+    check_readable(run.models, run.examples.windows[0])
+    begin(run.work, settings)
+    baseline = baseline_model(run)
+    labels = hard_labels(run) if run.options.objective.kind == "hard" else None
+    models = {
+        "teacher": run.models.teacher.model,
+        "baseline": baseline,
+        "student": student_model(run, labels),
+    }
+    extractions = {role: extraction(run, role, models[role]) for role in ROLES}
+    trained = ~run.examples.is_held_out
+    found = {role: extractions[role].extracted[trained] for role in ROLES}
+    table = label_table(run.examples, found, extraction_sets(found))
+    result = VerificationResult(
+        settings=settings,
+        models={role: model.source for role, model in run.models.given.items()},
+        outcomes=count_outcomes(table),
+        examples=int(trained.sum()),
+        held_out=int((~trained).sum()),
+        **_rates(found, run.examples.occurrences[trained]),
+        **_held_out(extractions, ~trained),
+        label_scan=None if labels is None else _scan(run, labels),
+        generation=generation_counts(run, models, found),
+        comparison=None,
+        labels_digest=labels_digest(table),
+        seconds=0.0,
+    )
+    return result, table
+
+
+def _rates(found: dict[str, NDArray[np.bool_]], copies: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the fields of the result that speak of the examples."""
+    teacher, baseline, student = (found[role] for role in ROLES)
+    teacher_alone = teacher & ~baseline
+    easy = int((student & teacher & baseline).sum())
+    inherited = int((student & teacher_alone).sum())
+    return {
+        "extracted": {r: Rate.of_counts(int(found[r].sum()), len(found[r])) for r in ROLES},
+        "extracted_rows": {role: int(copies[found[role]].sum()) for role in ROLES},
+        "sets": count_sets(extraction_sets(found)),
+        "student_in_easy": Rate.of_counts(easy, int(student.sum())),
+        "inherited": Rate.of_counts(inherited, int(teacher_alone.sum())),
+    }
+
+
+def _held_out(extractions: dict[str, Extraction], is_held_out: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the fields of the result that speak of the held-out windows."""
+    return {
+        "perplexity": {r: extractions[r].perplexity(is_held_out) for r in ROLES},
+        "held_out_extracted": {
+            role: int(extractions[role].extracted[is_held_out].sum()) for role in ROLES
+        },
+    }
+
+
+def _scan(run: Run, labels: NDArray[np.int32]) -> LabelScan:
+    chunks = run.examples.corpus_windows.chunks(4096)
+    return scan_labels(labels, run.examples.trained, chunks, run.options.shape.prefix_len)
+
+
+def _finished(out: Path, settings: dict[str, Any]) -> "tuple[VerificationResult, pa.Table] | None":
+    """Return what stands in the folder already, if it is an answer to the same question.
+
+    Raises:
+        UsageError: it is the answer to another one.
+        OutputError: it is damaged.
+    """
+    path = out / DOCUMENT_NAME
+    if not path.exists():
+        return None
+    with suppress(OSError, ValueError, msgspec.ValidationError):
+        result = read_document(json.loads(path.read_text(encoding="utf-8")))
+        check_same(result.settings, settings, out)
+        table = read_table(out / TABLE_NAME)
+        if labels_digest(table) == result.labels_digest:
+            return result, table
+    raise OutputError(
+        f"{safe_text(str(out), 4096)}: {DOCUMENT_NAME} and {TABLE_NAME} do not belong together",
+        hint="remove both to verify again, or choose another folder with --out",
+    )
+
+
+def _write(out: Path, result: VerificationResult, table: "pa.Table") -> None:
+    """Write table and document; neither takes its name before both are whole."""
+    with committed_file(out / DOCUMENT_NAME) as file, committed_file(out / TABLE_NAME) as stream:
+        document = json.dumps(result.document(), sort_keys=True, indent=2, allow_nan=False)
+        file.write(document.encode() + b"\n")
+        write_table(stream, table)
+
+
+def _keep_models(run: Run, out: Path) -> None:
+    """Move the trained models into the folder, each with its tokenizer.
+
+    Raises:
+        UsageError: they are gone, because an earlier run was not asked to keep them.
+    """
+    roles = [
+        role
+        for role in ("baseline", "student")
+        if role not in ("baseline",) or run.models.baseline is None
+    ]
+    for role in roles:
+        if (run.work / role).exists():
+            save_tokenizer(run.models.student, run.work / role)
+            (run.work / role).replace(out / role)
+        elif not (out / role).exists():
+            raise UsageError(
+                f"{safe_text(str(out), 4096)}: the {role} of this verification was not kept",
+                hint="verify into another folder with --keep-models",
+            )
