@@ -1,31 +1,14 @@
-"""Training turns runs into a classifier; what it writes must equal what scikit-learn fitted."""
+"""Fitting turns runs into a classifier; what it writes must equal what scikit-learn fitted."""
 
 import numpy as np
 import pytest
+from labelled_runs import COUNT, FEATURES, NOISE, RUNS, SIGNAL, make_run
 
 from memaudit.classifier import load_classifier, save_classifier
 from memaudit.errors import ClassifierError
-from memaudit.metrics import pr_auc, precision_recall_at
-from memaudit.training import LabelledRun, fit_classifier, fit_pipeline, select_features
+from memaudit.metrics import precision_recall_at
+from memaudit.training import LabelledRun, fit_classifier, fit_pipeline
 
-FEATURES = ("zlib_entropy", "log_occurrences", "teacher_suffix_mean_logprob")
-SIGNAL, NOISE, COUNT = "teacher_suffix_mean_logprob", "zlib_entropy", "log_occurrences"
-
-
-def make_run(name, seed, n=400, level=-3.0, sign=1.0):
-    """A run whose risk is known: sigmoid(1.5 * log-probability + 2 * log count + level)."""
-    rng = np.random.default_rng(seed)
-    features = {
-        "zlib_entropy": rng.normal(120, 15, size=n).round(),
-        "log_occurrences": np.log(rng.integers(1, 5, size=n)),
-        "teacher_suffix_mean_logprob": rng.normal(size=n) - 2,
-    }
-    logit = 1.5 * (features[SIGNAL] + 2) + 2 * features[COUNT] + level
-    extracted = rng.random(n) < 1 / (1 + np.exp(-sign * logit))
-    return LabelledRun(name, features, extracted)
-
-
-RUNS = [make_run(f"run-{seed}", seed) for seed in range(4)]
 CALIBRATION_RUNS = [make_run(f"held-out-{seed}", 100 + seed) for seed in range(3)]
 
 
@@ -219,59 +202,3 @@ def test_columns_of_unequal_length_are_a_mistake_of_the_caller():
     """Labels would otherwise belong to other examples."""
     with pytest.raises(ValueError, match="expected zlib_entropy of shape"):
         LabelledRun("run", {"zlib_entropy": np.zeros(3)}, np.zeros(2, dtype=bool))
-
-
-@pytest.mark.parametrize("n_runs", [2, 4, 7])
-def test_selection_finds_the_features_that_carry_the_signal(n_runs):
-    """Noise stays out; the result is in the order that a classifier wants."""
-    runs = [make_run(f"run-{seed}", seed, n=1000) for seed in range(n_runs)]
-
-    found = select_features(runs, FEATURES, feature_set="teacher")
-
-    assert found.features == (COUNT, SIGNAL)
-    assert {feature for feature, _ in found.steps} == {COUNT, SIGNAL}
-    assert found.pr_auc == found.steps[-1][1] > found.steps[0][1]
-
-
-def test_selection_is_the_mean_pr_auc_over_runs_held_out():
-    """One feature on paper: its ranking of a run does not depend on the fit."""
-    found = select_features(RUNS, [SIGNAL], feature_set="teacher")
-
-    expected = np.mean([pr_auc(run.extracted, run.features[SIGNAL]) for run in RUNS])
-    assert found.pr_auc == pytest.approx(expected, abs=1e-12)
-
-
-def test_selection_keeps_its_start_and_its_limit():
-    """The paper's features may be given, and a small classifier asked for."""
-    started = select_features(RUNS, FEATURES, feature_set="teacher", start=[NOISE])
-    limited = select_features(RUNS, FEATURES, feature_set="teacher", max_features=1)
-
-    assert NOISE in started.features
-    assert NOISE not in [feature for feature, _ in started.steps]
-    assert len(limited.features) == 1
-
-
-def test_selection_does_not_depend_on_threads():
-    """The same runs give the same classifier on every machine."""
-    assert select_features(RUNS, FEATURES, feature_set="teacher", n_jobs=2) == select_features(
-        RUNS, FEATURES, feature_set="teacher"
-    )
-
-
-def test_selection_copes_with_runs_that_memorized_nothing():
-    """Six runs, positives in two that would share a fold: each still has some to be fitted on."""
-    barren = [
-        LabelledRun(f"barren-{i}", run.features, np.zeros(400, dtype=bool))
-        for i, run in enumerate(RUNS)
-    ]
-    runs = [RUNS[0], *barren, RUNS[1]]
-
-    found = select_features(runs, FEATURES, feature_set="teacher")
-
-    assert SIGNAL in found.features
-
-
-def test_selection_needs_two_runs_with_positives():
-    """Nothing can be held out of one."""
-    with pytest.raises(ClassifierError, match="at least 2 runs with 5"):
-        select_features(RUNS[:1], FEATURES, feature_set="teacher")

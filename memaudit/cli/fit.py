@@ -1,0 +1,137 @@
+"""`memaudit fit`: labels and scores in, a calibrated classifier with its card out."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memaudit.errors import UsageError
+
+_FEATURE_SETS = ("teacher", "teacher+student", "teacher+baseline")
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(short_help="Fit a classifier on what verify found.")
+@click.option(
+    "--labels",
+    type=_PATH,
+    metavar="PATH",
+    multiple=True,
+    required=True,
+    help="Folder of verify, or a table with extracted_by_student. One for each --scores.",
+)
+@click.option(
+    "--scores",
+    type=_PATH,
+    metavar="PATH",
+    multiple=True,
+    required=True,
+    help="Folder of predict on the same corpus, or its risk table. May be repeated.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    required=True,
+    help="Folder of the classifier, which is called like it.",
+)
+@click.option(
+    "--feature-set",
+    type=click.Choice(_FEATURE_SETS),
+    help="Default: the one that the scores have the columns of.",
+)
+@click.option(
+    "--features",
+    metavar="NAME,…",
+    help="What to fit on. Default: chosen if there are two or more runs, else those of the shipped classifier.",
+)
+@click.option(
+    "--objective",
+    type=click.Choice(("soft", "hard", "cross-entropy")),
+    help="What the students learned from. Default: what verify wrote beside the labels, else soft.",
+)
+@click.option(
+    "--calibration-share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.3,
+    show_default=True,
+    metavar="SHARE",
+    help="Of the runs or examples, for calibration and threshold.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of the split.",
+)
+@click.option(
+    "--export",
+    type=click.Choice(("joblib", "skops")),
+    help="Also write the equal scikit-learn pipeline.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary."
+)
+@click.option(
+    "--color",
+    type=click.Choice(("auto", "always", "never")),
+    default="auto",
+    show_default=True,
+    help="Whether output is coloured.",
+)
+def fit(**flags: Any) -> None:
+    """Fit and calibrate a classifier on what verify found, for predict --classifier DIR.
+
+    Writes classifier.json and card.json into DIR. Each --labels goes with the --scores in the
+    same place of their order; each pair is one run. Needs 20 extracted examples to fit and 10
+    others to calibrate.
+    """
+    pairs = _pairs(flags["labels"], flags["scores"])
+
+    from memaudit.reports.fit import fit_document, print_fit
+    from memaudit.training import FitOptions, fit_on_verification
+
+    options = FitOptions(
+        feature_set=flags["feature_set"],
+        features=_names(flags["features"]),
+        objective=flags["objective"],
+        calibration_share=flags["calibration_share"],
+        seed=flags["seed"],
+        export=flags["export"],
+        command=_command(flags),
+    )
+    result = fit_on_verification(pairs, flags["out"], options)
+    if flags["as_json"]:
+        click.echo(json.dumps(fit_document(result), sort_keys=True, allow_nan=False))
+    else:
+        print_fit(result, color=flags["color"])
+
+
+def _pairs(labels: tuple[Path, ...], scores: tuple[Path, ...]) -> list[tuple[Path, Path]]:
+    if len(labels) != len(scores):
+        raise UsageError(
+            f"expected one --labels for each --scores, got {len(labels)} and {len(scores)}",
+            hint="give them in pairs, in the same order",
+        )
+    return list(zip(labels, scores, strict=True))
+
+
+def _names(features: str | None) -> tuple[str, ...]:
+    names = (name.strip() for name in (features or "").split(","))
+    return tuple(name for name in names if name)
+
+
+def _command(flags: dict[str, Any]) -> str:
+    """Return the command with what shapes the classifier, in one order."""
+    words = ["memaudit", "fit"]
+    for labels, scores in zip(flags["labels"], flags["scores"], strict=True):
+        words += ["--labels", str(labels), "--scores", str(scores)]
+    names = ("out", "feature_set", "features", "objective", "calibration_share", "seed", "export")
+    for name in names:
+        if flags[name] is not None:
+            words += [f"--{name.replace('_', '-')}", str(flags[name])]
+    return shlex.join(words)

@@ -1,0 +1,192 @@
+"""A fit on one's own verification: labels and scores in, a classifier with its card out."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from memaudit import __version__
+from memaudit.classifier import RiskClassifier, save_classifier
+from memaudit.errors import ClassifierError
+from memaudit.runs.commit import committed_file, output_folder
+from memaudit.training.card import CARD_NAME, make_card
+from memaudit.training.export import ExportFormat, export_classifier, import_skops
+from memaudit.training.feature_plan import (
+    FeaturePlan,
+    choose_features,
+    plan_features,
+    shipped_for,
+)
+from memaudit.training.fit_result import DEFAULT_OPTIONS, FitOptions, FitResult, HeldOutKind
+from memaudit.training.fitting import fit_classifier
+from memaudit.training.held_out import (
+    Figure,
+    HeldOutRun,
+    held_out_figures,
+    judge_held_out,
+    merge_by_name,
+)
+from memaudit.training.inputs import Input, objective_of, read_inputs
+from memaudit.training.labels import VerifiedRun, join_tables, number_texts
+from memaudit.training.selection import SelectionResult
+from memaudit.training.splitting import (
+    Split,
+    final_split,
+    held_out_splits,
+    source_name,
+    split_unit,
+)
+
+
+def fit_on_verification(
+    pairs: Sequence[tuple[Path, Path]], out: Path, options: FitOptions = DEFAULT_OPTIONS
+) -> FitResult:
+    """Fit, calibrate, judge and save a classifier on what verifications found.
+
+    Args:
+        pairs: for each run the labels, a folder of `memaudit verify` or a table, and the
+            scores, a folder of `memaudit predict` or a table.
+        out: folder of the classifier, made if missing; its name is the classifier's.
+        options: everything else.
+
+    Raises:
+        UsageError: a path or a name is not as expected.
+        CorpusError: a table cannot be read.
+        ClassifierError: tables do not fit together, a feature is missing, or there are too few
+            extracted examples.
+        MissingDependency: skops is asked for and not installed.
+        OutputError: `out` cannot be written.
+    """
+    if options.export == "skops":
+        import_skops()
+    name = _classifier_name(out)
+    inputs = read_inputs(pairs)
+    objective = objective_of(inputs, options.objective)
+    plan = plan_features(inputs, options.feature_set, options.features, objective)
+    runs = number_texts(
+        [
+            join_tables(one.labels, one.scores, name=one.name, features=plan.columns)
+            for one in inputs
+        ]
+    )
+    split = final_split(runs, share=options.calibration_share, seed=options.seed)
+    classifier, selection = _fit(name, plan, split, inputs, options)
+    kind, held_out = _judged(classifier, plan, runs, inputs, options, split)
+    result = FitResult(
+        classifier=classifier,
+        selection=selection,
+        inputs=tuple(inputs),
+        runs=tuple(runs),
+        unit=split_unit(runs),
+        split=split,
+        held_out_kind=kind,
+        held_out=tuple(held_out),
+        figures=_figures(held_out, kind, options),
+        shipped_figures=_figures(_judged_by_shipped(plan, held_out), kind, options),
+        options=options,
+        folder=out,
+    )
+    _save(result)
+    return result
+
+
+def _classifier_name(out: Path) -> str:
+    """Return the folder's name in the letters that a classifier's name may have."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", out.resolve().name).strip("._+-")[:100] or "fitted"
+
+
+def _fit(
+    name: str,
+    plan: FeaturePlan,
+    split: Split,
+    inputs: Sequence[Input],
+    options: FitOptions,
+) -> tuple[RiskClassifier, SelectionResult | None]:
+    """Return a classifier on the split, its features chosen on what it is fitted on."""
+    features, selection = choose_features(plan, split.fit, inputs)
+    classifier = fit_classifier(
+        split.fit,
+        split.calibration,
+        name=name,
+        feature_set=plan.feature_set,
+        features=features,
+        objective=plan.objective,
+        provenance=_provenance(inputs, options),
+    )
+    return classifier, selection
+
+
+def _provenance(inputs: Sequence[Input], options: FitOptions) -> dict[str, str]:
+    import sklearn
+
+    tables = (f"{one.labels.sha256[:12]} by {one.scores.sha256[:12]}" for one in inputs)
+    return {
+        "command": options.command,
+        "data": f"labels by scores, sha256: {', '.join(tables)}",
+        "labels": "extracted_by_student of the tables given",
+        "seeds": str(options.seed),
+        "memaudit": __version__,
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+    }
+
+
+def _judged(
+    classifier: RiskClassifier,
+    plan: FeaturePlan,
+    runs: Sequence[VerifiedRun],
+    inputs: Sequence[Input],
+    options: FitOptions,
+    split: Split,
+) -> tuple[HeldOutKind, list[HeldOutRun]]:
+    """Return predictions of fits like this one for what each has not seen, features included."""
+    parts = []
+    for fold in held_out_splits(runs, share=options.calibration_share, seed=options.seed):
+        try:
+            fitted, _ = _fit(classifier.name, plan, fold, inputs, options)
+        except ClassifierError:
+            continue  # fewer examples than the whole: those it would have judged stay unjudged
+        parts += [judge_held_out(source_name(run), fitted, run) for run in fold.test]
+    if parts:
+        return split_unit(runs), merge_by_name(parts)
+    calibration = [judge_held_out(source_name(run), classifier, run) for run in split.calibration]
+    return "calibration", calibration
+
+
+def _judged_by_shipped(plan: FeaturePlan, held_out: Sequence[HeldOutRun]) -> list[HeldOutRun]:
+    """Return what the shipped classifier says of the same examples, if it has the features."""
+    shipped = shipped_for(plan)
+    if shipped is None or not set(shipped.features) <= set(plan.columns):
+        return []
+    return [judge_held_out(part.name, shipped, part.run) for part in held_out]
+
+
+def _figures(
+    judged: Sequence[HeldOutRun], kind: HeldOutKind, options: FitOptions
+) -> dict[str, Figure]:
+    if not judged:
+        return {}
+    return held_out_figures(
+        judged,
+        with_threshold=kind != "calibration",
+        resample_runs=kind == "run",
+        seed=options.seed,
+    )
+
+
+def _save(result: FitResult) -> None:
+    """Write classifier, card and export; what an earlier fit exported there goes away."""
+    folder = result.folder
+    card = json.dumps(make_card(result), indent=2, sort_keys=True, allow_nan=False)
+    with output_folder(folder):
+        with committed_file(folder / CARD_NAME) as stream:
+            stream.write(card.encode() + b"\n")
+            save_classifier(result.classifier, folder)
+        for export in get_args(ExportFormat):
+            if export == result.options.export:
+                export_classifier(result.classifier, folder, export)
+            else:
+                (folder / f"classifier.{export}").unlink(missing_ok=True)
