@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memaudit.metrics import ExpectedCount
+from memaudit.objectives import Objective
 from memaudit.reports.style import make_console, untrusted
 from memaudit.runs.result import AuditResult
 
@@ -45,11 +46,23 @@ def verdict(result: AuditResult) -> Text:
         ),
         f": expect {_count(result.expected)} to be memorized by a student distilled from ",
         untrusted(teacher, "bold"),
+        f" {_objective(result.objective)}",
         f". Counting equal texts once, {result.flagged_distinct:,} are at risk: expect "
         f"{_count(result.expected_distinct)}."
         if result.flagged > result.flagged_distinct
         else ".",
     )
+
+
+def _objective(objective: Objective) -> str:
+    """Return what the student was taken to learn from, in words."""
+    if objective.kind == "hard":
+        return "by hard labels"
+    if objective.kind == "cross-entropy":
+        return "by cross-entropy on the corpus"
+    share = f" with {objective.cross_entropy_share:.0%} cross-entropy"
+    words = f"by soft labels at T = {objective.temperature:g}"
+    return words + (share if objective.cross_entropy_share else "")
 
 
 def _count(expected: ExpectedCount) -> str:

@@ -1,12 +1,10 @@
-"""Evaluation: how well a classifier ranks the examples of distillations it never saw.
+"""Evaluation: how well probabilities predict what distillations never seen before memorize.
 
-Beside it stand the rules a sceptic would try first. Prevalence is that of each run: nothing is
-resampled or balanced.
+Prevalence is that of each run: nothing is resampled or balanced.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +18,7 @@ from memaudit.metrics import (
     roc_auc,
     stratified_auc,
 )
-from memaudit.study.cells import CellResult
-from memaudit.training import LabelledRun, fit_classifier
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
-TRIVIAL_RULES: dict[str, tuple[str, ...]] = {
-    "zlib entropy alone": ("zlib_entropy",),
-    "text statistics alone": ("zlib_entropy", "suffix_zlib_entropy", "zlib_ratio"),
-    "occurrence count alone": ("log_occurrences",),
-}
-"""Classifiers on what needs no model, fitted and calibrated like the shipped ones."""
-
-_N_HASHES = 2**14
+from memaudit.training import LabelledRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,71 +144,3 @@ def judge(classifier: RiskClassifier, run: LabelledRun) -> Judged:
         classifier.threshold,
         run.features["occurrences"],
     )
-
-
-def judge_rules(
-    training: Sequence[CellResult],
-    calibration: Sequence[CellResult],
-    test: Sequence[CellResult],
-) -> dict[str, list[Judged]]:
-    """Return what the trivial rules say about the test cells, by rule."""
-    judged: dict[str, list[Judged]] = {}
-    for rule, features in TRIVIAL_RULES.items():
-        classifier = fit_classifier(
-            [cell.run for cell in training],
-            [cell.run for cell in calibration],
-            name=rule.replace(" ", "-"),
-            feature_set="teacher",
-            features=features,
-            provenance={},
-        )
-        judged[rule] = [judge(classifier, cell.run) for cell in test]
-    judged["token n-grams alone"] = _judge_blind(training, calibration, test)
-    recited = {
-        "teacher recites it": ("extracted_by_teacher",),
-        "teacher and baseline recite it": ("extracted_by_teacher", "extracted_by_baseline"),
-    }
-    for rule, columns in recited.items():
-        judged[rule] = [_judge_recited(cell.run, columns) for cell in test]
-    return judged
-
-
-def _judge_recited(run: LabelledRun, columns: Sequence[str]) -> Judged:
-    flags = np.logical_and.reduce([run.features[name].astype(bool) for name in columns])
-    return Judged(run.extracted, flags.astype(np.float64), 0.5, run.features["occurrences"])
-
-
-def _judge_blind(
-    training: Sequence[CellResult],
-    calibration: Sequence[CellResult],
-    test: Sequence[CellResult],
-) -> list[Judged]:
-    """Return what a classifier says that sees the tokens of a window and no model at all.
-
-    It flags as large a share as the calibration cells extract.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    regression = LogisticRegression(max_iter=2000)
-    regression.fit(_ngrams(training), np.concatenate([cell.run.extracted for cell in training]))
-    calibration_scores = regression.predict_proba(_ngrams(calibration))[:, 1]
-    extracted_rate = np.concatenate([cell.run.extracted for cell in calibration]).mean()
-    threshold = float(np.quantile(calibration_scores, 1 - extracted_rate))
-    return [
-        Judged(
-            cell.run.extracted,
-            regression.predict_proba(_ngrams([cell]))[:, 1],
-            threshold,
-            cell.run.features["occurrences"],
-        )
-        for cell in test
-    ]
-
-
-def _ngrams(cells: Sequence[CellResult]) -> "csr_matrix":
-    """Return (n, hashes) counts of the runs of one to three token ids in each window."""
-    from sklearn.feature_extraction.text import HashingVectorizer
-
-    vectorizer = HashingVectorizer(token_pattern=r"\d+", ngram_range=(1, 3), n_features=_N_HASHES)
-    lines = [" ".join(map(str, window)) for cell in cells for window in cell.windows]
-    return vectorizer.transform(lines)

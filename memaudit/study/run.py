@@ -1,11 +1,14 @@
 """Running a study: cell by cell, in several processes, going on where it was left."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from memaudit.distillation.quiet import quiet_transformers
+from memaudit.study.bases import base_path, needed_bases, pretrain_base
 from memaudit.study.cells import run_cell
 from memaudit.study.miniature import train_tokenizer
-from memaudit.study.recipe import Cell, Recipe
+from memaudit.study.recipe import Cell, Family, MiniatureSize, Recipe
 from memaudit.study.texts import CORPORA, read_sample
 
 if TYPE_CHECKING:
@@ -23,15 +26,14 @@ def run_study(recipe: Recipe, sample_data: Path, out: Path, *, n_jobs: int = 1) 
         out: one file a cell; made if it is missing.
         n_jobs: processes, each with one thread: for miniature models that is the fastest way.
     """
-    from joblib import Parallel, delayed, parallel_config
-
     out.mkdir(parents=True, exist_ok=True)
     if not (out / _TOKENIZER).exists():
         texts = (text for corpus in CORPORA for text in read_sample(sample_data, corpus))
         train_tokenizer(texts, recipe.vocabulary_size).save_pretrained(out / _TOKENIZER)
-    missing = [cell for cell in (recipe.demo, *recipe.cells) if not cell_path(out, cell).exists()]
-    with parallel_config("loky", inner_max_num_threads=1):
-        Parallel(n_jobs=n_jobs)(delayed(_run)(cell, sample_data, out) for cell in missing)
+    cells = [cell for cell in (recipe.demo, *recipe.cells) if not cell_path(out, cell).exists()]
+    bases = [base for base in needed_bases(cells) if not base_path(out / "bases", *base).exists()]
+    _run_all(n_jobs, _pretrain, ((recipe, base, sample_data, out) for base in bases))
+    _run_all(n_jobs, _run, ((cell, sample_data, out) for cell in cells))
 
 
 def cell_path(out: Path, cell: Cell) -> Path:
@@ -52,11 +54,37 @@ def load_tokenizer(out: Path) -> "PreTrainedTokenizerFast":
     return tokenizer
 
 
+def _run_all(n_jobs: int, task: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> None:
+    from joblib import Parallel, delayed, parallel_config
+
+    with parallel_config("loky", inner_max_num_threads=1):
+        Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch="n_jobs")(
+            delayed(task)(*each) for each in arguments
+        )
+
+
+def _pretrain(
+    recipe: Recipe, base: tuple[Family, MiniatureSize], sample_data: Path, out: Path
+) -> None:
+    """Train one base in a process of its own."""
+    import torch
+
+    torch.set_num_threads(1)
+    with quiet_transformers():
+        pretrain_base(*base, recipe.pretraining, sample_data, load_tokenizer(out), out / "bases")
+
+
 def _run(cell: Cell, sample_data: Path, out: Path) -> None:
     """Run one cell in a process of its own."""
     import torch
 
     torch.set_num_threads(1)
-    models = run_cell(cell, sample_data, load_tokenizer(out), cell_path(out, cell))
-    for role in ("teacher", "untrained", "baseline", "student"):
-        getattr(models, role).save_pretrained(weights_path(out, cell) / role)
+    with quiet_transformers():
+        run_cell(
+            cell,
+            sample_data,
+            load_tokenizer(out),
+            bases=out / "bases",
+            weights=weights_path(out, cell) if cell.keep_models else None,
+            out=cell_path(out, cell),
+        )

@@ -3,81 +3,80 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from memaudit import __version__
-from memaudit.classifier import RiskClassifier, save_classifier
+from memaudit.classifier import RiskClassifier, save_classifier, shipped_name
 from memaudit.features import FEATURE_SETS
+from memaudit.objectives import ObjectiveKind
 from memaudit.runs.commit import committed_file
 from memaudit.study.cells import CellResult, choose_examples, read_cell
-from memaudit.study.evaluation import Judged, evaluate, judge, judge_rules
-from memaudit.study.recipe import Recipe, Role
+from memaudit.study.recipe import Recipe
 from memaudit.study.run import cell_path, load_tokenizer, weights_path
-from memaudit.training import SelectionResult, fit_classifier, select_features
+from memaudit.study.transfer import choose_features, shipped_split
+from memaudit.training import SelectionResult, fit_classifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Report = dict[str, dict[str, float | None]]
-"""`value`, `low` and `high` by statistic."""
-
-_NEVER_CHOSEN = ("occurrences",)
-"""Candidates left out: `log_occurrences` says the same without the long tail."""
+SHIPPED = tuple(
+    shipped_name(feature_set, objective)
+    for objective in get_args(ObjectiveKind)
+    for feature_set in FEATURE_SETS
+)
+"""Names of the classifiers."""
 
 _DEMO_TEXT_CHARS = 420
 _LIMITS = (
-    "Fitted on miniature models trained from scratch on English prose, encyclopaedia and "
+    "Fitted on miniature models of three architectures, on English prose, encyclopaedia and "
     "documentation. Probabilities hold for corpora and distillations like those; elsewhere trust "
-    "the ranking more than the number, and verify. A low probability is no promise that a text "
-    "is not memorized, still less that it does not leak in another way. Training of each teacher "
-    "and student ended at a share of recited examples set in the recipe, or at its last epoch: no "
-    "example was added or dropped, but how many a run memorizes is partly that choice. In 5 of "
-    "the 20 runs the baseline recites more than the teacher, unlike in arXiv:2601.15394."
+    "the ranking more than the number, and verify. How many a student memorizes depends on how "
+    "long it is trained, which nothing here says: the expected number is uncertain by the factor "
+    "of its interval. A low probability is no promise that a text is not memorized, still less "
+    "that it does not leak in another way."
 )
 
 
-def ship_classifiers(recipe: Recipe, study: Path, models: Path) -> None:
-    """Choose features, fit, calibrate and judge one classifier for each feature set.
+def read_results(recipe: Recipe, study: Path) -> list[CellResult]:
+    """Return the results of all cells but the demo, in the order of the recipe."""
+    return [read_cell(cell, cell_path(study, cell)) for cell in recipe.cells]
 
-    Features are chosen and fitted on training cells, thresholds come from calibration cells,
-    and test cells are only looked at for the card.
+
+def ship_classifiers(
+    recipe: Recipe, results: Sequence[CellResult], tables: Mapping[str, Any], models: Path
+) -> None:
+    """Choose features, fit and calibrate a classifier for each feature set and objective.
+
+    Features are chosen and fitted on training cells, thresholds come from calibration cells.
 
     Args:
-        recipe: whose cells all have a result.
-        study: where the results are.
+        recipe: the cells come from.
+        results: of all its cells.
+        tables: `study_results` of them: what the cards say about test cells.
         models: each classifier goes into a folder of its name here, with its card.
     """
-    cells = {role: _results(recipe, study, role) for role in ("train", "calibration", "test")}
-    rules = judge_rules(cells["train"], cells["calibration"], cells["test"])
-    rule_reports = {name: evaluate(judged) for name, judged in rules.items()}
-    for feature_set in FEATURE_SETS:
-        selection = _select(feature_set, cells["train"])
-        classifier = fit_classifier(
-            [cell.run for cell in cells["train"]],
-            [cell.run for cell in cells["calibration"]],
-            name=feature_set,
-            feature_set=feature_set,
-            features=selection.features,
-            provenance=_provenance(recipe),
-        )
-        judged = [judge(classifier, cell.run) for cell in cells["test"]]
-        folder = models / feature_set
-        folder.mkdir(parents=True, exist_ok=True)
-        save_classifier(classifier, folder)
-        card = _card(classifier, selection, cells, judged, rule_reports)
-        _write_json(folder / "card.json", card)
-
-
-def _results(recipe: Recipe, study: Path, role: Role) -> list[CellResult]:
-    cells = [cell for cell in recipe.cells if cell.role == role]
-    return [read_cell(cell, cell_path(study, cell)) for cell in cells]
-
-
-def _select(feature_set: str, training: Sequence[CellResult]) -> SelectionResult:
-    candidates = [name for name in FEATURE_SETS[feature_set] if name not in _NEVER_CHOSEN]
-    return select_features([cell.run for cell in training], candidates, feature_set=feature_set)
+    for objective in get_args(ObjectiveKind):
+        for feature_set in FEATURE_SETS:
+            # A classifier that looks at the baseline must not be told what the baseline recites.
+            baselines = feature_set != "teacher+baseline"
+            split = shipped_split(results, objective, baselines=baselines)
+            selection = choose_features(split, feature_set)
+            name = shipped_name(feature_set, objective)
+            classifier = fit_classifier(
+                [labels.run for labels in split.fit],
+                [labels.run for labels in split.calibrate],
+                name=name,
+                feature_set=feature_set,
+                features=selection.features,
+                provenance=_provenance(recipe),
+                objective=objective,
+            )
+            folder = models / name
+            folder.mkdir(parents=True, exist_ok=True)
+            save_classifier(classifier, folder)
+            _write_json(folder / "card.json", _card(classifier, selection, tables))
 
 
 def _provenance(recipe: Recipe) -> dict[str, str]:
@@ -88,9 +87,9 @@ def _provenance(recipe: Recipe) -> dict[str, str]:
     return {
         "command": "make models",
         "data": "sample_data/prose.jsonl.zst, wiki.jsonl.zst, mixed.jsonl.zst",
-        "recipe": "models/recipe.toml",
+        "recipe": "models/recipes/cpu.toml",
         "seeds": ", ".join(str(cell.seed) for cell in recipe.cells),
-        "labels": "exact match by greedy decoding, float32, student distilled by soft labels",
+        "labels": "exact match by greedy decoding, float32",
         "memaudit": __version__,
         "numpy": np.__version__,
         "scikit-learn": sklearn.__version__,
@@ -100,50 +99,38 @@ def _provenance(recipe: Recipe) -> dict[str, str]:
 
 
 def _card(
-    classifier: RiskClassifier,
-    selection: SelectionResult,
-    cells: Mapping[str, Sequence[CellResult]],
-    judged: Sequence[Judged],
-    rule_reports: Mapping[str, Report],
+    classifier: RiskClassifier, selection: SelectionResult, tables: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what a reader must know before trusting the classifier."""
-    by_run = {
-        cell.run.name: {
-            **{name: entry["value"] for name, entry in evaluate([one], n_resamples=0).items()},
-            "examples": len(one.extracted),
-            "extracted": cell.run.n_extracted,
-            "expected": round(float(one.probabilities.sum()), 6),
-        }
-        for cell, one in zip(cells["test"], judged, strict=True)
+    judged = tables["classifiers"]
+    own = judged[classifier.name]
+    rules = {
+        name: table["as shipped"]["figures"]
+        for name, table in judged.items()
+        if name not in SHIPPED and classifier.objective == "soft"
     }
     return {
         "name": classifier.name,
         "digest": classifier.digest,
         "features": list(classifier.features),
-        "selection": [{"feature": name, "pr_auc": value} for name, value in selection.steps],
+        "selection": [
+            {"feature": name, "log_loss": round(value, 6)} for name, value in selection.steps
+        ],
         "threshold": classifier.threshold,
-        "cells": {role: _prevalence(results) for role, results in cells.items()},
-        "test": {"this classifier": evaluate(judged), **rule_reports},
-        "test_by_cell": by_run,
+        "cells": {
+            name: {key: cell[key] for key in ("role", "counts")}
+            for name, cell in tables["cells"].items()
+        },
+        "test": {"this classifier": own["as shipped"]["figures"], **rules},
+        "test_by_run": own["as shipped"]["by_run"],
+        "transfer": {name: table["figures"] for name, table in own.items()},
         "statistics": (
-            "At the natural prevalence of each cell. ROC-AUC, PR-AUC and the AUC among examples "
-            "that occur equally often are means over test cells; the others pool their examples. "
-            "95 % intervals from 1,000 resamples of cells, then of examples."
+            "At the natural prevalence of each run. ROC-AUC, PR-AUC and the AUC among examples "
+            "that occur equally often are means over runs; the others pool their examples. "
+            "95 % intervals from resamples of runs, then of examples."
         ),
         "provenance": classifier.provenance,
         "limits": _LIMITS,
-    }
-
-
-def _prevalence(results: Sequence[CellResult]) -> dict[str, dict[str, int]]:
-    return {
-        cell.run.name: {
-            "examples": len(cell.run.extracted),
-            "extracted": cell.run.n_extracted,
-            "extracted_by_baseline": int(cell.run.features["extracted_by_baseline"].sum()),
-            "extracted_by_teacher": int(cell.run.features["extracted_by_teacher"].sum()),
-        }
-        for cell in results
     }
 
 
@@ -167,7 +154,7 @@ def ship_demo(recipe: Recipe, study: Path, models: Path, sample_data: Path) -> N
     tokenizer = load_tokenizer(study)
     for role, name in (
         ("teacher", "demo-teacher"),
-        ("untrained", "demo-student"),
+        ("base", "demo-student"),
         ("baseline", "demo-baseline"),
     ):
         model = AutoModelForCausalLM.from_pretrained(weights_path(study, recipe.demo) / role)

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from memaudit.audit import AuditOptions, audit_rows
+from memaudit.audit import audit_rows
 from memaudit.corpus import Example
 from memaudit.metrics import ExpectedCount
 from memaudit.reports.terminal import notes, print_summary, verdict
+from memaudit.runs.options import AuditOptions
 from memaudit.windows import WindowShape
 
 OPTIONS = AuditOptions(shape=WindowShape(4, 4))

@@ -1,5 +1,7 @@
-"""Recipes: read strictly, completed from defaults and plans."""
+"""Recipes: read strictly, completed from defaults, roles and plans."""
 
+from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -7,34 +9,49 @@ import pytest
 from memaudit.errors import UsageError
 from memaudit.study.recipe import read_recipe
 
-SHIPPED = Path(__file__).parents[2] / "models" / "recipe.toml"
+SHIPPED = Path(__file__).parents[2] / "models" / "recipes" / "cpu.toml"
 
 
-def test_the_shipped_recipe_covers_every_corpus_in_every_role():
-    """Fitted on one kind of text alone, a classifier would not transfer."""
+def test_the_shipped_recipe_covers_every_family_and_corpus_in_every_role():
+    """Fitted on one kind of text or model alone, a classifier would not transfer."""
     cells = read_recipe(SHIPPED).cells
 
-    for role in ("train", "calibration", "test"):
-        assert {cell.corpus for cell in cells if cell.role == role} >= {"prose", "wiki", "mixed"}
+    covered = Counter((cell.family, cell.corpus, cell.role) for cell in cells)
+    families, corpora = ("gpt-neox", "olmo2", "qwen3"), ("prose", "wiki", "mixed")
+    for combination in product(families, corpora, ("train", "calibration", "test")):
+        assert covered[combination] >= 2
     assert len({cell.seed for cell in cells}) == len(cells)
 
 
-def test_a_cell_takes_from_its_plan_and_its_own_keys_win():
-    """Natural cells are once each, graded ones up to 32 times."""
-    recipe = read_recipe(SHIPPED)
+def test_one_pass_of_a_grid_holds_every_value_equally_often():
+    """A study that ends early must not know one family better than another."""
+    cells = [cell for cell in read_recipe(SHIPPED).cells if cell.name.startswith("a-")]
 
-    assert recipe.demo.n_examples == 360
-    assert recipe.demo.max_repeats == 32
+    assert len(cells) == 27
+    for pair in (("family", "corpus"), ("plan", "role"), ("family", "plan"), ("corpus", "role")):
+        assert set(Counter(tuple(getattr(c, key) for key in pair) for c in cells).values()) == {3}
+
+
+def test_what_stands_nearest_to_a_cell_wins():
+    """The family's plan before the plan, the plan before the role's, the grid before all."""
+    recipe = read_recipe(SHIPPED)
+    of = {cell.name: cell for cell in recipe.cells}
+
+    assert recipe.demo.n_examples == 200
+    assert of["a-train-qwen3-wiki-natural-16"].teacher_plan.epochs == 14
+    assert of["a-train-gpt-neox-prose-natural-16"].teacher_plan.epochs == 22
+    assert len(of["a-test-olmo2-prose-natural-16"].students) == 4
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
         ("vocabulary_size = 1024", "vocabulary_sise = 1024"),
-        ("seed = 7", 'seed = "seven"'),
+        ("seed = 7\n", 'seed = "seven"\n'),
         ('plan = "graded-50"', 'plan = "no-such-plan"'),
         ("[demo]", "[demo"),
-        ('name = "demo"', 'name = "train-natural-16-prose"'),
+        ('name = "demo"', 'name = "a-train-gpt-neox-prose-natural-16"'),
+        ('{ name = "soft" },', '{ name = "soft-t2" },'),
     ],
 )
 def test_a_wrong_recipe_is_refused(tmp_path, old, new):
