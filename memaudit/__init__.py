@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memaudit.audit import AuditOptions, audit_corpus
+    from memaudit.audit import audit_corpus
     from memaudit.corpus import CorpusOptions
     from memaudit.errors import MemauditError
+    from memaudit.runs.options import AuditOptions
     from memaudit.runs.result import AuditResult
 
 __version__ = "0.1.0"
@@ -20,7 +21,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AuditOptions": "memaudit.audit",
+    "AuditOptions": "memaudit.runs.options",
     "AuditResult": "memaudit.runs.result",
     "CorpusOptions": "memaudit.corpus",
     "MemauditError": "memaudit.errors",

@@ -1,9 +1,10 @@
 """The audit: a corpus in, a risk table out. This file shows the whole flow.
 
 1. Every row is read, tokenised and cut into windows; equal windows are kept once and counted.
-2. Every distinct window is scored by the models, and its features are computed.
-3. The classifier turns features into probabilities; a row is as risky as its worst window.
-4. The table is written beside its place and renamed into it.
+2. What the run was given is written down, or compared with what is written down already.
+3. Every chunk of distinct windows that is not there yet is scored, and its features committed.
+4. From the chunks, the classifier makes probabilities; a row is as risky as its worst window.
+5. The table is written beside its place and renamed into it.
 
 No text is kept. A distinct window takes about 0.5 kB of memory, a row 16 bytes: the rest of it
 waits on the disk.
@@ -11,124 +12,50 @@ waits on the disk.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from memaudit import __version__
-from memaudit.classifier import RiskClassifier, check_zlib, find_classifier
+from memaudit.classifier import RiskClassifier, check_zlib, find_classifier, zlib_record
 from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
-from memaudit.engines import EngineName, choose_engine
-from memaudit.engines.base import Engine
-from memaudit.engines.models import ModelOptions
 from memaudit.errors import CorpusError, UsageError
 from memaudit.features import FEATURE_SETS, ReferenceRole
-from memaudit.runs.commit import output_folder
-from memaudit.runs.cutting import cut_rows
-from memaudit.runs.judging import judge, out_of_range_rates, risk_rows, worst_examples
-from memaudit.runs.outputs import write_outputs
+from memaudit.runs.chunks import feature_set_name
+from memaudit.runs.conclusion import ReportOptions, Session, conclude
+from memaudit.runs.cutting import RowCuts, cut_rows
+from memaudit.runs.directory import Run, begin_run, keep_rows, open_folder, unscored_chunks
+from memaudit.runs.manifest import Manifest, RunInputs, software_versions
+from memaudit.runs.models import AuditModels, ModelSources, load_models
+from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
 from memaudit.runs.progress import Progress
-from memaudit.runs.result import AuditResult, ModelNames
-from memaudit.runs.risk_table import TableFormat
-from memaudit.runs.scoring import Tokenizer, feature_matrix, feature_set_name
+from memaudit.runs.result import AuditResult
+from memaudit.runs.scoring import chunks_to_score
+from memaudit.runs.shards import Shard
 from memaudit.runs.spool import RowSpool, WindowSpool
-from memaudit.windows import WindowPolicy, WindowShape
+from memaudit.runs.status import RunStatus, run_status
 
 ReportProgress = Callable[[Progress], None]
 """Told now and then how far an audit has come."""
 
 
 @dataclass(frozen=True, slots=True)
-class AuditOptions:
-    """How a corpus is audited."""
+class AuditInputs:
+    """What is audited, with what."""
 
-    classifier: str | None = None
-    """Name or path. None: the shipped one for the models given."""
+    rows: Iterable[Example | BadRow]
+    """Every row of the corpus, in order."""
 
-    engine: EngineName = "auto"
-    """What runs the models; `auto` is `hf`."""
+    models: AuditModels
+    """Score the windows."""
 
-    shape: WindowShape = field(default_factory=WindowShape)
-    """Tokens of prefix and suffix."""
+    classifier: RiskClassifier
+    """Its features are among those of the models' feature set."""
 
-    windows: WindowPolicy = "first"
-    """Which windows of a row are scored."""
-
-    on_bad_row: Literal["error", "skip"] = "error"
-    """Whether a row that cannot be used ends the audit, or is counted and left out."""
-
-    model: ModelOptions = field(default_factory=ModelOptions)
-    """How models are loaded."""
-
-    table_format: TableFormat = "parquet"
-    """How the risk table is written."""
-
-    chunk_size: int = 128
-    """Distinct windows that are scored together."""
-
-    n_worst: int = 10
-    """Examples listed in the result, at least 0."""
-
-    show_text: int = 0
-    """Characters of the listed examples that enter the result; 0: no text of the corpus does."""
-
-    threads: int | None = None
-    """CPU threads of torch in this process. None leaves them as they are."""
-
-    def __post_init__(self) -> None:
-        choose_engine(self.engine)
-        if self.chunk_size < 1 or min(self.n_worst, self.show_text) < 0:
-            raise ValueError("chunk_size must be at least 1, n_worst and show_text at least 0")
-
-
-DEFAULT_OPTIONS = AuditOptions()
-"""The paper's window, the hf engine, a table as parquet; a bad row ends the audit."""
-
-
-@dataclass(frozen=True, slots=True)
-class AuditModels:
-    """What scores a corpus: loaded models, or a test's stand-in."""
-
-    engine: Engine
-    """Runs the teacher, and the reference if there is a role for it."""
-
-    tokenizer: Tokenizer
-    """The teacher's."""
-
-    teacher: str
-    """As given, for reports."""
-
-    teacher_digest: str = ""
-    """Of its files."""
-
-    reference: str | None = None
-    """As given, for reports."""
-
-    reference_digest: str | None = None
-    """Of its files."""
-
-    role: ReferenceRole | None = None
-    """What the reference is."""
-
-    def names(self, classifier: RiskClassifier) -> ModelNames:
-        """Return what reports call these, with the classifier that judges their scores."""
-        return ModelNames(
-            teacher=self.teacher,
-            teacher_digest=self.teacher_digest,
-            reference=self.reference,
-            reference_digest=self.reference_digest,
-            feature_set=feature_set_name(self.role),
-            engine=self.engine.name,
-            classifier=classifier.name,
-            classifier_digest=classifier.digest,
-            memaudit_version=__version__,
-        )
+    corpus: CorpusOptions | None = None
+    """Where the rows are from, if they are from a corpus."""
 
 
 def audit_corpus(
@@ -149,7 +76,8 @@ def audit_corpus(
         student: the student before training; sharpens the prediction.
         baseline: a model of the student's size that was trained on the corpus, as in the paper.
             Instead of a student.
-        out: folder for `risk.<format>` and `summary.json`, made if missing. None writes nothing.
+        out: folder of the run, made if missing; a run that was interrupted there is continued.
+            In the end it has `risk.<format>` and `summary.json`. None writes nothing.
         options: everything else.
         progress: called now and then.
 
@@ -157,27 +85,48 @@ def audit_corpus(
         counts, the expected number memorized, the worst examples, and where the table is.
 
     Raises:
-        UsageError: both a student and a baseline are given.
+        UsageError: both a student and a baseline are given, or the folder holds another run.
         CorpusError: the corpus cannot be read, a row is bad, or no row can be scored.
         ModelError: a model cannot be loaded, its scores are broken, or vocabularies differ.
         ClassifierError: no classifier fits.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written, or another process is at work in it.
     """
-    role = _reference_role(student, baseline)
-    classifier = find_classifier(options.classifier, feature_set_name(role))
-    check_zlib(classifier)
-    # Models are loaded once there is a first row: a typo in a path costs no loading.
-    models = cache(lambda: _load_models(teacher, student or baseline, role, options))
-    rows = read_corpus(
-        data if isinstance(data, CorpusOptions) else CorpusOptions(str(data)),
-        render_messages=lambda messages: models().tokenizer.render_messages(messages),
-    )
-    folder = None if out is None else Path(out)
-    with nullcontext() if folder is None else output_folder(folder):
-        rows = _begun(_allowed(rows, options.on_bad_row))
-        return audit_rows(
-            rows, models(), classifier, out=folder, options=options, progress=progress
-        )
+    with open_folder(None if out is None else Path(out)) as folder:
+        inputs = _open_inputs(teacher, data, student, baseline, options)
+        return _audit(folder, inputs, options, progress, writes=out is not None)
+
+
+def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
+    teacher: str,
+    data: str | Path | CorpusOptions,
+    shard: Shard,
+    *,
+    student: str | None = None,
+    baseline: str | None = None,
+    out: Path | str,
+    options: AuditOptions = DEFAULT_OPTIONS,
+    progress: ReportProgress | None = None,
+) -> RunStatus:
+    """Score one of several parts of a corpus; `memaudit.runs.merging` puts them together.
+
+    Args:
+        teacher: as for `audit_corpus`, like all that is not explained; the same for every part.
+        data: the corpus.
+        shard: which part.
+        student: a reference.
+        baseline: another reference.
+        out: folder of this part alone.
+        options: everything else.
+        progress: called now and then.
+
+    Raises:
+        UsageError, CorpusError, ModelError, ClassifierError, OutputError: as for `audit_corpus`.
+    """
+    with open_folder(Path(out)) as folder:
+        inputs = _open_inputs(teacher, data, student, baseline, options)
+        with _scored(folder, inputs, options, progress, shard=shard):
+            pass
+    return run_status(folder)
 
 
 def audit_rows(
@@ -195,58 +144,162 @@ def audit_rows(
         rows: every row of the corpus, in order.
         models: score the windows.
         classifier: its features are among those of the models' feature set.
-        out: a folder that exists, or None.
+        out: as for `audit_corpus`.
         options: as for `audit_corpus`; how models are loaded has no effect any more.
         progress: called now and then.
 
     Raises:
-        CorpusError, ModelError, ClassifierError, OutputError: as for `audit_corpus`.
+        UsageError, CorpusError, ModelError, ClassifierError, OutputError: as for `audit_corpus`.
     """
+    with open_folder(out) as folder:
+        inputs = AuditInputs(rows, models, classifier)
+        return _audit(folder, inputs, options, progress, writes=out is not None)
+
+
+def _audit(
+    folder: Path,
+    inputs: AuditInputs,
+    options: AuditOptions,
+    progress: ReportProgress | None,
+    *,
+    writes: bool,
+) -> AuditResult:
+    """Score what is not scored yet, and conclude."""
+    with _scored(folder, inputs, options, progress) as done:
+
+        def text_of(window: int) -> str:
+            token_ids = done.windows.window(window).tolist()
+            return inputs.models.tokenizer.decode([token_ids])[0][: options.show_text]
+
+        report = ReportOptions(
+            options.table_format, options.n_worst, text_of if options.show_text else None
+        )
+        return conclude(done.run, done.rows, done.cuts, done.session, report=report, writes=writes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """A run all of whose own chunks are there."""
+
+    run: Run
+    rows: RowSpool
+    windows: WindowSpool
+    cuts: RowCuts
+    session: Session
+
+
+@contextmanager
+def _scored(
+    folder: Path,
+    inputs: AuditInputs,
+    options: AuditOptions,
+    progress: ReportProgress | None,
+    shard: Shard | None = None,
+) -> Iterator[_Scored]:
+    """Read the corpus, begin or continue the run, and score what is missing."""
     started = time.monotonic()
-    shape = options.shape
-    with RowSpool(out) as row_spool, WindowSpool(shape.length, out) as windows:
+    with RowSpool(folder) as rows, WindowSpool(options.shape.length, folder) as windows:
         cuts = cut_rows(
-            rows,
-            models.tokenizer,
-            (row_spool, windows),
-            shape=shape,
+            inputs.rows,
+            inputs.models.tokenizer,
+            (rows, windows),
+            shape=options.shape,
             policy=options.windows,
             on_batch=_stage("read", None, progress),
         )
-        scoring_started = time.monotonic()
-        X = _score(windows, models, options, progress)
-        scoring_seconds = time.monotonic() - scoring_started
-        judgement = judge(classifier, FEATURE_SETS[feature_set_name(models.role)], X, cuts)
-        distinct, copies = np.unique(judgement.worst_windows, return_counts=True)
-        probabilities = judgement.window_probabilities[distinct]
-        result = AuditResult(
-            outcomes=cuts.outcomes,
-            flagged=judgement.n_flagged,
-            threshold=classifier.threshold,
-            flagged_distinct=int((probabilities >= classifier.threshold).sum()),
-            expected=classifier.expected_count(probabilities, copies),
-            expected_distinct=classifier.expected_count(probabilities),
-            windows=len(cuts.windows),
-            distinct_windows=len(windows),
-            shape=shape,
-            policy=options.windows,
-            names=models.names(classifier),
-            worst=worst_examples(
-                (row_spool, windows),
-                judgement,
-                models.tokenizer,
-                n=options.n_worst,
-                show_text=options.show_text,
-            ),
-            out_of_range=out_of_range_rates(judgement),
-            seconds=time.monotonic() - started,
-            scoring_seconds=scoring_seconds,
-            table=None if out is None else out / f"risk.{options.table_format}",
+        manifest = Manifest(
+            inputs=_declare(inputs, options, cuts, len(windows)),
+            names=inputs.models.names(inputs.classifier),
+            classifier=inputs.classifier,
+            shard=shard,
         )
-        if result.table is not None:
-            rows_out = risk_rows(row_spool, judgement)
-            write_outputs(result, result.table, options.table_format, rows_out)
-    return result
+        run = begin_run(folder, manifest, restart=options.restart)
+        keep_rows(run, rows, cuts)
+        session = _score_missing(run, windows, inputs.models, started, progress)
+        yield _Scored(run, rows, windows, cuts, session)
+
+
+def _score_missing(
+    run: Run,
+    windows: WindowSpool,
+    models: AuditModels,
+    started: float,
+    progress: ReportProgress | None,
+) -> Session:
+    """Score the chunks that are not there yet."""
+    plan, missing = run.plan, unscored_chunks(run)
+    n_missing = sum(len(plan.windows_of(chunk)) for chunk in missing)
+    scoring_started, done = time.monotonic(), 0
+    report = _stage("score", n_missing, progress)
+    report(done)
+    for chunk in models.score(plan, chunks_to_score(plan, windows, missing)):
+        done += len(plan.windows_of(chunk))
+        report(done)
+    return Session(
+        started=started,
+        scoring_seconds=time.monotonic() - scoring_started,
+        kept_windows=plan.n_windows - n_missing,
+    )
+
+
+def _declare(
+    inputs: AuditInputs, options: AuditOptions, cuts: RowCuts, distinct_windows: int
+) -> RunInputs:
+    """Return all that decides a byte of the results."""
+    models = inputs.models
+    return RunInputs(
+        corpus=_declared_corpus(inputs.corpus),
+        on_bad_row=options.on_bad_row,
+        rows=cuts.outcomes.total(),
+        rows_digest=cuts.rows_hash.hexdigest(),
+        texts_digest=cuts.texts_hash.hexdigest(),
+        distinct_windows=distinct_windows,
+        teacher_digest=models.teacher_digest,
+        reference_digest=models.reference_digest,
+        feature_set=feature_set_name(models.role),
+        features=FEATURE_SETS[feature_set_name(models.role)],
+        classifier_digest=inputs.classifier.digest,
+        objective=options.objective,
+        engine=models.engine,
+        device=models.device,
+        threads=models.threads,
+        prefix_tokens=options.shape.prefix_len,
+        suffix_tokens=options.shape.suffix_len,
+        windows=options.windows,
+        chunk_size=options.chunk_size,
+        zlib=zlib_record(),
+        versions=software_versions(),
+    )
+
+
+def _declared_corpus(options: CorpusOptions | None) -> dict[str, Any]:
+    """Return how a corpus is read; whether it is streamed makes no difference."""
+    declared = {} if options is None else asdict(options)
+    return {name: value for name, value in declared.items() if name != "streaming"}
+
+
+def _open_inputs(
+    teacher: str,
+    data: str | Path | CorpusOptions,
+    student: str | None,
+    baseline: str | None,
+    options: AuditOptions,
+) -> AuditInputs:
+    """Find the classifier, then the first row of the corpus, then load the models."""
+    role = _reference_role(student, baseline)
+    classifier = find_classifier(options.classifier, feature_set_name(role), options.objective.kind)
+    check_zlib(classifier)
+    sources = ModelSources(
+        teacher, student or baseline, role, options.model, options.threads, options.workers
+    )
+    # Models are loaded once there is a first row: a typo in a path costs no loading.
+    models = cache(lambda: load_models(sources))
+    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
+    rows = read_corpus(
+        corpus, render_messages=lambda messages: models().tokenizer.render_messages(messages)
+    )
+    rows = _begun(_allowed(rows, options.on_bad_row))
+    return AuditInputs(rows, models(), classifier, corpus)
 
 
 def _reference_role(student: str | None, baseline: str | None) -> ReferenceRole | None:
@@ -258,36 +311,6 @@ def _reference_role(student: str | None, baseline: str | None) -> ReferenceRole 
     if baseline is not None:
         return "baseline"
     return None if student is None else "student"
-
-
-def _load_models(
-    teacher: str, reference: str | None, role: ReferenceRole | None, options: AuditOptions
-) -> AuditModels:
-    from memaudit.engines.hf import HfEngine
-    from memaudit.engines.models import check_same_vocabulary, load_model
-
-    if options.threads is not None:
-        import torch
-
-        torch.set_num_threads(options.threads)
-    loaded = load_model(teacher, options.model)
-    loaded_reference = None if reference is None else load_model(reference, options.model)
-    if loaded_reference is not None:
-        check_same_vocabulary(loaded, loaded_reference)
-    engine = HfEngine(
-        loaded.model,
-        None if loaded_reference is None else loaded_reference.model,
-        bos_token_id=loaded.tokenizer.bos_token_id,
-    )
-    return AuditModels(
-        engine=engine,
-        tokenizer=loaded.tokenizer,
-        teacher=teacher,
-        teacher_digest=loaded.digest,
-        reference=reference,
-        reference_digest=None if loaded_reference is None else loaded_reference.digest,
-        role=role,
-    )
 
 
 def _allowed(
@@ -319,21 +342,3 @@ def _stage(
             progress(Progress(stage, done, total, time.monotonic() - started))
 
     return report
-
-
-def _score(
-    windows: WindowSpool,
-    models: AuditModels,
-    options: AuditOptions,
-    progress: ReportProgress | None,
-) -> NDArray[np.float64]:
-    """Return (n_windows, n_features)."""
-    return feature_matrix(
-        windows,
-        models.engine,
-        models.tokenizer,
-        shape=options.shape,
-        role=models.role,
-        chunk_size=options.chunk_size,
-        on_chunk=_stage("score", len(windows), progress),
-    )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from memaudit.errors import ClassifierError, OutputError
 from memaudit.features import FEATURE_SETS
 from memaudit.metrics import ExpectedCount, expected_count
+from memaudit.objectives import ObjectiveKind
 from memaudit.safe_text import safe_text
 
 FORMAT = 1
@@ -53,7 +54,9 @@ class ZlibRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hexadecimal digest of the compressed lengths of 64 fixed texts; compared."""
 
 
-class RiskClassifier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RiskClassifier(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """Predicts from a window's raw features whether the student will memorize it."""
 
     name: str
@@ -61,6 +64,9 @@ class RiskClassifier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     feature_set: str
     """Key of `FEATURE_SETS`: which models it needs."""
+
+    objective: ObjectiveKind = "soft"
+    """What the students it was fitted on learned from."""
 
     features: tuple[str, ...]
     """Columns of X, a subset of the feature set in its order."""
@@ -327,17 +333,26 @@ def shipped_classifiers_dir() -> Path:
     return inside_wheel if inside_wheel.is_dir() else package.parent / "models"
 
 
-def find_classifier(name_or_path: str | None, feature_set: str) -> RiskClassifier:
-    """Return the classifier asked for, or the shipped one for the models at hand.
+def shipped_name(feature_set: str, objective: ObjectiveKind) -> str:
+    """Return the name of the shipped classifier for the models and the objective at hand."""
+    return feature_set if objective == "soft" else f"{feature_set}-{objective}"
+
+
+def find_classifier(
+    name_or_path: str | None, feature_set: str, objective: ObjectiveKind = "soft"
+) -> RiskClassifier:
+    """Return the classifier asked for, or the shipped one for the models and objective at hand.
 
     Args:
-        name_or_path: a shipped one's name, a path, or None: the one named as the feature set.
+        name_or_path: a shipped one's name, a path, or None: the shipped one that fits.
         feature_set: key of `FEATURE_SETS`: what the run can compute.
+        objective: what the student will learn from.
 
     Raises:
-        ClassifierError: there is none, it is broken, or it needs a model that the run lacks.
+        ClassifierError: there is none, it is broken, it needs a model that the run lacks, or it
+            was fitted on students of another objective.
     """
-    name = feature_set if name_or_path is None else name_or_path
+    name = shipped_name(feature_set, objective) if name_or_path is None else name_or_path
     choices = sorted(file.parent.name for file in shipped_classifiers_dir().glob(f"*/{FILE_NAME}"))
     if name in choices:
         path = shipped_classifiers_dir() / name
@@ -350,11 +365,17 @@ def find_classifier(name_or_path: str | None, feature_set: str) -> RiskClassifie
             hint="choose one with --classifier, or fit one with 'memaudit fit'",
         )
     classifier = load_classifier(path)
-    _check_fits(classifier, feature_set)
+    _check_fits(classifier, feature_set, objective)
     return classifier
 
 
-def _check_fits(classifier: RiskClassifier, feature_set: str) -> None:
+def _check_fits(classifier: RiskClassifier, feature_set: str, objective: ObjectiveKind) -> None:
+    if classifier.objective != objective:
+        raise ClassifierError(
+            f"classifier {classifier.name} was fitted on students that learned by "
+            f"{classifier.objective} labels, expected {objective}",
+            hint="say with --objective what the student will learn from, or choose another classifier",
+        )
     missing = [name for name in classifier.features if name not in FEATURE_SETS[feature_set]]
     if missing:
         n_features = len(classifier.features)

@@ -13,13 +13,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit.objectives import Objective
 from memaudit.scores import TokenScores, WindowScores, suffix
 
 ReferenceRole = Literal["student", "baseline"]
 """What the second model is: the student before training, or a trained baseline."""
 
+OBJECTIVE_FEATURES = ("log_temperature", "cross_entropy_share")
+"""How soft the student's labels will be: the same for every window of an audit."""
+
 _MODEL_FEATURES = (
     "perplexity",
+    "prefix_mean_logprob",
     "suffix_perplexity",
     "suffix_logprob",
     "suffix_mean_logprob",
@@ -28,6 +33,7 @@ _MODEL_FEATURES = (
     "entropy",
     "suffix_entropy",
     "suffix_max_entropy",
+    "suffix_max_surprise",
     "min_k_logprob",
 )
 _CORPUS_FEATURES = (
@@ -37,11 +43,21 @@ _CORPUS_FEATURES = (
     "occurrences",
     "log_occurrences",
 )
-_TEACHER_FEATURES = _CORPUS_FEATURES + tuple(f"teacher_{name}" for name in _MODEL_FEATURES)
+_TEACHER_FEATURES = (
+    *OBJECTIVE_FEATURES,
+    *_CORPUS_FEATURES,
+    *(f"teacher_{name}" for name in _MODEL_FEATURES),
+)
 
 
 def _with_reference(role: ReferenceRole) -> tuple[str, ...]:
-    divergences = (kl_name(role), suffix_kl_name(role), f"{role}_suffix_log_ratio")
+    divergences = (
+        kl_name(role),
+        suffix_kl_name(role),
+        f"{role}_suffix_max_kl_divergence",
+        f"{role}_suffix_log_ratio",
+        f"{role}_suffix_max_log_ratio",
+    )
     return _TEACHER_FEATURES + tuple(f"{role}_{name}" for name in _MODEL_FEATURES) + divergences
 
 
@@ -54,6 +70,9 @@ def suffix_kl_name(role: ReferenceRole) -> str:
     """Return the name of KL(teacher ‖ role) over the suffix alone."""
     return f"suffix_{kl_name(role)}" if role == "baseline" else "student_suffix_kl_divergence"
 
+
+PAPERS_OBJECTIVE = Objective()
+"""Soft labels at T = 2, no cross-entropy."""
 
 FEATURE_SETS: dict[str, tuple[str, ...]] = {
     "teacher": _TEACHER_FEATURES,
@@ -70,6 +89,7 @@ def window_features(
     text: str,
     suffix_text: str,
     occurrences: int,
+    objective: Objective = PAPERS_OBJECTIVE,
     role: ReferenceRole | None = None,
 ) -> dict[str, float]:
     """Return every feature that the scores allow, by name.
@@ -80,12 +100,14 @@ def window_features(
         text: the window, decoded.
         suffix_text: its suffix, decoded.
         occurrences: how many times the window occurs in the corpus, at least 1.
+        objective: what the student will learn from.
         role: what the reference is.
 
     Returns:
         one finite number for each name in the feature set, in its order.
     """
     features = {
+        **objective_features(objective),
         "zlib_entropy": zlib_entropy(text),
         "suffix_zlib_entropy": zlib_entropy(suffix_text),
         "zlib_ratio": zlib_ratio(text),
@@ -95,21 +117,48 @@ def window_features(
     features |= _model_features("teacher", scores.teacher, prefix_len)
     if role is not None:
         assert scores.reference is not None
-        assert scores.kl_divergence is not None
         features |= _model_features(role, scores.reference, prefix_len)
-        features[kl_name(role)] = mean(scores.kl_divergence)
-        features[suffix_kl_name(role)] = mean(suffix(scores.kl_divergence, prefix_len))
-        features[f"{role}_suffix_log_ratio"] = mean(
-            suffix(scores.teacher.logprobs, prefix_len)
-        ) - mean(suffix(scores.reference.logprobs, prefix_len))
+        features |= _divergence_features(role, scores, prefix_len)
     return features
+
+
+def objective_features(objective: Objective) -> dict[str, float]:
+    """Return the settings of the objective; what has no soft labels has temperature 1.
+
+    The logarithm, for the log-odds of being memorized fall about evenly with it.
+    """
+    temperature = objective.temperature if objective.kind == "soft" else 1.0
+    return {
+        "log_temperature": float(np.log(temperature)),
+        "cross_entropy_share": objective.cross_entropy_share,
+    }
+
+
+def _divergence_features(
+    role: ReferenceRole, scores: WindowScores, prefix_len: int
+) -> dict[str, float]:
+    assert scores.reference is not None
+    assert scores.kl_divergence is not None
+    suffix_kl = suffix(scores.kl_divergence, prefix_len)
+    log_ratios = suffix(scores.teacher.logprobs, prefix_len) - suffix(
+        scores.reference.logprobs, prefix_len
+    )
+    return {
+        kl_name(role): mean(scores.kl_divergence),
+        suffix_kl_name(role): mean(suffix_kl),
+        f"{role}_suffix_max_kl_divergence": float(suffix_kl.max()),
+        f"{role}_suffix_log_ratio": mean(log_ratios),
+        f"{role}_suffix_max_log_ratio": float(log_ratios.max()),
+    }
 
 
 def _model_features(role: str, scores: TokenScores, prefix_len: int) -> dict[str, float]:
     suffix_logprobs = suffix(scores.logprobs, prefix_len)
     suffix_entropies = suffix(scores.entropy, prefix_len)
+    prefix_logprobs = scores.logprobs[: prefix_len - 1]
     return {
         f"{role}_perplexity": perplexity(scores.logprobs),
+        f"{role}_prefix_mean_logprob": mean(prefix_logprobs) if len(prefix_logprobs) else 0.0,
         f"{role}_suffix_perplexity": perplexity(suffix_logprobs),
         f"{role}_suffix_logprob": float(suffix_logprobs.sum(dtype=np.float64)),
         f"{role}_suffix_mean_logprob": mean(suffix_logprobs),
@@ -118,6 +167,7 @@ def _model_features(role: str, scores: TokenScores, prefix_len: int) -> dict[str
         f"{role}_entropy": mean(scores.entropy),
         f"{role}_suffix_entropy": mean(suffix_entropies),
         f"{role}_suffix_max_entropy": float(suffix_entropies.max()),
+        f"{role}_suffix_max_surprise": float((-suffix_logprobs - suffix_entropies).max()),
         f"{role}_min_k_logprob": min_k_logprob(suffix_logprobs),
     }
 

@@ -1,10 +1,13 @@
 """Stand-ins that obey the protocols; what they answer is known on paper."""
 
+from functools import partial
+
 import numpy as np
 
-from memaudit.audit import AuditModels
 from memaudit.classifier import Calibration, RiskClassifier, zlib_record
 from memaudit.corpus import BadRow, Example
+from memaudit.runs.models import AuditModels
+from memaudit.runs.scoring import score_here
 from memaudit.scores import TokenScores, WindowScores
 
 
@@ -96,9 +99,12 @@ def make_classifier(
 def make_models(*known_texts, tokenizer=None, role=None, **engine_settings):
     """Stand-ins for an audit; the engine knows these texts by heart."""
     windows = [tuple(text.encode()) for text in known_texts]
+    engine = RecitingEngine(*windows, has_reference=role is not None, **engine_settings)
+    tokenizer = tokenizer or ByteTokenizer()
     return AuditModels(
-        engine=RecitingEngine(*windows, has_reference=role is not None, **engine_settings),
-        tokenizer=tokenizer or ByteTokenizer(),
+        tokenizer=tokenizer,
+        score=partial(score_here, engine, tokenizer),
+        engine=engine.name,
         teacher="models/demo-teacher",
         reference=None if role is None else "models/demo-reference",
         role=role,

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import memaudit
-from memaudit.audit import AuditOptions, audit_corpus, audit_rows
+from memaudit.audit import audit_corpus, audit_rows
 from memaudit.errors import CorpusError, ModelError, UsageError
 from memaudit.features import FEATURE_SETS
+from memaudit.runs.options import AuditOptions
 from memaudit.windows import WindowShape
 
 SHAPE = WindowShape(4, 4)
@@ -26,7 +27,7 @@ def audit(*texts, known=(), out=None, progress=None, role=None, **changes):
     result = audit_rows(
         make_rows(*texts), models, make_classifier(), out=out, options=options, progress=progress
     )
-    return result, models.engine
+    return result, models.score.args[0]
 
 
 def read_table(folder):

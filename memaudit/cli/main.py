@@ -5,32 +5,25 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from types import FrameType
-from typing import NoReturn
 
 import click
 
 from memaudit import __version__
+from memaudit.cli.fit import fit
+from memaudit.cli.merge import merge
 from memaudit.cli.predict import predict
+from memaudit.cli.signals import Stopped, raise_if_stopped
+from memaudit.cli.status import status
 from memaudit.cli.study import study
+from memaudit.cli.verify import verify
 from memaudit.errors import MemauditError
 from memaudit.safe_text import safe_text
 
 OK = 0
 ERROR = 2
 INTERRUPTED = 130
-TERMINATED = 143
 
 _MAX_MESSAGE = 4096
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived: unwind, so that half-written files are removed."""
-
-
-def terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """Handle SIGTERM by unwinding."""
-    raise Terminated
 
 
 @click.group(
@@ -49,8 +42,12 @@ def cli() -> None:
     """
 
 
+cli.add_command(fit)
 cli.add_command(predict)
+cli.add_command(status)
+cli.add_command(merge)
 cli.add_command(study)
+cli.add_command(verify)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -69,17 +66,12 @@ def run(arguments: Sequence[str]) -> int:
         code = _fail(error.message, error.hint, as_json)
     except (KeyboardInterrupt, click.Abort):
         code = _fail("interrupted", None, as_json, code=INTERRUPTED)
-    except Terminated:
-        code = _fail("terminated", None, as_json, code=TERMINATED)
+    except Stopped as error:
+        code = _fail(error.message, error.hint, as_json, code=error.exit_code)
     except BrokenPipeError:
         code = _abandon_stdout()
     except Exception as error:
-        traceback.print_exc()
-        code = _fail(
-            f"internal error: {type(error).__name__}",
-            "please report it with the lines above",
-            as_json,
-        )
+        code = _crash(error, as_json)
     return code
 
 
@@ -91,6 +83,17 @@ def _invoke(arguments: Sequence[str]) -> int:
         # click's own answer to a closed pipe, with the code that means a failed gate here.
         raise BrokenPipeError from error
     return code if isinstance(code, int) else OK
+
+
+def _crash(error: Exception, as_json: bool) -> int:
+    """Show an error nobody expected, unless a library made it of a signal."""
+    try:
+        raise_if_stopped()
+    except Stopped as stopped:
+        return _fail(stopped.message, stopped.hint, as_json, code=stopped.exit_code)
+    traceback.print_exception(error)
+    message = f"internal error: {type(error).__name__}"
+    return _fail(message, "please report it with the lines above", as_json)
 
 
 def _fail(message: str, hint: str | None, as_json: bool, *, code: int = ERROR) -> int:

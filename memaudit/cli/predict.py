@@ -3,16 +3,21 @@
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from memaudit.errors import UsageError
+from memaudit.cli.signals import Stopped, raise_if_stopped
+from memaudit.errors import MemauditError, UsageError
 
 if TYPE_CHECKING:
-    from memaudit.audit import AuditOptions
+    from memaudit.audit import ReportProgress
     from memaudit.corpus import CorpusOptions
+    from memaudit.runs.options import AuditOptions
+    from memaudit.runs.progress import Progress
 
 _ROW_SHAPES = ("auto", "text", "prompt-completion", "messages")
 _TABLE_FORMATS = ("parquet", "jsonl", "csv")
@@ -46,6 +51,29 @@ _COUNT = click.IntRange(min=0)
     "--classifier", metavar="NAME|PATH", help="Default: the shipped one that fits the models given."
 )
 @click.option(
+    "--objective",
+    type=click.Choice(("soft", "hard", "cross-entropy")),
+    default="soft",
+    show_default=True,
+    help="What the student will learn: the teacher's distribution, the text it writes, or the corpus alone.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    metavar="T",
+    help="Of soft labels.",
+)
+@click.option(
+    "--alpha",
+    type=click.FloatRange(min=0, max=1),
+    default=0.0,
+    show_default=True,
+    metavar="SHARE",
+    help="Of plain cross-entropy in the loss of soft labels.",
+)
+@click.option(
     "--engine",
     type=click.Choice(("auto", "hf", "vllm")),
     default="auto",
@@ -56,7 +84,13 @@ _COUNT = click.IntRange(min=0)
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Where the risk table goes. Default: runs/<name of the corpus>.",
+    help="Where the risk table goes; a run that was interrupted there is continued. Default: runs/<name of the corpus>.",
+)
+@click.option("--restart", is_flag=True, help="Start over instead of continuing what is in DIR.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Score one of N parts, 0/N to N-1/N, each into a DIR of its own, for 'memaudit merge'.",
 )
 @click.option(
     "--format",
@@ -136,7 +170,26 @@ _COUNT = click.IntRange(min=0)
     help="Where models run: auto, cpu, cuda, cuda:1.",
 )
 @click.option(
-    "--threads", type=_POSITIVE, metavar="N", help="CPU threads. Default: one for each core."
+    "--workers",
+    type=_POSITIVE,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Processes that score, each with models of its own; on GPUs, one for each.",
+)
+@click.option(
+    "--threads",
+    type=_POSITIVE,
+    metavar="N",
+    help="CPU threads of each process. Default: the cores, divided among the workers.",
+)
+@click.option(
+    "--chunk-size",
+    type=_POSITIVE,
+    default=128,
+    show_default=True,
+    metavar="N",
+    help="Distinct windows that are scored and committed together: what a crash can cost.",
 )
 @click.option("--model-revision", metavar="REV", help="Revision of models on the hub.")
 @click.option("--trust-remote-code", is_flag=True, help="Run code that comes with a model.")
@@ -172,7 +225,8 @@ def predict(**flags: Any) -> None:
     """Predict which examples of CORPUS a student distilled from MODEL would memorize.
 
     Writes risk.parquet, one row an example, and summary.json into DIR. No file and no output
-    holds text of the corpus unless --show-text asks for it.
+    holds text of the corpus unless --show-text asks for it. If the run is interrupted or the
+    machine dies, the same command goes on where it was; 'memaudit status DIR' tells how far it is.
     """
     row_shape, table_format = _split_formats(flags["formats"])
     # Read when the hub's packages are imported, so it has to be said before.
@@ -181,24 +235,80 @@ def predict(**flags: Any) -> None:
         names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
         os.environ |= dict.fromkeys(names, "1")
 
+    arguments = {
+        "teacher": flags["teacher"],
+        "data": _corpus_options(flags, row_shape),
+        "student": flags["student"],
+        "baseline": flags["baseline"],
+        "options": _audit_options(flags, table_format),
+    }
+    if flags["shard"] is None:
+        _predict_all(flags, arguments)
+    else:
+        _predict_shard(flags, arguments)
+
+
+def _predict_all(flags: dict[str, Any], arguments: dict[str, Any]) -> None:
     from memaudit.audit import audit_corpus
-    from memaudit.reports.progress import show_progress
     from memaudit.reports.terminal import print_summary
 
-    with show_progress(quiet=flags["quiet"], color=flags["color"]) as progress:
-        result = audit_corpus(
-            flags["teacher"],
-            _corpus_options(flags, row_shape),
-            student=flags["student"],
-            baseline=flags["baseline"],
-            out=flags["out"] or Path("runs") / corpus_stem(flags["data"]),
-            options=_audit_options(flags, table_format),
-            progress=progress,
-        )
+    out = flags["out"] or Path("runs") / corpus_stem(flags["data"])
+    with _watched(flags, out) as progress:
+        result = audit_corpus(**arguments, out=out, progress=progress)
     if flags["as_json"]:
         click.echo(json.dumps(result.document(), sort_keys=True, allow_nan=False))
     else:
         print_summary(result, color=flags["color"])
+
+
+def _predict_shard(flags: dict[str, Any], arguments: dict[str, Any]) -> None:
+    from memaudit.audit import score_shard
+    from memaudit.reports.status import print_status
+    from memaudit.runs.shards import parse_shard
+
+    shard = parse_shard(flags["shard"])
+    stem = f"{corpus_stem(flags['data'])}-{shard.index}-of-{shard.count}"
+    out = flags["out"] or Path("runs") / stem
+    with _watched(flags, out) as progress:
+        status = score_shard(**arguments, shard=shard, out=out, progress=progress)
+    if flags["as_json"]:
+        click.echo(json.dumps(status.document(), sort_keys=True, allow_nan=False))
+    else:
+        print_status(status, color=flags["color"])
+
+
+@contextmanager
+def _watched(flags: dict[str, Any], out: Path) -> Iterator["ReportProgress"]:
+    """Show progress, and answer signals."""
+    from memaudit.reports.progress import show_progress
+
+    with stop_explained(out), show_progress(quiet=flags["quiet"], color=flags["color"]) as show:
+
+        def report(progress: "Progress") -> None:
+            raise_if_stopped()
+            show(progress)
+
+        yield report
+
+
+@contextmanager
+def stop_explained(out: Path) -> Iterator[None]:
+    """If a signal stops the run in a folder, say how to go on."""
+    try:
+        yield
+    except Stopped as stopped:
+        raise Stopped(stopped.number, hint=_how_to_go_on(out)) from None
+
+
+def _how_to_go_on(out: Path) -> str:
+    from memaudit.runs.status import run_status
+
+    try:
+        status = run_status(out)
+    except MemauditError:
+        return "nothing had been scored yet: give the same command again"
+    done = status.chunks - len(status.missing) - len(status.damaged)
+    return f"give the same command again to go on: {done:,} of {status.chunks:,} chunks are kept in {out}"
 
 
 def _split_formats(formats: tuple[str, ...]) -> tuple[str, str]:
@@ -241,8 +351,9 @@ def _corpus_options(flags: dict[str, Any], row_shape: str) -> "CorpusOptions":
 
 
 def _audit_options(flags: dict[str, Any], table_format: str) -> "AuditOptions":
-    from memaudit.audit import AuditOptions
     from memaudit.engines.models import ModelOptions
+    from memaudit.objectives import Objective
+    from memaudit.runs.options import AuditOptions
     from memaudit.windows import WindowShape
 
     model = ModelOptions(
@@ -254,6 +365,7 @@ def _audit_options(flags: dict[str, Any], table_format: str) -> "AuditOptions":
     )
     return AuditOptions(
         classifier=flags["classifier"],
+        objective=Objective(flags["objective"], flags["temperature"], flags["alpha"]),
         engine=flags["engine"],
         shape=WindowShape(flags["prefix_tokens"], flags["suffix_tokens"]),
         windows=flags["windows"],
@@ -263,4 +375,7 @@ def _audit_options(flags: dict[str, Any], table_format: str) -> "AuditOptions":
         n_worst=flags["top"],
         show_text=flags["show_text"],
         threads=flags["threads"],
+        workers=flags["workers"],
+        chunk_size=flags["chunk_size"],
+        restart=flags["restart"],
     )

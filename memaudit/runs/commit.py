@@ -1,15 +1,20 @@
 """Outputs that are whole or not there: written beside their place, then renamed into it."""
 
+import errno
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from memaudit.errors import OutputError
 from memaudit.safe_text import safe_text
+
+_HALF = re.compile(r"\.(manifest|rows|risk|summary|\d+)\.\w+\.[0-9a-f]{8}\.tmp")
+"""As `committed_file` names the files of a run that are not whole yet."""
 
 
 @contextmanager
@@ -28,6 +33,7 @@ def output_folder(path: Path) -> Iterator[None]:
             for folder in _missing_folders(path):
                 folder.mkdir(mode=0o700)
                 made.append(folder)
+                sync_folder(folder.parent)
             tempfile.TemporaryFile(dir=path).close()
         yield
     except BaseException:
@@ -47,29 +53,42 @@ def committed_file(path: Path) -> Iterator[BinaryIO]:
         OutputError: it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with output_errors(path):
         try:
-            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as stream:
+            with os.fdopen(os.open(temporary, flags, 0o600), "w+b") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def output_errors(path: Path) -> Iterator[None]:
+def output_errors(path: Path, verb: Literal["written", "read"] = "written") -> Iterator[None]:
     """Tell errors of the file system as an `OutputError` about this path."""
     try:
         yield
     except OSError as error:
         raise OutputError(
-            f"{safe_text(str(path), 4096)}: cannot be written: {error.strerror or 'write failed'}",
+            f"{safe_text(str(path), 4096)}: cannot be {verb}: {error.strerror or 'I/O error'}",
             hint="check the space on the disk and the permissions, or choose a place with --out",
         ) from error
+
+
+def remove_halves(folder: Path) -> None:
+    """Remove what a process that was killed had half written; call it with the lock held."""
+    for path in folder.glob(".*.tmp") if folder.is_dir() else ():
+        if _HALF.fullmatch(path.name):
+            path.unlink()
+
+
+def is_full(error: OutputError) -> bool:
+    """Whether something could not be written because the disk, or a quota on it, is full."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _missing_folders(path: Path) -> list[Path]:
@@ -80,8 +99,8 @@ def _missing_folders(path: Path) -> list[Path]:
     return missing[::-1]
 
 
-def _sync_folder(folder: Path) -> None:
-    # A rename survives a power cut only once the folder that holds the name is on the disk.
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk: only then do they survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,12 @@
 """The reading pass: rows in, windows out, equal ones kept once."""
 
+import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+
+import msgspec
 
 from memaudit.corpus import BadRow, Example
 from memaudit.errors import CorpusError
@@ -27,6 +30,12 @@ class RowCuts:
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     """Rows by outcome."""
+
+    rows_hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    """SHA-256 of the rows' ids, addresses and outcomes."""
+
+    texts_hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+    """SHA-256 of their texts."""
 
 
 def cut_rows(
@@ -55,6 +64,7 @@ def cut_rows(
     cuts = RowCuts()
     for batch in _batches(rows):
         texts = [row.text for row in batch if isinstance(row, Example)]
+        cuts.texts_hash.update(b"".join(msgspec.json.encode(text) for text in texts))
         encoded = iter(tokenizer.encode(texts))
         for row in batch:
             if isinstance(row, BadRow):
@@ -66,6 +76,7 @@ def cut_rows(
                 cuts.windows.extend(indices)
                 cuts.n_windows.extend([len(indices)] if indices else [])
             cuts.outcomes[outcome.outcome] += 1
+            cuts.rows_hash.update(msgspec.json.encode(outcome))
             row_spool.append(outcome)
         on_batch(cuts.outcomes.total())
     _require_scored(cuts, shape)

@@ -1,7 +1,7 @@
 """The verdict: from features to probabilities, and from windows back to rows."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,10 @@ from memaudit.features import reason_in_words
 from memaudit.runs.cutting import RowCuts
 from memaudit.runs.result import WorstExample
 from memaudit.runs.risk_table import RiskRow
-from memaudit.runs.scoring import Tokenizer
-from memaudit.runs.spool import RowSpool, WindowSpool
+from memaudit.runs.spool import RowSpool
+
+TextOf = Callable[[int], str]
+"""From the index of a distinct window to its text: text of the corpus."""
 
 _ROWS_AT_ONCE = 65_536
 
@@ -98,25 +100,19 @@ def risk_rows(rows: RowSpool, judgement: Judgement) -> Iterator[RiskRow]:
 
 
 def worst_examples(
-    spools: tuple[RowSpool, WindowSpool],
-    judgement: Judgement,
-    tokenizer: Tokenizer,
-    *,
-    n: int,
-    show_text: int,
+    rows: RowSpool, judgement: Judgement, n: int, text_of: TextOf | None = None
 ) -> tuple[WorstExample, ...]:
     """Return the riskiest rows, the riskiest first; of equally risky ones, the first first.
 
     Of rows with equal worst windows only the first is taken.
 
     Args:
-        spools: with the rows and the windows.
+        rows: of the corpus, in order.
         judgement: on them.
-        tokenizer: the teacher's, for their text.
         n: how many at most.
-        show_text: characters of their text; 0 leaves it out.
+        text_of: gives the text of a window; None leaves it out.
     """
-    rows, windows = spools
+    occurrences = judgement.feature_names.index("occurrences")
     distinct, first_rows = np.unique(judgement.worst_windows, return_index=True)
     # By -probability, then by place: lexsort looks at its last key first.
     order = np.lexsort((first_rows, -judgement.window_probabilities[distinct]))[:n]
@@ -125,16 +121,15 @@ def worst_examples(
     sources = {i: row for i, row in enumerate(scored) if i in window_of}
     examples = []
     for i, window in window_of.items():
-        text = tokenizer.decode([windows.window(window).tolist()])[0] if show_text else None
         examples.append(
             WorstExample(
                 example_id=sources[i].example_id,
                 address=sources[i].address,
                 row=sources[i].row,
                 probability=float(judgement.window_probabilities[window]),
-                occurrences=int(windows.occurrences[window]),
+                occurrences=int(judgement.X[window, occurrences]),
                 reason=judgement.reason(window),
-                text=None if text is None else text[:show_text],
+                text=None if text_of is None else text_of(window),
             )
         )
     return tuple(examples)

@@ -1,24 +1,23 @@
 """What an audit leaves in its folder: the risk table and `summary.json`."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from memaudit.features import FEATURE_SETS
 from memaudit.runs.commit import committed_file
 from memaudit.runs.result import SCHEMA_VERSION, AuditResult
-from memaudit.runs.risk_table import RiskRow, TableFormat, write_risk_table
+from memaudit.runs.risk_table import RiskRow, write_risk_table
 
 
 def write_outputs(
-    result: AuditResult, table: Path, table_format: TableFormat, rows: Iterable[RiskRow]
+    result: AuditResult, table: Path, features: Sequence[str], rows: Iterable[RiskRow]
 ) -> None:
     """Write the table and, beside it, the summary; neither takes its name before both are whole.
 
     Args:
         result: what the summary says.
-        table: where the table goes.
-        table_format: how it is written.
+        table: where the table goes; its ending is its format.
+        features: its columns.
         rows: of the table.
 
     Raises:
@@ -29,9 +28,9 @@ def write_outputs(
         summary.write(document.encode() + b"\n")
         write_risk_table(
             file,
-            table_format,
+            table.suffix.removeprefix("."),  # type: ignore[arg-type]  # a TableFormat
             rows,
-            features=FEATURE_SETS[result.names.feature_set],
+            features=features,
             metadata=_metadata(result),
         )
 
@@ -47,6 +46,7 @@ def _metadata(result: AuditResult) -> dict[str, str]:
         "reference_digest": names.reference_digest,
         "feature_set": names.feature_set,
         "engine": names.engine,
+        "run": result.run,
         "windows": f"{result.policy} {shape.prefix_len}+{shape.suffix_len}",
     }
     return {f"memaudit.{key}": value for key, value in values.items() if value is not None}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from memaudit.metrics import ExpectedCount
+from memaudit.objectives import Objective
 from memaudit.runs.spool import Outcome
 from memaudit.windows import WindowPolicy, WindowShape
 
@@ -108,6 +109,9 @@ class AuditResult:
     policy: WindowPolicy
     """Which windows of a row were cut."""
 
+    objective: Objective
+    """What the student was taken to learn from."""
+
     names: ModelNames
     """Models, engine and classifier."""
 
@@ -118,13 +122,19 @@ class AuditResult:
     """For each feature of the classifier, the share of scored rows beyond its training range."""
 
     seconds: float
-    """Wall time of the audit, without the loading of models."""
+    """Wall time of this session of the audit, without the loading of models."""
 
     scoring_seconds: float
     """Wall time of the scoring pass."""
 
     table: Path | None = None
     """The risk table, if one was written."""
+
+    run: str = ""
+    """Fingerprint of what the run was given: equal ones have equal tables."""
+
+    kept_windows: int = 0
+    """Distinct windows whose features an earlier session, or another machine, left."""
 
     @property
     def scored(self) -> int:
@@ -148,13 +158,14 @@ class AuditResult:
 
     @property
     def tokens(self) -> int:
-        """Tokens scored, each once, however many models looked at it."""
+        """Tokens of distinct windows, each once, however many models looked at it."""
         return self.distinct_windows * self.shape.length
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the scoring pass."""
-        return self.tokens / self.scoring_seconds if self.scoring_seconds > 0 else 0.0
+        """Of the scoring pass, for what was scored in this session."""
+        scored = (self.distinct_windows - self.kept_windows) * self.shape.length
+        return scored / self.scoring_seconds if self.scoring_seconds > 0 else 0.0
 
     @property
     def unfamiliar(self) -> dict[str, float]:
@@ -181,10 +192,15 @@ class AuditResult:
             ],
             "windows": self.windows,
             "distinct_windows": self.distinct_windows,
+            "kept_windows": self.kept_windows,
             "window_policy": self.policy,
+            "objective": self.objective.kind,
+            "temperature": self.objective.temperature,
+            "cross_entropy_share": self.objective.cross_entropy_share,
             "prefix_tokens": self.shape.prefix_len,
             "suffix_tokens": self.shape.suffix_len,
             **asdict(self.names),
+            "run": self.run,
             "worst": [_worst_document(example) for example in self.worst],
             "out_of_range": self.out_of_range,
             "tokens": self.tokens,

@@ -1,6 +1,7 @@
-"""The scoring pass: from distinct windows to their matrix of features."""
+"""The scoring pass: from the windows of a chunk to its features, committed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -8,9 +9,10 @@ from numpy.typing import NDArray
 
 from memaudit.engines.base import Engine
 from memaudit.errors import ModelError
-from memaudit.features import FEATURE_SETS, ReferenceRole, window_features
+from memaudit.features import window_features
+from memaudit.runs.chunks import ChunkPlan, write_chunk
 from memaudit.runs.spool import WindowSpool
-from memaudit.windows import WindowShape
+from memaudit.scores import WindowScores
 
 
 class Tokenizer(Protocol):
@@ -29,60 +31,110 @@ class Tokenizer(Protocol):
         ...
 
 
-def feature_set_name(role: ReferenceRole | None) -> str:
-    """Return the key of `FEATURE_SETS` for a teacher and, if it has a role, a reference."""
-    return "teacher" if role is None else f"teacher+{role}"
+@dataclass(frozen=True, slots=True)
+class ChunkWork:
+    """A chunk to be scored."""
+
+    number: int
+    """Which chunk of the plan it is."""
+
+    windows: NDArray[np.int32]
+    """(n, T) token ids."""
+
+    occurrences: NDArray[np.int64]
+    """(n,) how often each window occurs in the corpus."""
 
 
-def feature_matrix(
-    spool: WindowSpool,
-    engine: Engine,
-    tokenizer: Tokenizer,
-    *,
-    shape: WindowShape,
-    role: ReferenceRole | None,
-    chunk_size: int,
-    on_chunk: Callable[[int], None],
-) -> NDArray[np.float64]:
-    """Score every distinct window once and return its features.
+ScoreChunks = Callable[[ChunkPlan, Iterator[ChunkWork]], Iterator[int]]
+"""Scores and commits chunks, here or elsewhere, in any order; yields the number of each."""
+
+
+def chunks_to_score(
+    plan: ChunkPlan, windows: WindowSpool, chunks: Sequence[int]
+) -> Iterator[ChunkWork]:
+    """Yield the work for some chunks of a plan, as it is asked for."""
+    occurrences = windows.occurrences
+    for chunk in chunks:
+        indices = plan.windows_of(chunk)
+        token_ids = windows.read(indices.start, len(indices))
+        yield ChunkWork(chunk, token_ids, occurrences[indices.start : indices.stop])
+
+
+def score_here(
+    engine: Engine, tokenizer: Tokenizer, plan: ChunkPlan, works: Iterator[ChunkWork]
+) -> Iterator[int]:
+    """Score chunks one after the other in this process: the plainest `ScoreChunks`."""
+    for work in works:
+        score_chunk(plan, engine, tokenizer, work)
+        yield work.number
+
+
+def score_chunk(plan: ChunkPlan, engine: Engine, tokenizer: Tokenizer, work: ChunkWork) -> None:
+    """Score a chunk and commit it under its name; to do so twice leaves the same file.
 
     Args:
-        spool: the windows.
-        engine: runs the teacher, and a reference if there is a role for it.
+        plan: where it goes, and what it holds.
+        engine: runs the teacher, and a reference if the plan has a role for it.
         tokenizer: the teacher's, for the text of a window.
-        shape: of the windows.
-        role: what the reference is.
-        chunk_size: windows that are scored together; no batch crosses a chunk.
-        on_chunk: told how many windows are done, after each chunk.
-
-    Returns:
-        (n_windows, n_features), the columns in the order of the feature set.
+        work: the chunk.
 
     Raises:
-        ModelError: a feature is not a finite number.
+        ModelError: a feature is not a finite number, or memory does not suffice for one window.
+        OutputError: the chunk cannot be written.
     """
-    names = FEATURE_SETS[feature_set_name(role)]
-    X = np.empty((len(spool), len(names)))
-    occurrences = spool.occurrences
-    done = 0
-    for windows in spool.chunks(chunk_size):
-        scores = engine.score(list(windows))
-        texts = tokenizer.decode(windows.tolist())
-        suffix_texts = tokenizer.decode(windows[:, shape.prefix_len :].tolist())
-        for i in range(len(windows)):
-            features = window_features(
-                scores[i],
-                prefix_len=shape.prefix_len,
-                text=texts[i],
-                suffix_text=suffix_texts[i],
-                occurrences=int(occurrences[done + i]),
-                role=role,
-            )
-            X[done + i] = [features[name] for name in names]
-        _check_finite(X[done : done + len(windows)], names)
-        done += len(windows)
-        on_chunk(done)
+    write_chunk(plan, work.number, chunk_features(plan, engine, tokenizer, work))
+
+
+def chunk_features(
+    plan: ChunkPlan, engine: Engine, tokenizer: Tokenizer, work: ChunkWork
+) -> NDArray[np.float64]:
+    """Return the features of a chunk's windows: (n, n_features).
+
+    Raises:
+        ModelError: as for `score_chunk`.
+    """
+    prefix_len = plan.shape.prefix_len
+    scores = _score(engine, list(work.windows))
+    texts = tokenizer.decode(work.windows.tolist())
+    suffix_texts = tokenizer.decode(work.windows[:, prefix_len:].tolist())
+    X = np.empty((len(work.windows), len(plan.features)))
+    for i in range(len(X)):
+        features = window_features(
+            scores[i],
+            prefix_len=prefix_len,
+            text=texts[i],
+            suffix_text=suffix_texts[i],
+            occurrences=int(work.occurrences[i]),
+            objective=plan.objective,
+            role=plan.role,
+        )
+        X[i] = [features[name] for name in plan.features]
+    _check_finite(X, plan.features)
     return X
+
+
+def _score(engine: Engine, windows: list[NDArray[np.int32]]) -> list[WindowScores]:
+    """Score windows; if memory does not suffice, one half after the other."""
+    try:
+        return engine.score(windows)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        if len(windows) == 1:
+            raise ModelError(
+                f"not enough memory for one window of {len(windows[0])} tokens",
+                hint="choose a smaller model, bfloat16 or another --device",
+            ) from error
+    # Outside of the handler: the error holds on to what was being computed.
+    half = len(windows) // 2
+    return _score(engine, windows[:half]) + _score(engine, windows[half:])
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch has a class for its GPUs only; its CPU allocator raises a bare RuntimeError.
+    said = str(error).lower()
+    phrases = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(phrase in said for phrase in phrases)
 
 
 def _check_finite(X: NDArray[np.float64], names: tuple[str, ...]) -> None:

@@ -116,14 +116,15 @@ class WindowSpool(_Spool):
             (at most `size`, window_len) token ids.
         """
         for start in range(0, len(self), size):
-            yield self._read(start, min(size, len(self) - start))
+            yield self.read(start, min(size, len(self) - start))
 
     def window(self, index: int) -> NDArray[np.int32]:
         """Return one window: (window_len,) token ids."""
-        (window,) = self._read(index, 1)
+        (window,) = self.read(index, 1)
         return np.asarray(window, dtype=np.int32)
 
-    def _read(self, start: int, count: int) -> NDArray[np.int32]:
+    def read(self, start: int, count: int) -> NDArray[np.int32]:
+        """Return some of the distinct windows: (count, window_len) token ids."""
         self._file.seek(start * self._window_len * 4)
         content = self._file.read(count * self._window_len * 4)
         shape = (count, self._window_len)

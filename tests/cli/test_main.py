@@ -11,6 +11,7 @@ import pytest
 
 from memaudit.cli import main
 from memaudit.cli.main import run
+from memaudit.cli.signals import Stopped
 from memaudit.errors import MemauditError
 
 HEAVY = {"torch", "transformers", "sklearn", "datasets", "pyarrow", "numpy", "vllm", "rich"}
@@ -83,7 +84,7 @@ def test_a_usage_error_names_the_help(capsys):
             "error: a\\u001b]0;b\\u0007c\\u000a::error::d\n",
         ),
         (KeyboardInterrupt(), 130, "\nerror: interrupted\n"),
-        (main.Terminated(), 143, "error: terminated\n"),
+        (Stopped(signal.SIGTERM), 143, "error: terminated\n"),
     ],
 )
 def test_errors_become_text_and_a_code(failing_command, capsys, error, code, message):

@@ -8,9 +8,10 @@ import re
 import pyarrow.parquet as pq
 import pytest
 
-from memaudit.audit import AuditOptions, audit_corpus
+from memaudit.audit import audit_corpus
 from memaudit.cli.main import run
 from memaudit.features import FEATURE_SETS
+from memaudit.runs.options import AuditOptions
 from memaudit.windows import WindowShape
 
 SHAPE = ["--prefix-tokens", "16", "--suffix-tokens", "16"]

@@ -1,0 +1,69 @@
+"""`memaudit merge`: the shards of a run put together."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from memaudit.runs.conclusion import ReportOptions
+
+
+@click.command(short_help="Put the shards of a run together.")
+@click.argument(
+    "folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    required=True,
+    help="Where the whole run goes.",
+)
+@click.option(
+    "--format",
+    "table_format",
+    type=click.Choice(("parquet", "jsonl", "csv")),
+    default="parquet",
+    show_default=True,
+    help="How the risk table is written.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Worst examples in the summary.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary."
+)
+@click.option(
+    "--color",
+    type=click.Choice(("auto", "always", "never")),
+    default="auto",
+    show_default=True,
+    help="Whether output is coloured.",
+)
+def merge(folders: tuple[Path, ...], out: Path, as_json: bool, color: str, **flags: Any) -> None:
+    """Put together the parts that 'memaudit predict --shard' scored, each in its own DIR.
+
+    The risk table is the one that a single run would have written, byte for byte. Parts that are
+    missing, given twice, or of different runs are refused.
+    """
+    from memaudit.reports.terminal import print_summary
+    from memaudit.runs.merging import merge_runs
+
+    result = merge_runs(folders, out, report=_report_options(flags))
+    if as_json:
+        click.echo(json.dumps(result.document(), sort_keys=True, allow_nan=False))
+    else:
+        print_summary(result, color=color)
+
+
+def _report_options(flags: dict[str, Any]) -> "ReportOptions":
+    from memaudit.runs.conclusion import ReportOptions
+
+    return ReportOptions(flags["table_format"], flags["top"])

@@ -1,0 +1,33 @@
+"""`memaudit status`: how far a run is, and what is missing."""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command(short_help="Show how far a run is.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary."
+)
+@click.option(
+    "--color",
+    type=click.Choice(("auto", "always", "never")),
+    default="auto",
+    show_default=True,
+    help="Whether output is coloured.",
+)
+def status(folder: Path, as_json: bool, color: str) -> None:
+    """Show how far the run in DIR is, how fast, and which chunks are missing or damaged.
+
+    It may be running meanwhile.
+    """
+    from memaudit.reports.status import print_status
+    from memaudit.runs.status import run_status
+
+    found = run_status(folder)
+    if as_json:
+        click.echo(json.dumps(found.document(), sort_keys=True, allow_nan=False))
+    else:
+        print_status(found, color=color)

@@ -1,0 +1,145 @@
+"""Chunks: the parts of a run that are scored, committed and verified whole.
+
+Chunk k holds the features of the distinct windows k * size to (k + 1) * size - 1, in the order in
+which they first occur in the corpus. The manifest pins the corpus, the models and the settings;
+so a chunk depends on nothing but the manifest and its number, and one that is scored twice, by
+whomever, is the same file. No batch of an engine crosses a chunk: a run that was interrupted has
+scored the same batches, hence the same floats, as one that was not.
+
+Ranges of distinct windows rather than of rows: equal windows are scored once, and how often a
+window occurs in the corpus is a feature, so every run reads and cuts the whole corpus first. That
+costs little beside a model.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.features import ReferenceRole
+from memaudit.objectives import Objective
+from memaudit.runs.commit import output_errors
+from memaudit.runs.sealed import DamagedFileError, open_sealed, sealed_writer
+from memaudit.windows import WindowShape
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPlan:
+    """Where the chunks of a run go and what they hold: all that a worker has to know."""
+
+    folder: Path
+    """Of the chunks; exists."""
+
+    fingerprint: str
+    """Of the run's manifest."""
+
+    shape: WindowShape
+    """Of the windows."""
+
+    role: ReferenceRole | None
+    """What the reference is."""
+
+    objective: Objective
+    """What the student will learn from."""
+
+    features: tuple[str, ...]
+    """Columns of a chunk."""
+
+    n_windows: int
+    """Distinct windows in all."""
+
+    chunk_size: int
+    """Windows in every chunk but the last."""
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks in all."""
+        return -(-self.n_windows // self.chunk_size)
+
+    def windows_of(self, chunk: int) -> range:
+        """Return the indices of the windows of a chunk."""
+        start = chunk * self.chunk_size
+        return range(start, min(start + self.chunk_size, self.n_windows))
+
+    def path(self, chunk: int) -> Path:
+        """Return where a chunk is, or will be."""
+        return self.folder / f"{chunk:05}.parquet"
+
+    def metadata(self, chunk: int) -> dict[str, str]:
+        """Return what a chunk's file says of itself."""
+        return {
+            "memaudit.run": self.fingerprint,
+            "memaudit.chunk": str(chunk),
+            "memaudit.windows": str(len(self.windows_of(chunk))),
+        }
+
+
+def feature_set_name(role: ReferenceRole | None) -> str:
+    """Return the key of `FEATURE_SETS` for a teacher and, if it has a role, a reference."""
+    return "teacher" if role is None else f"teacher+{role}"
+
+
+def write_chunk(plan: ChunkPlan, chunk: int, X: NDArray[np.float64]) -> None:
+    """Commit the features of a chunk under its name.
+
+    Args:
+        plan: of the run.
+        chunk: its number.
+        X: (n_windows, n_features) in the order of `plan.features`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    import pyarrow as pa
+
+    schema = pa.schema([(name, pa.float64()) for name in plan.features])
+    with sealed_writer(plan.path(chunk), schema, plan.metadata(chunk)) as writer:
+        writer.write_table(pa.table(list(X.T), schema=schema))
+
+
+def read_chunk(plan: ChunkPlan, chunk: int) -> NDArray[np.float64]:
+    """Return the features of a chunk: (n_windows, n_features).
+
+    Raises:
+        DamagedFileError: it is not what was written, or belongs to another run.
+        FileNotFoundError: it has not been scored.
+        OutputError: it cannot be read.
+    """
+    path = plan.path(chunk)
+    if not path.exists():
+        raise FileNotFoundError(path)
+    with output_errors(path, "read"), open_sealed(path, plan.metadata(chunk)) as file:
+        table = file.read()
+    return np.column_stack([table.column(name).to_numpy() for name in plan.features])
+
+
+def sort_chunks(plan: ChunkPlan, chunks: Iterable[int]) -> tuple[list[int], list[int]]:
+    """Verify chunks.
+
+    Returns:
+        the numbers of those that are not there, and of those that are damaged.
+    """
+    missing, damaged = [], []
+    for chunk in chunks:
+        try:
+            read_chunk(plan, chunk)
+        except FileNotFoundError:
+            missing.append(chunk)
+        except DamagedFileError:
+            damaged.append(chunk)
+    return missing, damaged
+
+
+def read_matrix(plan: ChunkPlan) -> NDArray[np.float64]:
+    """Return the features of all chunks: (n_windows, n_features).
+
+    Raises:
+        DamagedFileError, FileNotFoundError, OutputError: as for `read_chunk`.
+    """
+    X = np.empty((plan.n_windows, len(plan.features)))
+    for chunk in range(plan.n_chunks):
+        windows = plan.windows_of(chunk)
+        X[windows.start : windows.stop] = read_chunk(plan, chunk)
+    return X

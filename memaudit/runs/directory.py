@@ -1,0 +1,166 @@
+"""The directory of a run: what is there of it, who writes it, and whether it may be continued.
+
+    manifest.json         what the run was given; written once the corpus has been read
+    rows.parquet          what became of each row, and which windows it has
+    chunks/00042.parquet  the features of some distinct windows
+    risk.<format>         the results, made from those three alone
+    summary.json
+    lock                  held by the one process that may write
+
+A process may die at any moment: every file is written beside its place, synced, renamed into it,
+and its folder synced. What is found at the next start is verified bit by bit; what is missing or
+damaged is done again.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from memaudit.errors import OutputError
+from memaudit.runs.chunks import ChunkPlan, sort_chunks
+from memaudit.runs.commit import is_full, output_errors, output_folder, remove_halves, sync_folder
+from memaudit.runs.cutting import RowCuts
+from memaudit.runs.lock import locked
+from memaudit.runs.manifest import Manifest, read_manifest, refuse_differences, write_manifest
+from memaudit.runs.rows_file import rows_are_whole, write_rows
+from memaudit.runs.spool import RowSpool
+
+MANIFEST, ROWS, CHUNKS, LOCK = "manifest.json", "rows.parquet", "chunks", "lock"
+"""Names in the folder of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run whose manifest is settled."""
+
+    folder: Path
+    """Of the run."""
+
+    manifest: Manifest
+    """What it was given."""
+
+    @property
+    def plan(self) -> ChunkPlan:
+        """Where its chunks are and what they hold."""
+        inputs = self.manifest.inputs
+        role = inputs.feature_set.partition("+")[2]
+        return ChunkPlan(
+            folder=self.folder / CHUNKS,
+            fingerprint=inputs.fingerprint,
+            shape=inputs.shape,
+            role=role or None,  # type: ignore[arg-type]  # a key of FEATURE_SETS
+            objective=inputs.objective,
+            features=inputs.features,
+            n_windows=inputs.distinct_windows,
+            chunk_size=inputs.chunk_size,
+        )
+
+    @property
+    def own_chunks(self) -> list[int]:
+        """Numbers of the chunks that are scored here: the shard's, or all."""
+        shard, chunks = self.manifest.shard, range(self.plan.n_chunks)
+        return [chunk for chunk in chunks if shard is None or shard.owns(chunk)]
+
+
+@contextmanager
+def open_folder(path: Path | None) -> Iterator[Path]:
+    """Give a folder that this process alone may write, made if missing; None: one that vanishes.
+
+    If the work inside fails before a chunk is scored, the folder is left as it was.
+
+    Raises:
+        OutputError: it cannot be made, written or locked, or another process is at work in it;
+            if the disk is full, with the bytes that are needed.
+    """
+    if path is None:
+        with tempfile.TemporaryDirectory(prefix="memaudit-") as folder:
+            yield Path(folder)
+        return
+    with _full_disks_explained(path), output_folder(path), locked(path / LOCK):
+        try:
+            with output_errors(path):
+                remove_halves(path)
+                remove_halves(path / CHUNKS)
+            yield path
+        except BaseException:
+            if not any((path / CHUNKS).glob("*")):
+                _forget(path)
+            raise
+
+
+def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> Run:
+    """Begin a run in a folder, or continue the one that is there.
+
+    Raises:
+        UsageError: another run is there, and is not to be started over.
+        OutputError: its manifest is damaged, or the folder cannot be written.
+    """
+    path = folder / MANIFEST
+    if restart:
+        with output_errors(folder):
+            path.unlink(missing_ok=True)
+            sync_folder(folder)
+            for chunk in (folder / CHUNKS).glob("*.parquet"):
+                chunk.unlink()
+    with output_errors(folder):
+        (folder / CHUNKS).mkdir(mode=0o700, exist_ok=True)
+        sync_folder(folder)
+    if path.exists():
+        refuse_differences(folder, read_manifest(path), manifest)
+    else:
+        write_manifest(path, manifest)
+    return Run(folder, manifest)
+
+
+def keep_rows(run: Run, rows: RowSpool, cuts: RowCuts) -> None:
+    """Commit the rows of a run, unless they are there already.
+
+    Raises:
+        OutputError: they cannot be written or read.
+    """
+    path, fingerprint = run.folder / ROWS, run.manifest.inputs.fingerprint
+    if not rows_are_whole(path, fingerprint):
+        write_rows(path, fingerprint, rows, cuts)
+
+
+def unscored_chunks(run: Run) -> list[int]:
+    """Return the numbers of own chunks that are missing or damaged, ascending."""
+    missing, damaged = sort_chunks(run.plan, run.own_chunks)
+    return sorted(missing + damaged)
+
+
+@contextmanager
+def _full_disks_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OutputError as error:
+        if not is_full(error):
+            raise
+        raise OutputError(
+            error.message,
+            hint=f"free {_bytes_needed(path)} there, then give the same command again: "
+            "what has been scored is kept",
+        ) from error.__cause__
+
+
+def _bytes_needed(path: Path) -> str:
+    """Return how much the rest of a run will take: never compressed, so a little too much."""
+    try:
+        run = Run(path, read_manifest(path / MANIFEST))
+    except Exception:
+        return "1 kB for each row of the corpus"
+    inputs, plan = run.manifest.inputs, run.plan
+    n_missing = sum(not plan.path(chunk).exists() for chunk in run.own_chunks)
+    row_bytes = 8 * len(inputs.features)
+    needed = n_missing * (plan.chunk_size * row_bytes + 8192) + 2 * inputs.rows * (row_bytes + 200)
+    return f"{needed:,} bytes"
+
+
+def _forget(path: Path) -> None:
+    """Remove what a run without a chunk left: it is worth nothing."""
+    with suppress(OSError):
+        for name in (MANIFEST, ROWS, LOCK):
+            (path / name).unlink(missing_ok=True)
+        (path / CHUNKS).rmdir()

@@ -1,0 +1,224 @@
+"""The manifest of a run: everything that decides a byte of its results, written down beforehand."""
+
+import hashlib
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from memaudit.classifier import RiskClassifier, ZlibRecord
+from memaudit.errors import OutputError, UsageError
+from memaudit.objectives import Objective
+from memaudit.runs.commit import committed_file, output_errors
+from memaudit.runs.result import ModelNames
+from memaudit.runs.shards import Shard
+from memaudit.safe_text import safe_text
+from memaudit.windows import WindowPolicy, WindowShape
+
+FORMAT = 1
+"""Of run directories; goes up when an older reader would misread one."""
+
+_PACKAGES = ("memaudit-distill", "numpy", "pyarrow", "tokenizers", "torch", "transformers")
+_SHOWN = 200
+
+
+class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run was given. Two runs with equal inputs have equal chunks and equal tables."""
+
+    corpus: dict[str, Any]
+    """Where the corpus is and how it is read, as the user said."""
+
+    on_bad_row: str
+    """What is done about a row that cannot be used."""
+
+    rows: int
+    """Rows read."""
+
+    rows_digest: str
+    """SHA-256 of their ids, addresses and outcomes."""
+
+    texts_digest: str
+    """SHA-256 of their texts: of what was read, be it from files, a pipe or the hub."""
+
+    distinct_windows: int
+    """Windows that were cut, equal ones counted once."""
+
+    teacher_digest: str
+    """Of the model's files, the tokenizer's included."""
+
+    reference_digest: str | None
+    """Of its files."""
+
+    feature_set: str
+    """Key of `FEATURE_SETS`."""
+
+    features: tuple[str, ...]
+    """Columns of a chunk."""
+
+    classifier_digest: str
+    """Of its content."""
+
+    objective: Objective
+    """What the student will learn from."""
+
+    engine: str
+    """As it calls itself, the number format included."""
+
+    device: str
+    """`cpu`, or the kind of GPU."""
+
+    threads: int | None
+    """CPU threads a model is run with; another number rounds differently."""
+
+    prefix_tokens: int
+    """Of a window."""
+
+    suffix_tokens: int
+    """Of a window."""
+
+    windows: WindowPolicy
+    """Which windows of a row are scored."""
+
+    chunk_size: int
+    """Distinct windows in a chunk."""
+
+    zlib: ZlibRecord
+    """Of this interpreter."""
+
+    versions: dict[str, str]
+    """Of Python, the machine and the packages that compute."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal SHA-256 of all of them."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+    @property
+    def shape(self) -> WindowShape:
+        """Of the windows."""
+        return WindowShape(self.prefix_tokens, self.suffix_tokens)
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """With the chunks and the rows beside it, all that the final table is made from."""
+
+    inputs: RunInputs
+    """What was given."""
+
+    names: ModelNames
+    """How reports call it."""
+
+    classifier: RiskClassifier
+    """Turns features into probabilities."""
+
+    shard: Shard | None = None
+    """The part of the chunks that is scored here. None: all."""
+
+    format: int = FORMAT
+    """`FORMAT` of its writer."""
+
+
+class _ManifestFile(msgspec.Struct, frozen=True, kw_only=True):
+    digest: str
+    manifest: Manifest
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions of what computes, by name; imports none of it."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+def differences(was: RunInputs, now: RunInputs) -> list[str]:
+    """Return what differs, field by field: `threads was 2, is now 4`."""
+    before, after = dict(_fields(was)), dict(_fields(now))
+    return [
+        f"{name} was {_shown(before.get(name))}, is now {_shown(after.get(name))}"
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _fields(inputs: RunInputs) -> Iterator[tuple[str, object]]:
+    for name, value in msgspec.to_builtins(inputs).items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{key}", value[key]) for key in sorted(value))
+        elif isinstance(value, tuple | list):
+            yield from ((f"{name}.{item}", "there") for item in value)
+        else:
+            yield name.replace("_", " "), value
+
+
+def _shown(value: object) -> str:
+    text = safe_text(str(value), _SHOWN)
+    is_digest = len(text) == 64 and all(character in "0123456789abcdef" for character in text)
+    return text[:12] if is_digest else text
+
+
+def refuse_differences(folder: Path, was: Manifest, now: Manifest) -> None:
+    """Refuse to mix two runs in one folder.
+
+    Raises:
+        UsageError: naming all that differs.
+    """
+    found = differences(was.inputs, now.inputs)
+    if was.shard != now.shard:
+        found.append(f"shard was {was.shard or 'none'}, is now {now.shard or 'none'}")
+    if found:
+        raise UsageError(
+            f"{safe_text(str(folder), 4096)}: holds another run: {'; '.join(found)}",
+            hint="give the same again to continue it, start over with --restart, "
+            "or choose another folder with --out",
+        )
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Commit a manifest; equal ones give the same bytes.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    content = msgspec.json.encode(_ManifestFile(digest=_digest(manifest), manifest=manifest))
+    with committed_file(path) as stream:
+        stream.write(msgspec.json.format(content, indent=2) + b"\n")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return a manifest, once it is found as it was written.
+
+    Raises:
+        OutputError: it was changed, damaged or written by another version, or cannot be read.
+        UsageError: there is none.
+    """
+    folder = safe_text(str(path.parent), 4096)
+    if not path.exists():
+        raise UsageError(
+            f"{folder}: not the folder of a run, it has no {path.name}",
+            hint="give the folder that --out of 'memaudit predict' named",
+        )
+    with output_errors(path, "read"):
+        content = path.read_bytes()
+    try:
+        read = msgspec.json.decode(content, type=_ManifestFile)
+        is_whole = read.digest == _digest(read.manifest) and read.manifest.format == FORMAT
+    except ValueError:
+        is_whole = False
+    else:
+        if is_whole:
+            return read.manifest
+    raise OutputError(
+        f"{folder}/{path.name}: changed, damaged or written by another version of memaudit",
+        hint="start over with --restart, or choose another folder with --out",
+    )
+
+
+def _digest(manifest: Manifest) -> str:
+    return hashlib.sha256(msgspec.json.encode(manifest, order="sorted")).hexdigest()

@@ -1,0 +1,126 @@
+"""Merging: the chunks of several shards become one run, and that is concluded like any other."""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from memaudit.errors import OutputError, UsageError
+from memaudit.runs.chunks import read_chunk, sort_chunks, write_chunk
+from memaudit.runs.conclusion import ReportOptions, Session, conclude
+from memaudit.runs.cutting import RowCuts
+from memaudit.runs.directory import LOCK, MANIFEST, ROWS, Run, begin_run, keep_rows, open_folder
+from memaudit.runs.lock import locked
+from memaudit.runs.manifest import Manifest, differences, read_manifest
+from memaudit.runs.result import AuditResult
+from memaudit.runs.rows_file import read_rows
+from memaudit.runs.sealed import DamagedFileError
+from memaudit.runs.shards import Shard, chunk_ranges
+from memaudit.runs.spool import RowSpool
+from memaudit.safe_text import safe_text
+
+
+def merge_runs(
+    folders: Sequence[Path], out: Path, *, report: ReportOptions | None = None
+) -> AuditResult:
+    """Put shards together and write the table that a single run would have written.
+
+    Args:
+        folders: of all shards of one run, in any order.
+        out: folder of the whole run, made if missing; a merge that died there is continued.
+        report: how results are told.
+
+    Raises:
+        UsageError: a shard is missing, given twice or not done, or they are of different runs.
+        OutputError: a file of a shard is damaged, a process is at work in one of the folders, or
+            `out` cannot be written.
+    """
+    started = time.monotonic()
+    parts = [Run(folder, read_manifest(folder / MANIFEST)) for folder in folders]
+    _require_same_inputs(parts)
+    _require_all_shards(parts)
+    with ExitStack() as stack:
+        folder = stack.enter_context(open_folder(out))
+        for part in parts:
+            stack.enter_context(locked(part.folder / LOCK))
+            _require_scored(part)
+        first = parts[0].manifest
+        whole = Manifest(inputs=first.inputs, names=first.names, classifier=first.classifier)
+        run = begin_run(folder, whole, restart=False)
+        _copy_chunks(parts, run)
+        rows = stack.enter_context(RowSpool(folder))
+        cuts = _read_rows(parts[0], rows)
+        keep_rows(run, rows, cuts)
+        session = Session(started, kept_windows=run.plan.n_windows)
+        return conclude(run, rows, cuts, session, report=report or ReportOptions())
+
+
+def _require_same_inputs(parts: Sequence[Run]) -> None:
+    first, *others = parts
+    for other in others:
+        found = differences(first.manifest.inputs, other.manifest.inputs)
+        if found:
+            raise UsageError(
+                f"{_shown(first)} and {_shown(other)} are of different runs: {'; '.join(found)}",
+                hint="score all shards with the same command but for --shard and --out",
+            )
+
+
+def _require_all_shards(parts: Sequence[Run]) -> None:
+    """Refuse shards that overlap or leave a gap."""
+    shards = [part.manifest.shard or Shard(0, 1) for part in parts]
+    counts = {shard.count for shard in shards}
+    if len(counts) > 1:
+        raise UsageError(
+            f"parts of {' and of '.join(map(str, sorted(counts)))} overlap",
+            hint="score all shards with the same N in --shard I/N",
+        )
+    folders: dict[int, Run] = {}
+    for shard, part in zip(shards, parts, strict=True):
+        if shard.index in folders:
+            raise UsageError(
+                f"shard {shard} is given twice: {_shown(folders[shard.index])} and {_shown(part)}",
+                hint="name the folder of each shard once",
+            )
+        folders[shard.index] = part
+    (count,) = counts
+    gap = [index for index in range(count) if index not in folders]
+    if gap:
+        raise UsageError(
+            f"{len(gap)} of {count} shards are not given: {chunk_ranges(gap)}",
+            hint="name the folders of all shards",
+        )
+
+
+def _require_scored(part: Run) -> None:
+    missing, damaged = sort_chunks(part.plan, part.own_chunks)
+    if missing or damaged:
+        states = [("missing", missing), ("damaged", damaged)]
+        found = ", ".join(f"{state}: {chunk_ranges(gone)}" for state, gone in states if gone)
+        raise UsageError(
+            f"{_shown(part)}: chunks are not there ({found})",
+            hint="give its 'memaudit predict' command again to score them",
+        )
+
+
+def _copy_chunks(parts: Sequence[Run], run: Run) -> None:
+    """Write the chunks once more: the same features give the same file."""
+    for part in parts:
+        missing, damaged = sort_chunks(run.plan, part.own_chunks)
+        for chunk in (*missing, *damaged):
+            write_chunk(run.plan, chunk, read_chunk(part.plan, chunk))
+
+
+def _read_rows(part: Run, rows: RowSpool) -> RowCuts:
+    path = part.folder / ROWS
+    try:
+        return read_rows(path, part.plan.fingerprint, rows)
+    except (DamagedFileError, FileNotFoundError) as error:
+        raise OutputError(
+            f"{safe_text(str(path), 4096)}: missing or damaged",
+            hint="give its 'memaudit predict' command again to write it anew",
+        ) from error
+
+
+def _shown(part: Run) -> str:
+    return safe_text(str(part.folder), 4096)

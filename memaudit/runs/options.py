@@ -1,0 +1,68 @@
+"""The options of an audit."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from memaudit.engines import EngineName, choose_engine
+from memaudit.engines.models import ModelOptions
+from memaudit.objectives import Objective
+from memaudit.runs.risk_table import TableFormat
+from memaudit.windows import WindowPolicy, WindowShape
+
+
+@dataclass(frozen=True, slots=True)
+class AuditOptions:
+    """How a corpus is audited."""
+
+    classifier: str | None = None
+    """Name or path. None: the shipped one for the models given."""
+
+    objective: Objective = field(default_factory=Objective)
+    """What the student will learn from."""
+
+    engine: EngineName = "auto"
+    """What runs the models; `auto` is `hf`."""
+
+    shape: WindowShape = field(default_factory=WindowShape)
+    """Tokens of prefix and suffix."""
+
+    windows: WindowPolicy = "first"
+    """Which windows of a row are scored."""
+
+    on_bad_row: Literal["error", "skip"] = "error"
+    """Whether a row that cannot be used ends the audit, or is counted and left out."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    """How models are loaded."""
+
+    table_format: TableFormat = "parquet"
+    """How the risk table is written."""
+
+    chunk_size: int = 128
+    """Distinct windows that are scored, and committed, together."""
+
+    n_worst: int = 10
+    """Examples listed in the result, at least 0."""
+
+    show_text: int = 0
+    """Characters of the listed examples that enter the result; 0: no text of the corpus does."""
+
+    threads: int | None = None
+    """CPU threads of each process that scores. None: the cores, divided among them."""
+
+    workers: int = 1
+    """Processes that score; on GPUs one each. 1: this one."""
+
+    restart: bool = False
+    """Whether another run in the same folder is started over instead of refused."""
+
+    def __post_init__(self) -> None:
+        choose_engine(self.engine)
+        if min(self.chunk_size, self.workers) < 1 or min(self.n_worst, self.show_text) < 0:
+            raise ValueError(
+                "chunk_size and workers must be at least 1, n_worst and show_text at least 0"
+            )
+
+
+DEFAULT_OPTIONS = AuditOptions()
+"""The paper's window, the hf engine, a table as parquet; a bad row ends the audit."""

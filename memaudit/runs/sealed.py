@@ -1,0 +1,120 @@
+"""Sealed parquet files: each holds the digest of its own bytes, so that any changed bit is found.
+
+The checksums that parquet itself has cover its pages, not its footer. So the metadata of a file
+hold `sha256:` and 64 zeros while it is written; then the zeros give way to the digest of the file
+as it stands with them.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from memaudit.runs.commit import committed_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_LABEL = b"sha256:"
+_BLANK = b"0" * 64
+_FOOTER_END = 65_536
+"""Bytes at the end of a file that are searched: metadata are the last of a footer but for 1 kB."""
+_BLOCK = 1_048_576
+
+
+class DamagedFileError(Exception):
+    """A sealed file is not what was once written, or is another one."""
+
+
+@contextmanager
+def sealed_writer(
+    path: Path, schema: "pa.Schema", metadata: Mapping[str, str]
+) -> "Iterator[pq.ParquetWriter]":
+    """Open a parquet file that is sealed and takes its name when all went well.
+
+    The same tables give the same bytes, for one version of pyarrow.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    sealed = {**metadata, "memaudit.seal": (_LABEL + _BLANK).decode()}
+    with committed_file(path) as stream:
+        with pq.ParquetWriter(
+            stream,
+            schema,
+            compression="zstd",
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
+            store_schema=False,
+        ) as writer:
+            yield writer
+            writer.add_key_value_metadata(sealed)
+        _seal(stream)
+
+
+@contextmanager
+def open_sealed(path: Path, metadata: Mapping[str, str]) -> "Iterator[pq.ParquetFile]":
+    """Open a sealed file for reading, once every bit of it is found as it was written.
+
+    Args:
+        path: of the file.
+        metadata: what it was written with.
+
+    Raises:
+        DamagedFileError: a bit has changed, or it was written with other metadata.
+        OSError: it is not there or cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    with path.open("rb") as stream:
+        place = _find(stream, _LABEL)
+        seal = _read_at(stream, place + len(_LABEL), len(_BLANK))
+        if seal != _digest(stream, place + len(_LABEL)):
+            raise DamagedFileError("changed since it was written")
+        with pq.ParquetFile(stream, page_checksum_verification=True) as file:
+            found = file.metadata.metadata or {}
+            for name, value in metadata.items():
+                if found.get(name.encode()) != value.encode():
+                    raise DamagedFileError(f"another {name.removeprefix('memaudit.')}")
+            yield file
+
+
+def _seal(stream: BinaryIO) -> None:
+    stream.flush()
+    place = _find(stream, _LABEL + _BLANK) + len(_LABEL)
+    digest = _digest(stream, place)
+    stream.seek(place)
+    stream.write(digest)
+
+
+def _digest(stream: BinaryIO, place: int) -> bytes:
+    """Return the hexadecimal digest of a file in which zeros stand at the place of its seal."""
+    total = hashlib.sha256()
+    stream.seek(0)
+    for start, stop in ((0, place), (place + len(_BLANK), None)):
+        stream.seek(start)
+        while block := stream.read(_BLOCK if stop is None else min(_BLOCK, stop - stream.tell())):
+            total.update(block)
+        if stop is not None:
+            total.update(_BLANK)
+    return total.hexdigest().encode()
+
+
+def _find(stream: BinaryIO, label: bytes) -> int:
+    """Return where the last such label begins."""
+    size = stream.seek(0, 2)
+    start = max(0, size - _FOOTER_END)
+    place = _read_at(stream, start, _FOOTER_END).rfind(label)
+    if place < 0:
+        raise DamagedFileError("no seal")
+    return start + place
+
+
+def _read_at(stream: BinaryIO, start: int, size: int) -> bytes:
+    stream.seek(start)
+    return stream.read(size)

@@ -1,0 +1,133 @@
+"""The status of a run: how far it is, how fast, and what is missing; told from its files alone."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from memaudit.runs.chunks import sort_chunks
+from memaudit.runs.directory import LOCK, MANIFEST, Run
+from memaudit.runs.lock import lock_holder
+from memaudit.runs.manifest import read_manifest
+from memaudit.runs.shards import chunk_ranges
+
+_RECENT = 20
+"""Chunks whose times tell the rate: the last ones, so that a pause long ago does not count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """How far a run is."""
+
+    folder: Path
+    """Of the run."""
+
+    run: str
+    """Fingerprint of what it was given."""
+
+    shard: str | None
+    """The part of the chunks that is scored here, such as `0/3`; None: all."""
+
+    process: int | None
+    """Id of the process that is at work in it; None: none is."""
+
+    has_results: bool
+    """Whether table and summary are there and made from these chunks."""
+
+    rows: int
+    """In the corpus."""
+
+    windows: int
+    """Distinct windows to be scored here."""
+
+    windows_done: int
+    """Of them, those in chunks that are there and whole."""
+
+    chunks: int
+    """Chunks to be scored here."""
+
+    missing: tuple[int, ...]
+    """Numbers of those that are not there."""
+
+    damaged: tuple[int, ...]
+    """Numbers of those that are there and not as they were written; they will be scored again."""
+
+    rate: float | None
+    """Windows per second, lately; None if that cannot be told."""
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether no chunk is left to be scored here."""
+        return not self.missing and not self.damaged
+
+    @property
+    def state(self) -> Literal["running", "finished", "scored", "stopped"]:
+        """`scored`: all chunks are there, no results; of a shard, that is its end."""
+        if self.process is not None:
+            return "running"
+        if not self.is_scored:
+            return "stopped"
+        return "finished" if self.has_results else "scored"
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds left at this rate, of a run that is running."""
+        if not self.rate or self.process is None:
+            return None
+        return (self.windows - self.windows_done) / self.rate
+
+    def document(self) -> dict[str, Any]:
+        """Return it as one JSON document."""
+        return {
+            **asdict(self),
+            "folder": str(self.folder),
+            "state": self.state,
+            "eta_seconds": self.eta_seconds,
+            "missing_ranges": chunk_ranges(list(self.missing)),
+            "schema_version": 1,
+        }
+
+
+def run_status(folder: Path) -> RunStatus:
+    """Return how far a run is, whether or not it is running.
+
+    Raises:
+        UsageError: there is no run.
+        OutputError: its manifest is damaged, or something cannot be read.
+    """
+    run = Run(folder, read_manifest(folder / MANIFEST))
+    plan, own = run.plan, run.own_chunks
+    missing, damaged = sort_chunks(plan, own)
+    gone = {*missing, *damaged}
+    shard = run.manifest.shard
+    return RunStatus(
+        folder=folder,
+        run=plan.fingerprint,
+        shard=None if shard is None else str(shard),
+        process=lock_holder(folder / LOCK),
+        has_results=_has_results(run),
+        rows=run.manifest.inputs.rows,
+        windows=sum(len(plan.windows_of(chunk)) for chunk in own),
+        windows_done=sum(len(plan.windows_of(chunk)) for chunk in own if chunk not in gone),
+        chunks=len(own),
+        missing=tuple(missing),
+        damaged=tuple(damaged),
+        rate=_rate(run, [chunk for chunk in own if chunk not in gone]),
+    )
+
+
+def _has_results(run: Run) -> bool:
+    try:
+        summary = json.loads((run.folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and summary.get("run") == run.plan.fingerprint
+
+
+def _rate(run: Run, chunks: list[int]) -> float | None:
+    times = sorted((run.plan.path(chunk).stat().st_mtime, chunk) for chunk in chunks)[-_RECENT:]
+    if len(times) < 2 or times[-1][0] <= times[0][0]:
+        return None
+    # The first one's time is when the counting starts: its own windows were before that.
+    n_windows = sum(len(run.plan.windows_of(chunk)) for _, chunk in times[1:])
+    return n_windows / (times[-1][0] - times[0][0])

@@ -1,0 +1,144 @@
+"""A run without torch, as a program: for tests that kill it, starve it or start it twice.
+
+    python fake_run.py DIR [--windows 88] [--chunk-size 8] [--shard I/N] [--workers N] [--slow S]
+
+It goes by the same command line edge as `memaudit predict`, so signals and exit codes are real.
+"""
+
+import argparse
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from memaudit.cli.signals import answer_signals, leave_at_signals  # noqa: E402
+
+SHAPE_LEN = 8
+
+
+class ByteWiseEngine:
+    """Knows no language: every token's log-probability follows from its id alone."""
+
+    name = "byte-wise"
+
+    def __init__(self, seconds=0.0, runs_out_above=None):
+        self._seconds = seconds
+        self._runs_out_above = runs_out_above
+
+    def score(self, windows):
+        import numpy as np
+
+        from memaudit.scores import TokenScores, WindowScores
+
+        if self._runs_out_above is not None and len(windows) > self._runs_out_above:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        time.sleep(self._seconds)
+        scores = []
+        for window in windows:
+            entropy = (window[1:] / 64).astype(np.float32)
+            is_argmax = (window[1:] % 3 == 0).astype(np.bool_)
+            scores.append(WindowScores(TokenScores(-entropy, is_argmax, entropy)))
+        return scores
+
+
+def load_fakes(seconds, worker):
+    """The models of a worker."""
+    from fakes import ByteTokenizer
+
+    return ByteWiseEngine(seconds), ByteTokenizer()
+
+
+def make_fake_models(seconds=0.0, workers=1, **changes):
+    """Models for `audit_rows`."""
+    from fakes import ByteTokenizer
+
+    from memaudit.runs.models import AuditModels
+    from memaudit.runs.scoring import score_here
+    from memaudit.runs.workers import score_in_workers
+
+    if workers > 1:
+        score = partial(score_in_workers, partial(load_fakes, seconds), workers)
+    else:
+        score = partial(score_here, ByteWiseEngine(seconds), ByteTokenizer())
+    given = {"teacher": "fake", "engine": "byte-wise", "teacher_digest": "0" * 64}
+    return AuditModels(tokenizer=ByteTokenizer(), score=score, **(given | changes))
+
+
+def fake_rows(n_windows):
+    """Rows with that many distinct windows; some repeat, one is too short, one is bad."""
+    from fakes import make_rows
+
+    texts = [f"{i * 7919 % 100_003:06} is row {i}" for i in range(n_windows)]
+    return make_rows(*texts, *texts[:5], "short", None)
+
+
+def fake_options(**changes):
+    """Options for those rows."""
+    from memaudit.runs.options import AuditOptions
+    from memaudit.windows import WindowShape
+
+    return AuditOptions(**({"shape": WindowShape(4, 4), "chunk_size": 8} | changes))
+
+
+def fake_audit(out, *, n_windows=88, shard=None, **settings):
+    """Audit them, or score a shard of them."""
+    from fakes import make_classifier
+
+    from memaudit import audit
+    from memaudit.runs.directory import open_folder
+
+    options = {key: settings.pop(key) for key in ("chunk_size", "restart") if key in settings}
+    inputs = audit.AuditInputs(
+        fake_rows(n_windows), make_fake_models(**settings), make_classifier()
+    )
+    with open_folder(out) as folder:
+        if shard is None:
+            return audit._audit(folder, inputs, fake_options(**options), None, writes=True)
+        with audit._scored(folder, inputs, fake_options(**options), None, shard=shard):
+            return None
+
+
+def main(arguments):
+    """Run it as a command."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--windows", type=int, default=88)
+    parser.add_argument("--chunk-size", type=int, default=8)
+    parser.add_argument("--shard")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--restart", action="store_true")
+    given = parser.parse_args(arguments)
+
+    import click
+
+    from memaudit.cli import main as edge
+    from memaudit.cli.predict import stop_explained
+    from memaudit.runs.shards import parse_shard
+
+    @click.command()
+    def fake():
+        """Run."""
+        with stop_explained(given.out):
+            fake_audit(
+                given.out,
+                n_windows=given.windows,
+                chunk_size=given.chunk_size,
+                shard=None if given.shard is None else parse_shard(given.shard),
+                workers=given.workers,
+                seconds=given.slow,
+                restart=given.restart,
+            )
+
+    edge.cli.add_command(fake)
+    sys.stderr.write("begin\n")
+    return edge.run(["fake"])
+
+
+if __name__ == "__main__":
+    answer_signals()
+    code = main(sys.argv[1:])
+    leave_at_signals()
+    sys.exit(code)
