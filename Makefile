@@ -19,6 +19,6 @@ format:
 test:
 	$(PYTHON) -m pytest
 
-# Rebuilds the classifiers, the demo models and the demo corpus: about an hour on two cores.
+# Rebuilds the classifiers, the demo models, the demo corpus and the study's tables: about an hour on two cores.
 models:
-	$(PYTHON) -m memaudit study models/recipe.toml --jobs 2 --models models
+	$(PYTHON) -m memaudit study models/recipes/cpu.toml --jobs 2 --models models --markdown models/STUDY.md

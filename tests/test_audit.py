@@ -176,23 +176,28 @@ def test_a_score_that_is_not_a_number_is_an_error(tmp_path):
 
 
 def test_a_failure_leaves_the_last_table_as_it_was(tmp_path):
-    """A finished table is replaced by a finished one, or not at all."""
+    """Another corpus in the same folder is refused, and touches nothing there."""
     audit("recited!", known=["recited!"], out=tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = _contents(tmp_path)
 
-    models = make_models(broken=[tuple(b"breaking")])
-    with pytest.raises(ModelError):
-        audit_rows(make_rows("breaking"), models, make_classifier(), out=tmp_path, options=OPTIONS)
+    with pytest.raises(UsageError, match="holds another run"):
+        audit_rows(
+            make_rows("breaking"), make_models(), make_classifier(), out=tmp_path, options=OPTIONS
+        )
 
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert _contents(tmp_path) == before
+
+
+def _contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_text_comes_out_only_when_asked_for(tmp_path):
     """The text is what we audit: it must not leak through our own files."""
     result, _ = audit("a secret text", out=tmp_path)
     assert result.worst[0].text is None
-    for path in tmp_path.iterdir():
-        assert b"secret" not in path.read_bytes()
+    for path, content in _contents(tmp_path).items():
+        assert b"secret" not in content
         assert path.stat().st_mode & 0o777 == 0o600
 
     result, _ = audit("a secret text", out=tmp_path, show_text=5)

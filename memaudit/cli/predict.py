@@ -301,14 +301,17 @@ def stop_explained(out: Path) -> Iterator[None]:
 
 
 def _how_to_go_on(out: Path) -> str:
-    from memaudit.runs.status import run_status
+    from memaudit.runs.directory import MANIFEST, Run
+    from memaudit.runs.manifest import read_manifest
 
     try:
-        status = run_status(out)
+        run = Run(out, read_manifest(out / MANIFEST))
     except MemauditError:
         return "nothing had been scored yet: give the same command again"
-    done = status.chunks - len(status.missing) - len(status.damaged)
-    return f"give the same command again to go on: {done:,} of {status.chunks:,} chunks are kept in {out}"
+    # Not verified here: that would keep the user waiting, and the next start does it anyway.
+    chunks = run.own_chunks
+    n_there = sum(run.plan.path(chunk).exists() for chunk in chunks)
+    return f"give the same command again to go on: {n_there:,} of {len(chunks):,} chunks are kept in {out}"
 
 
 def _split_formats(formats: tuple[str, ...]) -> tuple[str, str]:

@@ -266,13 +266,17 @@ def test_bad_input_is_an_error_that_leaves_nothing(world, capsys, spoil, message
 def test_bad_input_leaves_the_last_results_alone(world, capsys, spoil):
     """A failed run must not take the place of the one that succeeded."""
     assert run(world.arguments) == 0
-    before = {path.name: path.read_bytes() for path in world.out.iterdir()}
+    before = _results(world.out)
     spoil(world)
 
     assert run(world.arguments) == 2
 
-    assert {path.name: path.read_bytes() for path in world.out.iterdir()} == before
+    assert _results(world.out) == before
     capsys.readouterr()
+
+
+def _results(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_failure_with_json_is_one_document(world, capsys):

@@ -37,8 +37,9 @@ def test_a_run_leaves_a_table_and_a_summary(predict, tmp_path):
     assert code == 0
     assert out.splitlines()[0].split(" at risk")[0].endswith("of 12 examples are")
     folder = tmp_path / "runs" / "corpus"
-    assert sorted(path.name for path in folder.iterdir()) == ["risk.parquet", "summary.json"]
-    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"risk.parquet", "summary.json", "manifest.json"}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     assert folder.stat().st_mode & 0o777 == 0o700
     rows = pq.read_table(folder / "risk.parquet").to_pylist()
     assert [row["outcome"] for row in rows] == ["scored"] * 11 + ["too_short"]
@@ -148,7 +149,10 @@ def test_a_corpus_comes_through_a_pipe_too(predict, corpus, monkeypatch, tmp_pat
 
 def test_tiling_scores_more_windows(predict):
     """Every window of a row counts under this policy."""
-    documents = [json.loads(predict("--json", "--windows", w)[1]) for w in ("first", "tile")]
+    documents = [
+        json.loads(predict("--json", "--windows", windows, "--restart")[1])
+        for windows in ("first", "tile")
+    ]
 
     assert [document["windows"] for document in documents] == [11, 22]
 
@@ -159,8 +163,8 @@ def test_no_output_holds_text_of_the_corpus(predict, tmp_path):
         _, out, err = predict("--format", table_format)
         assert "CANARY" not in out + err
     folder = tmp_path / "runs" / "corpus"
-    for path in folder.iterdir():
-        assert b"CANARY" not in path.read_bytes()
+    for path in folder.rglob("*"):
+        assert path.is_dir() or b"CANARY" not in path.read_bytes()
     assert "CANARY" not in str(pq.read_table(folder / "risk.parquet").to_pylist())
 
 

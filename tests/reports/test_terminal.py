@@ -47,7 +47,7 @@ def test_the_verdict_comes_first(capsys, monkeypatch):
     first_sentence = " ".join(summary(result, capsys, monkeypatch).split("\n\n")[0].split())
     assert first_sentence == (
         "23 of 5 examples are at risk: expect 18 (7 to 41) to be memorized by a student distilled "
-        "from demo-teacher."
+        "from demo-teacher by soft labels at T = 2."
     )
 
 
