@@ -46,10 +46,10 @@ def merge_runs(
             _require_scored(part)
         first = parts[0].manifest
         whole = Manifest(inputs=first.inputs, names=first.names, classifier=first.classifier)
-        run = begin_run(folder, whole, restart=False)
-        _copy_chunks(parts, run)
         rows = stack.enter_context(RowSpool(folder))
         cuts = _read_rows(parts[0], rows)
+        run = begin_run(folder, whole, restart=False)
+        _copy_chunks(parts, run)
         keep_rows(run, rows, cuts)
         session = Session(started, kept_windows=run.plan.n_windows)
         return conclude(run, rows, cuts, session, report=report or ReportOptions())

@@ -19,7 +19,7 @@ def test_the_shipped_recipe_covers_every_family_and_corpus_in_every_role():
     covered = Counter((cell.family, cell.corpus, cell.role) for cell in cells)
     families, corpora = ("gpt-neox", "olmo2", "qwen3"), ("prose", "wiki", "mixed")
     for combination in product(families, corpora, ("train", "calibration", "test")):
-        assert covered[combination] >= 2
+        assert covered[combination] >= 1
     assert len({cell.seed for cell in cells}) == len(cells)
 
 
