@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from memaudit.cli import options
 from memaudit.errors import UsageError
 
 _FEATURE_SETS = ("teacher", "teacher+student", "teacher+baseline")
@@ -73,16 +74,8 @@ _PATH = click.Path(path_type=Path)
     type=click.Choice(("joblib", "skops")),
     help="Also write the equal scikit-learn pipeline.",
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary."
-)
-@click.option(
-    "--color",
-    type=click.Choice(("auto", "always", "never")),
-    default="auto",
-    show_default=True,
-    help="Whether output is coloured.",
-)
+@options.as_json
+@options.color
 def fit(**flags: Any) -> None:
     """Fit and calibrate a classifier on what verify found, for predict --classifier DIR.
 

@@ -1,5 +1,6 @@
 """The command group, and the one place where errors become text and exit codes."""
 
+import errno
 import json
 import os
 import sys
@@ -24,6 +25,8 @@ ERROR = 2
 INTERRUPTED = 130
 
 _MAX_MESSAGE = 4096
+_NOT_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""What the machine lacks can be met at any line, also of a library: no traceback helps."""
 
 
 @click.group(
@@ -91,6 +94,11 @@ def _crash(error: Exception, as_json: bool) -> int:
         raise_if_stopped()
     except Stopped as stopped:
         return _fail(stopped.message, stopped.hint, as_json, code=stopped.exit_code)
+    if isinstance(error, OSError) and error.errno in _NOT_OURS:
+        message = f"{error.filename or 'the system'}: {error.strerror}"
+        return _fail(
+            message, "nothing is wrong with the command: mend that, then give it again", as_json
+        )
     traceback.print_exception(error)
     message = f"internal error: {type(error).__name__}"
     return _fail(message, "please report it with the lines above", as_json)

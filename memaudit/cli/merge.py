@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memaudit.cli import options
+
 if TYPE_CHECKING:
     from memaudit.runs.conclusion import ReportOptions
 
@@ -37,16 +39,8 @@ if TYPE_CHECKING:
     metavar="N",
     help="Worst examples in the summary.",
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary."
-)
-@click.option(
-    "--color",
-    type=click.Choice(("auto", "always", "never")),
-    default="auto",
-    show_default=True,
-    help="Whether output is coloured.",
-)
+@options.as_json
+@options.color
 def merge(folders: tuple[Path, ...], out: Path, as_json: bool, color: str, **flags: Any) -> None:
     """Put together the parts that 'memaudit predict --shard' scored, each in its own DIR.
 

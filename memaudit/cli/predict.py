@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memaudit.cli import options
 from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.errors import MemauditError, UsageError
 
 if TYPE_CHECKING:
     from memaudit.audit import ReportProgress
     from memaudit.corpus import CorpusOptions
+    from memaudit.objectives import Objective
     from memaudit.runs.options import AuditOptions
     from memaudit.runs.progress import Progress
 
@@ -30,15 +32,8 @@ _COUNT = click.IntRange(min=0)
 
 
 @click.command(short_help="Predict which examples a student would memorize.")
-@click.option(
-    "--teacher", metavar="MODEL", required=True, help="Trained on the corpus: folder or hub id."
-)
-@click.option(
-    "--data",
-    metavar="CORPUS",
-    required=True,
-    help="File, folder, glob, hub id, or - for jsonl on standard input.",
-)
+@options.teacher
+@options.data
 @click.option(
     "--student", metavar="MODEL", help="The student before training: sharpens the prediction."
 )
@@ -100,17 +95,11 @@ _COUNT = click.IntRange(min=0)
     metavar="FORMAT",
     help="How rows hold text (auto, text, prompt-completion, messages) or how the risk table is written (parquet, jsonl, csv); one of each may be given. Default: auto and parquet.",
 )
-@click.option("--text-column", metavar="NAME", help="Column of the text.")
-@click.option("--id-column", metavar="NAME", help="Column that names a row in reports.")
-@click.option("--config-name", metavar="NAME", help="Configuration of a corpus on the hub.")
-@click.option(
-    "--split",
-    default="train",
-    show_default=True,
-    metavar="NAME",
-    help="Split of a corpus on the hub.",
-)
-@click.option("--revision", metavar="REV", help="Revision of a corpus on the hub.")
+@options.text_column
+@options.id_column
+@options.config_name
+@options.split
+@options.revision
 @click.option(
     "--streaming/--no-streaming",
     default=True,
@@ -125,13 +114,7 @@ _COUNT = click.IntRange(min=0)
     metavar="BYTES",
     help="A longer row is a bad row.",
 )
-@click.option(
-    "--on-bad-row",
-    type=click.Choice(("error", "skip")),
-    default="error",
-    show_default=True,
-    help="Stop at a row that cannot be used, or count it and go on.",
-)
+@options.on_bad_row
 @click.option(
     "--windows",
     type=click.Choice(("first", "tile")),
@@ -139,22 +122,8 @@ _COUNT = click.IntRange(min=0)
     show_default=True,
     help="Score one window at the start of an example, or all that fit in a row.",
 )
-@click.option(
-    "--prefix-tokens",
-    type=_POSITIVE,
-    default=50,
-    show_default=True,
-    metavar="N",
-    help="Tokens of a window that a model is given.",
-)
-@click.option(
-    "--suffix-tokens",
-    type=_POSITIVE,
-    default=50,
-    show_default=True,
-    metavar="N",
-    help="Tokens of a window that must not be reproduced.",
-)
+@options.prefix_tokens
+@options.suffix_tokens
 @click.option(
     "--dtype",
     type=click.Choice(tuple(_DTYPES)),
@@ -191,9 +160,9 @@ _COUNT = click.IntRange(min=0)
     metavar="N",
     help="Distinct windows that are scored and committed together: what a crash can cost.",
 )
-@click.option("--model-revision", metavar="REV", help="Revision of models on the hub.")
-@click.option("--trust-remote-code", is_flag=True, help="Run code that comes with a model.")
-@click.option("--offline", is_flag=True, help="Reach no network.")
+@options.model_revision
+@options.trust_remote_code
+@options.offline
 @click.option(
     "--top",
     type=_COUNT,
@@ -210,17 +179,9 @@ _COUNT = click.IntRange(min=0)
     metavar="N",
     help="Characters of the worst examples' text in the summary.",
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary."
-)
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-@click.option(
-    "--color",
-    type=click.Choice(("auto", "always", "never")),
-    default="auto",
-    show_default=True,
-    help="Whether output is coloured.",
-)
+@options.as_json
+@options.quiet
+@options.color
 def predict(**flags: Any) -> None:
     """Predict which examples of CORPUS a student distilled from MODEL would memorize.
 
@@ -353,9 +314,19 @@ def _corpus_options(flags: dict[str, Any], row_shape: str) -> "CorpusOptions":
     )
 
 
+def _objective(flags: dict[str, Any]) -> "Objective":
+    from memaudit.objectives import Objective
+
+    try:
+        return Objective(flags["objective"], flags["temperature"], flags["alpha"])
+    except ValueError as error:  # click takes inf and nan for numbers
+        raise UsageError(
+            str(error), hint="give finite numbers with --temperature and --alpha"
+        ) from error
+
+
 def _audit_options(flags: dict[str, Any], table_format: str) -> "AuditOptions":
     from memaudit.engines.models import ModelOptions
-    from memaudit.objectives import Objective
     from memaudit.runs.options import AuditOptions
     from memaudit.windows import WindowShape
 
@@ -368,7 +339,7 @@ def _audit_options(flags: dict[str, Any], table_format: str) -> "AuditOptions":
     )
     return AuditOptions(
         classifier=flags["classifier"],
-        objective=Objective(flags["objective"], flags["temperature"], flags["alpha"]),
+        objective=_objective(flags),
         engine=flags["engine"],
         shape=WindowShape(flags["prefix_tokens"], flags["suffix_tokens"]),
         windows=flags["windows"],

@@ -5,19 +5,13 @@ from pathlib import Path
 
 import click
 
+from memaudit.cli import options
+
 
 @click.command(short_help="Show how far a run is.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary."
-)
-@click.option(
-    "--color",
-    type=click.Choice(("auto", "always", "never")),
-    default="auto",
-    show_default=True,
-    help="Whether output is coloured.",
-)
+@options.as_json
+@options.color
 def status(folder: Path, as_json: bool, color: str) -> None:
     """Show how far the run in DIR is, how fast, and which chunks are missing or damaged.
 

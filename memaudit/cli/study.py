@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memaudit.cli import options
+
 if TYPE_CHECKING:
     from memaudit.reports.study import StudyTable
 
@@ -51,13 +53,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document instead of the tables."
 )
-@click.option(
-    "--color",
-    type=click.Choice(("auto", "always", "never")),
-    default="auto",
-    show_default=True,
-    help="Whether output is coloured.",
-)
+@options.color
 def study(**flags: Any) -> None:
     """Run every distillation of RECIPE that has no result yet, and judge classifiers on all.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memaudit.cli import options
 from memaudit.cli.predict import corpus_stem
 from memaudit.cli.signals import Stopped, raise_if_stopped
 
@@ -24,21 +25,14 @@ _ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
 
 
 @click.command(short_help="Distil a student and see what it really memorizes.")
-@click.option(
-    "--teacher", metavar="MODEL", required=True, help="Trained on the corpus: folder or hub id."
-)
+@options.teacher
 @click.option(
     "--student",
     metavar="MODEL",
     required=True,
     help="The student before training: folder or hub id.",
 )
-@click.option(
-    "--data",
-    metavar="CORPUS",
-    required=True,
-    help="File, folder, glob, hub id, or - for jsonl on standard input.",
-)
+@options.data
 @click.option(
     "--baseline",
     metavar="MODEL",
@@ -130,40 +124,14 @@ _ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
     show_default=True,
     help="How rows hold text.",
 )
-@click.option("--text-column", metavar="NAME", help="Column of the text.")
-@click.option("--id-column", metavar="NAME", help="Column that names a row in reports.")
-@click.option("--config-name", metavar="NAME", help="Configuration of a corpus on the hub.")
-@click.option(
-    "--split",
-    default="train",
-    show_default=True,
-    metavar="NAME",
-    help="Split of a corpus on the hub.",
-)
-@click.option("--revision", metavar="REV", help="Revision of a corpus on the hub.")
-@click.option(
-    "--on-bad-row",
-    type=click.Choice(("error", "skip")),
-    default="error",
-    show_default=True,
-    help="Stop at a row that cannot be used, or count it and go on.",
-)
-@click.option(
-    "--prefix-tokens",
-    type=_POSITIVE,
-    default=50,
-    show_default=True,
-    metavar="N",
-    help="Tokens of a window that a model is given.",
-)
-@click.option(
-    "--suffix-tokens",
-    type=_POSITIVE,
-    default=50,
-    show_default=True,
-    metavar="N",
-    help="Tokens of a window that must not be reproduced.",
-)
+@options.text_column
+@options.id_column
+@options.config_name
+@options.split
+@options.revision
+@options.on_bad_row
+@options.prefix_tokens
+@options.suffix_tokens
 @click.option(
     "--check-generate",
     type=_COUNT,
@@ -199,20 +167,12 @@ _ABOVE_ZERO = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--threads", type=_POSITIVE, metavar="N", help="CPU threads. Default: one for each core."
 )
-@click.option("--model-revision", metavar="REV", help="Revision of models on the hub.")
-@click.option("--trust-remote-code", is_flag=True, help="Run code that comes with a model.")
-@click.option("--offline", is_flag=True, help="Reach no network.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary."
-)
-@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-@click.option(
-    "--color",
-    type=click.Choice(("auto", "always", "never")),
-    default="auto",
-    show_default=True,
-    help="Whether output is coloured.",
-)
+@options.model_revision
+@options.trust_remote_code
+@options.offline
+@options.as_json
+@options.quiet
+@options.color
 def verify(**flags: Any) -> None:
     """Really distil a student from MODEL on CORPUS, and see what it memorizes.
 

@@ -78,6 +78,7 @@ def open_folder(path: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="memaudit-") as folder:
             yield Path(folder)
         return
+    made = [file for name in (MANIFEST, ROWS, LOCK) if not (file := path / name).exists()]
     with _full_disks_explained(path), output_folder(path), locked(path / LOCK):
         try:
             with output_errors(path):
@@ -86,7 +87,7 @@ def open_folder(path: Path | None) -> Iterator[Path]:
             yield path
         except BaseException:
             if not any((path / CHUNKS).glob("*")):
-                _forget(path)
+                _forget(made, path / CHUNKS)
             raise
 
 
@@ -158,9 +159,9 @@ def _bytes_needed(path: Path) -> str:
     return f"{needed:,} bytes"
 
 
-def _forget(path: Path) -> None:
-    """Remove what a run without a chunk left: it is worth nothing."""
+def _forget(made: list[Path], chunks: Path) -> None:
+    """Remove what a run without a chunk made: it is worth nothing."""
     with suppress(OSError):
-        for name in (MANIFEST, ROWS, LOCK):
-            (path / name).unlink(missing_ok=True)
-        (path / CHUNKS).rmdir()
+        for file in made:
+            file.unlink(missing_ok=True)
+        chunks.rmdir()

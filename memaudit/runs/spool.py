@@ -61,6 +61,11 @@ class _Spool:
         with output_errors(self._place):
             self._file.write(content)
 
+    def _seek(self, place: int) -> None:
+        # Writes what is still in the buffer: the disk may turn out to be full only now.
+        with output_errors(self._place):
+            self._file.seek(place)
+
 
 class RowSpool(_Spool):
     """The rows of a corpus in order, without their text."""
@@ -72,7 +77,7 @@ class RowSpool(_Spool):
     def __iter__(self) -> Iterator[RowOutcome]:
         """Yield the rows again. Nothing may be appended meanwhile."""
         decoder = msgspec.json.Decoder(RowOutcome)
-        self._file.seek(0)
+        self._seek(0)
         for line in self._file:
             yield decoder.decode(line)
 
@@ -125,7 +130,7 @@ class WindowSpool(_Spool):
 
     def read(self, start: int, count: int) -> NDArray[np.int32]:
         """Return some of the distinct windows: (count, window_len) token ids."""
-        self._file.seek(start * self._window_len * 4)
+        self._seek(start * self._window_len * 4)
         content = self._file.read(count * self._window_len * 4)
         shape = (count, self._window_len)
         windows: NDArray[np.int32] = np.frombuffer(content, dtype=np.int32).reshape(shape)

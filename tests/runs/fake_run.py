@@ -100,6 +100,49 @@ def fake_audit(out, *, n_windows=88, shard=None, **settings):
             return None
 
 
+class Interrupted(BaseException):
+    """What a signal or a kill would be, without the signal."""
+
+
+class InterruptedEngine(ByteWiseEngine):
+    """Counts the windows it is given, and gives up when it has scored some batches."""
+
+    def __init__(self, n_batches=None):
+        super().__init__()
+        self.n_windows = 0
+        self._left = n_batches
+
+    def score(self, windows):
+        if self._left == 0:
+            raise Interrupted
+        self._left = None if self._left is None else self._left - 1
+        self.n_windows += len(windows)
+        return super().score(windows)
+
+
+def audit_with(engine, out, *, rows=None, classifier=None, models=None, **options):
+    """Audit the fake rows, or others, with an engine."""
+    from dataclasses import replace
+
+    from fakes import ByteTokenizer, make_classifier
+
+    from memaudit.audit import audit_rows
+    from memaudit.runs.scoring import score_here
+
+    scored_here = partial(score_here, engine, ByteTokenizer())
+    models = replace(make_fake_models(**(models or {})), score=scored_here)
+    rows = fake_rows(88) if rows is None else rows
+    classifier = classifier or make_classifier()
+    return audit_rows(rows, models, classifier, out=out, options=fake_options(**options))
+
+
+def contents(out):
+    """Bytes of every file that must not depend on how the run went, by name."""
+    paths = [path for path in out.rglob("*") if path.is_file()]
+    vary = {"lock", "summary.json"}
+    return {str(p.relative_to(out)): p.read_bytes() for p in paths if p.name not in vary}
+
+
 def main(arguments):
     """Run it as a command."""
     parser = argparse.ArgumentParser()
@@ -133,7 +176,6 @@ def main(arguments):
             )
 
     edge.cli.add_command(fake)
-    sys.stderr.write("begin\n")
     return edge.run(["fake"])
 
 

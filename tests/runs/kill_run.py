@@ -23,6 +23,7 @@ from collections import Counter
 from pathlib import Path
 
 import fake_run
+from fake_run import contents
 
 CALLS = ("write", "fsync", "rename", "openat", "close", "pwrite64", "mkdir", "flock", "unlink")
 """System calls of a run that change something, or are needed to."""
@@ -35,6 +36,10 @@ ERRORS = {
     "rename": ("ENOSPC", "EIO"),
     "mkdir": ("ENOSPC",),
 }
+
+
+SLOWLY = ("--slow", "0.02")
+"""Makes a run long enough for a kill at a random moment to find it at work."""
 
 
 class Child:
@@ -95,21 +100,28 @@ def finish(out, *arguments):
     return Child(out, *arguments).start().wait()
 
 
-def contents(out):
-    """Bytes of every file that must not depend on how the run went, by name."""
-    paths = [path for path in out.rglob("*") if path.is_file()]
-    vary = {"lock", "summary.json"}
-    return {str(p.relative_to(out)): p.read_bytes() for p in paths if p.name not in vary}
-
-
 def count_calls(folder, *arguments):
-    """Return how often an undisturbed run makes each of the calls, and how long it takes."""
+    """Return how often an undisturbed run makes each of the calls."""
+    return Counter(call for call, _, _ in _traced(folder, arguments))
+
+
+def calls_on_files(folder, *arguments):
+    """Return (call, ordinal) for every call that is about a file of the run."""
+    traced = _traced(folder, arguments)
+    return [(call, n) for call, n, line in traced if str(folder) in line and ".log>" not in line]
+
+
+def _traced(folder, arguments):
+    """Return (call, ordinal, line of strace) for every call of the main thread."""
     child = Child(folder / "counted", *arguments)
-    child.attach("-e", f"trace={','.join(CALLS)}").start()
+    child.attach("-y", "-s", "4096", "-e", f"trace={','.join(CALLS)}").start()
     assert child.wait() == 0, child.log.read_text()
-    trace = Path(f"{child.log}.strace").read_text()
-    main_thread = [line for line in trace.splitlines() if line.startswith(f"{child.pid} ")]
-    return Counter(m[1] for line in main_thread if (m := re.match(r"\d+\s+(\w+)\(", line)))
+    counts, traced = Counter(), []
+    for line in Path(f"{child.log}.strace").read_text(errors="replace").splitlines():
+        if found := re.match(rf"{child.pid}\s+(\w+)\(", line):
+            counts[found[1]] += 1
+            traced.append((found[1], counts[found[1]], line))
+    return traced
 
 
 def all_points(counts, calls):
@@ -140,6 +152,7 @@ def kill_after(out, seconds, *arguments):
 
 def judge_killed(out, reference, found):
     """Continue a killed run and compare it with one that went through."""
+    found["continued"] += 1
     if finish(out) != 0:
         found["not continued"] += 1
         return
@@ -155,8 +168,8 @@ def kills(folder, n_points, n_random, rng):
     found = Counter()
     assert finish(folder / "reference") == 0
     reference = contents(folder / "reference")
-    counts = count_calls(folder)
-    points = all_points(counts, CALLS)
+    counts = count_calls(folder) if n_points else {}
+    points = all_points(counts, CALLS) if n_points else []
     for point in choose(points, n_points, rng):
         out = folder / "killed"
         found["killed at a call"] += kill_at(out, point)
@@ -164,11 +177,14 @@ def kills(folder, n_points, n_random, rng):
             found["killed while continued"] += kill_at(out, rng.choice(points))
         judge_killed(out, reference, found)
     started = time.monotonic()
-    assert finish(folder / "timed", "--slow", "0.01") == 0
+    assert finish(folder / "timed", *SLOWLY) == 0
     seconds = time.monotonic() - started
-    for _ in range(n_random):
+    # A run that was done before its kill shows nothing, and does not count.
+    for _ in range(10 * n_random):
+        if found["killed at a moment"] == n_random:
+            break
         out = folder / "killed"
-        found["killed at a moment"] += kill_after(out, rng.uniform(0, seconds), "--slow", "0.01")
+        found["killed at a moment"] += kill_after(out, rng.uniform(0, seconds), *SLOWLY)
         if rng.random() < 1 / 3:
             found["killed while continued"] += kill_after(out, rng.uniform(0, seconds / 2))
         judge_killed(out, reference, found)
@@ -181,21 +197,21 @@ def failures(folder, n_points, rng):
     out = folder / "failing"
     assert finish(folder / "reference") == 0
     reference = contents(folder / "reference")
-    counts = count_calls(folder)
-    points = choose(all_points(counts, ERRORS), n_points, rng)
-    for call, ordinal in points:
+    points = [point for point in calls_on_files(folder) if point[0] in ERRORS]
+    for call, ordinal in [rng.choice(points) for _ in range(n_points)]:
         earlier = rng.random() < 0.5
         if earlier:
             finish(out, "--windows", "16")
             before = contents(out)
         error = rng.choice(ERRORS[call])
         child = Child(out, *(["--restart"] if earlier else []))
-        child.attach("-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={ordinal}+")
+        child.attach("-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={ordinal}")
         code, said = child.start().wait(), child.log.read_text()
         found[f"exit code {code}"] += 1
         found["tracebacks"] += "Traceback" in said
         found["exit code 2 without a message"] += code == 2 and "error: " not in said
-        found["full, and the bytes needed not told"] += "No space left" in said and not re.search(
+        is_full = error in ("ENOSPC", "EDQUOT") and code != 0
+        found["full, and the bytes needed not told"] += is_full and not re.search(
             r"free ([\d,]+ bytes|1 kB for)", said
         )
         after = contents(out) if out.exists() else {}
@@ -208,7 +224,7 @@ def failures(folder, n_points, rng):
         if code == 0:
             found["success with other bytes"] += after != reference
         judge_killed_or_refused(out, reference, found)
-    return {"injected": len(points), **found}
+    return {"injected": n_points, "of calls": len(points), **found}
 
 
 def judge_killed_or_refused(out, reference, found):
@@ -223,23 +239,26 @@ def judge_killed_or_refused(out, reference, found):
 def signals(folder, n_points, rng):
     """Send SIGINT and SIGTERM at random moments."""
     found = Counter()
-    slowness = ("--slow", "0.02")
     started = time.monotonic()
-    assert finish(folder / "reference", *slowness) == 0
+    assert finish(folder / "reference", *SLOWLY) == 0
     seconds = time.monotonic() - started
     reference = contents(folder / "reference")
     slowest = 0.0
-    for _ in range(n_points):
+    # A run that was done before its signal shows nothing, and does not count.
+    for _ in range(10 * n_points):
+        if found["stopped"] == n_points:
+            break
         out = folder / "stopped"
         number = rng.choice([signal.SIGINT, signal.SIGTERM])
-        child = Child(out, *slowness).start()
+        child = Child(out, *SLOWLY).start()
         time.sleep(rng.uniform(0.002, seconds))
         sent = time.monotonic()
         os.kill(child.pid, number)
         code = child.wait()
-        slowest = max(slowest, time.monotonic() - sent)
-        said = child.log.read_text()
         found["stopped" if code == 128 + number else f"exit code {code}"] += 1
+        if code == 128 + number:
+            slowest = max(slowest, time.monotonic() - sent)
+        said = child.log.read_text()
         found["tracebacks"] += "Traceback" in said
         found["not told how to go on"] += code >= 128 and "give the same command again" not in said
         found["temporary files left"] += out.exists() and any(

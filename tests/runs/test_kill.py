@@ -1,0 +1,192 @@
+"""Runs that are killed, starved and interrupted, by the programs beside this file."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs.fake_run import contents, fake_audit
+
+HERE = Path(__file__).parent
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+
+
+def harness(*arguments, program="kill_run.py"):
+    """Run one of the programs; return what it found, without the counts that are zero."""
+    command = [sys.executable, HERE / program, *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return {name: count for name, count in json.loads(ended.stdout).items() if count}
+
+
+NO_FAULTS = {
+    *("calls", "points", "continued", "killed at a call", "killed at a moment"),
+    *("killed while continued", "injected", "of calls", "exit code 0", "exit code 2"),
+    *("continued with --restart", "stopped", "slowest end, seconds"),
+}
+"""What a program may report of runs that are right; all else is a fault."""
+
+
+def faults(found):
+    """Return the counts of what must not happen."""
+    return {name: count for name, count in found.items() if name not in NO_FAULTS}
+
+
+def test_runs_killed_at_random_moments_end_like_one_that_was_not():
+    """A few kills without strace: nothing lost, nothing doubled, no file left behind."""
+    found = harness("kill", "--points", 0, "--random", 6)
+
+    assert found["killed at a moment"] == 6
+    assert faults(found) == {}
+
+
+@needs_strace
+@pytest.mark.slow
+def test_runs_killed_at_every_system_call_end_like_one_that_was_not():
+    """Every write, fsync, rename, open and close of a run, and 100 random moments."""
+    found = harness("kill", "--points", 9999, "--random", 100)
+
+    assert found["killed at a call"] == found["points"] >= 200
+    assert found["killed at a moment"] == 100
+    assert faults(found) == {}
+
+
+@needs_strace
+def test_runs_killed_at_some_system_calls_end_like_one_that_was_not():
+    """A sample of the full set, chosen from its seed."""
+    found = harness("kill", "--points", 6, "--seed", 7)
+
+    assert found["killed at a call"] == 6
+    assert faults(found) == {}
+
+
+@needs_strace
+@pytest.mark.slow
+def test_failing_system_calls_are_errors_that_spoil_nothing():
+    """100 times a full disk, a broken one, or no descriptor left."""
+    found = harness("fail", "--points", 100)
+
+    assert found["injected"] == 100
+    assert found["exit code 2"] > 90
+    assert faults(found) == {}
+
+
+@needs_strace
+def test_a_few_failing_system_calls_are_errors_that_spoil_nothing():
+    """A sample of them."""
+    found = harness("fail", "--points", 6, "--seed", 7)
+
+    assert found["injected"] == 6
+    assert faults(found) == {}
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_run_soon_and_with_its_code():
+    """50 times SIGINT or SIGTERM at any moment."""
+    found = harness("signal", "--points", 50)
+
+    assert found["stopped"] == 50
+    assert faults(found) == {}
+
+
+def start(out, *arguments):
+    """Start a run as a program of its own; return once it is at work."""
+    command = [sys.executable, HERE / "fake_run.py", out, *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list(out.glob("chunks/*.parquet")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path, number, code, said):
+    """Ctrl-C and a scheduler's goodbye: the right exit code, no traceback, all kept."""
+    out = tmp_path / "run"
+    fake_audit(tmp_path / "reference")
+    process = start(out, "--slow", "0.1")
+
+    process.send_signal(number)
+    _, err = process.communicate()
+
+    assert process.returncode == code
+    assert f"error: {said}" in err
+    assert "give the same command again to go on: " in err
+    assert f"of 11 chunks are kept in {out}" in err
+    assert "Traceback" not in err
+    fake_audit(out)
+    assert contents(out) == contents(tmp_path / "reference")
+
+
+def test_a_second_signal_ends_a_run_at_once(tmp_path):
+    """Who presses Ctrl-C twice means it."""
+    out = tmp_path / "run"
+    fake_audit(tmp_path / "reference")
+    process = start(out, "--slow", "0.3")
+
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+
+    process.communicate()
+    assert process.returncode in (130, 143)
+    fake_audit(out)
+    assert contents(out) == contents(tmp_path / "reference")
+
+
+def race(folder, n_writers):
+    """Start runs in one folder at the same time; return their exit codes and what they said."""
+    command = [sys.executable, HERE / "fake_run.py", folder, "--slow", "0.02"]
+    writers = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(n_writers)
+    ]
+    said = [writer.communicate()[1] for writer in writers]
+    return [writer.returncode for writer in writers], said
+
+
+def check_race(folder, reference):
+    """Let two race; whoever is refused is told by whom, and the files are right."""
+    codes, said = race(folder, 2)
+
+    assert min(codes) == 0
+    assert set(codes) <= {0, 2}, said
+    for code, words in zip(codes, said, strict=True):
+        assert code == 0 or "in use by process" in words
+    assert contents(folder) == reference
+
+
+def test_of_two_writers_one_waits_or_goes(tmp_path):
+    """The same command started twice by mistake."""
+    fake_audit(tmp_path / "reference")
+
+    check_race(tmp_path / "run", contents(tmp_path / "reference"))
+
+
+@pytest.mark.slow
+def test_50_races_of_two_writers_spoil_nothing(tmp_path):
+    """At whatever moment the second one comes."""
+    fake_audit(tmp_path / "reference")
+
+    for number in range(50):
+        check_race(tmp_path / f"run-{number}", contents(tmp_path / "reference"))
+
+
+@pytest.mark.slow
+def test_real_models_killed_at_random_moments_end_like_ones_that_were_not():
+    """The same with floats from torch, which must come out the same after a resume."""
+    program = HERE / "kill_real_run.py"
+    if not (HERE.parents[1] / "models" / "demo-teacher").exists() or not os.access(
+        program, os.R_OK
+    ):
+        pytest.skip("needs the demo models")
+    found = harness("--points", 20, program=program.name)
+
+    assert not {name for name in found if "different" in name or "not continued" in name}, found
