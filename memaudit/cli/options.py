@@ -1,6 +1,13 @@
 """Options that several commands have, each said once."""
 
+from typing import TYPE_CHECKING, Any
+
 import click
+
+from memaudit.errors import UsageError
+
+if TYPE_CHECKING:
+    from memaudit.objectives import Objective
 
 POSITIVE = click.IntRange(min=1)
 """At least one."""
@@ -83,3 +90,19 @@ color = click.option(
     show_default=True,
     help="Whether output is coloured.",
 )
+
+
+def chosen_objective(flags: dict[str, Any]) -> "Objective":
+    """Return what --objective, --temperature and --alpha say.
+
+    Raises:
+        UsageError: a number is not finite.
+    """
+    from memaudit.objectives import Objective
+
+    try:
+        return Objective(flags["objective"], flags["temperature"], flags["alpha"])
+    except ValueError as error:  # click takes inf and nan for numbers
+        raise UsageError(
+            str(error), hint="give finite numbers with --temperature and --alpha"
+        ) from error

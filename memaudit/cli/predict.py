@@ -17,7 +17,6 @@ from memaudit.errors import MemauditError, UsageError
 if TYPE_CHECKING:
     from memaudit.audit import ReportProgress
     from memaudit.corpus import CorpusOptions
-    from memaudit.objectives import Objective
     from memaudit.runs.options import AuditOptions
     from memaudit.runs.progress import Progress
 
@@ -314,17 +313,6 @@ def _corpus_options(flags: dict[str, Any], row_shape: str) -> "CorpusOptions":
     )
 
 
-def _objective(flags: dict[str, Any]) -> "Objective":
-    from memaudit.objectives import Objective
-
-    try:
-        return Objective(flags["objective"], flags["temperature"], flags["alpha"])
-    except ValueError as error:  # click takes inf and nan for numbers
-        raise UsageError(
-            str(error), hint="give finite numbers with --temperature and --alpha"
-        ) from error
-
-
 def _audit_options(flags: dict[str, Any], table_format: str) -> "AuditOptions":
     from memaudit.engines.models import ModelOptions
     from memaudit.runs.options import AuditOptions
@@ -339,7 +327,7 @@ def _audit_options(flags: dict[str, Any], table_format: str) -> "AuditOptions":
     )
     return AuditOptions(
         classifier=flags["classifier"],
-        objective=_objective(flags),
+        objective=options.chosen_objective(flags),
         engine=flags["engine"],
         shape=WindowShape(flags["prefix_tokens"], flags["suffix_tokens"]),
         windows=flags["windows"],

@@ -266,12 +266,11 @@ def _corpus_options(flags: dict[str, Any]) -> "CorpusOptions":
 def _options(flags: dict[str, Any]) -> "VerificationOptions":
     from memaudit.distillation import TrainingOptions
     from memaudit.engines.models import ModelOptions
-    from memaudit.objectives import Objective
     from memaudit.verification import VerificationOptions
     from memaudit.windows import WindowShape
 
     return VerificationOptions(
-        objective=Objective(flags["objective"], flags["temperature"], flags["alpha"]),
+        objective=options.chosen_objective(flags),
         training=TrainingOptions(
             epochs=flags["epochs"],
             learning_rate=flags["learning_rate"],

@@ -116,16 +116,3 @@ def test_a_number_that_is_none_is_a_usage_error(predict, arguments):
     assert code == 2
     assert "internal error" not in err
     assert "give finite numbers with --temperature and --alpha" in err
-
-
-@pytest.mark.slow
-def test_two_workers_write_what_one_process_writes(predict, tmp_path):
-    """Real models in processes of their own, with as many threads each: the same bytes."""
-    assert predict("--threads", "1")[0] == 0
-    before = contents(tmp_path / "out")
-    for path in (tmp_path / "out" / "chunks").iterdir():
-        path.unlink()
-
-    assert predict("--threads", "1", "--workers", "2")[0] == 0
-
-    assert contents(tmp_path / "out") == before
