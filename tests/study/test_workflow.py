@@ -146,9 +146,9 @@ def test_the_tables_hold_every_cell_and_the_grid_alone_is_the_main_table(study):
     assert json.loads((out / "results.json").read_text()) == json.loads(json.dumps(tables))
     judged = tables["classifiers"]["teacher"]
     assert judged["as shipped"]["figures"]["roc_auc"]["value"] > 0.9
-    assert judged["other family"]["by_run"].keys() >= {
-        "without olmo2: made-up-test-olmo2-prose-tiny"
-    }
+    assert judged["other family"]["by_run"].keys() == {"without qwen3: kept-test-qwen3-wiki-tiny"}
+    # Without one of two families a single run is left, too little to choose features on.
+    assert judged["other family"]["not_fitted"] == ["without gpt-neox", "without olmo2"]
 
 
 def test_shipped_classifiers_can_be_found_and_have_complete_cards(study):
