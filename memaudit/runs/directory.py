@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from memaudit.errors import OutputError
+from memaudit.errors import MemauditError, OutputError
 from memaudit.runs.chunks import ChunkPlan, sort_chunks
 from memaudit.runs.commit import is_full, output_errors, output_folder, remove_halves, sync_folder
 from memaudit.runs.cutting import RowCuts
@@ -150,7 +150,7 @@ def _bytes_needed(path: Path) -> str:
     """Return how much the rest of a run will take: never compressed, so a little too much."""
     try:
         run = Run(path, read_manifest(path / MANIFEST))
-    except Exception:
+    except MemauditError:
         return "1 kB for each row of the corpus"
     inputs, plan = run.manifest.inputs, run.plan
     n_missing = sum(not plan.path(chunk).exists() for chunk in run.own_chunks)
