@@ -2,10 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +26,6 @@ class TrainingOptions:
     seed: int = 0
     """Of the order of the examples, and of dropout where the model has it."""
 
-    stop_when: "Callable[[PreTrainedModel], bool] | None" = None
-    """Asked after every second epoch; training ends early when it says so."""
-
     gradient_accumulation: int = 1
     """Parts that a batch is run in: the same step, up to rounding, in less memory."""
 
@@ -56,9 +49,6 @@ class TrainingOptions:
             raise ValueError("batch_size and gradient_accumulation must be at least 1")
         if self.save_every is not None and self.save_every < 1:
             raise ValueError(f"save_every must be at least 1, got {self.save_every}")
-        if self.save_every is not None and self.stop_when is not None:
-            # A checkpoint at the end of an epoch would skip the question asked there.
-            raise ValueError("a training that may end early cannot be resumed: no save_every")
 
     def n_steps(self, n_examples: int) -> int:
         """Return the optimizer steps of a training on so many examples, at least 1."""

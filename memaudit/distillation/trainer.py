@@ -72,7 +72,7 @@ class _LossTrainer(Trainer):
 
 
 class _Hooks(TrainerCallback):
-    """Tells of steps, marks whole checkpoints and asks whether to stop."""
+    """Tells of steps, and marks whole checkpoints."""
 
     def __init__(self, options: TrainingOptions) -> None:
         self._options = options
@@ -80,12 +80,6 @@ class _Hooks(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._options.on_step is not None:
             self._options.on_step(state.global_step, state.max_steps)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._options.stop_when is not None and round(state.epoch) % 2 == 0:
-            model = kwargs["model"].eval()
-            control.should_training_stop = self._options.stop_when(model)
-            model.train()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:

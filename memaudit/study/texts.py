@@ -1,8 +1,7 @@
 """The texts of a study: sample corpora, split so that no role sees another's."""
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Set
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -69,9 +68,3 @@ def shared_rate(text: str, seen: Set[int]) -> float:
     """Return the share of the text's shingles that are among those seen, in [0, 1]."""
     own = list(shingles(text))
     return sum(shingle in seen for shingle in own) / len(own)
-
-
-def write_jsonl(path: Path, rows: Iterable[dict[str, str]]) -> None:
-    """Write one JSON object a line."""
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text("".join(lines), encoding="utf-8")

@@ -40,19 +40,6 @@ def test_the_seed_matters(tmp_path):
     assert largest_gap(first, second) > 0
 
 
-def test_training_stops_when_asked(tmp_path):
-    """The question is asked after every second epoch, and one yes is enough."""
-    asked = []
-
-    def stop(model):
-        asked.append(model)
-        return len(asked) == 2
-
-    trained(markov_windows(), tmp_path, epochs=20, stop_when=stop)
-
-    assert len(asked) == 2
-
-
 def test_padding_is_not_trained_on(tmp_path):
     """A short example beside a long one counts only its own tokens."""
     windows = [w[:length] for w, length in zip(markov_windows(), (16, 9), strict=False)]
@@ -254,7 +241,6 @@ def test_models_that_were_loaded_for_scoring_can_be_trained(tmp_path):
         ({"batch_size": 0}, "batch_size and gradient_accumulation must be at least 1"),
         ({"gradient_accumulation": 0}, "batch_size and gradient_accumulation must be at least 1"),
         ({"save_every": 0}, "save_every must be at least 1, got 0"),
-        ({"save_every": 1, "stop_when": bool}, "cannot be resumed"),
     ],
 )
 def test_options_without_meaning_are_refused(settings, message):
