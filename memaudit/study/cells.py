@@ -293,6 +293,7 @@ def run_cell(
     *,
     bases: Path,
     weights: Path | None,
+    settings: bytes,
     out: Path,
 ) -> None:
     """Train the models of a cell and write its features and labels.
@@ -303,6 +304,7 @@ def run_cell(
         tokenizer: of all models of the study.
         bases: the folder of the pretrained bases.
         weights: where the models go, a folder each. None: nowhere.
+        settings: all that decides the result, written beside it.
         out: written last. It holds token ids of the examples: it is as private as the corpus.
     """
     started = time.process_time()
@@ -312,7 +314,10 @@ def run_cell(
         "student": models.base,
         "baseline": models.baseline,
     }
-    columns: dict[str, Any] = {"windows": np.stack(examples.windows)}
+    columns: dict[str, Any] = {
+        "settings": np.frombuffer(settings, dtype=np.uint8),
+        "windows": np.stack(examples.windows),
+    }
     features = cell_features(cell, examples, references, models.teacher, tokenizer.batch_decode)
     columns |= {f"feature/{name}": column for name, column in features.items()}
     for name, model in models.trained().items():
@@ -325,6 +330,14 @@ def run_cell(
             model.save_pretrained(weights / name)
     with committed_file(out) as stream:
         np.savez_compressed(stream, **columns)
+
+
+def read_settings(path: Path) -> bytes:
+    """Return the settings that a result was made with; empty if there is none."""
+    if not path.exists():
+        return b""
+    with np.load(path, allow_pickle=False) as file:
+        return bytes(file["settings"]) if "settings" in file.files else b""
 
 
 def read_cell(cell: Cell, path: Path) -> CellResult:

@@ -14,7 +14,7 @@ from memaudit.distillation import TrainingOptions, fine_tune
 from memaudit.study.bases import base_path, needed_bases
 from memaudit.study.miniature import new_model
 from memaudit.study.recipe import Cell, Family, MiniatureSize, Recipe, TrainingPlan
-from memaudit.study.run import cell_path
+from memaudit.study.run import bases_path, missing_cells
 from memaudit.study.texts import CORPORA, texts_of_role
 
 _TIMED_STEPS = (2, 10)
@@ -114,8 +114,9 @@ def study_cost(recipe: Recipe, sample_data: Path, out: Path) -> StudyCost:
     """
     cells = (recipe.demo, *recipe.cells)
     vocabulary_size = recipe.vocabulary_size
-    missing = [cell for cell in cells if not cell_path(out, cell).exists()]
-    bases = [base for base in needed_bases(missing) if not base_path(out / "bases", *base).exists()]
+    missing = missing_cells(recipe, out)
+    folder = bases_path(out, recipe)
+    bases = [base for base in needed_bases(missing) if not base_path(folder, *base).exists()]
     work: dict[str, Work] = {}
     if bases:
         work["bases"] = _pretraining_work(recipe, bases, sample_data)

@@ -3,6 +3,7 @@
 The teacher stays as it is, as in Borkar et al. 2026 (arXiv:2601.15394), section 5.
 """
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -71,6 +72,7 @@ def run_interventions(
     tokenizer: "PreTrainedTokenizerFast",
     *,
     weights: Path,
+    settings: bytes,
     out: Path,
 ) -> None:
     """Distil a cell's student again under each intervention and write what came of it.
@@ -81,7 +83,9 @@ def run_interventions(
         sample_data: the folder of the sample corpora.
         tokenizer: of the study.
         weights: the folder of the cell's models.
-        out: a JSON file; an intervention that stands in it already is not run again.
+        settings: that the cell was made with.
+        out: a JSON file; an intervention that stands in it already is not run again, if the cell
+            and the classifier are still the same.
     """
     from transformers import AutoModelForCausalLM
 
@@ -89,7 +93,8 @@ def run_interventions(
     teacher = AutoModelForCausalLM.from_pretrained(weights / "teacher", dtype="float32").eval()
     remembered = remembered_logits(teacher, examples.windows)
     student = next(each for each in result.cell.students if each.name == MAIN_STUDENT)
-    done = json.loads(out.read_text()) if out.exists() else {"none": _before(result)}
+    made_with = {"classifier": classifier.digest, "cell": hashlib.sha256(settings).hexdigest()}
+    done = read_interventions(out, made_with) or {"none": _before(result)}
     for name, counts in training_counts(result, classifier).items():
         if name in done:
             continue
@@ -107,10 +112,27 @@ def run_interventions(
             "held_out_perplexity": held_out_perplexity(model, examples.held_out)
         }
         with committed_file(out) as stream:
-            stream.write(json.dumps(done, indent=2, sort_keys=True).encode() + b"\n")
+            document = {"made_with": made_with, "interventions": done}
+            stream.write(json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")
 
 
-def _before(result: CellResult) -> Mapping[str, float]:
+def read_interventions(
+    path: Path, made_with: Mapping[str, str] | None = None
+) -> dict[str, dict[str, float]]:
+    """Return what `run_interventions` wrote, by intervention.
+
+    Args:
+        path: where it did; empty if there is nothing yet.
+        made_with: what was made with anything else counts as nothing. None takes all.
+    """
+    document = json.loads(path.read_text()) if path.exists() else {}
+    if made_with is not None and document.get("made_with") != made_with:
+        return {}
+    found: dict[str, dict[str, float]] = document["interventions"]
+    return found
+
+
+def _before(result: CellResult) -> dict[str, float]:
     memorized = result.extracted[MAIN_STUDENT]
     return {
         "examples": len(memorized),

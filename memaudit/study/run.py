@@ -1,12 +1,15 @@
 """Running a study: cell by cell, in several processes, going on where it was left."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from memaudit.distillation.quiet import quiet_transformers
 from memaudit.study.bases import base_path, needed_bases, pretrain_base
-from memaudit.study.cells import run_cell
+from memaudit.study.cells import read_settings, run_cell
 from memaudit.study.miniature import train_tokenizer
 from memaudit.study.recipe import Cell, Family, MiniatureSize, Recipe
 from memaudit.study.texts import CORPORA, read_sample
@@ -30,10 +33,34 @@ def run_study(recipe: Recipe, sample_data: Path, out: Path, *, n_jobs: int = 1) 
     if not (out / _TOKENIZER).exists():
         texts = (text for corpus in CORPORA for text in read_sample(sample_data, corpus))
         train_tokenizer(texts, recipe.vocabulary_size).save_pretrained(out / _TOKENIZER)
-    cells = [cell for cell in (recipe.demo, *recipe.cells) if not cell_path(out, cell).exists()]
-    bases = [base for base in needed_bases(cells) if not base_path(out / "bases", *base).exists()]
+    cells = missing_cells(recipe, out)
+    folder = bases_path(out, recipe)
+    bases = [base for base in needed_bases(cells) if not base_path(folder, *base).exists()]
     _run_all(n_jobs, _pretrain, ((recipe, base, sample_data, out) for base in bases))
-    _run_all(n_jobs, _run, ((cell, sample_data, out) for cell in cells))
+    _run_all(n_jobs, _run, ((recipe, cell, sample_data, out) for cell in cells))
+
+
+def missing_cells(recipe: Recipe, out: Path) -> list[Cell]:
+    """Return the cells without a result, in the order of running.
+
+    A result made with other settings is none: it would stand in the tables under a false name.
+    """
+    return [
+        cell
+        for cell in (recipe.demo, *recipe.cells)
+        if read_settings(cell_path(out, cell)) != cell_settings(recipe, cell)
+    ]
+
+
+def cell_settings(recipe: Recipe, cell: Cell) -> bytes:
+    """Return all that the recipe says about a cell, and about the bases it may start from."""
+    return msgspec.json.encode((recipe.vocabulary_size, recipe.pretraining, cell), order="sorted")
+
+
+def bases_path(out: Path, recipe: Recipe) -> Path:
+    """Return where the bases of a recipe are: those of another one are not taken for them."""
+    settings = msgspec.json.encode((recipe.vocabulary_size, recipe.pretraining), order="sorted")
+    return out / f"bases-{hashlib.sha256(settings).hexdigest()[:12]}"
 
 
 def cell_path(out: Path, cell: Cell) -> Path:
@@ -71,10 +98,12 @@ def _pretrain(
 
     torch.set_num_threads(1)
     with quiet_transformers():
-        pretrain_base(*base, recipe.pretraining, sample_data, load_tokenizer(out), out / "bases")
+        pretrain_base(
+            *base, recipe.pretraining, sample_data, load_tokenizer(out), bases_path(out, recipe)
+        )
 
 
-def _run(cell: Cell, sample_data: Path, out: Path) -> None:
+def _run(recipe: Recipe, cell: Cell, sample_data: Path, out: Path) -> None:
     """Run one cell in a process of its own."""
     import torch
 
@@ -84,7 +113,8 @@ def _run(cell: Cell, sample_data: Path, out: Path) -> None:
             cell,
             sample_data,
             load_tokenizer(out),
-            bases=out / "bases",
+            bases=bases_path(out, recipe),
             weights=weights_path(out, cell) if cell.keep_models else None,
+            settings=cell_settings(recipe, cell),
             out=cell_path(out, cell),
         )

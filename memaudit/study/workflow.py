@@ -7,11 +7,11 @@ from typing import Any
 
 from memaudit.distillation.quiet import quiet_transformers
 from memaudit.runs.commit import committed_file
-from memaudit.study.cells import CellResult
-from memaudit.study.interventions import run_interventions
+from memaudit.study.cells import CellResult, read_settings
+from memaudit.study.interventions import read_interventions, run_interventions
 from memaudit.study.recipe import Recipe
 from memaudit.study.results import SETTINGS, study_results
-from memaudit.study.run import load_tokenizer, run_study, weights_path
+from memaudit.study.run import cell_path, load_tokenizer, run_study, weights_path
 from memaudit.study.shipping import read_results, ship_classifiers, ship_demo
 from memaudit.study.transfer import Split, fit_split, shipped_split, splits_by
 
@@ -66,7 +66,7 @@ def _intervene(
             for result in chosen
         )
     return {
-        result.cell.name: json.loads((folder / f"{result.cell.name}.json").read_text())
+        result.cell.name: read_interventions(folder / f"{result.cell.name}.json")
         for result in chosen
     }
 
@@ -84,5 +84,6 @@ def _intervene_in(result: CellResult, split: Split, sample_data: Path, out: Path
             sample_data,
             load_tokenizer(out),
             weights=weights_path(out, result.cell),
+            settings=read_settings(cell_path(out, result.cell)),
             out=out / "interventions" / f"{result.cell.name}.json",
         )

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from memaudit.study import cost as study_costs
 from memaudit.study.cost import StepTime, Work, cell_work, mean_repeats, n_parameters, study_cost
 from memaudit.study.recipe import Cell, MiniatureSize, Pretraining, Recipe, Student, TrainingPlan
-from memaudit.study.run import cell_path
+from memaudit.study.run import cell_path, cell_settings
 
 SMALL, LARGE = MiniatureSize(32, 1), MiniatureSize(64, 1)
 
@@ -64,7 +65,9 @@ def test_finished_cells_cost_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(study_costs, "_measure", lambda cells, size: StepTime(0.1, 0.0))
     cells = (make_cell("one"), make_cell("two"))
     recipe = Recipe(300, Pretraining(1, 1e-3), make_cell("demo"), cells)
-    cell_path(tmp_path, cells[0]).touch()
+    settings = np.frombuffer(cell_settings(recipe, cells[0]), dtype=np.uint8)
+    with cell_path(tmp_path, cells[0]).open("wb") as file:
+        np.savez(file, settings=settings)
 
     cost = study_cost(recipe, Path("unused"), tmp_path)
     assert (cost.cells, cost.finished, cost.bases) == (3, 1, 0)

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from memaudit.classifier import find_classifier
 from memaudit.features import FEATURE_SETS
 from memaudit.study.bases import base_path
-from memaudit.study.recipe import read_recipe
-from memaudit.study.run import cell_path, run_study
+from memaudit.study.interventions import read_interventions
+from memaudit.study.recipe import Pretraining, TrainingPlan, read_recipe
+from memaudit.study.run import bases_path, cell_path, cell_settings, missing_cells, run_study
 from memaudit.study.workflow import conduct_study
 
 RECIPE = """
@@ -108,12 +110,12 @@ def study(recipe, sample_data, tmp_path_factory):
     out, models = (tmp_path_factory.mktemp(name) for name in ("study", "models"))
     for cell in recipe.cells:
         if not cell.keep_models:
-            _write_made_up(cell, cell_path(out, cell))
+            _write_made_up(cell, cell_settings(recipe, cell), cell_path(out, cell))
     tables = conduct_study(recipe, sample_data, out, models=models)
     return out, models, tables
 
 
-def _write_made_up(cell, path: Path) -> None:
+def _write_made_up(cell, settings: bytes, path: Path) -> None:
     """Write a result in which the teacher's suffix entropy tells what is memorized."""
     rng = np.random.default_rng(cell.seed)
     n = 150
@@ -127,15 +129,25 @@ def _write_made_up(cell, path: Path) -> None:
     perplexity = {f"perplexity/{m}": np.array(9.0) for m in (*models, "base")}
     windows = rng.integers(300, size=(n, 16)).astype(np.int32)
     with path.open("wb") as file:
-        np.savez(file, windows=windows, cpu_seconds=1.0, **features, **extracted, **perplexity)
+        made_with = np.frombuffer(settings, dtype=np.uint8)
+        np.savez(
+            file,
+            settings=made_with,
+            windows=windows,
+            cpu_seconds=1.0,
+            **features,
+            **extracted,
+            **perplexity,
+        )
 
 
-def test_bases_are_trained_once_for_what_starts_from_them(study):
+def test_bases_are_trained_once_for_what_starts_from_them(study, recipe):
     """Teachers and students start as language models, unless the recipe says otherwise."""
     out, _, _ = study
 
-    assert (base_path(out / "bases", "qwen3", "32x2") / "config.json").exists()
-    assert not base_path(out / "bases", "gpt-neox", "32x2").exists()
+    bases = bases_path(out, recipe)
+    assert (base_path(bases, "qwen3", "32x2") / "config.json").exists()
+    assert not base_path(bases, "gpt-neox", "32x2").exists()
 
 
 def test_the_tables_hold_every_cell_and_the_grid_alone_is_the_main_table(study):
@@ -187,6 +199,32 @@ def test_a_cell_run_again_gives_the_same_numbers(study, recipe, sample_data):
     after = _columns(path)
     assert before.keys() == after.keys()
     assert all(before[name] == after[name] for name in before if name != "cpu_seconds")
+
+
+def test_a_cell_of_other_settings_is_not_taken_for_one_of_the_recipe(study, recipe):
+    """An edited recipe must not put old results into its tables."""
+    out, _, _ = study
+    longer = TrainingPlan(13, 8e-3)
+
+    edited = structs.replace(
+        recipe, cells=(structs.replace(recipe.cells[0], student_plan=longer), *recipe.cells[1:])
+    )
+    pretrained_longer = structs.replace(recipe, pretraining=Pretraining(2, 1e-3))
+
+    assert missing_cells(recipe, out) == []
+    assert missing_cells(edited, out) == [edited.cells[0]]
+    assert len(missing_cells(pretrained_longer, out)) == len(recipe.cells) + 1
+    assert bases_path(out, pretrained_longer) != bases_path(out, recipe)
+
+
+def test_interventions_of_another_classifier_are_run_again(study):
+    """What was dropped by another verdict says nothing about this one."""
+    out, _, tables = study
+    path = out / "interventions" / "kept-test-qwen3-wiki-tiny.json"
+    made_with = json.loads(path.read_text())["made_with"]
+
+    assert read_interventions(path, made_with) == tables["interventions"][path.stem]
+    assert read_interventions(path, {**made_with, "classifier": "0" * 64}) == {}
 
 
 def _columns(path: Path) -> dict[str, bytes]:
