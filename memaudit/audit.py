@@ -14,21 +14,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from memaudit.classifier import RiskClassifier, check_zlib, find_classifier, zlib_record
-from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
-from memaudit.errors import CorpusError, UsageError
-from memaudit.features import FEATURE_SETS, ReferenceRole
+from memaudit.classifier import RiskClassifier, zlib_record
+from memaudit.corpus import BadRow, CorpusOptions, Example
+from memaudit.features import FEATURE_SETS
 from memaudit.runs.chunks import feature_set_name
+from memaudit.runs.commit import output_errors, remove_halves
 from memaudit.runs.conclusion import ReportOptions, Session, conclude
 from memaudit.runs.cutting import RowCuts, cut_rows
 from memaudit.runs.directory import Run, begin_run, keep_rows, open_folder, unscored_chunks
 from memaudit.runs.manifest import Manifest, RunInputs, software_versions
-from memaudit.runs.models import AuditModels, ModelSources, load_models
+from memaudit.runs.models import AuditModels
+from memaudit.runs.opening import AuditInputs, chosen_cascade, open_inputs
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
 from memaudit.runs.progress import Progress
 from memaudit.runs.result import AuditResult
@@ -36,26 +35,11 @@ from memaudit.runs.scoring import chunks_to_score
 from memaudit.runs.shards import Shard
 from memaudit.runs.spool import RowSpool, WindowSpool
 from memaudit.runs.status import RunStatus, run_status
+from memaudit.runs.storage import open_path, spool_folder
+from memaudit.sensitivity import SENSITIVITY_COLUMNS
 
 ReportProgress = Callable[[Progress], None]
 """Told now and then how far an audit has come."""
-
-
-@dataclass(frozen=True, slots=True)
-class AuditInputs:
-    """What is audited, with what."""
-
-    rows: Iterable[Example | BadRow]
-    """Every row of the corpus, in order."""
-
-    models: AuditModels
-    """Score the windows."""
-
-    classifier: RiskClassifier
-    """Its features are among those of the models' feature set."""
-
-    corpus: CorpusOptions | None = None
-    """Where the rows are from, if they are from a corpus."""
 
 
 def audit_corpus(
@@ -76,8 +60,8 @@ def audit_corpus(
         student: the student before training; sharpens the prediction.
         baseline: a model of the student's size that was trained on the corpus, as in the paper.
             Instead of a student.
-        out: folder of the run, made if missing; a run that was interrupted there is continued.
-            In the end it has `risk.<format>` and `summary.json`. None writes nothing.
+        out: folder of the run, made if missing, or a place such as `s3://bucket/run`; a run that
+            was interrupted there is continued. In the end it has `risk.<format>` and `summary.json`. None writes nothing.
         options: everything else.
         progress: called now and then.
 
@@ -91,8 +75,8 @@ def audit_corpus(
         ClassifierError: no classifier fits.
         OutputError: `out` cannot be written, or another process is at work in it.
     """
-    with open_folder(None if out is None else Path(out)) as folder:
-        inputs = _open_inputs(teacher, data, student, baseline, options)
+    with open_folder(None if out is None else _opened(out)) as folder:
+        inputs = open_inputs(teacher, data, student, baseline, options)
         return _audit(folder, inputs, options, progress, writes=out is not None)
 
 
@@ -122,8 +106,8 @@ def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
     Raises:
         UsageError, CorpusError, ModelError, ClassifierError, OutputError: as for `audit_corpus`.
     """
-    with open_folder(Path(out)) as folder:
-        inputs = _open_inputs(teacher, data, student, baseline, options)
+    with open_folder(_opened(out)) as folder:
+        inputs = open_inputs(teacher, data, student, baseline, options)
         with _scored(folder, inputs, options, progress, shard=shard):
             pass
     return run_status(folder)
@@ -152,7 +136,7 @@ def audit_rows(
         UsageError, CorpusError, ModelError, ClassifierError, OutputError: as for `audit_corpus`.
     """
     with open_folder(out) as folder:
-        inputs = AuditInputs(rows, models, classifier)
+        inputs = AuditInputs(rows, models, classifier, chosen_cascade(classifier, options))
         return _audit(folder, inputs, options, progress, writes=out is not None)
 
 
@@ -198,7 +182,8 @@ def _scored(
 ) -> Iterator[_Scored]:
     """Read the corpus, begin or continue the run, and score what is missing."""
     started = time.monotonic()
-    with RowSpool(folder) as rows, WindowSpool(options.shape.length, folder) as windows:
+    spools = spool_folder(folder)
+    with RowSpool(spools) as rows, WindowSpool(options.shape.length, spools) as windows:
         cuts = cut_rows(
             inputs.rows,
             inputs.models.tokenizer,
@@ -211,6 +196,7 @@ def _scored(
             inputs=_declare(inputs, options, cuts, len(windows)),
             names=inputs.models.names(inputs.classifier),
             classifier=inputs.classifier,
+            cascade=inputs.cascade,
             shard=shard,
         )
         run = begin_run(folder, manifest, restart=options.restart)
@@ -235,6 +221,8 @@ def _score_missing(
     for chunk in models.score(plan, chunks_to_score(plan, windows, missing)):
         done += len(plan.windows_of(chunk))
         report(done)
+    with output_errors(plan.folder):
+        remove_halves(plan.folder)  # of workers that were killed at a commit
     return Session(
         started=started,
         scoring_seconds=time.monotonic() - scoring_started,
@@ -247,6 +235,7 @@ def _declare(
 ) -> RunInputs:
     """Return all that decides a byte of the results."""
     models = inputs.models
+    sensitivity = SENSITIVITY_COLUMNS if options.sensitive else ()
     return RunInputs(
         corpus=_declared_corpus(inputs.corpus),
         on_bad_row=options.on_bad_row,
@@ -257,7 +246,7 @@ def _declare(
         teacher_digest=models.teacher_digest,
         reference_digest=models.reference_digest,
         feature_set=feature_set_name(models.role),
-        features=FEATURE_SETS[feature_set_name(models.role)],
+        features=FEATURE_SETS[feature_set_name(models.role)] + sensitivity,
         classifier_digest=inputs.classifier.digest,
         objective=options.objective,
         engine=models.engine,
@@ -268,7 +257,9 @@ def _declare(
         windows=options.windows,
         chunk_size=options.chunk_size,
         zlib=zlib_record(),
-        versions=software_versions(),
+        versions=software_versions(sensitive=options.sensitive),
+        survival=None if inputs.cascade is None else inputs.cascade.survival,
+        cascade_digest=None if inputs.cascade is None else inputs.cascade.digest,
     )
 
 
@@ -278,57 +269,8 @@ def _declared_corpus(options: CorpusOptions | None) -> dict[str, Any]:
     return {name: value for name, value in declared.items() if name != "streaming"}
 
 
-def _open_inputs(
-    teacher: str,
-    data: str | Path | CorpusOptions,
-    student: str | None,
-    baseline: str | None,
-    options: AuditOptions,
-) -> AuditInputs:
-    """Find the classifier, then the first row of the corpus, then load the models."""
-    role = _reference_role(student, baseline)
-    classifier = find_classifier(options.classifier, feature_set_name(role), options.objective.kind)
-    check_zlib(classifier)
-    sources = ModelSources(
-        teacher, student or baseline, role, options.model, options.threads, options.workers
-    )
-    # Models are loaded once there is a first row: a typo in a path costs no loading.
-    models = cache(lambda: load_models(sources))
-    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
-    rows = read_corpus(
-        corpus, render_messages=lambda messages: models().tokenizer.render_messages(messages)
-    )
-    rows = _begun(_allowed(rows, options.on_bad_row))
-    return AuditInputs(rows, models(), classifier, corpus)
-
-
-def _reference_role(student: str | None, baseline: str | None) -> ReferenceRole | None:
-    if student is not None and baseline is not None:
-        raise UsageError(
-            "both a student and a baseline are given, expected at most one reference",
-            hint="leave out --student or --baseline",
-        )
-    if baseline is not None:
-        return "baseline"
-    return None if student is None else "student"
-
-
-def _allowed(
-    rows: Iterator[Example | BadRow], on_bad_row: Literal["error", "skip"]
-) -> Iterator[Example | BadRow]:
-    """Yield rows; refuse the first bad one if the policy says so."""
-    for row in rows:
-        if isinstance(row, BadRow) and on_bad_row == "error":
-            raise CorpusError(
-                f"{row.address}: {row.reason}",
-                hint="repair the row, or count and leave out bad rows with --on-bad-row skip",
-            )
-        yield row
-
-
-def _begun(rows: Iterator[Example | BadRow]) -> Iterator[Example | BadRow]:
-    """Read the first row now, so that a corpus that cannot be read says so now."""
-    return chain(list(islice(rows, 1)), rows)
+def _opened(out: Path | str) -> Path:
+    return open_path(out) if isinstance(out, str) else out
 
 
 def _stage(

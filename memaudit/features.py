@@ -43,9 +43,11 @@ _CORPUS_FEATURES = (
     "occurrences",
     "log_occurrences",
 )
+CORPUS_FEATURES = (*OBJECTIVE_FEATURES, *_CORPUS_FEATURES)
+"""Features that no model is needed for."""
+
 _TEACHER_FEATURES = (
-    *OBJECTIVE_FEATURES,
-    *_CORPUS_FEATURES,
+    *CORPUS_FEATURES,
     *(f"teacher_{name}" for name in _MODEL_FEATURES),
 )
 
@@ -106,7 +108,40 @@ def window_features(
     Returns:
         one finite number for each name in the feature set, in its order.
     """
-    features = {
+    features = corpus_features(text, suffix_text, occurrences, objective)
+    return features | model_features(scores, prefix_len=prefix_len, role=role)
+
+
+def model_features(
+    scores: WindowScores, *, prefix_len: int, role: ReferenceRole | None = None
+) -> dict[str, float]:
+    """Return the features that models are needed for, by name.
+
+    Args:
+        scores: of the teacher, and of the reference when `role` is given.
+        prefix_len: tokens of the window before its suffix.
+        role: what the reference is.
+    """
+    features = _model_features("teacher", scores.teacher, prefix_len)
+    if role is not None:
+        assert scores.reference is not None
+        features |= _model_features(role, scores.reference, prefix_len)
+        features |= _divergence_features(role, scores, prefix_len)
+    return features
+
+
+def corpus_features(
+    text: str, suffix_text: str, occurrences: int, objective: Objective = PAPERS_OBJECTIVE
+) -> dict[str, float]:
+    """Return the features that no model is needed for, by name.
+
+    Args:
+        text: the window, decoded.
+        suffix_text: its suffix, decoded.
+        occurrences: how many times the window occurs in the corpus, at least 1.
+        objective: what the student will learn from.
+    """
+    return {
         **objective_features(objective),
         "zlib_entropy": zlib_entropy(text),
         "suffix_zlib_entropy": zlib_entropy(suffix_text),
@@ -114,12 +149,6 @@ def window_features(
         "occurrences": float(occurrences),
         "log_occurrences": float(np.log(occurrences)),
     }
-    features |= _model_features("teacher", scores.teacher, prefix_len)
-    if role is not None:
-        assert scores.reference is not None
-        features |= _model_features(role, scores.reference, prefix_len)
-        features |= _divergence_features(role, scores, prefix_len)
-    return features
 
 
 def objective_features(objective: Objective) -> dict[str, float]:
@@ -219,6 +248,17 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", errors="surrogatepass")
 
 
+def _sensitive_reasons(features: Mapping[str, float]) -> list[str]:
+    """Return what is sensitive in a window, if it was looked for."""
+    reasons = []
+    if features.get("secrets"):
+        at_risk = " that is at risk" if features["secret_at_risk"] else ""
+        reasons.append(f"holds a secret{at_risk}")
+    if features.get("personal_data"):
+        reasons.append("holds personal data")
+    return reasons
+
+
 def reason_in_words(features: Mapping[str, float]) -> str:
     """Return why a window stands out, most telling first, such as "occurs 16 times".
 
@@ -228,7 +268,7 @@ def reason_in_words(features: Mapping[str, float]) -> str:
     Returns:
         short phrases joined by commas; "nothing stands out" if none applies.
     """
-    reasons = []
+    reasons = _sensitive_reasons(features)
     if features["occurrences"] > 1:
         reasons.append(f"occurs {int(features['occurrences'])} times")
     recited_by = [

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli import options
+from memaudit.cli.folders import FolderType
 
 if TYPE_CHECKING:
     from memaudit.runs.conclusion import ReportOptions
 
 
 @click.command(short_help="Put the shards of a run together.")
-@click.argument(
-    "folders", metavar="DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=FolderType())
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FolderType(),
     metavar="DIR",
     required=True,
     help="Where the whole run goes.",

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,21 +10,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli import options
+from memaudit.cli.audit_flags import (
+    DTYPES,
+    ROW_SHAPES,
+    TABLE_FORMATS,
+    audit_options,
+    corpus_options,
+    corpus_stem,
+    split_formats,
+)
+from memaudit.cli.folders import FolderType
 from memaudit.cli.signals import Stopped, raise_if_stopped
-from memaudit.errors import MemauditError, UsageError
+from memaudit.errors import MemauditError
 
 if TYPE_CHECKING:
     from memaudit.audit import ReportProgress
-    from memaudit.corpus import CorpusOptions
-    from memaudit.runs.options import AuditOptions
     from memaudit.runs.progress import Progress
 
-_ROW_SHAPES = ("auto", "text", "prompt-completion", "messages")
-_TABLE_FORMATS = ("parquet", "jsonl", "csv")
-_DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
-_ENDINGS = re.compile(
-    r"\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|feather|txt)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE
-)
 _POSITIVE = click.IntRange(min=1)
 _COUNT = click.IntRange(min=0)
 
@@ -72,13 +73,29 @@ _COUNT = click.IntRange(min=0)
     type=click.Choice(("auto", "hf", "vllm")),
     default="auto",
     show_default=True,
-    help="What runs the models.",
+    help="What runs the models: transformers (hf) or vLLM; auto is vLLM where it is installed and can run them.",
+)
+@click.option(
+    "--tensor-parallel",
+    type=_POSITIVE,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="GPUs that share each model; needs vLLM.",
+)
+@click.option(
+    "--gpu-memory-share",
+    type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+    default=0.8,
+    show_default=True,
+    metavar="S",
+    help="Of each GPU's memory, for vLLM.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FolderType(),
     metavar="DIR",
-    help="Where the risk table goes; a run that was interrupted there is continued. Default: runs/<name of the corpus>.",
+    help="Where the risk table goes, also s3:// or gs://; a run that was interrupted there is continued. Default: runs/<name of the corpus>.",
 )
 @click.option("--restart", is_flag=True, help="Start over instead of continuing what is in DIR.")
 @click.option(
@@ -89,7 +106,7 @@ _COUNT = click.IntRange(min=0)
 @click.option(
     "--format",
     "formats",
-    type=click.Choice(_ROW_SHAPES + _TABLE_FORMATS),
+    type=click.Choice(ROW_SHAPES + TABLE_FORMATS),
     multiple=True,
     metavar="FORMAT",
     help="How rows hold text (auto, text, prompt-completion, messages) or how the risk table is written (parquet, jsonl, csv); one of each may be given. Default: auto and parquet.",
@@ -125,7 +142,7 @@ _COUNT = click.IntRange(min=0)
 @options.suffix_tokens
 @click.option(
     "--dtype",
-    type=click.Choice(tuple(_DTYPES)),
+    type=click.Choice(tuple(DTYPES)),
     default="float32",
     show_default=True,
     help="Number format of the models; bfloat16 is faster and less exact.",
@@ -146,10 +163,52 @@ _COUNT = click.IntRange(min=0)
     help="Processes that score, each with models of its own; on GPUs, one for each.",
 )
 @click.option(
+    "--executor",
+    type=click.Choice(("local", "ray")),
+    default="local",
+    show_default=True,
+    help="Where it is scored: in processes of this machine, or in actors on Ray.",
+)
+@click.option(
+    "--address",
+    metavar="ADDR",
+    help="Of a Ray cluster, or auto. Default: one on this machine, for the time of the run.",
+)
+@click.option(
+    "--replicas", type=_POSITIVE, metavar="N", help="Actors on Ray that score. Default: 1."
+)
+@click.option(
+    "--gpus-per-replica",
+    type=click.FloatRange(min=0),
+    metavar="G",
+    help="GPUs that each of them reserves; 0 runs on CPUs. Default: 0.",
+)
+@click.option(
     "--threads",
     type=_POSITIVE,
     metavar="N",
-    help="CPU threads of each process. Default: the cores, divided among the workers.",
+    help="CPU threads of each process. Default: the cores, divided among the processes.",
+)
+@click.option(
+    "--cascade",
+    is_flag=True,
+    help="Spare the teacher windows that, by the corpus alone, cannot or will hardly be flagged.",
+)
+@click.option(
+    "--survival",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    metavar="SHARE",
+    help="Of what would be flagged, with --cascade; 1: leave out only what cannot be flagged. Default: 0.995.",
+)
+@click.option(
+    "--sensitive",
+    is_flag=True,
+    help="Mark what holds personal data or secrets; needs the extra 'sensitive'.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Read the corpus, score a few windows, and tell what it would take; write nothing.",
 )
 @click.option(
     "--chunk-size",
@@ -188,61 +247,94 @@ def predict(**flags: Any) -> None:
     holds text of the corpus unless --show-text asks for it. If the run is interrupted or the
     machine dies, the same command goes on where it was; 'memaudit status DIR' tells how far it is.
     """
-    row_shape, table_format = _split_formats(flags["formats"])
-    # Read when the hub's packages are imported, so it has to be said before.
+    row_shape, table_format = split_formats(flags["formats"])
+    # Read when the hub's packages and torch are imported, so it has to be said before.
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if flags["offline"]:
         names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
         os.environ |= dict.fromkeys(names, "1")
 
-    arguments = {
-        "teacher": flags["teacher"],
-        "data": _corpus_options(flags, row_shape),
-        "student": flags["student"],
-        "baseline": flags["baseline"],
-        "options": _audit_options(flags, table_format),
-    }
+    out = flags["out"] or Path("runs") / _default_name(flags)
+    with stop_explained(out):
+        arguments = {
+            "teacher": flags["teacher"],
+            "data": corpus_options(flags, row_shape),
+            "student": flags["student"],
+            "baseline": flags["baseline"],
+            "out": out,
+            "options": audit_options(flags, table_format),
+        }
+        if flags["dry_run"]:
+            _plan(flags, arguments)
+            return
+        if flags["shard"] is None:
+            _predict_all(flags, arguments)
+        else:
+            _predict_shard(flags, arguments)
+
+
+def _default_name(flags: dict[str, Any]) -> str:
+    """Return the name of the folder of a run whose user named none."""
+    stem = corpus_stem(flags["data"])
     if flags["shard"] is None:
-        _predict_all(flags, arguments)
-    else:
-        _predict_shard(flags, arguments)
+        return stem
+    from memaudit.runs.shards import parse_shard
+
+    shard = parse_shard(flags["shard"])
+    return f"{stem}-{shard.index}-of-{shard.count}"
 
 
 def _predict_all(flags: dict[str, Any], arguments: dict[str, Any]) -> None:
     from memaudit.audit import audit_corpus
     from memaudit.reports.terminal import print_summary
+    from memaudit.runs.failures import failure_error
 
-    out = flags["out"] or Path("runs") / corpus_stem(flags["data"])
-    with _watched(flags, out) as progress:
-        result = audit_corpus(**arguments, out=out, progress=progress)
+    with _watched(flags) as progress:
+        result = audit_corpus(**arguments, progress=progress)
+    if not flags["as_json"]:
+        print_summary(result, color=flags["color"])
+    if result.errors:
+        raise failure_error(result.failures, result.errors)
     if flags["as_json"]:
         click.echo(json.dumps(result.document(), sort_keys=True, allow_nan=False))
+
+
+def _plan(flags: dict[str, Any], arguments: dict[str, Any]) -> None:
+    from memaudit.planning import plan_audit
+    from memaudit.reports.plan import print_plan
+
+    del arguments["out"]
+    with _watched(flags) as progress:
+        plan = plan_audit(**arguments, progress=progress)
+    if flags["as_json"]:
+        click.echo(json.dumps(plan.document(), sort_keys=True, allow_nan=False))
     else:
-        print_summary(result, color=flags["color"])
+        print_plan(plan, color=flags["color"])
 
 
 def _predict_shard(flags: dict[str, Any], arguments: dict[str, Any]) -> None:
     from memaudit.audit import score_shard
     from memaudit.reports.status import print_status
+    from memaudit.runs.failures import failure_error
     from memaudit.runs.shards import parse_shard
 
-    shard = parse_shard(flags["shard"])
-    stem = f"{corpus_stem(flags['data'])}-{shard.index}-of-{shard.count}"
-    out = flags["out"] or Path("runs") / stem
-    with _watched(flags, out) as progress:
-        status = score_shard(**arguments, shard=shard, out=out, progress=progress)
+    with _watched(flags) as progress:
+        status = score_shard(**arguments, shard=parse_shard(flags["shard"]), progress=progress)
+    if not flags["as_json"]:
+        print_status(status, color=flags["color"])
+    if status.failures:
+        raise failure_error(status.failures)
     if flags["as_json"]:
         click.echo(json.dumps(status.document(), sort_keys=True, allow_nan=False))
-    else:
-        print_status(status, color=flags["color"])
 
 
 @contextmanager
-def _watched(flags: dict[str, Any], out: Path) -> Iterator["ReportProgress"]:
-    """Show progress, and answer signals."""
+def _watched(flags: dict[str, Any]) -> Iterator["ReportProgress"]:
+    """Show progress, and notice signals that a library dropped."""
     from memaudit.reports.progress import show_progress
 
-    with stop_explained(out), show_progress(quiet=flags["quiet"], color=flags["color"]) as show:
+    with show_progress(quiet=flags["quiet"], color=flags["color"]) as show:
 
         def report(progress: "Progress") -> None:
             raise_if_stopped()
@@ -272,72 +364,3 @@ def _how_to_go_on(out: Path) -> str:
     chunks = run.own_chunks
     n_there = sum(run.plan.path(chunk).exists() for chunk in chunks)
     return f"give the same command again to go on: {n_there:,} of {len(chunks):,} chunks are kept in {out}"
-
-
-def _split_formats(formats: tuple[str, ...]) -> tuple[str, str]:
-    """Return the shape of rows and the format of the table that the values of --format name."""
-    shapes = [value for value in formats if value in _ROW_SHAPES]
-    tables = [value for value in formats if value in _TABLE_FORMATS]
-    for values in (shapes, tables):
-        if len(values) > 1:
-            raise UsageError(
-                f"--format is given as {' and as '.join(values)}, which say the same thing twice",
-                hint=f"give one of {', '.join(_ROW_SHAPES)} and one of {', '.join(_TABLE_FORMATS)}",
-            )
-    return (shapes or ["auto"])[0], (tables or ["parquet"])[0]
-
-
-def corpus_stem(source: str) -> str:
-    """Return a name for a corpus that is safe as a file name: its own, without endings."""
-    if source == "-":
-        return "stdin"
-    stem = _ENDINGS.sub("", source)
-    is_hub_id = stem == source and source.count("/") == 1 and not Path(source).exists()
-    name = stem.replace("/", "--") if is_hub_id else Path(stem).name
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "corpus"
-
-
-def _corpus_options(flags: dict[str, Any], row_shape: str) -> "CorpusOptions":
-    from memaudit.corpus import CorpusOptions
-
-    return CorpusOptions(
-        flags["data"],
-        shape=row_shape,  # type: ignore[arg-type]  # click has checked it
-        text_column=flags["text_column"],
-        id_column=flags["id_column"],
-        config=flags["config_name"],
-        split=flags["split"],
-        revision=flags["revision"],
-        streaming=flags["streaming"],
-        max_row_bytes=flags["max_row_bytes"],
-    )
-
-
-def _audit_options(flags: dict[str, Any], table_format: str) -> "AuditOptions":
-    from memaudit.engines.models import ModelOptions
-    from memaudit.runs.options import AuditOptions
-    from memaudit.windows import WindowShape
-
-    model = ModelOptions(
-        dtype=_DTYPES[flags["dtype"]],  # type: ignore[arg-type]  # one of the two
-        device=flags["device"],
-        revision=flags["model_revision"],
-        trust_remote_code=flags["trust_remote_code"],
-        offline=flags["offline"],
-    )
-    return AuditOptions(
-        classifier=flags["classifier"],
-        objective=options.chosen_objective(flags),
-        engine=flags["engine"],
-        shape=WindowShape(flags["prefix_tokens"], flags["suffix_tokens"]),
-        windows=flags["windows"],
-        on_bad_row=flags["on_bad_row"],
-        model=model,
-        table_format=table_format,  # type: ignore[arg-type]  # click has checked it
-        n_worst=flags["top"],
-        show_text=flags["show_text"],
-        threads=flags["threads"],
-        workers=flags["workers"],
-        chunk_size=flags["chunk_size"],
-        restart=flags["restart"],
-    )

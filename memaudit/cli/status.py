@@ -6,10 +6,11 @@ from pathlib import Path
 import click
 
 from memaudit.cli import options
+from memaudit.cli.folders import FolderType
 
 
 @click.command(short_help="Show how far a run is.")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", metavar="DIR", type=FolderType())
 @options.as_json
 @options.color
 def status(folder: Path, as_json: bool, color: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli import options
-from memaudit.cli.predict import corpus_stem
+from memaudit.cli.audit_flags import corpus_stem
 from memaudit.cli.signals import Stopped, raise_if_stopped
 
 if TYPE_CHECKING:

@@ -1,18 +1,64 @@
 """Engines: what runs a model over windows."""
 
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
-from memaudit.errors import UsageError
+from memaudit.errors import MissingDependency, UsageError
 
 EngineName = Literal["auto", "hf", "vllm"]
 
 
-def choose_engine(name: EngineName) -> Literal["hf"]:
-    """Return the engine to use; auto is `hf`.
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """How vLLM is run, where it runs the models."""
+
+    tensor_parallel: int = 1
+    """GPUs that share each model, at least 1."""
+
+    gpu_memory_share: float = 0.8
+    """Of each GPU's memory, in (0, 1): for weights and caches. The rest is for the heads."""
+
+    def __post_init__(self) -> None:
+        if self.tensor_parallel < 1 or not 0 < self.gpu_memory_share < 1:
+            raise ValueError(
+                "tensor_parallel must be at least 1 and gpu_memory_share between 0 and 1, "
+                f"got {self.tensor_parallel} and {self.gpu_memory_share}"
+            )
+
+
+DEFAULT_VLLM_OPTIONS = VllmOptions()
+
+
+def engine_to_try(name: EngineName, vllm: VllmOptions, *, elsewhere: bool) -> EngineName:
+    """Return the engine that was asked for, before any model is known.
+
+    Args:
+        name: as given.
+        vllm: how vLLM is to run.
+        elsewhere: other processes than this one score.
+
+    Returns:
+        `auto` if models and devices decide between the two.
 
     Raises:
-        UsageError: vLLM is asked for.
+        UsageError: the options ask for what no engine does.
+        MissingDependency: vLLM is asked for, and is not installed.
     """
-    if name == "vllm":
-        raise UsageError("the vllm engine is not in this release", hint="use --engine hf")
-    return "hf"
+    if name == "hf" and vllm.tensor_parallel > 1:
+        raise UsageError(
+            "the hf engine does not spread a model over several GPUs",
+            hint="use --engine vllm, or leave out --tensor-parallel",
+        )
+    if name == "auto" and vllm.tensor_parallel == 1:
+        return "auto" if find_spec("vllm") and not elsewhere else "hf"
+    if name == "hf":
+        return "hf"
+    if elsewhere:
+        raise UsageError(
+            "the vllm engine runs in one process, without workers and without Ray",
+            hint="use --tensor-parallel N, or one run a GPU with --shard I/N",
+        )
+    if not find_spec("vllm"):
+        raise MissingDependency("vllm", needed_for="the vllm engine", extra="vllm")
+    return "vllm"

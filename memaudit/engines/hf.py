@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.engines.head import Head, read_head, score_position_pairs, score_positions
+from memaudit.engines.window_io import check_windows, limits_of, split_scores
 from memaudit.errors import ModelError
-from memaudit.scores import TokenScores, WindowScores
+from memaudit.scores import WindowScores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,6 +62,10 @@ class HfEngine:
         self._batch_tokens = batch_tokens or (_BATCH_TOKENS_CPU if on_cpu else _BATCH_TOKENS_CUDA)
         with _evaluation(self._models):
             self._heads = [_checked_head(model) for model in self._models]
+        self._limits = [
+            limits_of(model, head.n_rows)
+            for model, head in zip(self._models, self._heads, strict=True)
+        ]
 
     @property
     def name(self) -> str:
@@ -77,7 +82,7 @@ class HfEngine:
             ModelError: a window is too long for a model or holds ids it does not have, a score
                 is not finite, or memory does not suffice for a single window.
         """
-        self._check_windows(windows)
+        check_windows(windows, self._bos, self._limits)
         scores: dict[int, WindowScores] = {}
         with _evaluation(self._models):
             for batch in self._batches(windows):
@@ -85,33 +90,11 @@ class HfEngine:
                 scores.update(zip(batch, found, strict=True))
         return [scores[i] for i in range(len(windows))]
 
-    def _check_windows(self, windows: Sequence[NDArray[np.int32]]) -> None:
-        if not windows:
-            return
-        if min(map(len, windows)) < 2:
-            raise ValueError("a window must have at least 2 tokens")
-        n_tokens = max(map(len, windows)) + len(self._bos)
-        lowest = min([*self._bos, *(window.min() for window in windows)])
-        highest = max([*self._bos, *(window.max() for window in windows)])
-        for model, head in zip(self._models, self._heads, strict=True):
-            limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-            if limit is not None and n_tokens > limit:
-                raise ModelError(
-                    f"a window has {n_tokens} tokens, {type(model).__name__} reads at most {limit}",
-                    hint="choose a shorter prefix or suffix",
-                )
-            if lowest < 0 or highest >= head.n_rows:
-                raise ModelError(
-                    f"token ids run from {lowest} to {highest}, "
-                    f"{type(model).__name__} has rows for 0 to {head.n_rows - 1}",
-                    hint="use the tokenizer that belongs to the model",
-                )
-
     def _batches(self, windows: Sequence[NDArray[np.int32]]) -> Iterator[list[int]]:
         """Yield indices of windows of similar length."""
         batch: list[int] = []
         for index in sorted(range(len(windows)), key=lambda i: len(windows[i])):
-            padded_len = len(windows[index]) + len(self._bos)
+            padded_len = len(windows[index]) - 1 + len(self._bos)
             if batch and (len(batch) + 1) * padded_len > self._batch_tokens:
                 yield batch
                 batch = []
@@ -130,36 +113,29 @@ class HfEngine:
                     hint="choose a smaller model, bfloat16 or --device cpu",
                 ) from error
         else:
-            ends = np.cumsum([len(window) - 1 for window in windows])
-            return [_window_scores(part) for part in np.split(scores_CN, ends[:-1], axis=1)]
+            return split_scores(scores_CN, windows)
         half = len(windows) // 2
         return self._score_batch(windows[:half]) + self._score_batch(windows[half:])
 
     @torch.inference_mode()
     def _run(self, windows: list[NDArray[np.int32]]) -> NDArray[np.float32]:
         """Return (3 or 7, N) scores of all predicted tokens, one window after the other."""
-        token_ids_BT = _pad([np.concatenate([self._bos, window]) for window in windows])
-        lengths_B = torch.tensor([len(window) + len(self._bos) for window in windows])
-        # Position t predicts token t + 1. The last has no next token; with a BOS in front, the
-        # first would predict a window's first token, which has no score.
+        # Position t predicts token t + 1. The last token predicts none and is not run; with a BOS
+        # in front, the first position would predict a window's first token, which has no score.
+        token_ids_BT = _pad([np.concatenate([self._bos, window[:-1]]) for window in windows])
+        lengths_B = torch.tensor([len(window) - 1 + len(self._bos) for window in windows])
         positions_T = torch.arange(token_ids_BT.shape[1])
-        is_scored_BT = (positions_T >= len(self._bos)) & (positions_T < lengths_B[:, None] - 1)
-        rows_N, columns_N = is_scored_BT.nonzero(as_tuple=True)
-        target_ids_N = token_ids_BT[rows_N, columns_N + 1].to(self._device)
-        token_ids_BT = token_ids_BT.to(self._device)
-        rows_N, columns_N = rows_N.to(self._device), columns_N.to(self._device)
-        hiddens = [_hidden(model, token_ids_BT)[rows_N, columns_N] for model in self._models]
+        is_scored_BT = (positions_T >= len(self._bos)) & (positions_T < lengths_B[:, None])
+        targets = np.concatenate([window[1:] for window in windows])
+        target_ids_N = torch.as_tensor(targets, dtype=torch.int64, device=self._device)
+        token_ids_BT, is_scored_BT = token_ids_BT.to(self._device), is_scored_BT.to(self._device)
+        hiddens = [_hidden(model, token_ids_BT)[is_scored_BT] for model in self._models]
         if len(hiddens) == 1:
             scores_CN = score_positions(self._heads[0], hiddens[0], target_ids_N)
         else:
             heads = (self._heads[0], self._heads[1])
             scores_CN = score_position_pairs(heads, (hiddens[0], hiddens[1]), target_ids_N)
-        scores = scores_CN.float().cpu().numpy()
-        if not np.isfinite(scores).all():
-            raise ModelError(
-                "a score is not a finite number: weights are broken, or too large for the dtype",
-                hint="load the model in float32, or get its files again",
-            )
+        scores: NDArray[np.float32] = scores_CN.float().cpu().numpy()
         return scores
 
 
@@ -186,17 +162,6 @@ def _hidden(model: "PreTrainedModel", token_ids_BT: Tensor) -> Tensor:
     """Return (B, T, H) the last hidden states, after the final normalisation."""
     hidden_BTH: Tensor = model.base_model(input_ids=token_ids_BT, use_cache=False)[0]
     return hidden_BTH
-
-
-def _window_scores(scores_CS: NDArray[np.float32]) -> WindowScores:
-    teacher = _token_scores(scores_CS[:3])
-    if len(scores_CS) == 3:
-        return WindowScores(teacher)
-    return WindowScores(teacher, _token_scores(scores_CS[3:6]), scores_CS[6])
-
-
-def _token_scores(scores_3S: NDArray[np.float32]) -> TokenScores:
-    return TokenScores(scores_3S[0], scores_3S[1].astype(np.bool_), scores_3S[2])
 
 
 @torch.inference_mode()

@@ -68,6 +68,9 @@ class LoadedModel:
     digest: str
     """Sha256 over the files used, hexadecimal."""
 
+    files: ModelFiles | None = None
+    """Those. None: it was made in memory."""
+
     @property
     def n_parameters(self) -> int:
         """Weights, each counted once."""
@@ -86,22 +89,35 @@ def load_model(source: str, options: ModelOptions = DEFAULT_OPTIONS) -> LoadedMo
         ModelError: there is no such model, a file of it is missing, broken or not allowed, or
             transformers cannot load it.
     """
+    with open_model(source, options) as (files, folder, where):
+        from memaudit.engines.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer(folder, where)
+        model = _load_weights(source, folder, where, options)
+    return LoadedModel(source, model, tokenizer, files.digest, files)
+
+
+@contextmanager
+def open_model(
+    source: str, options: ModelOptions
+) -> Iterator[tuple[ModelFiles, Path, dict[str, Any]]]:
+    """Give the files of a model, the folder to load from, and what transformers is told of it.
+
+    Raises:
+        ModelError: there is no such model, a file of it is missing, broken or not allowed, or
+            transformers fails at the work inside.
+    """
     _check_trust(source, options)
     _set_environment(options)
     files = _find_files(source, options)
-    with _quiet(), _only_its_files(files) as folder:
-        from memaudit.engines.tokenizer import load_tokenizer
-
-        where: dict[str, Any] = {
-            "local_files_only": True,
-            "trust_remote_code": options.trust_remote_code,
-        }
-        if files.gguf_file is not None:
-            where["gguf_file"] = files.gguf_file
-        with _as_model_error(source):
-            tokenizer = load_tokenizer(folder, where)
-            model = _load_weights(source, folder, where, options)
-    return LoadedModel(source, model, tokenizer, files.digest)
+    where: dict[str, Any] = {
+        "local_files_only": True,
+        "trust_remote_code": options.trust_remote_code,
+    }
+    if files.gguf_file is not None:
+        where["gguf_file"] = files.gguf_file
+    with _quiet(), _only_its_files(files) as folder, _as_model_error(source):
+        yield files, folder, where
 
 
 def check_same_vocabulary(teacher: LoadedModel, reference: LoadedModel) -> None:

@@ -30,15 +30,16 @@ def print_status(status: RunStatus, *, color: str = "auto") -> None:
 
 def what_next(status: RunStatus) -> str:
     """Return what there is to do for a run in this state."""
-    if status.state == "running":
-        return "It can be stopped at any moment: the same command goes on where it was."
-    if status.state == "stopped":
-        return "Give the same command again to score what is missing."
-    if status.state == "finished":
-        return "Nothing is left to do."
-    if status.shard is not None:
+    if status.state == "scored" and status.shard is not None:
         return "Nothing is left to do here. When all shards are: memaudit merge DIR... --out DIR"
-    return "Give the same command again to write the results."
+    if status.state != "running" and status.failures:
+        return "Give the same command again to try the failed chunks once more."
+    return {
+        "running": "It can be stopped at any moment: the same command goes on where it was.",
+        "stopped": "Give the same command again to score what is missing.",
+        "finished": "Nothing is left to do.",
+        "scored": "Give the same command again to write the results.",
+    }[status.state]
 
 
 def _verdict(status: RunStatus) -> Text:
@@ -55,7 +56,7 @@ def _numbers(status: RunStatus) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True, min_width=10)
     table.add_column(overflow="fold")
-    n_gone = len(status.missing) + len(status.damaged)
+    n_gone = len(status.missing) + len(status.failures) + len(status.damaged)
     rows = {
         "folder": str(status.folder),
         "process": "" if status.process is None else str(status.process or "unknown"),
@@ -63,6 +64,8 @@ def _numbers(status: RunStatus) -> Table:
         "windows": f"{status.windows_done:,} of {status.windows:,}",
         "chunks": f"{status.chunks - n_gone:,} of {status.chunks:,}",
         "missing": chunk_ranges(list(status.missing)),
+        "failed": chunk_ranges(list(status.failures)),
+        "reason": next(iter(status.failures.values()), ""),
         "damaged": chunk_ranges(list(status.damaged)),
         "rate": "" if status.rate is None else f"{short_number(status.rate)} windows/s",
         "time left": "" if status.eta_seconds is None else clock(status.eta_seconds),

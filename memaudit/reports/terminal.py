@@ -21,6 +21,8 @@ def print_summary(result: AuditResult, *, color: str = "auto") -> None:
     """
     console = make_console(sys.stdout, color)
     console.print(verdict(result))
+    if result.sensitivity is not None:
+        console.print(Text(result.sensitivity.in_words(result.flagged)))
     console.print()
     console.print(_outcomes(result))
     if result.worst:
@@ -80,6 +82,13 @@ def notes(result: AuditResult) -> list[str]:
             f"Rows unlike those the classifier was trained on: {shares}. Read the probabilities "
             "as an order rather than as numbers."
         )
+    if result.screened:
+        found.append(_cascade_note(result))
+    if result.sensitivity is not None and not result.sensitivity.finds_names:
+        found.append(
+            "People's names were not looked for: that takes a spaCy model, such as "
+            "'python -m spacy download en_core_web_lg'."
+        )
     if any(example.text is not None for example in result.worst):
         found.append("This summary and summary.json contain text of the corpus.")
     found.append(
@@ -89,15 +98,35 @@ def notes(result: AuditResult) -> list[str]:
     return found
 
 
+def _cascade_note(result: AuditResult) -> str:
+    promise = (
+        "nothing that a model could say would flag them"
+        if result.survival == 1
+        else f"of all that would be flagged, {result.survival:.1%} survives such a cascade (95 % "
+        "confidence, on corpora like those of its calibration)"
+    )
+    return (
+        f"Screened examples were not scored: {promise}. Their probability in the table is the "
+        "first stage's, and the expected number does not count them."
+    )
+
+
 def _outcomes(result: AuditResult) -> Table:
     shape = result.shape
+    n_read = result.distinct_windows - result.screened_windows
     explanations = {
-        "scored": f"in {result.distinct_windows:,} distinct windows of "
+        "scored": f"in {n_read:,} distinct windows of "
         f"{shape.prefix_len} + {shape.suffix_len} tokens",
         "too short": f"no window of {shape.length} tokens: cannot be extracted as defined",
         "bad": "could not be used",
     }
-    counts = (result.scored, result.too_short, result.bad)
+    counts = [result.scored, result.too_short, result.bad]
+    if result.survival is not None:
+        explanations["screened"] = "left out by the cascade, by the corpus alone"
+        counts.append(result.screened)
+    if result.errors:
+        explanations["error"] = "in chunks that could not be scored"
+        counts.append(result.errors)
     table = _grid()
     table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim")
@@ -137,6 +166,9 @@ def _provenance(result: AuditResult) -> Table:
         table.add_row("risk table", untrusted(str(result.table), max_len=4096))
     table.add_row("classifier", untrusted(f"{classifier}, at risk from {result.threshold:.1%}"))
     table.add_row("engine", untrusted(f"{names.engine}, {rate}, {result.seconds:,.1f} s"))
+    if result.survival is not None:
+        share = result.screened_windows / result.distinct_windows
+        table.add_row("cascade", f"{result.tokens_saved:,} teacher tokens saved, {share:.1%}")
     return table
 
 

@@ -11,7 +11,7 @@ window occurs in the corpus is a feature, so every run reads and cuts the whole 
 costs little beside a model.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from memaudit.features import ReferenceRole
 from memaudit.objectives import Objective
 from memaudit.runs.commit import output_errors
 from memaudit.runs.sealed import DamagedFileError, open_sealed, sealed_writer
+from memaudit.screening import Cascade
+from memaudit.sensitivity import SENSITIVITY_COLUMNS
 from memaudit.windows import WindowShape
 
 
@@ -52,6 +54,14 @@ class ChunkPlan:
 
     chunk_size: int
     """Windows in every chunk but the last."""
+
+    cascade: Cascade | None = None
+    """Says which windows no model looks at: they keep their place, with NaN for what models say."""
+
+    @property
+    def is_sensitive(self) -> bool:
+        """Whether windows are searched for personal data and secrets."""
+        return set(SENSITIVITY_COLUMNS) <= set(self.features)
 
     @property
     def n_chunks(self) -> int:
@@ -132,14 +142,18 @@ def sort_chunks(plan: ChunkPlan, chunks: Iterable[int]) -> tuple[list[int], list
     return missing, damaged
 
 
-def read_matrix(plan: ChunkPlan) -> NDArray[np.float64]:
+def read_matrix(plan: ChunkPlan, without: Collection[int] = ()) -> NDArray[np.float64]:
     """Return the features of all chunks: (n_windows, n_features).
+
+    Args:
+        plan: of the run.
+        without: chunks that are left out; zeros stand for their features.
 
     Raises:
         DamagedFileError, FileNotFoundError, OutputError: as for `read_chunk`.
     """
-    X = np.empty((plan.n_windows, len(plan.features)))
-    for chunk in range(plan.n_chunks):
+    X = np.zeros((plan.n_windows, len(plan.features)))
+    for chunk in (chunk for chunk in range(plan.n_chunks) if chunk not in without):
         windows = plan.windows_of(chunk)
         X[windows.start : windows.stop] = read_chunk(plan, chunk)
     return X

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from memaudit.errors import OutputError
+from memaudit.runs.storage import check_reachable, is_remote, uploaded
 from memaudit.safe_text import safe_text
 
-_HALF = re.compile(r"\.(manifest|rows|risk|summary|\d+)\.\w+\.[0-9a-f]{8}\.tmp")
+_HALF = re.compile(r"\.(manifest|rows|risk|summary|\d+)(\.\w+){1,2}\.[0-9a-f]{8}\.tmp")
 """As `committed_file` names the files of a run that are not whole yet."""
 
 
@@ -22,11 +23,15 @@ def output_folder(path: Path) -> Iterator[None]:
     """Make a folder that only its owner can read, and check that it can be written.
 
     An existing folder keeps its permissions. If the work inside fails, the folders that were
-    made for it and hold nothing are removed again.
+    made for it and hold nothing are removed again. An object store has no folders.
 
     Raises:
         OutputError: the folder cannot be made or written.
     """
+    if is_remote(path):
+        check_reachable(path)
+        yield
+        return
     made: list[Path] = []
     try:
         with output_errors(path):
@@ -44,14 +49,23 @@ def output_folder(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def committed_file(path: Path) -> Iterator[BinaryIO]:
+def committed_file(path: Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
     """Open a file, readable by its owner alone, that takes its name when all went well.
 
     What had the name before stays until then, and for ever if the work inside fails.
 
+    Args:
+        path: its name.
+        is_new: whether to refuse if an object store has one; a folder is locked anyway.
+
     Raises:
+        FileExistsError: as above.
         OutputError: it cannot be written.
     """
+    if is_remote(path):
+        with uploaded(path, is_new=is_new) as stream:
+            yield stream
+        return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with output_errors(path):
@@ -80,6 +94,8 @@ def output_errors(path: Path, verb: Literal["written", "read"] = "written") -> I
 
 def remove_halves(folder: Path) -> None:
     """Remove what a process that was killed had half written; call it with the lock held."""
+    if is_remote(folder):
+        return
     for path in folder.glob(".*.tmp") if folder.is_dir() else ():
         if _HALF.fullmatch(path.name):
             path.unlink()

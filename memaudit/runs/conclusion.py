@@ -5,7 +5,8 @@ all end here, so they all end alike.
 """
 
 import time
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,20 @@ from memaudit.errors import OutputError
 from memaudit.runs.chunks import read_matrix
 from memaudit.runs.cutting import RowCuts
 from memaudit.runs.directory import Run
+from memaudit.runs.failures import read_failures, rows_that_failed
 from memaudit.runs.judging import (
     Judgement,
     TextOf,
     judge,
     out_of_range_rates,
     risk_rows,
+    summarise_run,
     worst_examples,
 )
 from memaudit.runs.outputs import write_outputs
 from memaudit.runs.result import AuditResult
 from memaudit.runs.risk_table import TableFormat
+from memaudit.runs.screening import rows_screened, screen_cuts
 from memaudit.runs.sealed import DamagedFileError
 from memaudit.runs.spool import RowSpool
 
@@ -66,7 +70,7 @@ def conclude(
     report: ReportOptions,
     writes: bool = True,
 ) -> AuditResult:
-    """Judge a run whose chunks are all there, and write its table and summary.
+    """Judge a run whose chunks are all there or marked as failed; write its table and summary.
 
     Args:
         run: all of it.
@@ -78,21 +82,35 @@ def conclude(
 
     Raises:
         OutputError: a chunk is missing or damaged, or the results cannot be written.
+        ModelError: no row is left whose chunks are there.
         ClassifierError: a feature is not a finite number.
     """
-    manifest = run.manifest
+    manifest, plan = run.manifest, run.plan
+    failures = read_failures(plan, range(plan.n_chunks))
     try:
-        X = read_matrix(run.plan)
+        X = read_matrix(plan, without=failures)
     except (DamagedFileError, FileNotFoundError) as error:
         raise OutputError(
             f"{run.folder}: a chunk has been removed or changed since it was scored",
             hint="give the same command again: it will be scored anew",
         ) from error
-    judgement = judge(manifest.classifier, run.plan.features, X, cuts)
     table = run.folder / f"risk.{report.table_format}" if writes else None
-    result = _result(run, cuts, judgement, rows, session, report, table)
-    if table is not None:
-        write_outputs(result, table, judgement.feature_names, risk_rows(rows, judgement))
+    with ExitStack() as spools:
+        rows, cuts = spools.enter_context(rows_that_failed(plan, rows, cuts, failures))
+        screened = screen_cuts(plan, X, cuts)
+        rows = spools.enter_context(rows_screened(plan, rows, screened))
+        judgement = judge(manifest.classifier, plan.features, X, screened.cuts)
+        result = _result(run, screened.cuts, judgement, rows, session, report, table)
+        result = replace(
+            result,
+            windows=len(cuts.windows),
+            screened_windows=screened.n_windows,
+            survival=manifest.inputs.survival,
+            failures=failures,
+        )
+        if table is not None:
+            told = risk_rows(rows, judgement, screened.probabilities.tolist())
+            write_outputs(result, table, judgement.feature_names, told)
     return result
 
 
@@ -128,4 +146,5 @@ def _result(
         seconds=time.monotonic() - session.started,
         scoring_seconds=session.scoring_seconds,
         table=table,
+        sensitivity=summarise_run(judgement, inputs.versions),
     )

@@ -1,11 +1,12 @@
 """The directory of a run: what is there of it, who writes it, and whether it may be continued.
 
-    manifest.json         what the run was given; written once the corpus has been read
-    rows.parquet          what became of each row, and which windows it has
-    chunks/00042.parquet  the features of some distinct windows
-    risk.<format>         the results, made from those three alone
+    manifest.json            what the run was given; written once the corpus has been read
+    rows.parquet             what became of each row, and which windows it has
+    chunks/00042.parquet     the features of some distinct windows
+    chunks/00043.error.json  why they could not be scored; removed at the next start
+    risk.<format>            the results, made from those alone
     summary.json
-    lock                  held by the one process that may write
+    lock                     held by the one process that may write
 
 A process may die at any moment: every file is written beside its place, synced, renamed into it,
 and its folder synced. What is found at the next start is verified bit by bit; what is missing or
@@ -18,14 +19,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from memaudit.errors import MemauditError, OutputError
+from memaudit.errors import MemauditError, OutputError, UsageError
 from memaudit.runs.chunks import ChunkPlan, sort_chunks
 from memaudit.runs.commit import is_full, output_errors, output_folder, remove_halves, sync_folder
 from memaudit.runs.cutting import RowCuts
+from memaudit.runs.failures import remove_failures
 from memaudit.runs.lock import locked
-from memaudit.runs.manifest import Manifest, read_manifest, refuse_differences, write_manifest
+from memaudit.runs.manifest import (
+    Manifest,
+    looks_like_manifest,
+    read_manifest,
+    refuse_differences,
+    write_manifest,
+)
 from memaudit.runs.rows_file import rows_are_whole, write_rows
 from memaudit.runs.spool import RowSpool
+from memaudit.runs.storage import is_remote
+from memaudit.safe_text import safe_text
 
 MANIFEST, ROWS, CHUNKS, LOCK = "manifest.json", "rows.parquet", "chunks", "lock"
 """Names in the folder of a run."""
@@ -55,6 +65,7 @@ class Run:
             features=inputs.features,
             n_windows=inputs.distinct_windows,
             chunk_size=inputs.chunk_size,
+            cascade=self.manifest.cascade,
         )
 
     @property
@@ -86,7 +97,7 @@ def open_folder(path: Path | None) -> Iterator[Path]:
                 remove_halves(path / CHUNKS)
             yield path
         except BaseException:
-            if not any((path / CHUNKS).glob("*")):
+            if not is_remote(path) and not any((path / CHUNKS).glob("*.parquet")):
                 _forget(made, path / CHUNKS)
             raise
 
@@ -100,19 +111,49 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> Run:
     """
     path = folder / MANIFEST
     if restart:
+        _start_over(folder)
+    if not is_remote(folder):
         with output_errors(folder):
-            path.unlink(missing_ok=True)
+            (folder / CHUNKS).mkdir(mode=0o700, exist_ok=True)
             sync_folder(folder)
-            for chunk in (folder / CHUNKS).glob("*.parquet"):
-                chunk.unlink()
+    try:
+        if not path.exists():
+            write_manifest(path, manifest)
+    except FileExistsError:  # another process was faster
+        pass
+    refuse_differences(folder, read_manifest(path), manifest)
     with output_errors(folder):
-        (folder / CHUNKS).mkdir(mode=0o700, exist_ok=True)
-        sync_folder(folder)
-    if path.exists():
-        refuse_differences(folder, read_manifest(path), manifest)
-    else:
-        write_manifest(path, manifest)
+        remove_failures(folder / CHUNKS)
     return Run(folder, manifest)
+
+
+def _start_over(folder: Path) -> None:
+    """Remove the chunks of a run and its manifest; if there is no run, nothing.
+
+    Raises:
+        UsageError: there is something else where a run has its manifest, or no lock.
+        OutputError: a file cannot be removed.
+    """
+    if is_remote(folder):
+        raise UsageError(
+            f"{safe_text(str(folder), 4096)}: --restart needs a lock, and there is none",
+            hint="choose another place with --out, or remove this one by hand",
+        )
+    path = folder / MANIFEST
+    with output_errors(folder):
+        if not path.exists():
+            return
+        if not looks_like_manifest(path):
+            raise UsageError(
+                f"{safe_text(str(path), 4096)}: not the manifest of a run",
+                hint="choose another folder with --out",
+            )
+        for chunk in (folder / CHUNKS).glob("*.parquet"):
+            if chunk.stem.isdigit():
+                chunk.unlink()
+        # Last, so that a process that dies here leaves a run without chunks, not chunks without one.
+        path.unlink()
+        sync_folder(folder)
 
 
 def keep_rows(run: Run, rows: RowSpool, cuts: RowCuts) -> None:
@@ -164,4 +205,5 @@ def _forget(made: list[Path], chunks: Path) -> None:
     with suppress(OSError):
         for file in made:
             file.unlink(missing_ok=True)
+        remove_failures(chunks)
         chunks.rmdir()

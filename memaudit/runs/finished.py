@@ -4,7 +4,6 @@ Nothing that could have gone stale is believed: every file is verified, and the 
 computed anew from the chunks, as they were when the risk table was written. No model, no torch.
 """
 
-from array import array
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import OutputError, UsageError
-from memaudit.runs.chunks import read_matrix, sort_chunks
+from memaudit.runs.chunks import ChunkPlan, sort_chunks
 from memaudit.runs.commit import output_errors
 from memaudit.runs.cutting import RowCuts
 from memaudit.runs.directory import MANIFEST, ROWS, Run
 from memaudit.runs.judging import Judgement, judge
 from memaudit.runs.manifest import Manifest, read_manifest
+from memaudit.runs.screening import Screened, screen_cuts
 from memaudit.runs.sealed import DamagedFileError, open_sealed
 from memaudit.runs.shards import chunk_ranges
 from memaudit.runs.spool import RowOutcome
 from memaudit.safe_text import safe_text
+from memaudit.sensitivity import RowSensitivity
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,6 +51,9 @@ class FinishedRun:
 
     probabilities: NDArray[np.float64]
     """(n_rows,) that the student memorizes the row; NaN where none was scored."""
+
+    sensitivity: RowSensitivity | None = None
+    """What is sensitive in each row; nothing where none was scored. None: it was not looked for."""
 
     @property
     def n_rows(self) -> int:
@@ -91,12 +95,49 @@ def read_finished_run(folder: Path) -> FinishedRun:
     run = Run(folder, manifest)
     _require_whole(run)
     rows, cuts = _read_rows(run)
-    judgement = judge(manifest.classifier, run.plan.features, _read_matrix(run), cuts)
+    X = _read_matrix(run)
+    screened = screen_cuts(run.plan, X, cuts)
+    rows = _with_screened(rows, screened)
+    judgement = judge(manifest.classifier, run.plan.features, X, screened.cuts)
     worst_windows = np.full(len(rows), -1, dtype=np.int64)
     worst_windows[rows.column("outcome").to_numpy() == "scored"] = judgement.worst_windows
     probabilities = np.full(len(rows), np.nan)
     probabilities[worst_windows >= 0] = judgement.row_probabilities
-    return FinishedRun(folder, manifest, rows, judgement, worst_windows, probabilities)
+    return FinishedRun(
+        folder,
+        manifest,
+        rows,
+        judgement,
+        worst_windows,
+        probabilities,
+        _of_all_rows(judgement.sensitivity, worst_windows >= 0),
+    )
+
+
+def _of_all_rows(
+    scored: RowSensitivity | None, is_scored: NDArray[np.bool_]
+) -> RowSensitivity | None:
+    if scored is None:
+        return None
+    values = np.zeros((len(is_scored), scored.values.shape[1]))
+    values[is_scored] = scored.values
+    return RowSensitivity(values)
+
+
+def _with_screened(rows: "pa.Table", screened: Screened) -> "pa.Table":
+    """Return the rows with the outcome `screened` where a cascade left all windows out."""
+    if not screened.is_screened.any():
+        return rows
+    import pyarrow as pa
+
+    columns = {name: rows.column(name).to_numpy().copy() for name in ("outcome", "reason")}
+    places = np.flatnonzero(columns["outcome"] == "scored")[screened.is_screened]
+    columns["outcome"][places] = "screened"
+    columns["reason"][places] = screened.reasons
+    for name, values in columns.items():
+        column = pa.array(values.tolist(), type=pa.string())
+        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    return rows
 
 
 def _require_whole(run: Run) -> None:
@@ -117,7 +158,7 @@ def _require_whole(run: Run) -> None:
 
 def _read_matrix(run: Run) -> NDArray[np.float64]:
     try:
-        return read_matrix(run.plan)
+        return _read_chunks(run.plan)
     except (DamagedFileError, FileNotFoundError) as error:
         missing, damaged = sort_chunks(run.plan, range(run.plan.n_chunks))
         states = [("missing", missing), ("damaged", damaged)]
@@ -128,6 +169,28 @@ def _read_matrix(run: Run) -> NDArray[np.float64]:
             f"are not there ({found})",
             hint="give its 'memaudit predict' command again to score them",
         ) from error
+
+
+def _read_chunks(plan: ChunkPlan) -> NDArray[np.float64]:
+    """Return (n_windows, n_features); each chunk is verified and read in one go."""
+    import pyarrow as pa
+
+    tables = []
+    for chunk in range(plan.n_chunks):
+        path = plan.path(chunk)
+        if not path.exists():
+            raise FileNotFoundError(path)
+        with output_errors(path, "read"), open_sealed(path, plan.metadata(chunk)) as file:
+            # Chunks are small: handing them out to threads takes longer than reading them.
+            tables.append(file.read(use_threads=False))
+    # Column by column over all chunks: a thousand chunks of twenty columns are many small arrays.
+    table = pa.concat_tables(tables)
+    if len(table) != plan.n_windows:
+        raise DamagedFileError("another number of windows")
+    X = np.empty((plan.n_windows, len(plan.features)))
+    for column, name in enumerate(plan.features):
+        X[:, column] = table.column(name).to_numpy()
+    return X
 
 
 def _read_rows(run: Run) -> tuple["pa.Table", RowCuts]:
@@ -148,7 +211,7 @@ def _read_rows(run: Run) -> tuple["pa.Table", RowCuts]:
     n_windows = np.diff(windows.offsets.to_numpy())
     cuts = RowCuts()
     cuts.windows.frombytes(windows.flatten().to_numpy().tobytes())
-    cuts.n_windows.extend(array("q", n_windows[n_windows > 0].tolist()))
+    cuts.n_windows.frombytes(n_windows[n_windows > 0].astype(np.int64).tobytes())
     return table.drop_columns(["windows"]), cuts
 
 

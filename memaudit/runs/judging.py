@@ -1,7 +1,7 @@
 """The verdict: from features to probabilities, and from windows back to rows."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,14 @@ from memaudit.runs.cutting import RowCuts
 from memaudit.runs.result import WorstExample
 from memaudit.runs.risk_table import RiskRow
 from memaudit.runs.spool import RowSpool
+from memaudit.sensitivity import (
+    NAMES_MODEL,
+    SENSITIVITY_COLUMNS,
+    RowSensitivity,
+    SensitivitySummary,
+    row_sensitivity,
+    summarise,
+)
 
 TextOf = Callable[[int], str]
 """From the index of a distinct window to its text: text of the corpus."""
@@ -39,6 +47,9 @@ class Judgement:
     worst_windows: NDArray[np.int64]
     """(n_scored,) index of the riskiest window of each scored row."""
 
+    sensitivity: RowSensitivity | None = None
+    """What is sensitive in each scored row. None: it was not looked for."""
+
     @property
     def row_probabilities(self) -> NDArray[np.float64]:
         """(n_scored,) the probability of each row's worst window."""
@@ -52,6 +63,18 @@ class Judgement:
     def reason(self, window: int) -> str:
         """Return why a window stands out, in words."""
         return reason_in_words(dict(zip(self.feature_names, self.X[window].tolist(), strict=True)))
+
+    def row_features(self, index: int) -> dict[str, float]:
+        """Return the features of a scored row, by name: its worst window's.
+
+        What is sensitive is of all its windows together.
+        """
+        window = self.X[self.worst_windows[index]].tolist()
+        features = dict(zip(self.feature_names, window, strict=True))
+        if self.sensitivity is not None:
+            values = self.sensitivity.values[index].tolist()
+            features |= dict(zip(SENSITIVITY_COLUMNS, values, strict=True))
+        return features
 
 
 def judge(
@@ -72,30 +95,72 @@ def judge(
         ClassifierError: a feature is not a finite number.
     """
     probabilities = classifier.predict_proba(X[:, _columns(classifier, feature_names)])
-    worst = np.empty(len(cuts.n_windows), dtype=np.int64)
-    start = 0
-    for i, n_windows in enumerate(cuts.n_windows):
-        windows = cuts.windows[start : start + n_windows]
-        worst[i] = max(windows, key=probabilities.__getitem__)
-        start += n_windows
-    return Judgement(classifier, feature_names, X, probabilities, worst)
+    return Judgement(
+        classifier,
+        feature_names,
+        X,
+        probabilities,
+        _worst(probabilities, cuts),
+        row_sensitivity(feature_names, X, np.array(cuts.windows), np.array(cuts.n_windows)),
+    )
 
 
-def risk_rows(rows: RowSpool, judgement: Judgement) -> Iterator[RiskRow]:
-    """Yield the rows of the risk table, in the order of the corpus."""
-    worst_windows = iter(judgement.worst_windows.tolist())
+def _worst(probabilities: NDArray[np.float64], cuts: RowCuts) -> NDArray[np.int64]:
+    """Return the riskiest window of each row, the first if tied."""
+    windows = np.array(cuts.windows, dtype=np.int64)
+    n_windows = np.array(cuts.n_windows, dtype=np.int64)
+    if len(windows) == len(n_windows):
+        return windows
+    starts = np.cumsum(n_windows) - n_windows
+    highest = np.repeat(np.maximum.reduceat(probabilities[windows], starts), n_windows)
+    row_of_window = np.repeat(np.arange(len(n_windows)), n_windows)
+    worst = np.flatnonzero(probabilities[windows] == highest)
+    _, first = np.unique(row_of_window[worst], return_index=True)
+    found: NDArray[np.int64] = windows[worst[first]]
+    return found
+
+
+def summarise_run(judgement: Judgement, versions: Mapping[str, str]) -> SensitivitySummary | None:
+    """Return how many scored rows hold personal data or secrets; None: it was not looked for.
+
+    Args:
+        judgement: on them.
+        versions: of the run.
+    """
+    if judgement.sensitivity is None:
+        return None
+    is_flagged = judgement.row_probabilities >= judgement.classifier.threshold
+    finds_names = versions.get(NAMES_MODEL, "none") != "none"
+    return summarise(judgement.sensitivity, is_flagged, finds_names=finds_names)
+
+
+def risk_rows(
+    rows: RowSpool, judgement: Judgement, first_stage: Iterable[float] = ()
+) -> Iterator[RiskRow]:
+    """Yield the rows of the risk table, in the order of the corpus.
+
+    Args:
+        rows: of the corpus, in order.
+        judgement: on those that were scored.
+        first_stage: the probabilities of those that a cascade left out.
+    """
+    indices, screened = iter(range(len(judgement.worst_windows))), iter(first_stage)
     for source in rows:
+        if source.outcome == "screened":
+            yield RiskRow(source, probability=next(screened), reason=source.reason)
+            continue
         if source.outcome != "scored":
             yield RiskRow(source, reason=source.reason)
             continue
-        window = next(worst_windows)
-        probability = float(judgement.window_probabilities[window])
+        index = next(indices)
+        features = judgement.row_features(index)
+        probability = float(judgement.window_probabilities[judgement.worst_windows[index]])
         yield RiskRow(
             source,
             probability=probability,
             flagged=probability >= judgement.classifier.threshold,
-            reason=judgement.reason(window),
-            features=judgement.X[window].tolist(),
+            reason=reason_in_words(features),
+            features=list(features.values()),
         )
 
 
@@ -104,7 +169,8 @@ def worst_examples(
 ) -> tuple[WorstExample, ...]:
     """Return the riskiest rows, the riskiest first; of equally risky ones, the first first.
 
-    Of rows with equal worst windows only the first is taken.
+    Those with a secret that its rule puts forward come before all others. Of rows with equal worst
+    windows only the first is taken.
 
     Args:
         rows: of the corpus, in order.
@@ -112,23 +178,29 @@ def worst_examples(
         n: how many at most.
         text_of: gives the text of a window; None leaves it out.
     """
-    occurrences = judgement.feature_names.index("occurrences")
-    distinct, first_rows = np.unique(judgement.worst_windows, return_index=True)
-    # By -probability, then by place: lexsort looks at its last key first.
-    order = np.lexsort((first_rows, -judgement.window_probabilities[distinct]))[:n]
-    window_of = dict(zip(first_rows[order].tolist(), distinct[order].tolist(), strict=True))
+    at_risk = np.zeros(len(judgement.worst_windows), dtype=np.int64)
+    if judgement.sensitivity is not None:
+        at_risk = judgement.sensitivity.is_secret_at_risk.astype(np.int64)
+    # Equal windows once, but for what else their rows hold.
+    _, first_rows = np.unique(2 * judgement.worst_windows + at_risk, return_index=True)
+    probabilities = judgement.window_probabilities[judgement.worst_windows[first_rows]]
+    # By the last key first: secrets at risk, then probability, then place.
+    order = np.lexsort((first_rows, -probabilities, -at_risk[first_rows]))[:n]
+    chosen = first_rows[order].tolist()
     scored = (row for row in rows if row.outcome == "scored")
-    sources = {i: row for i, row in enumerate(scored) if i in window_of}
+    wanted = set(chosen)
+    sources = {i: row for i, row in enumerate(scored) if i in wanted}
     examples = []
-    for i, window in window_of.items():
+    for i in chosen:
+        window, features = int(judgement.worst_windows[i]), judgement.row_features(i)
         examples.append(
             WorstExample(
                 example_id=sources[i].example_id,
                 address=sources[i].address,
                 row=sources[i].row,
                 probability=float(judgement.window_probabilities[window]),
-                occurrences=int(judgement.X[window, occurrences]),
-                reason=judgement.reason(window),
+                occurrences=int(features["occurrences"]),
+                reason=reason_in_words(features),
                 text=None if text_of is None else text_of(window),
             )
         )
@@ -144,7 +216,7 @@ def out_of_range_rates(judgement: Judgement) -> dict[str, float]:
         windows = worst_windows[start : start + _ROWS_AT_ONCE]
         rates = classifier.out_of_range_rate(judgement.X[windows][:, columns])
         n_outside.update({name: round(rate * len(windows)) for name, rate in rates.items()})
-    return {name: count / len(worst_windows) for name, count in n_outside.items()}
+    return {name: count / max(1, len(worst_windows)) for name, count in n_outside.items()}
 
 
 def _columns(classifier: RiskClassifier, feature_names: tuple[str, ...]) -> list[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from memaudit.errors import OutputError
 from memaudit.runs.commit import output_errors
+from memaudit.runs.storage import is_remote
 from memaudit.safe_text import safe_text
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -19,11 +20,14 @@ _SECONDS_BETWEEN = 0.05
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, which is made if missing and stays.
+    """Hold a lock file, which is made if missing and stays; in an object store there is none.
 
     Raises:
         OutputError: another process holds it, or the file system has no locks.
     """
+    if is_remote(path):
+        yield
+        return
     with output_errors(path):
         descriptor = _acquire(path)
     try:
@@ -37,6 +41,8 @@ def locked(path: Path) -> Iterator[None]:
 
 def lock_holder(path: Path) -> int | None:
     """Return the id of the process that holds a lock; None if nobody does, 0 if it is unknown."""
+    if is_remote(path):
+        return None
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

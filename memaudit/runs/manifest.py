@@ -16,6 +16,8 @@ from memaudit.runs.commit import committed_file, output_errors
 from memaudit.runs.result import ModelNames
 from memaudit.runs.shards import Shard
 from memaudit.safe_text import safe_text
+from memaudit.screening import Cascade
+from memaudit.sensitivity import detector_versions
 from memaudit.windows import WindowPolicy, WindowShape
 
 FORMAT = 1
@@ -91,6 +93,12 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     """Of Python, the machine and the packages that compute."""
 
+    survival: float | None = None
+    """Of what would be flagged, in a cascade. None: there is none, every window is scored."""
+
+    cascade_digest: str | None = None
+    """Of the cascade, its screen included."""
+
     @property
     def fingerprint(self) -> str:
         """Hexadecimal SHA-256 of all of them."""
@@ -114,6 +122,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     classifier: RiskClassifier
     """Turns features into probabilities."""
 
+    cascade: Cascade | None = None
+    """Which windows are left out. None: every window is scored."""
+
     shard: Shard | None = None
     """The part of the chunks that is scored here. None: all."""
 
@@ -126,15 +137,19 @@ class _ManifestFile(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest
 
 
-def software_versions() -> dict[str, str]:
-    """Return the versions of what computes, by name; imports none of it."""
+def software_versions(*, sensitive: bool = False) -> dict[str, str]:
+    """Return the versions of what computes, by name; imports none of it but the detectors.
+
+    Args:
+        sensitive: whether detectors of personal data and secrets are among it.
+    """
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in _PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "none"
-    return found
+    return found | detector_versions() if sensitive else found
 
 
 def differences(was: RunInputs, now: RunInputs) -> list[str]:
@@ -184,10 +199,11 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     """Commit a manifest; equal ones give the same bytes.
 
     Raises:
+        FileExistsError: there is one, in an object store.
         OutputError: it cannot be written.
     """
     content = msgspec.json.encode(_ManifestFile(digest=_digest(manifest), manifest=manifest))
-    with committed_file(path) as stream:
+    with committed_file(path, is_new=True) as stream:
         stream.write(msgspec.json.format(content, indent=2) + b"\n")
 
 
@@ -218,6 +234,12 @@ def read_manifest(path: Path) -> Manifest:
         f"{folder}/{path.name}: changed, damaged or written by another version of memaudit",
         hint="start over with --restart, or choose another folder with --out",
     )
+
+
+def looks_like_manifest(path: Path) -> bool:
+    """Whether a file is a manifest of ours, be it damaged or of another version."""
+    content = path.read_bytes()
+    return b'"manifest"' in content and b'"texts_digest"' in content
 
 
 def _digest(manifest: Manifest) -> str:

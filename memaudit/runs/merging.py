@@ -5,18 +5,22 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
+
 from memaudit.errors import OutputError, UsageError
 from memaudit.runs.chunks import read_chunk, sort_chunks, write_chunk
 from memaudit.runs.conclusion import ReportOptions, Session, conclude
 from memaudit.runs.cutting import RowCuts
 from memaudit.runs.directory import LOCK, MANIFEST, ROWS, Run, begin_run, keep_rows, open_folder
+from memaudit.runs.failures import read_failures
 from memaudit.runs.lock import locked
-from memaudit.runs.manifest import Manifest, differences, read_manifest
+from memaudit.runs.manifest import differences, read_manifest
 from memaudit.runs.result import AuditResult
 from memaudit.runs.rows_file import read_rows
 from memaudit.runs.sealed import DamagedFileError
 from memaudit.runs.shards import Shard, chunk_ranges
 from memaudit.runs.spool import RowSpool
+from memaudit.runs.storage import spool_folder
 from memaudit.safe_text import safe_text
 
 
@@ -45,8 +49,8 @@ def merge_runs(
             stack.enter_context(locked(part.folder / LOCK))
             _require_scored(part)
         first = parts[0].manifest
-        whole = Manifest(inputs=first.inputs, names=first.names, classifier=first.classifier)
-        rows = stack.enter_context(RowSpool(folder))
+        whole = msgspec.structs.replace(first, shard=None)
+        rows = stack.enter_context(RowSpool(spool_folder(folder)))
         cuts = _read_rows(parts[0], rows)
         run = begin_run(folder, whole, restart=False)
         _copy_chunks(parts, run)
@@ -95,7 +99,9 @@ def _require_all_shards(parts: Sequence[Run]) -> None:
 def _require_scored(part: Run) -> None:
     missing, damaged = sort_chunks(part.plan, part.own_chunks)
     if missing or damaged:
-        states = [("missing", missing), ("damaged", damaged)]
+        failed = [*read_failures(part.plan, missing)]
+        missing = [chunk for chunk in missing if chunk not in failed]
+        states = [("missing", missing), ("failed", failed), ("damaged", damaged)]
         found = ", ".join(f"{state}: {chunk_ranges(gone)}" for state, gone in states if gone)
         raise UsageError(
             f"{_shown(part)}: chunks are not there ({found})",

@@ -5,13 +5,18 @@ from functools import partial
 
 from memaudit import __version__
 from memaudit.classifier import RiskClassifier
+from memaudit.engines import DEFAULT_VLLM_OPTIONS, EngineName, VllmOptions, engine_to_try
 from memaudit.engines.base import Engine
 from memaudit.engines.models import LoadedModel, ModelOptions
+from memaudit.errors import ModelError, UsageError
 from memaudit.features import ReferenceRole
 from memaudit.runs.chunks import feature_set_name
+from memaudit.runs.options import RayOptions
 from memaudit.runs.result import ModelNames
 from memaudit.runs.scoring import ScoreChunks, Tokenizer, score_here
 from memaudit.runs.workers import score_in_workers
+from memaudit.safe_text import safe_text
+from memaudit.windows import WindowShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,35 +90,63 @@ class ModelSources:
     workers: int = 1
     """Processes that score; on GPUs one each. 1: this one."""
 
+    ray: RayOptions | None = None
+    """Scores on Ray instead of in workers."""
+
+    engine: EngineName = "auto"
+    """What runs them."""
+
+    vllm: VllmOptions = DEFAULT_VLLM_OPTIONS
+    """How vLLM is run, where it is."""
+
+    window_len: int = WindowShape().length
+    """Tokens of a window."""
+
+    digests: tuple[str, str | None] | None = None
+    """Of the teacher's and the reference's files, once they are known: others are refused."""
+
+    @property
+    def n_elsewhere(self) -> int:
+        """Other processes that score; 0: this one does."""
+        if self.ray is not None:
+            return self.ray.replicas
+        return self.workers if self.workers > 1 else 0
+
 
 def load_models(sources: ModelSources) -> AuditModels:
     """Load models, and what is needed to tell two runs apart.
 
-    With several workers this process keeps the tokenizer alone.
+    If other processes score, this one keeps the tokenizer alone.
 
     Raises:
-        ModelError: a model cannot be loaded, or vocabularies differ.
+        ModelError: a model cannot be loaded, vocabularies differ, or the engine cannot run them.
+        MissingDependency: Ray or vLLM is asked for and not installed.
+        UsageError: the device does not go with what is reserved on Ray.
     """
-    here = sources.options
-    if sources.workers > 1:
-        here = replace(here, device="cpu")
     threads = _set_threads(sources)
+    device = _device_kind(sources, threads)
+    on_cpu = sources.n_elsewhere or sources.vllm.tensor_parallel > 1
+    here = replace(sources.options, device="cpu") if on_cpu else sources.options
     teacher, reference = _load_pair(sources, here)
-    if sources.workers > 1:
-        loader = partial(load_scorer, replace(sources, threads=threads))
-        score: ScoreChunks = partial(score_in_workers, loader, sources.workers)
+    reference_digest = None if reference is None else reference.digest
+    name = f"hf-{sources.options.dtype}"
+    if sources.n_elsewhere:
+        sources = replace(sources, threads=threads, digests=(teacher.digest, reference_digest))
+        score = _score_elsewhere(sources, threads)
     else:
-        score = partial(score_here, _engine(teacher, reference), teacher.tokenizer)
+        engine = _engine_here(sources, teacher, reference)
+        name = engine.name
+        score = partial(score_here, engine, teacher.tokenizer)
     return AuditModels(
         tokenizer=teacher.tokenizer,
         score=score,
-        engine=f"hf-{sources.options.dtype}",
+        engine=name,
         teacher=sources.teacher,
         teacher_digest=teacher.digest,
         reference=sources.reference,
-        reference_digest=None if reference is None else reference.digest,
+        reference_digest=reference_digest,
         role=sources.role,
-        device=_device_kind(sources.options.device),
+        device=device,
         threads=threads,
     )
 
@@ -126,13 +159,32 @@ def load_scorer(sources: ModelSources, worker: int) -> tuple[Engine, Tokenizer]:
         worker: its number from 0, and that of its GPU, if models run on GPUs.
 
     Raises:
-        ModelError: a model cannot be loaded, or vocabularies differ.
+        ModelError: a model cannot be loaded, its files are others than declared, or vocabularies
+            differ.
     """
-    _set_threads(replace(sources, workers=1))
-    on_gpu = _device_kind(sources.options.device) != "cpu"
-    options = replace(sources.options, device=f"cuda:{worker}") if on_gpu else sources.options
+    _set_threads(replace(sources, workers=1, ray=None))
+    if sources.ray is not None:
+        on_gpu = sources.ray.gpus_per_replica > 0
+    else:
+        on_gpu = _kind_here(sources.options.device) != "cpu"
+    options = replace(sources.options, device=f"cuda:{worker}" if on_gpu else "cpu")
     teacher, reference = _load_pair(sources, options)
+    digests = (teacher.digest, None if reference is None else reference.digest)
+    if digests != sources.digests:
+        raise ModelError(
+            "a process that scores found other model files than the one that began the run",
+            hint="are the same models on every machine, and did nobody change them meanwhile?",
+        )
     return _engine(teacher, reference), teacher.tokenizer
+
+
+def _score_elsewhere(sources: ModelSources, threads: int) -> ScoreChunks:
+    loader = partial(load_scorer, sources)
+    if sources.ray is None:
+        return partial(score_in_workers, loader, sources.workers)
+    from memaudit.runs.ray_executor import score_on_ray
+
+    return partial(score_on_ray, loader, sources.ray, threads)
 
 
 def _load_pair(
@@ -146,6 +198,26 @@ def _load_pair(
     reference = load_model(sources.reference, options)
     check_same_vocabulary(teacher, reference)
     return teacher, reference
+
+
+def _engine_here(
+    sources: ModelSources, teacher: LoadedModel, reference: LoadedModel | None
+) -> Engine:
+    """Return the engine that was asked for; with `auto`, vLLM if nothing speaks against it."""
+    name = engine_to_try(sources.engine, sources.vllm, elsewhere=False)
+    if name == "hf":
+        return _engine(teacher, reference)
+    from memaudit.engines.vllm import load_vllm_engine
+    from memaudit.engines.vllm_start import why_not
+
+    refusal = why_not([model for model in (teacher, reference) if model], sources.options)
+    if refusal is None:
+        return load_vllm_engine(
+            teacher, reference, window_len=sources.window_len, options=sources.vllm
+        )
+    if name == "auto":
+        return _engine(teacher, reference)
+    raise ModelError(f"the vllm engine cannot run this: {refusal}", hint="use --engine hf")
 
 
 def _engine(teacher: LoadedModel, reference: LoadedModel | None) -> Engine:
@@ -162,14 +234,31 @@ def _set_threads(sources: ModelSources) -> int:
     """Set the CPU threads of this process if it scores; return those of one that does."""
     import torch
 
-    if sources.workers > 1:
-        return sources.threads or max(1, torch.get_num_threads() // sources.workers)
+    if sources.n_elsewhere:
+        return sources.threads or max(1, torch.get_num_threads() // sources.n_elsewhere)
     if sources.threads is not None:
         torch.set_num_threads(sources.threads)
     return torch.get_num_threads()
 
 
-def _device_kind(device: str) -> str:
+def _device_kind(sources: ModelSources, threads: int) -> str:
+    """Return what the models run on, wherever that is."""
+    ray, device = sources.ray, sources.options.device
+    if ray is None:
+        return _kind_here(device)
+    if device not in ("auto", "cuda" if ray.gpus_per_replica else "cpu"):
+        raise UsageError(
+            f"--device {safe_text(device)} with {ray.gpus_per_replica:g} GPUs for each replica",
+            hint="leave out --device: a replica runs on what --gpus-per-replica reserves",
+        )
+    if ray.gpus_per_replica == 0:
+        return "cpu"
+    from memaudit.runs.ray_executor import device_on_ray
+
+    return device_on_ray(ray, threads)
+
+
+def _kind_here(device: str) -> str:
     import torch
 
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):

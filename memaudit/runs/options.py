@@ -1,13 +1,32 @@
 """The options of an audit."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from memaudit.engines import EngineName, choose_engine
+from memaudit.engines import EngineName, VllmOptions, engine_to_try
 from memaudit.engines.models import ModelOptions
 from memaudit.objectives import Objective
 from memaudit.runs.risk_table import TableFormat
 from memaudit.windows import WindowPolicy, WindowShape
+
+
+@dataclass(frozen=True, slots=True)
+class RayOptions:
+    """Where and how widely a corpus is scored on Ray."""
+
+    address: str | None = None
+    """Of a cluster, such as `auto`. None: one on this machine, for the time of the run."""
+
+    replicas: int = 1
+    """Actors that score."""
+
+    gpus_per_replica: float = 0.0
+    """What each of them reserves. 0: models run on CPUs."""
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1 or not 0 <= self.gpus_per_replica < math.inf:
+            raise ValueError("replicas must be at least 1, gpus_per_replica at least 0 and finite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +40,10 @@ class AuditOptions:
     """What the student will learn from."""
 
     engine: EngineName = "auto"
-    """What runs the models; `auto` is `hf`."""
+    """What runs the models; `auto` is vLLM where it is installed and can run them, else `hf`."""
+
+    vllm: VllmOptions = field(default_factory=VllmOptions)
+    """How vLLM is run, where it is."""
 
     shape: WindowShape = field(default_factory=WindowShape)
     """Tokens of prefix and suffix."""
@@ -53,11 +75,21 @@ class AuditOptions:
     workers: int = 1
     """Processes that score; on GPUs one each. 1: this one."""
 
+    ray: RayOptions | None = None
+    """Scores on Ray instead of in workers."""
+
+    survival: float | None = None
+    """Share of what would be flagged that survives a cascade, in (0, 1]. None: no cascade."""
+
+    sensitive: bool = False
+    """Whether windows are searched for personal data and secrets."""
+
     restart: bool = False
     """Whether another run in the same folder is started over instead of refused."""
 
     def __post_init__(self) -> None:
-        choose_engine(self.engine)
+        elsewhere = self.workers > 1 or self.ray is not None
+        engine_to_try(self.engine, self.vllm, elsewhere=elsewhere)
         if min(self.chunk_size, self.workers) < 1 or min(self.n_worst, self.show_text) < 0:
             raise ValueError(
                 "chunk_size and workers must be at least 1, n_worst and show_text at least 0"
@@ -65,4 +97,4 @@ class AuditOptions:
 
 
 DEFAULT_OPTIONS = AuditOptions()
-"""The paper's window, the hf engine, a table as parquet; a bad row ends the audit."""
+"""The paper's window, whichever engine fits, a table as parquet; a bad row ends the audit."""

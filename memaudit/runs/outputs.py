@@ -3,16 +3,19 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import get_args
 
-from memaudit.runs.commit import committed_file
+from memaudit.runs.commit import committed_file, output_errors
 from memaudit.runs.result import SCHEMA_VERSION, AuditResult
-from memaudit.runs.risk_table import RiskRow, write_risk_table
+from memaudit.runs.risk_table import RiskRow, TableFormat, write_risk_table
 
 
 def write_outputs(
     result: AuditResult, table: Path, features: Sequence[str], rows: Iterable[RiskRow]
 ) -> None:
     """Write the table and, beside it, the summary; neither takes its name before both are whole.
+
+    A table in another format stays if it is of the same run.
 
     Args:
         result: what the summary says.
@@ -23,6 +26,7 @@ def write_outputs(
     Raises:
         OutputError: they cannot be written.
     """
+    was_another = _is_of_another_run(table.with_name("summary.json"), result.run)
     with committed_file(table.with_name("summary.json")) as summary, committed_file(table) as file:
         document = json.dumps(result.document(), sort_keys=True, indent=2, allow_nan=False)
         summary.write(document.encode() + b"\n")
@@ -33,6 +37,20 @@ def write_outputs(
             features=features,
             metadata=_metadata(result),
         )
+    for kind in get_args(TableFormat) if was_another else ():
+        stale = table.with_name(f"risk.{kind}")
+        if stale != table and stale.exists():
+            with output_errors(stale):
+                stale.unlink()
+
+
+def _is_of_another_run(summary: Path, run: str) -> bool:
+    """Whether the results that are there were made before the run was started over."""
+    try:
+        found = json.loads(summary.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("run", run) != run
 
 
 def _metadata(result: AuditResult) -> dict[str, str]:

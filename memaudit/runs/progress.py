@@ -1,15 +1,14 @@
 """How far a run has come: a value, so that whoever shows it chooses how."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """A moment of a run."""
 
-    stage: Literal["read", "score"]
-    """Rows are read first, then windows are scored."""
+    stage: str
+    """Rows are read first (`read`), then windows are scored (`score`)."""
 
     done: int
     """Rows read, or distinct windows scored."""

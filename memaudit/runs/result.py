@@ -1,13 +1,14 @@
 """What an audit found: counts, an expectation, the worst examples; and how it was found."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from memaudit.metrics import ExpectedCount
 from memaudit.objectives import Objective
 from memaudit.runs.spool import Outcome
+from memaudit.sensitivity import SensitivitySummary
 from memaudit.windows import WindowPolicy, WindowShape
 
 SCHEMA_VERSION = 1
@@ -101,7 +102,7 @@ class AuditResult:
     """Windows cut, equal ones counted each time."""
 
     distinct_windows: int
-    """Windows scored."""
+    """Equal ones counted once: what is scored, but for what a cascade leaves out."""
 
     shape: WindowShape
     """Of the windows."""
@@ -136,6 +137,21 @@ class AuditResult:
     kept_windows: int = 0
     """Distinct windows whose features an earlier session, or another machine, left."""
 
+    screened_windows: int = 0
+    """Distinct windows that a cascade left out, of all of them."""
+
+    survival: float | None = None
+    """Of what would be flagged, in the cascade; 1: only what cannot be flagged was left out.
+
+    None: there was no cascade.
+    """
+
+    sensitivity: SensitivitySummary | None = None
+    """How many rows hold personal data or secrets. None: it was not looked for."""
+
+    failures: Mapping[int, str] = field(default_factory=dict)
+    """Why chunks could not be scored, by number: their rows have the outcome `error`."""
+
     @property
     def scored(self) -> int:
         """Rows that got a probability."""
@@ -152,19 +168,38 @@ class AuditResult:
         return self.outcomes.get("bad", 0)
 
     @property
+    def screened(self) -> int:
+        """Rows that a cascade left out; the expected numbers do not count them."""
+        return self.outcomes.get("screened", 0)
+
+    @property
+    def errors(self) -> int:
+        """Rows that could not be scored, now; another session may succeed."""
+        return self.outcomes.get("error", 0)
+
+    @property
     def rows(self) -> int:
         """Rows in the corpus: every one has exactly one outcome."""
-        return self.scored + self.too_short + self.bad
+        return self.scored + self.screened + self.too_short + self.bad + self.errors
 
     @property
     def tokens(self) -> int:
-        """Tokens of distinct windows, each once, however many models looked at it."""
-        return self.distinct_windows * self.shape.length
+        """Of distinct windows that were scored, each once, however many models looked at it."""
+        return (self.distinct_windows - self.screened_windows) * self.shape.length
+
+    @property
+    def tokens_saved(self) -> int:
+        """Of distinct windows that a cascade spared the teacher."""
+        return self.screened_windows * self.shape.length
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the scoring pass, for what was scored in this session."""
-        scored = (self.distinct_windows - self.kept_windows) * self.shape.length
+        """Of the scoring pass, for what was scored in this session.
+
+        What a cascade left out is taken to be spread evenly over the sessions.
+        """
+        share = 1 - self.kept_windows / max(1, self.distinct_windows)
+        scored = self.tokens * share
         return scored / self.scoring_seconds if self.scoring_seconds > 0 else 0.0
 
     @property
@@ -178,8 +213,11 @@ class AuditResult:
             "schema_version": SCHEMA_VERSION,
             "rows": self.rows,
             "scored": self.scored,
+            "screened": self.screened,
             "too_short": self.too_short,
             "bad": self.bad,
+            "errors": self.errors,
+            "failed_chunks": sorted(self.failures),
             "flagged": self.flagged,
             "threshold": self.threshold,
             "expected_memorized": self.expected.mean,
@@ -193,6 +231,9 @@ class AuditResult:
             "windows": self.windows,
             "distinct_windows": self.distinct_windows,
             "kept_windows": self.kept_windows,
+            "screened_windows": self.screened_windows,
+            "survival": self.survival,
+            "sensitivity": None if self.sensitivity is None else asdict(self.sensitivity),
             "window_policy": self.policy,
             "objective": self.objective.kind,
             "temperature": self.objective.temperature,
@@ -204,6 +245,7 @@ class AuditResult:
             "worst": [_worst_document(example) for example in self.worst],
             "out_of_range": self.out_of_range,
             "tokens": self.tokens,
+            "tokens_saved": self.tokens_saved,
             "seconds": self.seconds,
             "tokens_per_second": self.tokens_per_second,
             "table": None if self.table is None else str(self.table),

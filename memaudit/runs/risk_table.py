@@ -29,7 +29,10 @@ class RiskRow:
     """Where it is in the corpus, and what became of it."""
 
     probability: float | None = None
-    """That the student memorizes it: its worst window's. None if it was not scored."""
+    """That the student memorizes it: its worst window's, or by the first stage if it was screened.
+
+    None if neither stage looked at it.
+    """
 
     flagged: bool = False
     """Whether the probability reaches the classifier's threshold."""

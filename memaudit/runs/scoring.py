@@ -1,6 +1,6 @@
 """The scoring pass: from the windows of a chunk to its features, committed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,10 +9,16 @@ from numpy.typing import NDArray
 
 from memaudit.engines.base import Engine
 from memaudit.errors import ModelError
-from memaudit.features import window_features
+from memaudit.features import CORPUS_FEATURES, corpus_features, model_features
 from memaudit.runs.chunks import ChunkPlan, write_chunk
 from memaudit.runs.spool import WindowSpool
 from memaudit.scores import WindowScores
+from memaudit.sensitivity import (
+    is_secret_at_risk,
+    load_detector,
+    secret_argmax_rate,
+    sensitivity_counts,
+)
 
 
 class Tokenizer(Protocol):
@@ -46,7 +52,10 @@ class ChunkWork:
 
 
 ScoreChunks = Callable[[ChunkPlan, Iterator[ChunkWork]], Iterator[int]]
-"""Scores and commits chunks, here or elsewhere, in any order; yields the number of each."""
+"""Scores and commits chunks, here or elsewhere, in any order; yields the number of each.
+
+One that cannot be scored is marked as failed instead (`memaudit.runs.failures`).
+"""
 
 
 def chunks_to_score(
@@ -93,24 +102,52 @@ def chunk_features(
     Raises:
         ModelError: as for `score_chunk`.
     """
-    prefix_len = plan.shape.prefix_len
-    scores = _score(engine, list(work.windows))
-    texts = tokenizer.decode(work.windows.tolist())
-    suffix_texts = tokenizer.decode(work.windows[:, prefix_len:].tolist())
-    X = np.empty((len(work.windows), len(plan.features)))
-    for i in range(len(X)):
-        features = window_features(
-            scores[i],
-            prefix_len=prefix_len,
-            text=texts[i],
-            suffix_text=suffix_texts[i],
-            occurrences=int(work.occurrences[i]),
-            objective=plan.objective,
-            role=plan.role,
+    known = _corpus_features(plan, tokenizer, work)
+    kept = _kept(plan, known)
+    scores = _score(engine, [work.windows[i] for i in kept]) if kept else []
+    X = np.array([[row.get(name, np.nan) for name in plan.features] for row in known])
+    for i, window_scores in zip(kept, scores, strict=True):
+        features = known[i] | model_features(
+            window_scores, prefix_len=plan.shape.prefix_len, role=plan.role
         )
+        if features.get("secrets"):
+            features["secret_argmax_rate"] = secret_argmax_rate(
+                load_detector(), tokenizer.decode, work.windows[i], window_scores.teacher.is_argmax
+            )
+            features["secret_at_risk"] = float(is_secret_at_risk(features))
         X[i] = [features[name] for name in plan.features]
-    _check_finite(X, plan.features)
+    _check_finite(X[kept], plan.features)
     return X
+
+
+def _corpus_features(
+    plan: ChunkPlan, tokenizer: Tokenizer, work: ChunkWork
+) -> list[dict[str, float]]:
+    texts = tokenizer.decode(work.windows.tolist())
+    suffix_texts = tokenizer.decode(work.windows[:, plan.shape.prefix_len :].tolist())
+    known = [
+        corpus_features(text, suffix_text, int(count), plan.objective)
+        for text, suffix_text, count in zip(texts, suffix_texts, work.occurrences, strict=True)
+    ]
+    if plan.is_sensitive:
+        unknown = {"secret_argmax_rate": 0.0, "secret_at_risk": 0.0}
+        for features, text in zip(known, texts, strict=True):
+            features |= sensitivity_counts(load_detector(), text) | unknown
+    return known
+
+
+def windows_kept(plan: ChunkPlan, tokenizer: Tokenizer, work: ChunkWork) -> list[int]:
+    """Return the places in a chunk of the windows that models have to look at, ascending."""
+    return _kept(plan, _corpus_features(plan, tokenizer, work))
+
+
+def _kept(plan: ChunkPlan, known: Sequence[Mapping[str, float]]) -> list[int]:
+    if plan.cascade is None:
+        return list(range(len(known)))
+    columns = {name: np.array([row[name] for row in known]) for name in CORPUS_FEATURES}
+    # What a cascade rests on says nothing of secrets: whether the teacher knows one is asked.
+    has_secret = np.array([row.get("secrets", 0.0) > 0 for row in known], dtype=np.bool_)
+    return [int(place) for place in np.flatnonzero(plan.cascade.keeps(columns) | has_secret)]
 
 
 def _score(engine: Engine, windows: list[NDArray[np.int32]]) -> list[WindowScores]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from memaudit.runs.commit import committed_file
+from memaudit.runs.storage import opened
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,7 +72,7 @@ def open_sealed(path: Path, metadata: Mapping[str, str]) -> "Iterator[pq.Parquet
     """
     import pyarrow.parquet as pq
 
-    with path.open("rb") as stream:
+    with opened(path) as stream:
         place = _find(stream, _LABEL)
         seal = _read_at(stream, place + len(_LABEL), len(_BLANK))
         if seal != _digest(stream, place + len(_LABEL)):

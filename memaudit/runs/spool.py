@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from memaudit.runs.commit import output_errors
 from memaudit.windows import window_key
 
-Outcome = Literal["scored", "too_short", "bad"]
-"""What became of a row. Every row has exactly one."""
+Outcome = Literal["scored", "screened", "too_short", "bad", "error"]
+"""What became of a row. Every row has exactly one.
+
+`screened`: a cascade left all of its windows out; `error`: its windows could not be scored.
+"""
 
 
 class RowOutcome(msgspec.Struct, frozen=True, array_like=True):

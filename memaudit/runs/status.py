@@ -1,12 +1,14 @@
 """The status of a run: how far it is, how fast, and what is missing; told from its files alone."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from memaudit.runs.chunks import sort_chunks
 from memaudit.runs.directory import LOCK, MANIFEST, Run
+from memaudit.runs.failures import read_failures
 from memaudit.runs.lock import lock_holder
 from memaudit.runs.manifest import read_manifest
 from memaudit.runs.shards import chunk_ranges
@@ -47,7 +49,10 @@ class RunStatus:
     """Chunks to be scored here."""
 
     missing: tuple[int, ...]
-    """Numbers of those that are not there."""
+    """Numbers of those that are not there, the failed ones left out."""
+
+    failures: Mapping[int, str]
+    """Why chunks could not be scored, by number; the next session will try again."""
 
     damaged: tuple[int, ...]
     """Numbers of those that are there and not as they were written; they will be scored again."""
@@ -58,7 +63,7 @@ class RunStatus:
     @property
     def is_scored(self) -> bool:
         """Whether no chunk is left to be scored here."""
-        return not self.missing and not self.damaged
+        return not (self.missing or self.failures or self.damaged)
 
     @property
     def state(self) -> Literal["running", "finished", "scored", "stopped"]:
@@ -84,6 +89,7 @@ class RunStatus:
             "state": self.state,
             "eta_seconds": self.eta_seconds,
             "missing_ranges": chunk_ranges(list(self.missing)),
+            "failed_ranges": chunk_ranges(list(self.failures)),
             "schema_version": 1,
         }
 
@@ -98,6 +104,7 @@ def run_status(folder: Path) -> RunStatus:
     run = Run(folder, read_manifest(folder / MANIFEST))
     plan, own = run.plan, run.own_chunks
     missing, damaged = sort_chunks(plan, own)
+    failures = read_failures(plan, missing)
     gone = {*missing, *damaged}
     shard = run.manifest.shard
     return RunStatus(
@@ -110,7 +117,8 @@ def run_status(folder: Path) -> RunStatus:
         windows=sum(len(plan.windows_of(chunk)) for chunk in own),
         windows_done=sum(len(plan.windows_of(chunk)) for chunk in own if chunk not in gone),
         chunks=len(own),
-        missing=tuple(missing),
+        missing=tuple(chunk for chunk in missing if chunk not in failures),
+        failures=failures,
         damaged=tuple(damaged),
         rate=_rate(run, [chunk for chunk in own if chunk not in gone]),
     )

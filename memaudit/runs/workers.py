@@ -2,7 +2,7 @@
 
 This process hands out one chunk at a time to each worker; the worker scores it and commits it. A
 worker that dies is replaced, and its chunk is given to another: a chunk committed twice is the
-same file. Workers do not outlive this process.
+same file. A chunk at which several die is given up. Workers do not outlive this process.
 """
 
 import multiprocessing
@@ -16,15 +16,13 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from memaudit.engines.base import Engine
-from memaudit.errors import MemauditError, ModelError
+from memaudit.errors import MemauditError
 from memaudit.runs.chunks import ChunkPlan
+from memaudit.runs.failures import Attempts
 from memaudit.runs.scoring import ChunkWork, Tokenizer, score_chunk
 
 LoadScorer = Callable[[int], tuple[Engine, Tokenizer]]
 """Loads the models in a worker, given its number; can be pickled."""
-
-_MAX_ATTEMPTS = 3
-"""Workers that may die at one chunk before the run gives up."""
 
 
 @dataclass(slots=True)
@@ -47,25 +45,27 @@ def score_in_workers(
         works: the chunks.
 
     Raises:
-        MemauditError: what a worker met, or several died at the same chunk.
+        MemauditError: what a worker met, or one chunk after the other had to be given up.
         RuntimeError: a worker crashed; with its traceback.
     """
     workers: dict[Connection, _Worker] = {}
-    attempts: dict[int, int] = {}
+    attempts = Attempts(plan)
     try:
         for number in range(n_workers):
             _start_next(workers, load, plan, number, works)
         while workers:
             for pipe in wait(list(workers)):
                 worker = workers.pop(pipe)  # type: ignore[call-overload]  # only pipes wait here
-                if not _answered(worker):
-                    chunk = worker.work.number
-                    attempts[chunk] = attempts.get(chunk, 0) + 1
-                    _refuse_poison(worker, attempts[chunk])
+                chunk = worker.work.number
+                if _answered(worker):
+                    attempts.scored()
+                    yield chunk
+                    _hand_out(workers, worker, works)
+                elif attempts.lost(chunk, f"with exit code {worker.process.exitcode}"):
                     _start_next(workers, load, plan, worker.number, iter([worker.work]))
-                    continue
-                yield worker.work.number
-                _hand_out(workers, worker, works)
+                else:
+                    yield chunk
+                    _start_next(workers, load, plan, worker.number, works)
     finally:
         for worker in workers.values():
             worker.process.kill()
@@ -121,20 +121,8 @@ def _answered(worker: _Worker) -> bool:
         worker.pipe.close()
         worker.process.join()
         return False
-    if isinstance(answer, MemauditError):
-        raise answer
-    if isinstance(answer, str):
-        raise RuntimeError(f"worker {worker.number} crashed:\n{answer}")
+    raise_trouble(answer, f"worker {worker.number}")
     return True
-
-
-def _refuse_poison(worker: _Worker, attempts: int) -> None:
-    if attempts == _MAX_ATTEMPTS:
-        raise ModelError(
-            f"{attempts} workers died at chunk {worker.work.number}, the last with exit code "
-            f"{worker.process.exitcode}",
-            hint="if they ran out of memory, use fewer --workers or a smaller --chunk-size",
-        )
 
 
 def _serve(load: LoadScorer, number: int, plan: ChunkPlan, pipe: Connection) -> None:
@@ -143,7 +131,6 @@ def _serve(load: LoadScorer, number: int, plan: ChunkPlan, pipe: Connection) -> 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    answer: object = None
     try:
         engine, tokenizer = load(number)
         while True:
@@ -152,13 +139,30 @@ def _serve(load: LoadScorer, number: int, plan: ChunkPlan, pipe: Connection) -> 
             pipe.send(work.number)
     except EOFError:
         return
-    except MemauditError as error:
-        answer = MemauditError(error.message, hint=error.hint)
-    except Exception:
-        import traceback
+    except Exception as error:
+        pipe.send(trouble_of(error))
 
-        answer = traceback.format_exc()
-    pipe.send(answer)
+
+def trouble_of(error: Exception) -> MemauditError | str:
+    """Return what another process is to be told of an error: message and hint, or a traceback."""
+    if isinstance(error, MemauditError):
+        return MemauditError(error.message, hint=error.hint)
+    import traceback
+
+    return "".join(traceback.format_exception(error))
+
+
+def raise_trouble(answer: object, who: str) -> None:
+    """Raise what `trouble_of` told, if that is the answer.
+
+    Raises:
+        MemauditError: what the other process met.
+        RuntimeError: it crashed; with its traceback.
+    """
+    if isinstance(answer, MemauditError):
+        raise answer
+    if isinstance(answer, str):
+        raise RuntimeError(f"{who} crashed:\n{answer}")
 
 
 def _die_with_parent() -> None:

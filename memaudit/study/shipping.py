@@ -12,9 +12,11 @@ from memaudit.classifier import RiskClassifier, save_classifier, shipped_name
 from memaudit.features import FEATURE_SETS
 from memaudit.objectives import ObjectiveKind
 from memaudit.runs.commit import committed_file
+from memaudit.screening import screen_bytes, screen_path
 from memaudit.study.cells import CellResult, choose_examples, read_cell
 from memaudit.study.recipe import Recipe
 from memaudit.study.run import cell_path, load_tokenizer, weights_path
+from memaudit.study.screens import fit_screen, screen_card
 from memaudit.study.transfer import choose_features, shipped_split
 from memaudit.training import SelectionResult, fit_classifier
 
@@ -36,6 +38,12 @@ _LIMITS = (
     "long it is trained, which nothing here says: the expected number is uncertain by the factor "
     "of its interval. A low probability is no promise that a text is not memorized, still less "
     "that it does not leak in another way."
+)
+_SCREEN_LIMITS = (
+    "What survives is said of windows like those of the calibration cells, which are miniature. "
+    "Windows beyond the range of the training cells are never left out by the first stage, only "
+    "where no model could make the classifier flag them. A window that is left out is not scored: "
+    "its probability is the first stage's, and the expected number does not count it."
 )
 
 
@@ -77,6 +85,31 @@ def ship_classifiers(
             folder.mkdir(parents=True, exist_ok=True)
             save_classifier(classifier, folder)
             _write_json(folder / "card.json", _card(classifier, selection, tables))
+            if objective == "soft":
+                ship_screen(recipe, results, classifier, models)
+
+
+def ship_screen(
+    recipe: Recipe, results: Sequence[CellResult], classifier: RiskClassifier, models: Path
+) -> None:
+    """Fit the screen before a classifier for soft labels, and write it with its card.
+
+    Those for hard labels and cross-entropy flag most windows: a screen has nothing to save there.
+
+    Args:
+        recipe: the cells come from.
+        results: of all its cells.
+        classifier: whose flags are to survive.
+        models: the screen goes into `screen-<name of the classifier>` here.
+    """
+    screen = fit_screen(classifier, results, _provenance(recipe))
+    path = screen_path(models, classifier.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with committed_file(path) as stream:
+        stream.write(screen_bytes(screen))
+    path.chmod(0o644)
+    card = screen_card(screen, classifier, results, _SCREEN_LIMITS)
+    _write_json(path.parent / "card.json", card)
 
 
 def _provenance(recipe: Recipe) -> dict[str, str]:

@@ -238,7 +238,7 @@ CASES = {
     pickled_classifier: "expected a JSON classifier, got a pickle or an archive",
     damaged_classifier: "the digest does not match",
     file_in_the_way: "out/below: cannot be written: Not a directory",
-    unknown_engine: "the vllm engine is not in this release",
+    unknown_engine: "the vllm engine needs the package vllm",
     two_table_formats: "--format is given as csv and as jsonl",
     no_window: "invalid value for '--prefix-tokens': 0 is not in the range x>=1",
     unknown_option: "no such option '--techer'",

@@ -198,6 +198,6 @@ def test_top_limits_the_worst_examples(predict):
 )
 def test_a_run_is_named_after_its_corpus(source, name):
     """A name that is safe as a folder, whatever the corpus is called."""
-    from memaudit.cli.predict import corpus_stem
+    from memaudit.cli.audit_flags import corpus_stem
 
     assert corpus_stem(source) == name

@@ -1,6 +1,7 @@
 """`memaudit predict` twice in one folder, and the objective that a prediction is for."""
 
 import json
+import signal
 
 import pytest
 from fakes import make_classifier
@@ -9,6 +10,10 @@ from runs.fake_run import contents
 
 from memaudit.classifier import save_classifier, shipped_classifiers_dir
 from memaudit.cli.main import run
+from memaudit.cli.signals import Stopped
+from memaudit.runs import models, opening
+from memaudit.runs.failures import write_failure
+from memaudit.runs.scoring import score_chunk
 
 
 @pytest.fixture
@@ -116,3 +121,85 @@ def test_a_number_that_is_none_is_a_usage_error(predict, arguments):
     assert code == 2
     assert "internal error" not in err
     assert "give finite numbers with --temperature and --alpha" in err
+
+
+def fail_at_chunk_1(engine, tokenizer, plan, works):
+    """Score all chunks but one, which is given up."""
+    for work in works:
+        if work.number == 1:
+            write_failure(plan, 1, "3 processes died at it, the last with exit code -9")
+        else:
+            score_chunk(plan, engine, tokenizer, work)
+        yield work.number
+
+
+def test_rows_that_could_not_be_scored_are_an_error_that_goes_away(predict, tmp_path, monkeypatch):
+    """Exit code 2, though there is a table; the same command scores the rest."""
+    assert predict()[0] == 0
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / "chunks" / "00001.parquet").unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "score_here", fail_at_chunk_1)
+        code, out, err = predict()
+
+    said = " ".join(err.split())
+    assert code == 2
+    assert "4 rows in chunk 1 could not be scored; chunk 1: 3 processes died at it" in said
+    assert "give the same command again to try once more" in said
+    assert "at risk" in out
+    assert predict()[0] == 0
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_document_of_rows_that_could_not_be_scored_is_the_error_alone(predict, monkeypatch):
+    """A script that reads standard output must not take it for a result."""
+    monkeypatch.setattr(models, "score_here", fail_at_chunk_1)
+
+    code, out, _ = predict("--json")
+
+    assert code == 2
+    assert set(json.loads(out)) == {"error", "schema_version"}
+
+
+def test_a_shard_with_a_failed_chunk_is_an_error(predict, monkeypatch):
+    """Its chunk is missing in the merge."""
+    monkeypatch.setattr(models, "score_here", fail_at_chunk_1)
+
+    code, _, err = predict("--shard", "1/2")
+
+    assert code == 2
+    assert "chunk 1 could not be scored" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--replicas", "2"], "--replicas is for Ray"),
+        (["--address", "auto"], "--address is for Ray"),
+        (["--executor", "ray", "--workers", "2"], "--workers is for this machine alone"),
+        (["--executor", "ray", "--gpus-per-replica", "nan"], "gpus_per_replica at least 0"),
+        (["--executor", "ray", "--device", "cuda"], "--device cuda with 0 GPUs for each replica"),
+    ],
+)
+def test_options_of_ray_that_do_not_fit_are_usage_errors(predict, arguments, message):
+    """Before a cluster is started."""
+    code, _, err = predict(*arguments)
+
+    assert code == 2
+    assert message in " ".join(err.split())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_run_begins_has_its_code_and_a_hint(predict, monkeypatch, number, code):
+    """As while models are loaded, which may take minutes."""
+
+    def stop(sources):
+        raise Stopped(number)
+
+    monkeypatch.setattr(opening, "load_models", stop)
+
+    found, _, err = predict()
+
+    assert found == code
+    assert "nothing had been scored yet: give the same command again" in " ".join(err.split())

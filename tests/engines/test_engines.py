@@ -1,20 +1,57 @@
-"""Choosing an engine."""
+"""Choosing an engine, before any model is known."""
 
 import pytest
 
-from memaudit.engines import choose_engine
-from memaudit.errors import UsageError
+from memaudit import engines
+from memaudit.engines import VllmOptions, engine_to_try
+from memaudit.errors import MissingDependency, UsageError
+from memaudit.runs.options import AuditOptions
+
+ONE = VllmOptions()
+TWO = VllmOptions(tensor_parallel=2)
 
 
-@pytest.mark.parametrize("name", ["auto", "hf"])
-def test_auto_is_the_embedded_engine(name):
-    """It runs wherever torch does."""
-    assert choose_engine(name) == "hf"
+@pytest.fixture(params=[True, False], ids=["vllm is there", "vllm is not there"])
+def vllm_is_there(request, monkeypatch):
+    """Pretend that vLLM is installed, or is not."""
+    monkeypatch.setattr(engines, "find_spec", lambda name: request.param or None)
+    return request.param
 
 
-def test_an_engine_that_is_not_there_is_refused_with_what_to_use():
+def test_auto_considers_vllm_where_it_is_installed(vllm_is_there):
+    """Nobody should have to ask for the faster engine."""
+    assert engine_to_try("auto", ONE, elsewhere=False) == ("auto" if vllm_is_there else "hf")
+    assert engine_to_try("auto", ONE, elsewhere=True) == "hf"
+    assert engine_to_try("hf", ONE, elsewhere=False) == "hf"
+
+
+@pytest.mark.parametrize(("name", "options"), [("vllm", ONE), ("vllm", TWO), ("auto", TWO)])
+def test_vllm_is_taken_or_missed_when_it_is_asked_for(vllm_is_there, name, options):
     """Better than to run another engine than the one asked for."""
-    with pytest.raises(UsageError, match="vllm") as caught:
-        choose_engine("vllm")
+    if vllm_is_there:
+        assert engine_to_try(name, options, elsewhere=False) == "vllm"
+        return
+    with pytest.raises(MissingDependency, match="vllm") as caught:
+        engine_to_try(name, options, elsewhere=False)
+    assert "memaudit-distill[vllm]" in caught.value.hint
 
-    assert "--engine hf" in caught.value.hint
+
+@pytest.mark.usefixtures("vllm_is_there")
+@pytest.mark.parametrize(
+    ("name", "options", "elsewhere"), [("hf", TWO, False), ("vllm", ONE, True), ("auto", TWO, True)]
+)
+def test_options_that_do_not_go_together_are_refused(name, options, elsewhere):
+    """Before a model is loaded."""
+    with pytest.raises(UsageError) as caught:
+        engine_to_try(name, options, elsewhere=elsewhere)
+
+    assert caught.value.hint
+    with pytest.raises(UsageError):
+        AuditOptions(engine=name, vllm=options, workers=2 if elsewhere else 1)
+
+
+@pytest.mark.parametrize(("n_gpus", "share"), [(0, 0.5), (1, 0.0), (1, 1.0), (1, float("nan"))])
+def test_settings_that_make_no_sense_are_refused(n_gpus, share):
+    """By the caller's mistake, not deep in vLLM."""
+    with pytest.raises(ValueError, match="tensor_parallel"):
+        VllmOptions(n_gpus, share)

@@ -6,6 +6,8 @@ It goes by the same command line edge as `memaudit predict`, so signals and exit
 """
 
 import argparse
+import os
+import signal
 import sys
 import time
 from functools import partial
@@ -48,6 +50,37 @@ def load_fakes(seconds, worker):
     from fakes import ByteTokenizer
 
     return ByteWiseEngine(seconds), ByteTokenizer()
+
+
+class FailingEngine(ByteWiseEngine):
+    """Meets trouble at the window that begins with these bytes."""
+
+    def __init__(self, trouble, marker):
+        super().__init__()
+        self._trouble, self._marker = trouble, marker
+
+    def score(self, windows):
+        if self._trouble == "is killed once" and not Path(self._marker).exists():
+            Path(self._marker).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._trouble == "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._trouble == "is killed by row 24" and bytes(windows[0].tolist()) == b"090053 i":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._trouble == "refuses":
+            from memaudit.errors import ModelError
+
+            raise ModelError("broken weights", hint="get them again")
+        if self._trouble == "crashes":
+            raise ZeroDivisionError("a bug")
+        return super().score(windows)
+
+
+def load_failing(trouble, marker, worker):
+    """The models of a worker that meets trouble."""
+    from fakes import ByteTokenizer
+
+    return FailingEngine(trouble, marker), ByteTokenizer()
 
 
 def make_fake_models(seconds=0.0, workers=1, **changes):
@@ -145,8 +178,10 @@ def contents(out):
 
 def main(arguments):
     """Run it as a command."""
+    from memaudit.runs.storage import open_path
+
     parser = argparse.ArgumentParser()
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=open_path)
     parser.add_argument("--windows", type=int, default=88)
     parser.add_argument("--chunk-size", type=int, default=8)
     parser.add_argument("--shard")

@@ -146,6 +146,8 @@ OTHER_VALUES = {
     "windows": ("tile", "windows was first, is now tile"),
     "chunk_size": (9, "chunk size was 8, is now 9"),
     "zlib": (None, r"zlib\.version was [\w.-]+, is now 0\.0"),
+    "survival": (0.995, r"survival was None, is now 0\.995"),
+    "cascade_digest": ("e" * 64, "cascade digest was None, is now e{12}$"),
     "versions": ({"torch": "0.0"}, r"versions\.torch was [\w.+]+, is now 0\.0"),
 }
 
@@ -225,6 +227,52 @@ def test_to_start_over_is_to_start_in_an_empty_folder(finished, tmp_path, change
     audit_with(InterruptedEngine(), tmp_path / "fresh", **changes)
     assert engine.n_windows == read_manifest(finished / "manifest.json").inputs.distinct_windows
     assert contents(finished) == contents(tmp_path / "fresh")
+
+
+def test_to_start_over_leaves_what_is_not_a_runs(tmp_path):
+    """A folder of somebody's project given as --out must not lose a file."""
+    for name in ("manifest.json", "chunks/data.parquet", "chunks/00000.parquet", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"somebody's")
+    before = contents(tmp_path)
+
+    with pytest.raises(UsageError, match=r"manifest\.json: not the manifest of a run"):
+        audit_with(InterruptedEngine(0), tmp_path, restart=True)
+
+    assert contents(tmp_path) == before
+
+
+def test_to_start_over_keeps_foreign_files_beside_a_run(finished):
+    """Only what a run makes is a run's to remove."""
+    for name in ("notes.txt", "chunks/data.parquet"):
+        (finished / name).write_bytes(b"somebody's")
+
+    audit_with(InterruptedEngine(), finished, restart=True, chunk_size=16)
+
+    assert contents(finished)["chunks/data.parquet"] == b"somebody's"
+    assert contents(finished)["notes.txt"] == b"somebody's"
+
+
+def test_to_start_over_works_on_a_damaged_manifest_of_ours(finished, reference):
+    """It is what the message about it says to do."""
+    manifest = finished / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"rows": 95', b'"rows": 96'))
+    with pytest.raises(OutputError, match="changed, damaged"):
+        audit_with(InterruptedEngine(0), finished)
+
+    audit_with(InterruptedEngine(), finished, restart=True)
+
+    assert contents(finished) == reference
+
+
+def test_a_table_of_the_run_before_goes_when_the_new_one_is_there(finished):
+    """In whatever format: two tables side by side must be of one run."""
+    audit_with(InterruptedEngine(0), finished, table_format="csv")
+    assert (finished / "risk.parquet").exists()
+
+    audit_with(InterruptedEngine(), finished, restart=True, chunk_size=16, table_format="jsonl")
+
+    assert [path.name for path in finished.glob("risk.*")] == ["risk.jsonl"]
 
 
 def test_how_results_are_told_may_change(finished):

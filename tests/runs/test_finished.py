@@ -14,6 +14,7 @@ from memaudit.runs.shards import Shard
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
+    """A run that went through."""
     out = tmp_path_factory.mktemp("runs") / "whole"
     fake_audit(out)
     return out
@@ -21,6 +22,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def run(whole, tmp_path):
+    """A copy of it, to spoil."""
     return shutil.copytree(whole, tmp_path / "run")
 
 

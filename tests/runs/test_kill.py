@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -83,6 +84,40 @@ def test_a_few_failing_system_calls_are_errors_that_spoil_nothing():
 
     assert found["injected"] == found["exit code 2"] == 6
     assert faults(found) == {}
+
+
+@needs_strace
+def test_every_file_is_synced_before_its_name_and_its_name_before_the_next(tmp_path):
+    """What survives a power cut is what the disk has: content, then name, then the folder."""
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-y", "-qq", "-o", trace, "-e", "trace=write,fsync,rename"]
+    program = [sys.executable, HERE / "fake_run.py", tmp_path / "run", "--windows", "16"]
+    subprocess.run([*command, *program], check=True, capture_output=True)
+
+    commits = commits_in(trace.read_text(errors="replace"), str(tmp_path / "run"))
+
+    names = {"manifest.json", "rows.parquet", "00000.parquet", "00001.parquet"}
+    assert set(commits) == names | {"risk.parquet", "summary.json"}
+    for name, calls in commits.items():
+        assert calls[-4:] == ["write", "fsync", "rename", "fsync folder"], name
+        assert set(calls[:-3]) == {"write"}, name
+
+
+def commits_in(trace, folder):
+    """Return the calls about each file that takes its name by a rename, by that name."""
+    calls, folder_of = {}, {}
+    for line in trace.splitlines():
+        if found := re.search(rf"(write|fsync)\(\d+<{folder}[^>]*/\.([^/>]+)\.\w{{8}}\.tmp>", line):
+            calls.setdefault(found[2], []).append(found[1])
+        elif found := re.search(rf'rename\("[^"]+\.tmp", "({folder}[^"]*)"\) += 0', line):
+            path = Path(found[1])
+            calls[path.name].append("rename")
+            folder_of[path.name] = str(path.parent)
+        elif found := re.search(rf"fsync\(\d+<({folder}[^>]*)>\) += 0", line):
+            for name, place in folder_of.items():
+                if place == found[1] and calls[name][-1] == "rename":
+                    calls[name].append("fsync folder")
+    return calls
 
 
 @pytest.mark.slow

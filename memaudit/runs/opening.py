@@ -1,0 +1,142 @@
+"""The opening of an audit: what it is given, found and loaded."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain, islice
+from pathlib import Path
+from typing import Literal
+
+from memaudit.classifier import RiskClassifier, check_zlib, find_classifier
+from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
+from memaudit.errors import CorpusError, UsageError
+from memaudit.features import ReferenceRole
+from memaudit.runs.chunks import feature_set_name
+from memaudit.runs.models import AuditModels, ModelSources, load_models
+from memaudit.runs.options import AuditOptions
+from memaudit.screening import Cascade, make_cascade
+from memaudit.sensitivity import load_detector
+
+
+@dataclass(frozen=True, slots=True)
+class AuditInputs:
+    """What is audited, with what."""
+
+    rows: Iterable[Example | BadRow]
+    """Every row of the corpus, in order."""
+
+    models: AuditModels
+    """Score the windows."""
+
+    classifier: RiskClassifier
+    """Its features are among those of the models' feature set."""
+
+    cascade: Cascade | None = None
+    """Says which windows no model looks at."""
+
+    corpus: CorpusOptions | None = None
+    """Where the rows are from, if they are from a corpus."""
+
+
+def open_inputs(
+    teacher: str,
+    data: str | Path | CorpusOptions,
+    student: str | None,
+    baseline: str | None,
+    options: AuditOptions,
+) -> AuditInputs:
+    """Find the classifier, then the first row of the corpus, then load the models.
+
+    Raises:
+        UsageError: both a student and a baseline are given, or a survival that cannot be had.
+        CorpusError: the corpus cannot be read.
+        ModelError: a model cannot be loaded, or vocabularies differ.
+        ClassifierError: no classifier fits.
+        MissingDependency: what is sensitive is to be found, and a detector is not installed.
+    """
+    if options.sensitive:
+        load_detector()
+    role = reference_role(student, baseline)
+    classifier = find_classifier(options.classifier, feature_set_name(role), options.objective.kind)
+    check_zlib(classifier)
+    cascade = chosen_cascade(classifier, options)
+    sources = model_sources(teacher, student, baseline, options)
+    # Models are loaded once there is a first row: a typo in a path costs no loading.
+    models = cache(lambda: load_models(sources))
+    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
+    rows = read_corpus(
+        corpus, render_messages=lambda messages: models().tokenizer.render_messages(messages)
+    )
+    rows = _begun(allowed_rows(rows, options.on_bad_row))
+    return AuditInputs(rows, models(), classifier, cascade, corpus)
+
+
+def model_sources(
+    teacher: str, student: str | None, baseline: str | None, options: AuditOptions
+) -> ModelSources:
+    """Return which models an audit loads, and how."""
+    return ModelSources(
+        teacher,
+        student or baseline,
+        reference_role(student, baseline),
+        options.model,
+        options.threads,
+        options.workers,
+        options.ray,
+        options.engine,
+        options.vllm,
+        options.shape.length,
+    )
+
+
+def chosen_cascade(classifier: RiskClassifier, options: AuditOptions) -> Cascade | None:
+    """Return the cascade that the options ask for.
+
+    Raises:
+        UsageError: its survival cannot be had.
+        ClassifierError: the screen is damaged, or this interpreter's zlib is another one.
+    """
+    if options.survival is None:
+        return None
+    cascade = make_cascade(classifier, options.survival)
+    if cascade.first_stage is not None:
+        check_zlib(cascade.first_stage)
+    return cascade
+
+
+def reference_role(student: str | None, baseline: str | None) -> ReferenceRole | None:
+    """Return what the reference is.
+
+    Raises:
+        UsageError: both a student and a baseline are given.
+    """
+    if student is not None and baseline is not None:
+        raise UsageError(
+            "both a student and a baseline are given, expected at most one reference",
+            hint="leave out --student or --baseline",
+        )
+    if baseline is not None:
+        return "baseline"
+    return None if student is None else "student"
+
+
+def allowed_rows(
+    rows: Iterator[Example | BadRow], on_bad_row: Literal["error", "skip"]
+) -> Iterator[Example | BadRow]:
+    """Yield rows; refuse the first bad one if the policy says so.
+
+    Raises:
+        CorpusError: saying what is wrong with it.
+    """
+    for row in rows:
+        if isinstance(row, BadRow) and on_bad_row == "error":
+            raise CorpusError(
+                f"{row.address}: {row.reason}",
+                hint="repair the row, or count and leave out bad rows with --on-bad-row skip",
+            )
+        yield row
+
+
+def _begun(rows: Iterator[Example | BadRow]) -> Iterator[Example | BadRow]:
+    """Read the first row now, so that a corpus that cannot be read says so now."""
+    return chain(list(islice(rows, 1)), rows)

@@ -1,0 +1,282 @@
+"""Actors on a Ray cluster that share the chunks of a run.
+
+Ray promises that a task runs at least once. A chunk is the same file whoever commits it and however
+often; so all that is asked of Ray is to carry chunks to actors, and to say when one is lost. An
+actor that is lost, alone or with its node, is replaced, and its chunk handed out again. The windows
+of a chunk travel as an argument of the task, one chunk an actor at a time.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from memaudit.engines.base import Engine
+from memaudit.errors import MissingDependency, ModelError
+from memaudit.runs.chunks import ChunkPlan
+from memaudit.runs.failures import Attempts
+from memaudit.runs.manifest import software_versions
+from memaudit.runs.options import RayOptions
+from memaudit.runs.scoring import ChunkWork, Tokenizer, score_chunk
+from memaudit.runs.workers import LoadScorer, raise_trouble, trouble_of
+
+_MAX_STILLBORN = 3
+"""Actors that may die in a row before they have loaded their models."""
+
+_SECONDS_FOR_A_START = 1800
+"""How long to wait for a first actor: a cluster may have to grow, and models to be loaded."""
+
+_OBJECT_STORE_BYTES = 100 * 1024**2
+"""Of a cluster of our own: chunks small enough travel without it."""
+
+
+class Replica:
+    """What lives in an actor: models, and the chunks they score."""
+
+    def __init__(self, load: LoadScorer, plan: ChunkPlan, versions: dict[str, str]) -> None:
+        """Note what to do.
+
+        Args:
+            load: gives engine and tokenizer.
+            plan: of the run.
+            versions: of the software that the run was declared with.
+        """
+        self._load, self._plan, self._versions = load, plan, versions
+        self._scorer: tuple[Engine, Tokenizer] | None = None
+
+    def start(self) -> object:
+        """Load the models; return what went wrong, or None."""
+        try:
+            found = software_versions(sensitive=self._plan.is_sensitive)
+            _require_versions(self._versions, found)
+            self._scorer = self._load(0)
+        except Exception as error:
+            return trouble_of(error)
+        return None
+
+    def score(self, work: ChunkWork) -> object:
+        """Score a chunk and commit it; return what went wrong, or None."""
+        assert self._scorer is not None
+        try:
+            score_chunk(self._plan, *self._scorer, work)
+        except Exception as error:
+            return trouble_of(error)
+        return None
+
+
+def score_on_ray(
+    load: LoadScorer, options: RayOptions, threads: int, plan: ChunkPlan, works: Iterator[ChunkWork]
+) -> Iterator[int]:
+    """Score chunks in actors: a `ScoreChunks` once the first three are given.
+
+    Args:
+        load: called once in each actor.
+        options: which cluster, and how many actors.
+        threads: CPU threads of each actor.
+        plan: of the run; its folder is shared by all nodes.
+        works: the chunks.
+
+    Raises:
+        MissingDependency: Ray is not installed.
+        MemauditError: what an actor met, or none could be started, or one chunk after the other
+            had to be given up.
+        RuntimeError: an actor crashed; with its traceback.
+    """
+    with connected(options, threads) as ray:
+        resources = {"num_cpus": threads, "num_gpus": options.gpus_per_replica}
+        actor_class = ray.remote(Replica).options(**resources)
+        versions = software_versions(sensitive=plan.is_sensitive)
+        pool = _Pool(ray, lambda: actor_class.remote(load, plan, versions), plan, works)
+        yield from pool.run(options.replicas)
+
+
+def device_on_ray(options: RayOptions, threads: int) -> str:
+    """Return the kind of GPU that a replica would run on."""
+    with connected(options, threads) as ray:
+        task = ray.remote(_gpu_name).options(num_cpus=0, num_gpus=options.gpus_per_replica)
+        name: str = ray.get(task.remote())
+    return name
+
+
+@contextmanager
+def connected(options: RayOptions, threads: int) -> Iterator[Any]:
+    """Give Ray, connected to a cluster, or with one of its own on this machine for the time.
+
+    Raises:
+        MissingDependency: Ray is not installed.
+        ModelError: there is no such cluster.
+    """
+    # Read when Ray is imported, and passed on to what it starts.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingDependency("ray", needed_for="--executor ray", extra="ray") from error
+    where: dict[str, Any] = {"address": options.address}
+    if options.address is None:
+        where = {"num_cpus": options.replicas * threads, "include_dashboard": False}
+        where["object_store_memory"] = _OBJECT_STORE_BYTES
+    with _same_signals():
+        try:
+            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # Ray raises bare ones
+            raise ModelError(
+                f"no connection to Ray at {options.address or 'this machine'}: {_last_line(error)}",
+                hint="check --address, or leave it out for a cluster on this machine alone",
+            ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+@dataclass(slots=True)
+class _Actor:
+    handle: Any
+    work: ChunkWork | None
+    """What it scores. None: it is starting."""
+
+
+class _Pool:
+    """Actors at work or starting, and the chunks that are left."""
+
+    def __init__(
+        self, ray: Any, new_actor: Any, plan: ChunkPlan, works: Iterator[ChunkWork]
+    ) -> None:
+        self._ray, self._new_actor, self._works = ray, new_actor, works
+        self._attempts = Attempts(plan)
+        self._given_back: deque[ChunkWork] = deque()
+        self._actors: dict[Any, _Actor] = {}
+        self._n_stillborn = 0
+        self._last_sign = time.monotonic()
+
+    def run(self, n_actors: int) -> Iterator[int]:
+        """Yield the number of each chunk that is scored or given up."""
+        try:
+            self._look_ahead()
+            for _ in range(n_actors if self._given_back else 0):
+                self._start()
+            while self._given_back or any(actor.work for actor in self._actors.values()):
+                for ref in self._finished():
+                    yield from self._heard_of(ref, self._actors.pop(ref))
+        finally:
+            for actor in self._actors.values():
+                self._ray.kill(actor.handle)
+
+    def _start(self) -> None:
+        handle = self._new_actor()
+        self._actors[handle.start.remote()] = _Actor(handle, None)
+
+    def _finished(self) -> list[Any]:
+        """Wait for a moment; return what has finished by then."""
+        refs = list(self._actors)
+        finished: list[Any] = self._ray.wait(refs, num_returns=1, timeout=1)[0]
+        is_waiting = all(actor.work is None for actor in self._actors.values())
+        if finished or not is_waiting:
+            self._last_sign = time.monotonic()
+        elif time.monotonic() - self._last_sign > _SECONDS_FOR_A_START:
+            raise ModelError(
+                f"no replica has started within {_SECONDS_FOR_A_START // 60} minutes",
+                hint="compare what --threads and --gpus-per-replica ask for with 'ray status'",
+            )
+        return finished
+
+    def _heard_of(self, ref: Any, actor: _Actor) -> Iterator[int]:
+        try:
+            trouble = self._ray.get(ref)
+        except self._ray.exceptions.RayError as error:
+            yield from self._lost(actor, error)
+            return
+        raise_trouble(trouble, "a replica")
+        self._n_stillborn = 0
+        if actor.work is not None:
+            self._attempts.scored()
+            yield actor.work.number
+        self._hand_out(actor)
+
+    def _hand_out(self, actor: _Actor) -> None:
+        """Give an actor its next chunk, or let it go."""
+        self._look_ahead()
+        if not self._given_back:
+            self._ray.kill(actor.handle)
+            return
+        actor.work = self._given_back.popleft()
+        self._actors[actor.handle.score.remote(actor.work)] = actor
+        self._look_ahead()
+
+    def _lost(self, actor: _Actor, error: Exception) -> Iterator[int]:
+        """Replace an actor, and see to its chunk."""
+        with suppress(self._ray.exceptions.RayError):
+            self._ray.kill(actor.handle)
+        if actor.work is None:
+            self._n_stillborn += 1
+            if self._n_stillborn == _MAX_STILLBORN:
+                raise ModelError(
+                    f"{_MAX_STILLBORN} replicas in a row died before they had their models: "
+                    + _last_line(error),
+                    hint="is this version of memaudit installed on all nodes, and is there "
+                    "memory for the models?",
+                ) from error
+        elif self._attempts.lost(actor.work.number, f"with {type(error).__name__}"):
+            self._given_back.append(actor.work)
+        else:
+            yield actor.work.number
+        self._look_ahead()
+        if self._given_back:
+            self._start()
+
+    def _look_ahead(self) -> None:
+        """Have a chunk at hand, if any is left."""
+        if not self._given_back:
+            work = next(self._works, None)
+            if work is not None:
+                self._given_back.append(work)
+
+
+def _last_line(error: Exception) -> str:
+    """Return the end of what Ray says: before it are tracebacks."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
+
+
+def _require_versions(declared: dict[str, str], found: dict[str, str]) -> None:
+    differing = [
+        f"{name} {found.get(name)} instead of {version}"
+        for name, version in declared.items()
+        if found.get(name) != version
+    ]
+    if differing:
+        raise ModelError(
+            f"a node of the cluster has other software: {', '.join(differing)}",
+            hint="install the same versions on all nodes: others give other numbers",
+        )
+
+
+def _gpu_name() -> str:
+    import torch
+
+    return str(torch.cuda.get_device_name())
+
+
+@contextmanager
+def _same_signals() -> Iterator[None]:
+    """Undo that Ray answers SIGTERM in our place, and answer one that it took for its own."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    was_terminated = False
+    try:
+        yield
+    except SystemExit:
+        was_terminated = True
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if was_terminated:
+        os.kill(os.getpid(), signal.SIGTERM)

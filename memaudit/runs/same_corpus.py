@@ -1,0 +1,79 @@
+"""The corpus of a run, read again, and refused if it is not the one that was scored."""
+
+import hashlib
+from collections.abc import Iterator
+
+import msgspec
+
+from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
+from memaudit.corpus.shapes import RenderMessages
+from memaudit.errors import UsageError
+from memaudit.runs.finished import FinishedRun
+from memaudit.safe_text import safe_text
+
+
+def corpus_options(run: FinishedRun, source: str) -> CorpusOptions:
+    """Return how the corpus of a run is read, from where it is now."""
+    declared = run.manifest.inputs.corpus
+    try:
+        return CorpusOptions(**(declared | {"source": source}))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            "the run was made by another version of memaudit, how its corpus is read is not known",
+            hint="run 'memaudit predict' anew",
+        ) from error
+
+
+def reread_corpus(
+    run: FinishedRun, source: str, render_messages: RenderMessages | None = None
+) -> Iterator[Example | BadRow]:
+    """Yield the rows of a run's corpus again, in their order.
+
+    Where the corpus lies may have changed; ids, places in their files and texts may not. Whether
+    all texts are the same is known at the end, and said then.
+
+    Raises:
+        UsageError: it is another corpus, or has changed since it was scored.
+        CorpusError: it cannot be read.
+    """
+    ids = run.rows.column("id").to_pylist()
+    addresses = run.rows.column("address").to_pylist()
+    outcomes = run.rows.column("outcome").to_pylist()
+    texts, n_rows = hashlib.sha256(), 0
+    for row in read_corpus(corpus_options(run, source), render_messages=render_messages):
+        if (
+            n_rows >= len(ids)
+            or row.example_id != ids[n_rows]
+            or _place(row.address) != _place(addresses[n_rows])
+            or isinstance(row, BadRow) != (outcomes[n_rows] == "bad")
+        ):
+            _refuse(source, f"row {n_rows + 1:,} is another one")
+        if isinstance(row, Example):
+            texts.update(msgspec.json.encode(row.text))
+        n_rows += 1
+        yield row
+    if n_rows != len(ids):
+        _refuse(source, f"it has {n_rows:,} rows, the run {len(ids):,}")
+    if texts.hexdigest() != run.manifest.inputs.texts_digest:
+        _refuse(source, "a text was changed")
+
+
+def require_same_corpus(run: FinishedRun, source: str) -> None:
+    """Read a corpus through and refuse it if it is not the one that was scored.
+
+    Raises:
+        UsageError, CorpusError: as for `reread_corpus`.
+    """
+    for _ in reread_corpus(run, source):
+        pass
+
+
+def _place(address: str) -> str:
+    return address.rpartition(":")[2]
+
+
+def _refuse(source: str, difference: str) -> None:
+    raise UsageError(
+        f"{safe_text(source, 4096)}: not the corpus that the run scored: {difference}",
+        hint="run 'memaudit predict' on the corpus as it is now",
+    )

@@ -1,0 +1,269 @@
+"""The cascade: which windows the teacher need not read, told from the corpus alone.
+
+Two things tell it. A bound: a classifier is a weighted sum, and each of a model's features has a
+limit that no model exceeds (an entropy is at least 0), so the highest probability that a window
+could still get is known before any model has run. Where that stays below the threshold, nothing is
+lost. And a screen: a logistic regression on what the corpus alone tells (how often the window
+occurs, how well it compresses) estimates the probability that the whole audit would give; its
+cutoff is such that a stated share of the windows that the audit flags survives.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.classifier import RiskClassifier, shipped_classifiers_dir, sigmoid
+from memaudit.errors import ClassifierError, UsageError
+from memaudit.features import CORPUS_FEATURES
+from memaudit.metrics import clopper_pearson
+from memaudit.safe_text import safe_text
+
+SCREEN_FILE = "screen.json"
+"""Name in the folder of a screen."""
+
+FIRST_STAGE_FEATURES = (
+    "log_temperature",
+    "cross_entropy_share",
+    "zlib_entropy",
+    "log_occurrences",
+)
+"""What the shipped screens look at: chosen on training cells, where n-grams added nothing."""
+
+CONFIDENCE = 0.95
+"""That at least the share asked for survives, by the windows that a screen was calibrated on."""
+
+_MAX_FILE_SIZE = 4 * 2**20
+_ROUNDING = 1e-9
+_SLACK = 1e-3
+_LIMITS = (
+    ("argmax_rate", 0.0, 1.0),
+    ("perplexity", 1.0, math.inf),
+    ("entropy", 0.0, math.inf),
+    ("kl_divergence", 0.0, math.inf),
+    ("logprob", -math.inf, 0.0),
+)
+"""Of a model's features, by the end of their names; what is not here has none."""
+
+
+class Screen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What tells from the corpus alone which windows a certain classifier will hardly flag."""
+
+    classifier: str
+    """Name of the classifier whose flags it was calibrated on."""
+
+    classifier_digest: str
+    """Of that very classifier."""
+
+    first_stage: RiskClassifier
+    """Estimates the classifier's probability; its features are among those of the corpus."""
+
+    flagged: tuple[float, ...]
+    """Ascending: the first stage's probability of each distinct window of the calibration runs
+    that the classifier flags; the lowest one, for a window that it flags at several objectives."""
+
+    def __post_init__(self) -> None:
+        if not set(self.first_stage.features) <= set(CORPUS_FEATURES):
+            raise ValueError("expected a first stage that looks at the corpus alone")
+        if list(self.flagged) != sorted(self.flagged):
+            raise ValueError("expected ascending probabilities of flagged windows")
+
+    def misses(self, survival: float) -> int | None:
+        """Return how many flagged calibration windows may be lost; None: there are too few."""
+        n, allowed = len(self.flagged), None
+        for n_missed in range(n):
+            # Two-sided at 90 %: its lower end is the one-sided bound at 95 %.
+            low = clopper_pearson(n - n_missed, n, 2 * CONFIDENCE - 1).low
+            if low < survival:
+                break
+            allowed = n_missed
+        return allowed
+
+    def cutoff(self, survival: float) -> float:
+        """Return the highest cutoff at which so many flagged windows survive.
+
+        An order statistic of the calibration windows: with 95 % confidence at least `survival` of
+        windows like those lie at or above it (Clopper-Pearson, one-sided).
+
+        Args:
+            survival: share in (0, 1).
+
+        Raises:
+            UsageError: the screen was calibrated on too few windows to say so.
+        """
+        n_missed = self.misses(survival)
+        if n_missed is None:
+            n = len(self.flagged)
+            best = clopper_pearson(n, n, 2 * CONFIDENCE - 1).low
+            raise UsageError(
+                f"the screen of {safe_text(self.classifier)} was calibrated on {n:,} flagged "
+                f"windows: they can vouch for a survival of {best:.4f}, not of {survival:g}",
+                hint="give a lower --survival, or 1 to leave out only what cannot be flagged",
+            )
+        return min(self.flagged[n_missed] * (1 - _ROUNDING), 1.0)
+
+
+class Cascade(msgspec.Struct, frozen=True, kw_only=True):
+    """How the windows of a run are screened."""
+
+    classifier: RiskClassifier
+    """The second stage, which needs the models."""
+
+    survival: float
+    """Share of what the classifier would flag that survives, in (0, 1]."""
+
+    first_stage: RiskClassifier | None = None
+    """From a screen. None: only what cannot be flagged is left out."""
+
+    cutoff: float = 0.0
+    """Windows whose first-stage probability is below it are left out."""
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal SHA-256 of all of it."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+    def highest(self, known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return (n,) the highest probability that each window could get.
+
+        What `known` says of models is not looked at: no model has run yet.
+        """
+        corpus = {name: column for name, column in known.items() if name in CORPUS_FEATURES}
+        return highest_probability(self.classifier, corpus)
+
+    def probabilities(self, known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return (n,) the first stage's probability that the student memorizes each window.
+
+        Never above what the classifier could say; without a first stage, just that.
+
+        Args:
+            known: (n,) by name, the features of the corpus.
+        """
+        highest = self.highest(known)
+        if self.first_stage is None:
+            return highest
+        return np.minimum(
+            self.first_stage.predict_proba(_columns(self.first_stage, known)), highest
+        )
+
+    def keeps(self, known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
+        """Return (n,) whether the models have to look at each window.
+
+        Args:
+            known: (n,) by name, the features of the corpus.
+        """
+        could_be_flagged = self.highest(known) >= self.classifier.threshold
+        if self.first_stage is None:
+            return could_be_flagged
+        X = _columns(self.first_stage, known)
+        likely = self.first_stage.predict_proba(X) >= self.cutoff
+        lowest, highest = np.array(self.first_stage.feature_ranges).T
+        # The calibration says nothing about windows unlike those the screen has seen.
+        unfamiliar = ((lowest > X) | (highest < X)).any(axis=1)
+        kept: NDArray[np.bool_] = could_be_flagged & (likely | unfamiliar)
+        return kept
+
+
+def make_cascade(classifier: RiskClassifier, survival: float) -> Cascade:
+    """Return the cascade before a classifier, with the screen that was calibrated on its flags.
+
+    Args:
+        classifier: of the run.
+        survival: share of what it would flag that survives, in (0, 1]. 1: all of it, so that only
+            what cannot be flagged is left out; that is so as well where no screen is shipped.
+
+    Raises:
+        UsageError: the survival is no such share, or more than the screen can vouch for.
+        ClassifierError: the screen is damaged.
+    """
+    if not 0 < survival <= 1:
+        raise UsageError(
+            f"survival is {survival:g}, expected a share above 0 and up to 1",
+            hint="give a number such as 0.995 with --survival",
+        )
+    path = screen_path(shipped_classifiers_dir(), classifier.name)
+    if survival == 1 or not path.exists():
+        return Cascade(classifier=classifier, survival=1.0)
+    screen = load_screen(path)
+    if screen.classifier_digest != classifier.digest:
+        return Cascade(classifier=classifier, survival=1.0)
+    return Cascade(
+        classifier=classifier,
+        survival=survival,
+        first_stage=screen.first_stage,
+        cutoff=screen.cutoff(survival),
+    )
+
+
+def highest_probability(
+    classifier: RiskClassifier, known: Mapping[str, NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """Return the highest probability that windows could get, whatever the models say of them.
+
+    Args:
+        classifier: whose probability.
+        known: (n,) by name, the features that are known; for the others their limits count.
+
+    Returns:
+        (n,) in [0, 1]; 1 where a feature without a limit decides.
+    """
+    n = len(next(iter(known.values())))
+    logits = np.full(n, classifier.intercept)
+    for name, mean, scale, coefficient in zip(
+        classifier.features,
+        classifier.means,
+        classifier.scales,
+        classifier.coefficients,
+        strict=True,
+    ):
+        if coefficient == 0:
+            continue
+        best = _limit(name, upper=coefficient > 0)
+        logits += coefficient * ((known.get(name, best) - mean) / scale)
+    return sigmoid(classifier.calibration.slope * logits + classifier.calibration.intercept)
+
+
+def _limit(name: str, *, upper: bool) -> float:
+    for ending, low, high in _LIMITS:
+        if name.endswith(ending):
+            return high + _SLACK if upper else low - _SLACK
+    return math.inf if upper else -math.inf
+
+
+def _columns(
+    classifier: RiskClassifier, known: Mapping[str, NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    return np.column_stack([known[name] for name in classifier.features])
+
+
+def screen_path(models: Path, classifier: str) -> Path:
+    """Return where the screen of a shipped classifier is."""
+    return models / f"screen-{classifier}" / SCREEN_FILE
+
+
+def load_screen(path: Path) -> Screen:
+    """Read a screen.
+
+    Raises:
+        ClassifierError: it cannot be read, or is not a valid screen.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_FILE_SIZE + 1)
+        if len(content) > _MAX_FILE_SIZE:
+            raise ValueError(f"expected at most {_MAX_FILE_SIZE} bytes")
+        return msgspec.json.decode(content, type=Screen)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ClassifierError(
+            f"{safe_text(str(path))}: not a valid screen: {safe_text(str(error))}",
+            hint="install memaudit again, or leave out --cascade",
+        ) from error
+
+
+def screen_bytes(screen: Screen) -> bytes:
+    """Return the content of the file of a screen: the same screen gives the same bytes."""
+    return msgspec.json.format(msgspec.json.encode(screen, order="sorted"), indent=1) + b"\n"

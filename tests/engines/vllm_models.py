@@ -1,0 +1,41 @@
+"""Miniature models on disk that vLLM's attention on a CPU can run: heads of 32."""
+
+import torch
+from engines.tiny_models import save_tokenizer
+
+FAMILIES = ("gpt_neox", "olmo2", "qwen3", "llama")
+
+
+def save_vllm_model(folder, family, *, seed=0, bos=False):
+    """Save a model of two layers whose predictions are far from uniform, and a tokenizer."""
+    import transformers as hf
+
+    common = {
+        "vocab_size": 320,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 256,
+        "pad_token_id": None,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    grouped = {**common, "num_key_value_heads": 1}
+    makers = {
+        "gpt_neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**common)),
+        "olmo2": lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**grouped)),
+        "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**grouped, head_dim=32)),
+        "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**grouped, tie_word_embeddings=True)),
+    }
+    torch.manual_seed(seed)
+    model = makers[family]()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4.0)
+            elif name.endswith("norm.weight") and "layers" not in name:
+                parameter.add_(1.0)  # the last one: sharper predictions
+    model.save_pretrained(folder)
+    save_tokenizer(folder, bos=bos)
+    return folder

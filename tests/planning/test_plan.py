@@ -1,0 +1,90 @@
+"""Costs follow from shapes and counts by formulas that can be checked on paper."""
+
+import dataclasses
+import json
+
+import pytest
+from planning_documents import CALIBRATED, MODEL, PLAN, changed
+
+from memaudit.planning.costs import GPUS, UTILISATION
+
+
+def test_operations_are_two_for_each_weight_and_token_and_attention_for_each_pair():
+    """Worked out by hand for ten windows of four tokens."""
+    body = 2 * 1_000 * 4 + 4 * 2 * 8 * 4**2
+    head = 2 * 100 * 3
+
+    assert MODEL.body_flops(4) == body
+    assert MODEL.head_flops(4) == head
+    assert (PLAN.body_flops, PLAN.head_flops) == (10 * body, 10 * head)
+
+
+def test_a_start_of_text_token_is_read_and_not_predicted():
+    """The engine puts it before every window; its own probability is never asked for."""
+    assert changed(extra_tokens=1).body_flops == 10 * MODEL.body_flops(5)
+    assert changed(extra_tokens=1).head_flops == PLAN.head_flops
+
+
+def test_a_reference_is_paid_for_beside_the_teacher():
+    """The student looks at every window too."""
+    student = dataclasses.replace(MODEL, role="student")
+
+    pair = changed(models=(MODEL, student))
+    assert pair.body_flops == 2 * PLAN.body_flops
+    assert pair.tokens == PLAN.tokens
+
+
+def test_what_a_cascade_leaves_out_costs_no_model():
+    """That is its point."""
+    screened = changed(screened_windows=9)
+
+    assert screened.body_flops == PLAN.body_flops // 10
+    assert screened.tokens == 4
+
+
+def test_the_time_here_is_loading_reading_and_scoring():
+    """10 windows at 5 a second, after 3 s of loading and 2 s of reading."""
+    assert CALIBRATED.seconds == pytest.approx(3 + 2 + 10 / 5)
+    assert dataclasses.replace(CALIBRATED, workers=2).seconds == pytest.approx(3 + 2 + 10 / 10)
+    assert PLAN.seconds is None
+
+
+def test_bodies_run_at_the_peak_of_their_format_and_heads_always_in_float32():
+    """On a GPU the float32 head of a small model is what takes the time."""
+    t4 = GPUS[0]
+
+    assert PLAN.gpus[0].seconds == pytest.approx(
+        (PLAN.body_flops + PLAN.head_flops) / t4.single_flops / UTILISATION
+    )
+    assert changed(dtype="bfloat16").gpus[0].seconds == pytest.approx(
+        (PLAN.body_flops / t4.half_flops + PLAN.head_flops / t4.single_flops) / UTILISATION
+    )
+
+
+def test_a_model_that_no_gpu_holds_fits_none():
+    """Better told by a plan than by an allocator."""
+    huge = dataclasses.replace(MODEL, parameters=70 * 10**9)
+
+    assert not any(gpu.fits for gpu in changed(models=(huge,)).gpus)
+    assert all(gpu.fits for gpu in PLAN.gpus)
+
+
+def test_half_the_bytes_a_weight_but_a_float32_copy_of_the_head():
+    """What bfloat16 saves in memory, and what not."""
+    big = dataclasses.replace(MODEL, parameters=10**9, head_parameters=10**8, activation_width=0)
+    single, half = (
+        changed(models=(big,), dtype=dtype).model_memory(on_gpu=False)
+        for dtype in ("float32", "bfloat16")
+    )
+
+    assert single - half == 2 * 10**9 - 4 * 10**8
+
+
+def test_the_document_is_one_json_object_whose_counts_add_up():
+    """Scripts plan with it."""
+    document = json.loads(json.dumps(PLAN.document(), allow_nan=False))
+
+    assert document["rows"] == document["scored"] + document["too_short"] + document["bad"] == 10
+    assert document["flops"] == document["body_flops"] + document["head_flops"]
+    assert document["estimated_seconds"] is None
+    assert "not measured" in document["gpus_are"]

@@ -1,0 +1,201 @@
+"""The cascade leaves out what cannot be flagged, and of the rest only what it can vouch for."""
+
+import itertools
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memaudit.classifier import find_classifier, shipped_classifiers_dir
+from memaudit.errors import ClassifierError, UsageError
+from memaudit.features import CORPUS_FEATURES, FEATURE_SETS
+from memaudit.metrics import clopper_pearson
+from memaudit.screening import (
+    Cascade,
+    highest_probability,
+    load_screen,
+    make_cascade,
+    screen_bytes,
+    screen_path,
+)
+
+SOFT = tuple(FEATURE_SETS)
+
+
+def windows(*, occurrences=(1,), zlib_entropy=(120.0,), temperature=2.0, share=0.0):
+    """What the corpus tells of windows, one for each pair of occurrences and zlib entropy."""
+    pairs = np.array(list(itertools.product(occurrences, zlib_entropy)), dtype=float)
+    n = len(pairs)
+    return {
+        "log_temperature": np.full(n, np.log(temperature)),
+        "cross_entropy_share": np.full(n, share),
+        "zlib_entropy": pairs[:, 1],
+        "suffix_zlib_entropy": pairs[:, 1] / 2,
+        "zlib_ratio": np.full(n, 0.7),
+        "occurrences": pairs[:, 0],
+        "log_occurrences": np.log(pairs[:, 0]),
+    }
+
+
+def screen(flagged=(0.1, 0.2, 0.3), **changes):
+    """The shipped screen of the teacher, calibrated on other windows."""
+    shipped = load_screen(screen_path(shipped_classifiers_dir(), "teacher"))
+    return msgspec.structs.replace(shipped, flagged=tuple(flagged), **changes)
+
+
+scores = st.floats(-60, 60)
+
+
+@given(
+    occurrences=st.integers(1, 1000),
+    entropy=st.floats(0, 12),
+    temperature=st.floats(0.5, 8),
+    share=st.floats(0, 1),
+)
+def test_no_window_gets_more_than_the_highest_probability(occurrences, entropy, temperature, share):
+    """This is the promise: what is left out by the bound is lost to nobody."""
+    classifier = find_classifier("teacher", "teacher")
+    known = windows(occurrences=[occurrences], temperature=temperature, share=share)
+
+    features = {**known, "teacher_suffix_max_entropy": np.array([entropy])}
+    X = np.column_stack([features[name] for name in classifier.features])
+    assert classifier.predict_proba(X)[0] <= highest_probability(classifier, known)[0]
+
+
+def test_a_feature_without_a_limit_leaves_everything_possible():
+    """How surprised a student is knows no bound, so nothing may be concluded from it."""
+    classifier = find_classifier("teacher+student", "teacher+student")
+
+    assert highest_probability(classifier, windows(occurrences=[1, 8])).tolist() == [1.0, 1.0]
+
+
+def test_the_bound_looks_at_the_corpus_alone():
+    """If scores of models slipped in, the savings on paper would be those of an oracle."""
+    classifier = find_classifier("teacher", "teacher")
+    cascade = Cascade(classifier=classifier, survival=1.0)
+    known = windows(occurrences=[1, 2, 32])
+
+    told = {**known, "teacher_suffix_max_entropy": np.full(3, 9.0)}
+    np.testing.assert_array_equal(cascade.highest(told), cascade.highest(known))
+
+
+def test_at_temperature_2_the_shipped_classifier_needs_no_score_of_what_occurs_once():
+    """On a corpus without repeats the teacher has nothing to read, and the user must know why."""
+    classifier = find_classifier("teacher", "teacher")
+    cascade = make_cascade(classifier, 1.0)
+
+    assert cascade.keeps(windows(occurrences=[1, 2, 32])).tolist() == [False, True, True]
+    assert cascade.keeps(windows(occurrences=[1, 2, 32], temperature=1.0)).all()
+
+
+@given(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=400), st.floats(0.5, 0.9999))
+def test_a_cutoff_keeps_what_it_can_vouch_for(flagged, survival):
+    """Clopper-Pearson, one-sided at 95 %: the calibration windows that are lost are few enough."""
+    it = screen(sorted(flagged))
+    if it.misses(survival) is None:
+        with pytest.raises(UsageError, match=f"calibrated on {len(flagged):,} flagged windows"):
+            it.cutoff(survival)
+        return
+
+    survived = sum(each >= it.cutoff(survival) for each in flagged)
+    assert clopper_pearson(survived, len(flagged), 0.9).low >= survival
+
+
+def test_598_windows_vouch_for_995_in_a_thousand_if_none_is_lost():
+    """The textbook number: ln 0.05 / ln 0.995."""
+    flagged = np.linspace(0.1, 0.9, 598)
+
+    assert screen(flagged).misses(0.995) == 0
+    assert screen(flagged[:-1]).misses(0.995) is None
+
+
+def test_a_lower_survival_never_costs_more_reading():
+    """The dial turns one way only."""
+    it = screen(np.linspace(0.001, 0.9, 2000))
+
+    cutoffs = [it.cutoff(survival) for survival in (0.998, 0.995, 0.99, 0.95, 0.9, 0.5)]
+    assert cutoffs == sorted(cutoffs)
+
+
+def test_windows_unlike_those_of_the_calibration_are_read():
+    """The calibration says nothing of them."""
+    cascade = make_cascade(find_classifier("teacher+student", "teacher+student"), 0.995)
+
+    familiar, longer = cascade.keeps(windows(zlib_entropy=[200.0, 300.0]))
+    assert not familiar
+    assert longer
+    assert cascade.keeps(windows(zlib_entropy=[200.0], temperature=5.0)).all()
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_first_stage_probabilities_stay_below_what_could_be_flagged(name):
+    """A screened row that looked riskier than the threshold would contradict its outcome."""
+    cascade = make_cascade(find_classifier(name, name), 0.995)
+    known = windows(occurrences=[1, 2, 8, 32], zlib_entropy=[60.0, 120.0, 200.0])
+
+    left_out = ~cascade.keeps(known)
+    assert left_out.any()
+    assert (cascade.probabilities(known)[left_out] < cascade.classifier.threshold).all()
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_a_screen_is_shipped_that_fits_its_classifier(name):
+    """One that was calibrated on another classifier's flags would vouch for nothing."""
+    found = load_screen(screen_path(shipped_classifiers_dir(), name))
+
+    assert found.classifier_digest == find_classifier(name, name).digest
+    assert set(found.first_stage.features) <= set(CORPUS_FEATURES)
+    assert found.misses(0.995) is not None
+
+
+def test_a_classifier_without_a_screen_has_the_bound_alone():
+    """One of the user's own is protected just as well, if not as cheaply."""
+    classifier = msgspec.structs.replace(find_classifier("teacher", "teacher"), intercept=-4.0)
+
+    cascade = make_cascade(classifier, 0.995)
+    assert cascade.first_stage is None
+    assert cascade.survival == 1.0
+    known = windows(occurrences=[1, 2])
+    np.testing.assert_array_equal(cascade.probabilities(known), cascade.highest(known))
+
+
+@pytest.mark.parametrize("survival", [0.0, -1.0, 1.5, float("nan")])
+def test_a_survival_that_is_no_share_is_refused(survival):
+    """It would silently screen all or nothing."""
+    with pytest.raises(UsageError, match="expected a share above 0 and up to 1"):
+        make_cascade(find_classifier("teacher", "teacher"), survival)
+
+
+def test_a_survival_beyond_the_calibration_is_refused():
+    """A promise that nothing backs is worse than none."""
+    with pytest.raises(UsageError, match=r"can vouch for a survival of 0\.99"):
+        make_cascade(find_classifier("teacher", "teacher"), 0.9999)
+
+
+def test_a_screen_survives_its_file(tmp_path):
+    """The same screen gives the same bytes, so that shipping twice changes nothing."""
+    path = tmp_path / "screen.json"
+    path.write_bytes(screen_bytes(screen()))
+
+    assert load_screen(path) == screen()
+    assert screen_bytes(load_screen(path)) == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"\x80\x04", screen_bytes(screen()).replace(b"0.1", b"0.9")]
+)
+def test_a_damaged_screen_is_refused(tmp_path, content):
+    """It decides what nobody looks at."""
+    path = tmp_path / "screen.json"
+    path.write_bytes(content)
+
+    with pytest.raises(ClassifierError, match="not a valid screen"):
+        load_screen(path)
+
+
+def test_a_first_stage_that_needs_a_model_is_no_first_stage():
+    """It would have to run what it is there to spare."""
+    with pytest.raises(ValueError, match="looks at the corpus alone"):
+        screen(first_stage=find_classifier("teacher", "teacher"))
