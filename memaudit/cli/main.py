@@ -6,13 +6,18 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 
 import click
 
 from memaudit import __version__
+from memaudit.cli.completion import VARIABLE, completion
+from memaudit.cli.filter import filter_
 from memaudit.cli.fit import fit
+from memaudit.cli.gate import gate
 from memaudit.cli.merge import merge
 from memaudit.cli.predict import predict
+from memaudit.cli.report import report
 from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.cli.status import status
 from memaudit.cli.study import study
@@ -41,14 +46,18 @@ def cli() -> None:
     """Predict, before a distillation, which examples of a corpus a student would memorize.
 
     Every option can also be set by a variable such as MEMAUDIT_PREDICT_TEACHER. Exit codes:
-    0 done, 2 error, 130 and 143 stopped by a signal.
+    0 done, 1 a gate has failed, 2 error, 130 and 143 stopped by a signal.
     """
 
 
+cli.add_command(completion)
+cli.add_command(filter_)
 cli.add_command(fit)
+cli.add_command(gate)
 cli.add_command(predict)
 cli.add_command(status)
 cli.add_command(merge)
+cli.add_command(report)
 cli.add_command(study)
 cli.add_command(verify)
 
@@ -83,6 +92,8 @@ def _invoke(arguments: Sequence[str]) -> int:
         code = cli.main(list(arguments), prog_name="memaudit", standalone_mode=False)
         sys.stdout.flush()
     except SystemExit as error:
+        if VARIABLE in os.environ:  # click has told a shell what could come next
+            return error.code if isinstance(error.code, int) else ERROR
         # click's own answer to a closed pipe, with the code that means a failed gate here.
         raise BrokenPipeError from error
     return code if isinstance(code, int) else OK
@@ -133,7 +144,8 @@ def _wants_json(arguments: Sequence[str]) -> bool:
         for name in cli.commands
         if name in arguments
     )
-    return "--json" in arguments or any(by_variable)
+    asked = "--json" in arguments or "--output-format=json" in arguments
+    return asked or ("--output-format", "json") in pairwise(arguments) or any(by_variable)
 
 
 def _lowered(message: str) -> str:

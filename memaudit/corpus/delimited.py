@@ -22,10 +22,10 @@ def read_delimited(
     Raises:
         CorpusError: the header cannot be read or lacks a column.
     """
-    lines = _Lines(split_lines(blocks, max_row_bytes), max_row_bytes)
+    lines = RecordLines(split_lines(blocks, max_row_bytes), max_row_bytes)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
-        header = _next_fields(reader, lines)
+        header = next_fields(reader, lines)
     except StopIteration:
         return
     except RowError as error:
@@ -35,7 +35,7 @@ def read_delimited(
     while True:
         number += 1
         try:
-            fields = _next_fields(reader, lines)
+            fields = next_fields(reader, lines)
             if len(fields) != len(header):
                 raise RowError(f"{len(fields):,} fields, expected {len(header):,}")
             yield Record(number, lines.first, {name: fields[index] for index, name in wanted})
@@ -45,7 +45,7 @@ def read_delimited(
             yield Unreadable(number, lines.first, str(error))
 
 
-class _Lines:
+class RecordLines:
     """Lines as text for `csv.reader`, with the number of the first one of each record."""
 
     def __init__(self, lines: Iterator[Line], max_row_bytes: int) -> None:
@@ -55,6 +55,7 @@ class _Lines:
         self.first = 0
 
     def start_record(self) -> None:
+        """Count bytes and lines anew."""
         self._n_bytes = 0
         self.first = 0
 
@@ -71,7 +72,7 @@ class _Lines:
         return line.content.decode(errors="surrogateescape") + line.end
 
 
-def _next_fields(reader: Iterator[list[str]], lines: _Lines) -> list[str]:
+def next_fields(reader: Iterator[list[str]], lines: RecordLines) -> list[str]:
     """Return the fields of the next record that is not an empty line."""
     fields: list[str] = []
     # The limit is the module's, 131,072 characters; a long text is no error here.

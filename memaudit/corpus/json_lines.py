@@ -103,7 +103,7 @@ def _whole(blocks: Iterator[bytes], shown: str) -> bytes:
 
 
 def _array_rows(content: bytes, shown: str, max_row_bytes: int) -> Iterator[Record | Unreadable]:
-    for number, element in enumerate(_elements(content, shown), start=1):
+    for number, element in enumerate(array_elements(content, shown), start=1):
         if len(element) > max_row_bytes:
             reason = f"{len(element):,} bytes long, more than {max_row_bytes:,}"
             yield Unreadable(number, number, reason, "row")
@@ -114,7 +114,7 @@ def _array_rows(content: bytes, shown: str, max_row_bytes: int) -> Iterator[Reco
             yield Unreadable(number, number, str(error), "row")
 
 
-def _elements(content: bytes, shown: str) -> Iterator[bytes]:
+def array_elements(content: bytes, shown: str) -> Iterator[bytes]:
     """Yield the bytes between the commas of the outermost array."""
     depth, start = 0, 0
     for match in _ARRAY_TOKEN.finditer(content):

@@ -1,0 +1,238 @@
+"""`memaudit gate`: a finished run held to a policy; the exit code is the verdict."""
+
+import json
+import os
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memaudit.cli import options
+from memaudit.errors import OutputError, UsageError
+from memaudit.safe_text import safe_text
+
+if TYPE_CHECKING:
+    from memaudit.gate import EffectivePolicy, GateResult
+
+_PATH = click.Path(path_type=Path)
+_COUNT = click.IntRange(min=0)
+_SUMMARY_BYTES = 900_000
+_FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
+
+
+@click.command(short_help="Hold a run to limits; the exit code is the verdict.")
+@click.option(
+    "--run", "run_folder", type=_PATH, required=True, metavar="DIR", help="What predict wrote."
+)
+@click.option(
+    "--policy",
+    type=_PATH,
+    metavar="FILE",
+    help="TOML with a section [gate] or [tool.memaudit.gate]. Default: memaudit.toml, else pyproject.toml.",
+)
+@click.option(
+    "--policy-digest",
+    metavar="SHA256",
+    help="The policy file must have this digest, and no other option may weaken it.",
+)
+@click.option(
+    "--max-rate",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Flagged examples among the scored.",
+)
+@click.option(
+    "--max-expected",
+    type=click.FloatRange(min=0),
+    metavar="N",
+    help="Examples expected to be memorized, by the upper bound.",
+)
+@click.option("--max-recited", type=_COUNT, metavar="N", help="Examples that the teacher recites.")
+@click.option(
+    "--max-verified",
+    type=_COUNT,
+    metavar="N",
+    help="Examples that a distilled student recites; needs --verification.",
+)
+@click.option(
+    "--max-sensitive",
+    type=_COUNT,
+    metavar="N",
+    help="Examples at risk with personal data or secrets; needs a run with --sensitive.",
+)
+@click.option(
+    "--max-secrets",
+    type=_COUNT,
+    metavar="N",
+    help="Examples with a secret at risk; needs a run with --sensitive.",
+)
+@click.option("--max-bad-rows", type=_COUNT, metavar="N", help="Rows that were not scored.")
+@click.option(
+    "--inconclusive",
+    type=click.Choice(("fail", "pass")),
+    help="What a rule without evidence does. Default: fail, with exit code 2.",
+)
+@click.option(
+    "--allow-custom-classifier",
+    is_flag=True,
+    default=None,
+    help="Accept probabilities of a classifier that does not come with memaudit.",
+)
+@click.option(
+    "--verification", type=_PATH, metavar="DIR", help="What verify wrote, for the same corpus."
+)
+@click.option(
+    "--data", metavar="CORPUS", help="The corpus: read again, and refused if it has changed."
+)
+@click.option(
+    "--baseline",
+    type=_PATH,
+    metavar="OLD",
+    help="An earlier run's DIR or a baseline file: only what is new counts.",
+)
+@click.option(
+    "--write-baseline", type=_PATH, metavar="FILE", help="Write this run's examples as known ones."
+)
+@click.option(
+    "--key-file",
+    type=_PATH,
+    default=Path(".memaudit-key"),
+    show_default=True,
+    metavar="FILE",
+    help="Key of the hashes in a baseline file and in SARIF; made if missing.",
+)
+@click.option(
+    "--output-format",
+    type=click.Choice(_FORMATS),
+    default="text",
+    show_default=True,
+    help="How the result is told.",
+)
+@click.option("--output", type=_PATH, metavar="FILE", help="Where to. Default: standard output.")
+@click.option(
+    "--attest", type=_PATH, metavar="FILE", help="Write the verdict as an in-toto statement."
+)
+@options.as_json
+@options.color
+def gate(**flags: Any) -> int:
+    """Hold the run in DIR to limits: exit code 0 if all hold, 1 if one is broken, 2 otherwise.
+
+    Whatever cannot be settled ends with 2: a run that is incomplete, damaged, stale or of
+    something else, and a rule without evidence.
+    """
+    from memaudit.gate import GateInputs, check_gate
+    from memaudit.gate.attestation import write_statement
+    from memaudit.gate.identity import write_baseline
+    from memaudit.runs.finished import read_finished_run
+
+    if flags["as_json"]:
+        flags["output_format"] = "json"
+    policy = _policy(flags)
+    inputs = GateInputs(
+        verification=flags["verification"],
+        data=flags["data"],
+        baseline=flags["baseline"],
+        key=_key(flags),
+    )
+    run = read_finished_run(flags["run_folder"])
+    result = check_gate(run, policy, inputs)
+    if flags["write_baseline"] is not None and inputs.key is not None:
+        write_baseline(flags["write_baseline"], run, inputs.key)
+    if flags["attest"] is not None:
+        write_statement(flags["attest"], result)
+    _tell(result, flags)
+    return result.exit_code
+
+
+def _policy(flags: dict[str, Any]) -> "EffectivePolicy":
+    from memaudit.gate import effective_policy
+    from memaudit.gate.policy import LIMITS
+
+    names = (*LIMITS, "max_bad_rows", "inconclusive", "allow_custom_classifier")
+    given = {name: flags[name] for name in names}
+    return effective_policy(flags["policy"], given, pinned_digest=flags["policy_digest"])
+
+
+def _key(flags: dict[str, Any]) -> bytes | None:
+    """Return the project's key if something needs it; one that a baseline needs must be there."""
+    from memaudit.gate.identity import read_key
+
+    reads = flags["baseline"] is not None and not flags["baseline"].is_dir()
+    if reads and not flags["baseline"].exists():
+        shown = safe_text(str(flags["baseline"]), 4096)
+        raise UsageError(f"{shown}: no such baseline", hint="write one with --write-baseline")
+    writes = flags["write_baseline"] is not None or flags["output_format"] == "sarif"
+    if not reads and not writes:
+        return None
+    return read_key(flags["key_file"], create=not reads)
+
+
+def _tell(result: "GateResult", flags: dict[str, Any]) -> None:
+    from memaudit.runs.commit import committed_file
+
+    if flags["output_format"] == "github":
+        _append_summary(result)
+    if flags["output_format"] == "text" and flags["output"] is None:
+        from memaudit.reports.gate import print_gate
+
+        print_gate(result, sys.stdout, color=flags["color"])
+        return
+    content = _rendered(result, flags["output_format"])
+    if flags["output"] is None:
+        click.echo(content, nl=False)
+        return
+    with committed_file(flags["output"]) as stream:
+        stream.write(content.encode())
+
+
+def _rendered(result: "GateResult", output_format: str) -> str:
+    root = str(Path.cwd())
+    match output_format:
+        case "json":
+            document = json.dumps(result.document(), sort_keys=True, allow_nan=False)
+            # The same document, and no command for a CI job that reads it in its log.
+            content = document.replace("##[", "\\u0023#[") + "\n"
+        case "sarif":
+            from memaudit.reports.sarif import render_sarif
+
+            content = render_sarif(result, root=root)
+        case "junit":
+            from memaudit.reports.junit import render_junit
+
+            content = render_junit(result)
+        case "github":
+            from memaudit.reports.github import render_annotations
+
+            content = render_annotations(result, root=root)
+        case "markdown":
+            from memaudit.reports.markdown import render_markdown
+
+            content = render_markdown(result)
+        case _:
+            from memaudit.reports.gate import print_gate
+
+            stream = StringIO()
+            print_gate(result, stream, color="never")
+            content = stream.getvalue()
+    return content
+
+
+def _append_summary(result: "GateResult") -> None:
+    """Add to the summary of the job, as far as there is room."""
+    from memaudit.reports.markdown import cut, render_markdown
+
+    name = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not name:
+        return
+    path = Path(name)
+    try:
+        used = path.stat().st_size if path.exists() else 0
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(cut(render_markdown(result), max(0, _SUMMARY_BYTES - used)))
+    except OSError as error:
+        raise OutputError(
+            f"{safe_text(name, 4096)}: cannot be written: {error.strerror}",
+            hint="check the variable GITHUB_STEP_SUMMARY",
+        ) from error

@@ -1,0 +1,264 @@
+"""Policies: the limits that a run is held to, and where they come from."""
+
+import difflib
+import hashlib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from memaudit.errors import UsageError
+from memaudit.safe_text import safe_text
+
+MAX_POLICY_BYTES = 1 << 20
+"""A policy takes less than 1 % of it."""
+
+LIMITS = (
+    "max_rate",
+    "max_expected",
+    "max_recited",
+    "max_verified",
+    "max_sensitive",
+    "max_secrets",
+)
+"""Fields of a policy of which at least one must be set."""
+
+_IN_PYPROJECT = ("tool", "memaudit")
+_SECTION = "gate"
+
+
+class GatePolicy(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"
+):
+    """What a corpus may hold. None: not asked."""
+
+    max_rate: float | None = None
+    """Flagged examples among the scored, in [0, 1]."""
+
+    max_expected: float | None = None
+    """Examples expected to be memorized, at least 0; see `expected_bound`."""
+
+    max_recited: int | None = None
+    """Examples whose suffix the teacher recites, at least 0."""
+
+    max_verified: int | None = None
+    """Examples that a really distilled student recites, at least 0."""
+
+    max_sensitive: int | None = None
+    """Examples at risk that hold personal data or secrets, at least 0."""
+
+    max_secrets: int | None = None
+    """Examples that hold a secret at risk, at least 0."""
+
+    expected_bound: Literal["upper", "mean"] = "upper"
+    """What is held against `max_expected`: the upper end of the interval, or its mean."""
+
+    max_bad_rows: int = 0
+    """Rows that could not be used, and so were not scored, at least 0."""
+
+    inconclusive: Literal["fail", "pass"] = "fail"
+    """Whether a rule fails the gate when there is no evidence to judge it by."""
+
+    allow_custom_classifier: bool = False
+    """Whether probabilities may be those of a classifier that does not come with memaudit."""
+
+    classifier_digest: str | None = None
+    """The one classifier that is allowed."""
+
+    baseline_digest: str | None = None
+    """The one baseline that is allowed."""
+
+    def __post_init__(self) -> None:
+        for name in (*LIMITS, "max_bad_rows"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"expected {_key(name)} to be at least 0, got {value:g}")
+        if self.max_rate is not None and self.max_rate > 1:
+            raise ValueError(f"expected max-rate in [0, 1], got {self.max_rate:g}")
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether anything is asked."""
+        return any(getattr(self, name) is not None for name in LIMITS)
+
+
+@dataclass(frozen=True, slots=True)
+class EffectivePolicy:
+    """A policy as it is applied."""
+
+    policy: GatePolicy
+    """Flags included."""
+
+    source: str | None
+    """The file it came from, as given; None: flags alone."""
+
+    digest: str | None
+    """Sha256 of that file."""
+
+    is_pinned: bool = False
+    """Whether that digest was asked for."""
+
+
+def effective_policy(
+    path: Path | None,
+    flags: Mapping[str, Any],
+    *,
+    pinned_digest: str | None = None,
+    folder: Path = Path(),
+) -> EffectivePolicy:
+    """Return the policy of a file with the flags that are given in place of its keys.
+
+    Where no file is named, it is `memaudit.toml`, section `gate`, or else `pyproject.toml`,
+    section `tool.memaudit.gate`, of the folder.
+
+    Args:
+        path: of the file. None: looked for.
+        flags: fields of `GatePolicy`; None means not given.
+        pinned_digest: the file must have this sha256, and no flag may weaken what it says.
+        folder: where a file is looked for.
+
+    Raises:
+        UsageError: the file cannot be read, is not the pinned one, has an unknown key or a value
+            out of range; a flag would weaken a pinned policy; or no limit is set.
+    """
+    found = _find_policy(folder) if path is None else _named_policy(path)
+    if pinned_digest is not None:
+        _require_digest(found, pinned_digest)
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        policy = msgspec.structs.replace(found.policy, **given)
+        policy.__post_init__()
+    except ValueError as error:
+        raise UsageError(str(error), hint="see 'memaudit gate --help'") from error
+    if pinned_digest is not None:
+        _require_no_weaker(found.policy, policy)
+    if not policy.has_limits:
+        raise UsageError(
+            "no limit is set, so nothing could fail",
+            hint="set one: --max-rate, --max-expected, --max-recited, --max-verified, "
+            "--max-sensitive or --max-secrets, "
+            "or [tool.memaudit.gate] in pyproject.toml",
+        )
+    return EffectivePolicy(policy, found.source, found.digest, pinned_digest is not None)
+
+
+def _named_policy(path: Path) -> EffectivePolicy:
+    found = _read_policy(path)
+    if found.digest is None:
+        raise UsageError(
+            f"{safe_text(str(path), 4096)}: has no section [gate] or [tool.memaudit.gate]",
+            hint="add it, or leave out --policy",
+        )
+    return found
+
+
+def _find_policy(folder: Path) -> EffectivePolicy:
+    for name in ("memaudit.toml", "pyproject.toml"):
+        path = folder / name
+        if path.is_file():
+            found = _read_policy(path)
+            if found.digest is not None:
+                return found
+    return EffectivePolicy(GatePolicy(), None, None)
+
+
+def _read_policy(path: Path) -> EffectivePolicy:
+    """Return the policy in a file; without a digest if the file has none."""
+    where = safe_text(str(path), 4096)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_POLICY_BYTES + 1)
+        if len(content) > MAX_POLICY_BYTES:
+            raise UsageError(f"{where}: more than {MAX_POLICY_BYTES:,} bytes, no policy is")
+        document = tomllib.loads(content.decode())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(
+            f"{where}: cannot be read as a policy: {safe_text(str(reason))}",
+            hint="give a TOML file with a section [gate] or [tool.memaudit.gate]",
+        ) from error
+    section = _section(document, where)
+    if section is None:
+        return EffectivePolicy(GatePolicy(), None, None)
+    return EffectivePolicy(_parse(section, where), where, hashlib.sha256(content).hexdigest())
+
+
+def _section(document: dict[str, Any], where: str) -> Mapping[str, Any] | None:
+    """Return the settings of the gate, if the file has any."""
+    is_shared = "tool" in document or "project" in document or "build-system" in document
+    if is_shared:
+        for name in _IN_PYPROJECT:
+            document = document.get(name, {})
+            if not isinstance(document, dict):
+                raise UsageError(f"{where}: expected {name} to be a section")
+    _refuse_unknown(document, (_SECTION,), where)
+    section = document.get(_SECTION)
+    if section is not None and not isinstance(section, dict):
+        raise UsageError(f"{where}: expected {_SECTION} to be a section")
+    return section
+
+
+def _parse(section: Mapping[str, Any], where: str) -> GatePolicy:
+    _refuse_unknown(section, GatePolicy.__struct_encode_fields__, where)
+    try:
+        return msgspec.convert(section, GatePolicy)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"{where}: {safe_text(str(error)[:1].lower() + str(error)[1:])}",
+            hint="see the keys and their values in the documentation of the gate",
+        ) from error
+
+
+def _refuse_unknown(section: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in section:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            raise UsageError(
+                f"{where}: unknown key '{safe_text(key, 60)}'",
+                hint=f"did you mean '{close[0]}'?" if close else f"keys: {', '.join(known)}",
+            )
+
+
+def _require_digest(found: EffectivePolicy, pinned: str) -> None:
+    if found.digest is None:
+        raise UsageError(
+            f"no policy file, expected the one with digest {safe_text(pinned[:12])}",
+            hint="name it with --policy",
+        )
+    if found.digest != pinned.removeprefix("sha256:").lower():
+        raise UsageError(
+            f"{found.source}: not the pinned policy, its digest is {found.digest}",
+            hint="if the change is meant, whoever pinned it has to pin the new digest",
+        )
+
+
+def _require_no_weaker(pinned: GatePolicy, asked: GatePolicy) -> None:
+    weaker = [
+        name
+        for name in (*LIMITS, "max_bad_rows")
+        if (limit := getattr(pinned, name)) is not None and getattr(asked, name) > limit
+    ]
+    lenient = {"expected_bound": "mean", "inconclusive": "pass", "allow_custom_classifier": True}
+    weaker += [
+        name
+        for name, value in lenient.items()
+        if getattr(asked, name) == value != getattr(pinned, name)
+    ]
+    weaker += [
+        name
+        for name in ("classifier_digest", "baseline_digest")
+        if getattr(asked, name) != getattr(pinned, name)
+    ]
+    if weaker:
+        raise UsageError(
+            f"the pinned policy would be weakened by {', '.join(map(_key, weaker))}",
+            hint="leave that out, or have the policy itself changed and pinned anew",
+        )
+
+
+def _key(field: str) -> str:
+    return field.replace("_", "-")

@@ -1,0 +1,187 @@
+"""What a gate found: a verdict, rule by rule, and the examples behind it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from memaudit.gate.policy import EffectivePolicy
+
+SCHEMA_VERSION = 1
+"""Of the JSON document; goes up when a reader of the old one would misread."""
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+"""`inconclusive`: a rule has no evidence to be judged by, and the policy lets that fail."""
+
+Status = Literal["pass", "fail", "inconclusive"]
+"""Of one rule."""
+
+Level = Literal["predicted", "recited", "verified"]
+"""What a finding rests on: a probability, the teacher's recital, or a distilled student's."""
+
+RULES: dict[str, str] = {
+    "MEM001": "flagged-rate",
+    "MEM002": "expected-memorized",
+    "MEM003": "recited-by-teacher",
+    "MEM004": "verified-by-distillation",
+    "MEM005": "unscored-rows",
+    "MEM006": "sensitive-at-risk",
+    "MEM007": "secrets-at-risk",
+}
+"""Names by stable id."""
+
+RULE_OF_LEVEL: dict[Level, str] = {
+    "predicted": "MEM001",
+    "recited": "MEM003",
+    "verified": "MEM004",
+}
+"""Id of the rule that a finding belongs to."""
+
+_EXIT_CODES: dict[Verdict, int] = {"pass": 0, "fail": 1, "inconclusive": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class RuleResult:
+    """One rule, held against the evidence."""
+
+    id: str
+    """Key of `RULES`."""
+
+    status: Status
+    """What came of it."""
+
+    observed: float | None
+    """What was found; None if nothing could be."""
+
+    limit: float
+    """What the policy allows."""
+
+    message: str
+    """In one sentence, numbers only."""
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return RULES[self.id]
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantee:
+    """An upper bound on how many examples a student memorizes, where the data allow one."""
+
+    status: Literal["holds", "underpowered"]
+    """`underpowered`: the number below is no bound, for the reasons given."""
+
+    upper: int
+    """Upper end of the 95 % interval of the number memorized."""
+
+    confidence: float
+    """One-sided, of the upper end alone."""
+
+    assumes: str
+    """What must be true for it."""
+
+    reasons: tuple[str, ...]
+    """Why it is underpowered; none if it holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """An example that a rule of the policy speaks of; of rows with equal windows, the first."""
+
+    example_id: str
+    """As in the corpus: untrusted, so show it with `safe_text` only."""
+
+    row: int
+    """Ordinal in the corpus, from 0."""
+
+    address: str
+    """`<file>:<line or row>`, untrusted like the id."""
+
+    rows: int
+    """Rows with this window that count, itself among them."""
+
+    level: Level
+    """The strongest evidence."""
+
+    probability: float
+    """That the student memorizes it."""
+
+    reason: str
+    """In words, such as "occurs 16 times"."""
+
+    fingerprint: str | None = None
+    """Keyed hash that stays the same when the row moves; None where no key was asked for."""
+
+    @property
+    def rule(self) -> str:
+        """Id of the rule it belongs to."""
+        return RULE_OF_LEVEL[self.level]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateResult:
+    """What a gate found. No text of the corpus is in it."""
+
+    verdict: Verdict
+    """What the exit code says."""
+
+    rules: tuple[RuleResult, ...]
+    """Those that the policy asks for."""
+
+    guarantee: Guarantee
+    """On the examples that count."""
+
+    findings: tuple[Finding, ...]
+    """The worst first, at most `n_worst` of them."""
+
+    n_findings: int
+    """All of them: distinct examples."""
+
+    counts: dict[str, int]
+    """Rows by outcome, `new` among them if a baseline was given."""
+
+    policy: EffectivePolicy
+    """What was asked."""
+
+    provenance: dict[str, str | None]
+    """Run, corpus, models and classifier, by digest and name."""
+
+    @property
+    def exit_code(self) -> int:
+        """Of the process."""
+        return _EXIT_CODES[self.verdict]
+
+    @property
+    def failed(self) -> tuple[RuleResult, ...]:
+        """Rules that are broken."""
+        return tuple(rule for rule in self.rules if rule.status == "fail")
+
+    @property
+    def inconclusive(self) -> tuple[RuleResult, ...]:
+        """Rules without the evidence that they need."""
+        return tuple(rule for rule in self.rules if rule.status == "inconclusive")
+
+    def document(self) -> dict[str, Any]:
+        """Return the result as one JSON document; keys are never renamed within a version."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "verdict": self.verdict,
+            "exit_code": self.exit_code,
+            "rules": [{**msgspec.to_builtins(rule), "name": rule.name} for rule in self.rules],
+            "guarantee": msgspec.to_builtins(self.guarantee),
+            "findings": [_finding(finding) for finding in self.findings],
+            "n_findings": self.n_findings,
+            "counts": dict(self.counts),
+            "policy": msgspec.to_builtins(self.policy.policy),
+            "policy_source": self.policy.source,
+            "policy_digest": self.policy.digest,
+            "policy_pinned": self.policy.is_pinned,
+            **self.provenance,
+        }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    document: dict[str, Any] = msgspec.to_builtins(finding)
+    document["id"] = document.pop("example_id")
+    return {**document, "rule": finding.rule}

@@ -1,0 +1,185 @@
+"""The rules: what a policy asks, held against the evidence."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.gate.policy import GatePolicy
+from memaudit.gate.result import Guarantee, RuleResult, Status
+from memaudit.gate.verified import VerifiedRows
+from memaudit.metrics import ExpectedCount
+from memaudit.runs.finished import FinishedRun
+
+_KNOWN = ("scored", "screened", "too_short")
+"""Outcomes of rows about which something is known; a screened one was found unlikely to matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that rules are held against."""
+
+    run: FinishedRun
+    """The predictions."""
+
+    counts: NDArray[np.bool_]
+    """(n_rows,) scored rows that count: all, or the new ones."""
+
+    recited: NDArray[np.bool_]
+    """(n_rows,) whether the teacher recites the suffix of the row's worst window."""
+
+    expected: ExpectedCount
+    """Of the rows that count."""
+
+    guarantee: Guarantee
+    """On those."""
+
+    verified: VerifiedRows | None
+    """If a verification was given."""
+
+    is_new_only: bool
+    """Whether known rows do not count."""
+
+    @property
+    def noun(self) -> str:
+        """What is counted."""
+        return "new examples" if self.is_new_only else "examples"
+
+
+def recited_rows(run: FinishedRun) -> NDArray[np.bool_]:
+    """Return (n_rows,) whether the teacher's first choices are the whole suffix."""
+    judgement = run.judgement
+    rates = judgement.X[:, judgement.feature_names.index("teacher_suffix_argmax_rate")]
+    recited = np.zeros(run.n_rows, dtype=np.bool_)
+    recited[run.is_scored] = rates[run.worst_windows[run.is_scored]] == 1.0
+    return recited
+
+
+def apply_rules(policy: GatePolicy, evidence: Evidence) -> tuple[RuleResult, ...]:
+    """Return what came of each rule that the policy asks for, in the order of their ids."""
+    return tuple(_results(policy, evidence))
+
+
+def _results(policy: GatePolicy, evidence: Evidence) -> Iterator[RuleResult]:
+    if policy.max_rate is not None:
+        yield _rate(policy.max_rate, evidence)
+    if policy.max_expected is not None:
+        yield _expected(policy, policy.max_expected, evidence)
+    if policy.max_recited is not None:
+        n_recited = int((evidence.recited & evidence.counts).sum())
+        yield _result(
+            "MEM003",
+            n_recited,
+            policy.max_recited,
+            f"the teacher recites {n_recited:,} {evidence.noun}, "
+            f"at most {policy.max_recited:,} allowed",
+        )
+    if policy.max_verified is not None:
+        yield _verified(policy.max_verified, evidence)
+    yield _unscored(policy.max_bad_rows, evidence)
+    yield from _sensitive(policy, evidence)
+
+
+def _result(
+    rule: str, observed: float, limit: float, message: str, *, otherwise: Status = "pass"
+) -> RuleResult:
+    # Not `observed <= limit` alone: a comparison with NaN must not pass.
+    status = otherwise if observed <= limit else "fail"
+    return RuleResult(rule, status, observed, limit, message)
+
+
+def _rate(limit: float, evidence: Evidence) -> RuleResult:
+    n_flagged = int((evidence.run.is_flagged & evidence.counts).sum())
+    n_scored = int(evidence.run.is_scored.sum())
+    rate = n_flagged / max(1, n_scored)  # a cascade may have left every row out
+    return _result(
+        "MEM001",
+        rate,
+        limit,
+        f"{n_flagged:,} {evidence.noun} of {n_scored:,} scored are flagged ({rate:.3%}), "
+        f"at most {limit:.3%} allowed",
+    )
+
+
+def _expected(policy: GatePolicy, limit: float, evidence: Evidence) -> RuleResult:
+    expected, guarantee = evidence.expected, evidence.guarantee
+    counted = (
+        f"{expected.mean:,.1f} {evidence.noun} ({expected.low:,} to {expected.high:,}) "
+        f"are expected to be memorized, at most {limit:g} allowed"
+    )
+    if policy.expected_bound == "mean" or not expected.mean <= limit:
+        return _result("MEM002", expected.mean, limit, counted)
+    if guarantee.status == "underpowered":
+        return RuleResult(
+            "MEM002",
+            "inconclusive",
+            float(expected.high),
+            limit,
+            f"{counted}, and the upper bound is underpowered: {'; '.join(guarantee.reasons)}",
+        )
+    return _result("MEM002", float(expected.high), limit, f"{counted}, by the upper bound")
+
+
+def _verified(limit: int, evidence: Evidence) -> RuleResult:
+    verified = evidence.verified
+    if verified is None:
+        return RuleResult(
+            "MEM004",
+            "inconclusive",
+            None,
+            limit,
+            f"no verification was given, at most {limit:,} verified examples allowed",
+        )
+    n_found = int((verified.recited & evidence.counts).sum())
+    n_asked = int((verified.looked_at & evidence.counts).sum())
+    n_rows = int(evidence.counts.sum())
+    message = (
+        f"the distilled student recites {n_found:,} of {n_asked:,} {evidence.noun} that it was "
+        f"trained on, of {n_rows:,} in all; at most {limit:,} allowed"
+    )
+    if verified.is_sample:
+        message += ", and only a sample was trained on"
+    otherwise: Status = "inconclusive" if verified.is_sample else "pass"
+    return _result("MEM004", n_found, limit, message, otherwise=otherwise)
+
+
+def sensitive_rows(policy: GatePolicy, run: FinishedRun) -> NDArray[np.bool_]:
+    """Return (n_rows,) whether a row is at risk with what the policy asks about of what it holds."""
+    found = run.sensitivity
+    if found is None or (policy.max_sensitive is None and policy.max_secrets is None):
+        return np.zeros(run.n_rows, dtype=np.bool_)
+    if policy.max_sensitive is None:
+        return found.secrets_at_risk(run.is_flagged)
+    return found.sensitive_at_risk(run.is_flagged)
+
+
+def _sensitive(policy: GatePolicy, evidence: Evidence) -> Iterator[RuleResult]:
+    found, is_flagged = evidence.run.sensitivity, evidence.run.is_flagged
+    asked = (
+        ("MEM006", policy.max_sensitive, "at risk hold personal data or a secret"),
+        ("MEM007", policy.max_secrets, "hold a secret that is at risk"),
+    )
+    for rule, limit, what in asked:
+        if limit is None:
+            continue
+        if found is None:
+            message = f"the run was not searched for what is sensitive, at most {limit:,} allowed"
+            yield RuleResult(rule, "inconclusive", None, limit, message)
+            continue
+        at_risk = found.secrets_at_risk if rule == "MEM007" else found.sensitive_at_risk
+        n_found = int((at_risk(is_flagged) & evidence.counts).sum())
+        yield _result(
+            rule, n_found, limit, f"{n_found:,} {evidence.noun} {what}, at most {limit:,} allowed"
+        )
+
+
+def _unscored(limit: int, evidence: Evidence) -> RuleResult:
+    """Bad rows break no limit, but nothing is known about them either."""
+    outcomes = evidence.run.outcomes
+    n_bad = outcomes.total() - sum(outcomes[name] for name in _KNOWN)
+    message = (
+        f"rows that could not be used, and so were not scored: {n_bad:,}, at most {limit:,} allowed"
+    )
+    status: Status = "pass" if n_bad <= limit else "inconclusive"
+    return RuleResult("MEM005", status, n_bad, limit, message)

@@ -1,0 +1,1 @@
+"""What a finished run becomes in tools that others made."""

@@ -1,0 +1,129 @@
+"""Columns of risk for a `datasets.Dataset`, from a finished run on the same rows."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from memaudit.corpus import CorpusOptions
+from memaudit.corpus.base import RowError
+from memaudit.corpus.shapes import ColumnChooser, Columns, read_example_text
+from memaudit.integrations.row_risks import RowRisks, read_row_risks, refuse_other_corpus
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PROBABILITY = "memaudit_probability"
+"""Column with the probability that the student memorizes the row; null where none was scored."""
+
+FLAGGED = "memaudit_flagged"
+"""Column that says whether the probability reaches the classifier's threshold."""
+
+_ROWS_AT_ONCE = 1000
+
+
+class RiskColumns:
+    """A function for `Dataset.map(…, batched=True, with_indices=True)` that adds both columns.
+
+    Rows go by their place, so map it before anything is shuffled or filtered. Where rows have
+    the id column of the run, every id is compared. Use `with_risk` to have the texts compared too.
+    """
+
+    def __init__(self, run: str | Path) -> None:
+        """Read a finished run.
+
+        Raises:
+            UsageError: there is no run, or it has not been scored to the end.
+            OutputError: a file was changed or damaged.
+        """
+        self.risks = read_row_risks(run)
+
+    def __call__(
+        self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int]
+    ) -> dict[str, Any]:
+        """Return the two columns for the rows with these indices.
+
+        Raises:
+            UsageError: a row is not one of the run.
+        """
+        risks = self.risks
+        if indices and max(indices) >= risks.n_rows:
+            raise refuse_other_corpus(risks, f"it has {risks.n_rows:,} rows, and here are more")
+        self._compare_ids(batch, indices)
+        found = risks.probabilities[np.asarray(indices, dtype=np.int64)]
+        return {
+            PROBABILITY: [None if np.isnan(value) else value for value in found.tolist()],
+            FLAGGED: (found >= risks.threshold).tolist(),
+        }
+
+    def _compare_ids(self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int]) -> None:
+        values = batch.get(self.risks.id_column, ())
+        for index, value in zip(indices, values, strict=False):
+            is_id = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
+            if is_id and str(value) != self.risks.ids[index]:
+                raise refuse_other_corpus(self.risks, f"row {index} has another id there")
+
+
+def with_risk(dataset: "Dataset", run: str | Path) -> "Dataset":
+    """Return the dataset with the columns `memaudit_probability` and `memaudit_flagged`.
+
+    Args:
+        dataset: the rows that `memaudit predict` read, all of them and in that order.
+        run: folder of the finished run.
+
+    Raises:
+        UsageError: the rows are not those of the run, or there is no finished run.
+        OutputError: a file of the run was changed or damaged.
+        CorpusError: the dataset lacks the columns that the run read.
+    """
+    columns = RiskColumns(run)
+    risks = columns.risks
+    if len(dataset) != risks.n_rows:
+        difference = f"it has {risks.n_rows:,} rows, the dataset has {len(dataset):,}"
+        raise refuse_other_corpus(risks, difference)
+    _compare_texts(dataset, risks)
+    return dataset.map(columns, batched=True, with_indices=True)
+
+
+def _compare_texts(dataset: "Dataset", risks: RowRisks) -> None:
+    """Refuse other texts, unless rows hold messages: those became text by the teacher's template."""
+    columns = _columns(dataset, risks)
+    texts = hashlib.sha256()
+    for start in range(0, len(dataset), _ROWS_AT_ONCE):
+        rows = _rows(dataset[start : start + _ROWS_AT_ONCE])
+        for row, is_read in zip(rows, risks.is_read[start:], strict=False):
+            if not is_read:
+                continue
+            if any(isinstance(row[name], list) for name in columns.content):
+                return
+            texts.update(_encoded_text(row, columns, risks))
+    if texts.hexdigest() != risks.texts_digest:
+        raise refuse_other_corpus(risks, "its texts are others, or in another order")
+
+
+def _columns(dataset: "Dataset", risks: RowRisks) -> Columns:
+    keys = ("shape", "text_column", "id_column")
+    given = {key: risks.corpus[key] for key in keys if key in risks.corpus}
+    chooser = ColumnChooser(CorpusOptions(risks.folder, **given))
+    columns = chooser.settle(dataset.column_names)
+    if columns is None:
+        chooser.refuse("the dataset", dataset.column_names)
+    return columns
+
+
+def _rows(batch: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def _encoded_text(row: Mapping[str, Any], columns: Columns, risks: RowRisks) -> bytes:
+    """Return the text as the run's digest takes it."""
+    try:
+        text = read_example_text(row, columns, render_messages=None, max_bytes=2**63)
+    except RowError as error:
+        raise refuse_other_corpus(
+            risks, f"a row that it read cannot be read here, {error}"
+        ) from error
+    return msgspec.json.encode(text)

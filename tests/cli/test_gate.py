@@ -1,0 +1,169 @@
+"""`memaudit gate`: formats, files, and what a CI job sees."""
+
+import json
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+from gated import RECITED, make_run, shipped
+
+from memaudit.cli.main import run
+
+CANARY = "MEMAUDIT-CANARY recited"
+TEXTS = [*(f"MEMAUDIT-CANARY-{i:04}" for i in range(8)), CANARY, CANARY]
+
+
+@pytest.fixture(autouse=True)
+def finished(tmp_path, monkeypatch):
+    """A run of canaries in the working folder."""
+    make_run(tmp_path, TEXTS, recited=[CANARY])
+    shipped(monkeypatch, tmp_path / "shipped")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
+def gate(*arguments, limit="1"):
+    """Run the command; by default its limit is kept."""
+    return run(["gate", "--run", "run", "--max-rate", limit, *arguments])
+
+
+@pytest.mark.parametrize("kind", ["text", "json", "sarif", "junit", "github", "markdown"])
+@pytest.mark.parametrize(("limit", "code"), [("1", 0), ("0", 1)])
+def test_every_format_ends_with_the_verdict(kind, limit, code, capsys, tmp_path):
+    """The same verdict whoever reads it, on standard output or in a file, without any text."""
+    assert gate("--output-format", kind, limit=limit) == code
+    told = capsys.readouterr()
+    assert gate("--output-format", kind, "--output", "told", limit=limit) == code
+
+    assert capsys.readouterr().out == ""
+    written = tmp_path / "told"
+    assert written.read_text() == told.out
+    assert written.stat().st_mode & 0o777 == 0o600
+    assert told.err == ""
+    assert "CANARY" not in told.out
+
+
+def test_json_is_one_document(capsys):
+    """`--json` is what every command has."""
+    assert gate("--json", limit="0") == 1
+
+    document = json.loads(capsys.readouterr().out)
+    assert (document["verdict"], document["exit_code"]) == ("fail", 1)
+
+
+@pytest.mark.parametrize(
+    "asked", [["--json"], ["--output-format", "json"], ["--output-format=json"]]
+)
+def test_an_error_is_a_document_too(asked, capsys):
+    """A pipeline that reads JSON must not have to read prose when something is wrong."""
+    assert run(["gate", "--run", "nowhere", "--max-rate", "0", *asked]) == 2
+
+    assert "not the folder of a run" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_sarif_has_the_same_fingerprints_again(capsys, tmp_path):
+    """Else every push would open the same alerts anew."""
+    told = []
+    for _ in range(2):
+        gate("--output-format", "sarif", limit="0")
+        told.append(capsys.readouterr().out)
+
+    assert told[0] == told[1]
+    key = tmp_path / ".memaudit-key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    key.unlink()
+    gate("--output-format", "sarif", limit="0")
+    assert capsys.readouterr().out != told[0]
+
+
+def test_junit_tells_each_rule(capsys):
+    """One broken rule is one red line."""
+    gate("--output-format", "junit", "--max-recited", "50", limit="0")
+
+    (suite,) = ElementTree.fromstring(capsys.readouterr().out.encode())
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "1")
+
+
+def test_a_job_summary_is_appended_and_bounded(capsys, tmp_path, monkeypatch):
+    """Several steps share the file, and beyond 1 MiB all of it is lost."""
+    summary = tmp_path / "summary.md"
+    summary.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+
+    gate("--output-format", "github", limit="0")
+
+    assert summary.read_text().startswith("before\n## memaudit gate: ❌ fail")
+    assert "::error" not in summary.read_text()
+    assert capsys.readouterr().out.startswith("::error title=memaudit gate::")
+    summary.write_text("x" * 899_990)
+    gate("--output-format", "github", limit="0")
+    assert summary.stat().st_size < 901_000
+
+
+def test_a_baseline_is_written_and_used(tmp_path):
+    """Start today with what is there; fail on what comes."""
+    assert gate("--write-baseline", "base.json") == 0
+    assert gate("--baseline", "base.json", "--max-recited", "0", limit="0") == 0
+
+    assert "row-" not in (tmp_path / "base.json").read_text()
+    (tmp_path / ".memaudit-key").unlink()
+    assert gate("--baseline", "base.json", limit="0") == 2
+
+
+def test_a_statement_is_written_whatever_the_verdict(tmp_path):
+    """A release job reads the verdict in it."""
+    assert gate("--attest", "a.json", limit="0") == 1
+
+    assert json.loads((tmp_path / "a.json").read_text())["predicate"]["verdict"] == "fail"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "[tool.memaudit]\nexit_zero = true\n",
+        "[tool.memaudit.gate]\nexit-zero = true\n",
+        "[tool.memaudit.gate]\nmax-rate = 1.0\n",
+        '[tool.memaudit.gate]\nmax-rate = 1.0\ninconclusive = "pass"\n',
+    ],
+)
+def test_a_pull_request_cannot_weaken_the_gate(config, tmp_path, capsys):
+    """Its own configuration never turns a failing gate green once the policy is pinned."""
+    policy = "[tool.memaudit.gate]\nmax-rate = 0.01\n"
+    (tmp_path / "pyproject.toml").write_text(policy)
+    import hashlib
+
+    pinned = ["--policy-digest", hashlib.sha256(policy.encode()).hexdigest()]
+    assert run(["gate", "--run", "run", *pinned]) == 1
+    (tmp_path / "pyproject.toml").write_text(config)
+
+    assert run(["gate", "--run", "run", *pinned]) == 2
+    assert run(["gate", "--run", "run", *pinned, "--max-rate", "1"]) == 2
+    (tmp_path / "pyproject.toml").write_text(policy)
+    assert run(["gate", "--run", "run", *pinned, "--max-rate", "1"]) == 2
+    assert run(["gate", "--run", "run", *pinned, "--baseline", "run"]) == 2
+    assert "the policy pins none" in capsys.readouterr().err
+
+
+def test_variables_are_options_too(monkeypatch):
+    """As everywhere; and a pinned policy holds against them."""
+    monkeypatch.setenv("MEMAUDIT_GATE_MAX_RECITED", "0")
+
+    assert gate() == 1
+
+
+@pytest.mark.parametrize("arguments", [["--max-rate", "0"], ["--max-recited", "0", "--json"]])
+def test_nothing_heavy_is_imported(arguments):
+    """A commit hook must not wait for torch."""
+    program = (
+        "import sys\n"
+        "from memaudit.cli.main import run\n"
+        f"code = run(['gate', '--run', 'run', '--allow-custom-classifier', *{arguments}])\n"
+        "heavy = {'torch', 'sklearn', 'transformers', 'datasets', 'scipy', 'vllm'}\n"
+        "sys.exit(repr(heavy & set(sys.modules)) if code != 1 or heavy & set(sys.modules) else 0)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert RECITED not in done.stdout

@@ -1,0 +1,169 @@
+"""`memaudit report`: what it writes, what it refuses, and what it never shows."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from cli.conftest import canary_row
+from runs.fake_run import ByteWiseEngine, audit_with
+
+from memaudit.cli.main import run as memaudit
+from memaudit.corpus import CorpusOptions, read_corpus
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A finished run of the fake rows."""
+    audit_with(ByteWiseEngine(), tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def canaries(tmp_path, corpus):
+    """The folder of a run of the corpus of canaries, as its classifier sees it."""
+    from fakes import make_classifier
+    from runs.fake_run import fake_options, make_fake_models
+
+    from memaudit import audit
+    from memaudit.runs.directory import open_folder
+
+    options = CorpusOptions(str(corpus))
+    inputs = audit.AuditInputs(
+        read_corpus(options), make_fake_models(), make_classifier(), corpus=options
+    )
+    with open_folder(tmp_path / "canaries") as out:
+        audit._audit(out, inputs, fake_options(), None, writes=True)
+    return tmp_path / "canaries"
+
+
+def test_it_writes_a_page_and_markdown_that_only_the_owner_can_read(folder, tmp_path, capsys):
+    """They name examples of a corpus that may be secret."""
+    page, markdown = tmp_path / "out" / "page.html", tmp_path / "out" / "page.md"
+
+    code = memaudit(
+        ["report", "--run", str(folder), "--html", str(page), "--markdown", str(markdown)]
+    )
+
+    assert code == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("A student distilled from fake is expected to memorize ")
+    assert out[2:] == [str(page), str(markdown)]
+    assert page.read_text().startswith("<!doctype html>")
+    assert markdown.read_text().startswith("# Memorization report")
+    assert {path.stat().st_mode & 0o777 for path in (page, markdown)} == {0o600}
+
+
+def test_json_tells_the_numbers_and_the_files(folder, tmp_path, capsys):
+    """A pipeline reads one document and nothing else."""
+    page = tmp_path / "page.html"
+
+    assert memaudit(["report", "--run", str(folder), "--html", str(page), "--json"]) == 0
+
+    document = json.loads(capsys.readouterr().out)
+    assert document["rows"] == 95
+    assert document["written"] == [str(page)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "nothing to write"),
+        (["--html", "x.html", "--show-text", "9"], "--show-text and --data go together"),
+        (["--html", "x.html", "--data", "c.jsonl"], "--show-text and --data go together"),
+        (["--markdown", "x.md", "--show-text", "9", "--data", "c"], "only the page shows text"),
+        (["--html", "x.html", "--verification", "nowhere"], "verification.json is missing"),
+        (["--html", "x.html", "--top", "501"], "--top"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(folder, capsys, arguments, words):
+    """Before anything is written."""
+    assert memaudit(["report", "--run", str(folder), *arguments]) == 2
+
+    assert words in capsys.readouterr().err
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
+    """An empty report would look like a good result."""
+    assert memaudit(["report", "--run", str(tmp_path), "--html", str(tmp_path / "x.html")]) == 2
+
+    assert "not the folder of a run" in capsys.readouterr().err
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_no_text_of_the_corpus_comes_out_unless_it_is_asked_for(canaries, corpus, tmp_path):
+    """A report goes to people who may not read the corpus."""
+    plain, told = tmp_path / "plain.html", tmp_path / "told.html"
+    markdown = tmp_path / "plain.md"
+    text = ["--show-text", "20", "--data", str(corpus)]
+
+    assert (
+        memaudit(
+            ["report", "--run", str(canaries), "--html", str(plain), "--markdown", str(markdown)]
+        )
+        == 0
+    )
+    assert memaudit(["report", "--run", str(canaries), "--html", str(told), *text]) == 0
+
+    assert "CANARY" not in plain.read_text() + markdown.read_text()
+    assert canary_row(0)["text"][:20] in told.read_text()
+    assert canary_row(0)["text"][:21] not in told.read_text()
+    assert "This page contains corpus text." in told.read_text()
+    assert told.stat().st_mode & 0o777 == 0o600
+
+
+def test_text_of_another_corpus_is_refused(canaries, corpus, tmp_path, capsys):
+    """Ids would stand beside texts that are not theirs."""
+    corpus.write_text(corpus.read_text().replace("found again", "found agaln"))
+    page = tmp_path / "page.html"
+    text = ["--show-text", "20", "--data", str(corpus)]
+
+    assert memaudit(["report", "--run", str(canaries), "--html", str(page), *text]) == 2
+
+    assert "not those that were scored" in capsys.readouterr().err
+    assert not page.exists()
+
+
+def test_messages_whose_text_a_template_makes_are_refused(canaries, tmp_path, capsys):
+    """Without the teacher's tokenizer their text is not known."""
+    corpus = tmp_path / "chat.jsonl"
+    corpus.write_text('{"messages": [{"role": "user", "content": "CANARY"}]}\n')
+    text = ["--show-text", "20", "--data", str(corpus), "--html", str(tmp_path / "page.html")]
+
+    assert memaudit(["report", "--run", str(canaries), *text]) == 2
+
+    error = capsys.readouterr().err
+    assert "chat template" in error
+    assert "CANARY" not in error
+
+
+def test_plots_are_drawn_twice_the_same(folder, tmp_path):
+    """Figures of a paper should not change by themselves."""
+    pytest.importorskip("matplotlib")
+    for name in ("a", "b"):
+        assert memaudit(["report", "--run", str(folder), "--plots", str(tmp_path / name)]) == 0
+
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("a", "b")
+    )
+    assert set(first) == {"risk.png", "risk.svg", "budget.png", "budget.svg"}
+    assert first == second
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "a").iterdir()} == {0o600}
+
+
+def test_neither_torch_nor_sklearn_is_imported(folder, tmp_path):
+    """They take seconds to import, and nothing here needs a model."""
+    heavy = ("torch", "sklearn", "transformers", "datasets", "scipy", "matplotlib")
+    code = (
+        "import sys; from memaudit.cli.main import run;"
+        "code = run(sys.argv[1:]);"
+        f"print(code, [name for name in {heavy} if name in sys.modules])"
+    )
+    arguments = ["report", "--run", str(folder), "--html", str(tmp_path / "page.html")]
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.splitlines()[-1] == "0 []"

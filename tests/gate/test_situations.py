@@ -1,0 +1,282 @@
+"""The gate in many situations, through the command: policy by state of the run."""
+
+import shutil
+
+import pytest
+from fakes import make_classifier
+from finished_runs import write_jsonl
+from gated import RECITED, TEXTS, make_run, shipped, verify_run
+from runs.fake_run import fake_audit
+
+from memaudit.cli.main import run as run_command
+from memaudit.runs.shards import Shard
+
+
+class Situation:
+    """A folder with a corpus, its run, and whatever a case adds to it."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder, self._monkeypatch = folder, monkeypatch
+        self.corpus, self.run = folder / "run.jsonl", folder / "run"
+
+    def card(self, **card):
+        shipped(self._monkeypatch, self.folder / "few", **card)
+
+    def damage(self, name, change):
+        path = self.run / name
+        path.write_bytes(change(path.read_bytes()))
+
+    def write(self, name, text):
+        (self.folder / name).write_text(text)
+
+    def again(self, texts=TEXTS, name="other", **options):
+        return make_run(self.folder, texts, name=name, **options)
+
+    def verified(self, recites, name="verified", **settings):
+        verify_run(self.run, self.folder / name, recites, **settings)
+
+
+def flip(content):
+    """Change one bit."""
+    changed = bytearray(content)
+    changed[len(changed) // 3] ^= 1
+    return bytes(changed)
+
+
+def loosen_run(situation):
+    """Edit what a run says of itself, and leave its digests as they were."""
+    situation.damage("manifest.json", lambda text: text.replace(b'"rows": 21', b'"rows": 20'))
+
+
+def move_chunk_from_another_run(situation):
+    """Whole and sealed, and of something else."""
+    situation.again([f"{i:04} of another corpus" for i in range(21)])
+    shutil.copy(situation.folder / "other/chunks/00000.parquet", situation.run / "chunks")
+
+
+def custom(situation):
+    """Make a run with a classifier of one's own."""
+    classifier = make_classifier().__class__(**{**_fields(make_classifier()), "threshold": 0.4})
+    situation.again(name="custom", classifier=classifier)
+    return classifier
+
+
+def _fields(struct):
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}
+
+
+def foreign_name(situation):
+    """A classifier that calls itself like a shipped one."""
+    custom(situation)
+
+
+def allow_by_digest(situation):
+    """Pin that classifier."""
+    digest = custom(situation).digest
+    situation.write("memaudit.toml", f'[gate]\nmax-rate = 1.0\nclassifier-digest = "{digest}"\n')
+
+
+def sampled(situation):
+    """Verify a part of the corpus."""
+    situation.verified(["row-1"], sample=5)
+
+
+OK = ["--max-rate", "0.2"]
+V = ["--verification", "verified"]
+
+CASES = {
+    # name: (preparation, arguments, exit code, what is said)
+    "rate below": (None, ["--max-rate", "0.1"], 0, "2 examples of 20 scored are flagged"),
+    "rate above": (None, ["--max-rate", "0.09"], 1, "The gate fails: 1 of 2 rules"),
+    "rate zero": (None, ["--max-rate", "0"], 1, "at most 0.000% allowed"),
+    "expected below": (None, ["--max-expected", "20"], 0, "by the upper bound"),
+    "expected above by the bound": (None, ["--max-expected", "2.5"], 1, "by the upper bound"),
+    "expected above by the mean": (None, ["--max-expected", "1"], 1, "MEM002"),
+    "expected by the mean": (
+        lambda s: s.write("memaudit.toml", '[gate]\nexpected-bound = "mean"\n'),
+        ["--max-expected", "2.5"], 0, "2.1 examples",
+    ),
+    "too few positives in calibration": (
+        lambda s: s.card(positives=28), ["--max-expected", "20"], 2, "at least 29 are needed"),
+    "too few calibration runs": (
+        lambda s: s.card(runs=9), ["--max-expected", "20"], 2, "at least 10 are needed"),
+    "underpowered, and the mean is above": (
+        lambda s: s.card(runs=9), ["--max-expected", "1"], 1, "The gate fails"),
+    "underpowered, and that may pass": (
+        lambda s: s.card(runs=9), ["--max-expected", "20", "--inconclusive", "pass"], 0,
+        "inconclusive"),
+    "recited below": (None, ["--max-recited", "2"], 0, "the teacher recites 2 examples"),
+    "recited above": (None, ["--max-recited", "1"], 1, "at most 1 allowed"),
+    "verified without evidence": (None, ["--max-verified", "0"], 2, "no verification was given"),
+    "verified without evidence may pass": (
+        None, ["--max-verified", "0", "--inconclusive", "pass"], 0, "no verification was given"),
+    "a finding and a rule without evidence": (
+        None, ["--max-rate", "0", "--max-verified", "0"], 2, "cannot be decided"),
+    "a finding, and what has no evidence may pass": (
+        None, ["--max-rate", "0", "--max-verified", "0", "--inconclusive", "pass"], 1, "fails"),
+    "verified below": (
+        lambda s: s.verified(["row-3"]), [*V, "--max-verified", "1"], 0,
+        "recites 1 of 20 examples"),
+    "verified above": (
+        lambda s: s.verified(["row-3", "row-18"]), [*V, "--max-verified", "1"], 1, "verified"),
+    "only a sample was verified": (
+        sampled, [*V, "--max-verified", "5"], 2, "only a sample was trained on"),
+    "a sample is enough to fail": (sampled, [*V, "--max-verified", "0"], 1, "MEM004"),
+    "verification of another teacher": (
+        lambda s: s.verified([], teacher_digest="f" * 64), [*V, "--max-verified", "0"], 2,
+        "they differ in teacher digest"),
+    "verification of another objective": (
+        lambda s: s.verified([], temperature=1.0), [*V, "--max-verified", "0"], 2,
+        "they differ in temperature"),
+    "verification of another corpus": (
+        lambda s: (s.again(TEXTS[:-1]), verify_run(s.folder / "other", s.folder / "verified", [])),
+        [*V, "--max-verified", "0"], 2, "of another corpus"),
+    "verification of other texts in the same places": (
+        lambda s: (
+            s.again([*TEXTS[:1], *TEXTS[:1], *TEXTS[2:]]),
+            verify_run(s.folder / "other", s.folder / "verified", []),
+        ),
+        [*V, "--max-verified", "0"], 2, "of another corpus"),
+    "verification that was edited": (
+        lambda s: (
+            s.verified(["row-3"]),
+            s.write("verified/verification.json",
+                    (s.folder / "verified/verification.json").read_text().replace(
+                        '"labels_digest": "', '"labels_digest": "0')),
+        ),
+        [*V, "--max-verified", "0"], 2, "do not belong together"),
+    "no verification in the folder": (
+        None, ["--verification", "run", "--max-verified", "0"], 2, "missing or damaged"),
+    "a bad row": (
+        lambda s: s.again([*TEXTS, None]), ["--run", "other", *OK], 2,
+        "not scored: 1, at most 0 allowed"),
+    "a bad row that is allowed": (
+        lambda s: s.again([*TEXTS, None]), ["--run", "other", *OK, "--max-bad-rows", "1"], 0,
+        "MEM005"),
+    "no run": (None, ["--run", "nowhere", *OK], 2, "not the folder of a run"),
+    "an empty folder": (
+        lambda s: (s.folder / "empty").mkdir(), ["--run", "empty", *OK], 2, "no manifest.json"),
+    "a chunk is missing": (
+        lambda s: (s.run / "chunks/00001.parquet").unlink(), OK, 2, "chunks are not there"),
+    "a shard": (
+        lambda s: fake_audit(s.folder / "shard", shard=Shard(0, 3)), ["--run", "shard", *OK], 2,
+        "only shard 0/3"),
+    "a bit of a chunk has changed": (
+        lambda s: s.damage("chunks/00000.parquet", flip), OK, 2, "damaged: 0"),
+    "a bit of the rows has changed": (
+        lambda s: s.damage("rows.parquet", flip), OK, 2, "missing or damaged"),
+    "a chunk of another run": (move_chunk_from_another_run, OK, 2, "damaged: 0"),
+    "an edited manifest": (loosen_run, OK, 2, "changed, damaged"),
+    "an edited risk table": (
+        lambda s: s.damage("risk.parquet", flip), ["--max-rate", "0"], 1, "2 examples of 20"),
+    "a foreign classifier": (
+        foreign_name, ["--run", "custom", "--max-rate", "1"], 2, "does not come with memaudit"),
+    "a foreign classifier that is allowed": (
+        foreign_name, ["--run", "custom", "--max-rate", "1", "--allow-custom-classifier"], 0,
+        "underpowered"),
+    "a foreign classifier that is pinned": (
+        allow_by_digest, ["--run", "custom"], 0, "The gate passes"),
+    "another classifier than the pinned one": (allow_by_digest, [], 2, "the policy pins"),
+    "scores that are no numbers": (
+        lambda s: break_scores(s), OK, 2, "not a finite number"),
+    "the corpus as it was": (None, ["--data", "run.jsonl", *OK], 0, "The gate passes"),
+    "a corpus with another text": (
+        lambda s: write_jsonl(s.corpus, [*TEXTS[:-1], "shore"]), ["--data", "run.jsonl", *OK], 2,
+        "a text was changed"),
+    "a corpus with one more row": (
+        lambda s: write_jsonl(s.corpus, [*TEXTS, "more"]), ["--data", "run.jsonl", *OK], 2,
+        "row 22 is another one"),
+    "a corpus with rows in another order": (
+        lambda s: write_jsonl(s.corpus, [*TEXTS[::-1]]), ["--data", "run.jsonl", *OK], 2,
+        "a text was changed"),
+    "no limit": (None, [], 2, "no limit is set"),
+    "a rate that is none": (None, ["--max-rate", "nan"], 2, "nan"),
+    "an unknown key": (
+        lambda s: s.write("memaudit.toml", "[gate]\nmax-rat = 0.1\n"), [], 2,
+        "did you mean 'max-rate'"),
+    "an unknown section": (
+        lambda s: s.write("memaudit.toml", "[gatte]\nmax-rate = 0.1\n"), [], 2,
+        "did you mean 'gate'"),
+    "a key of the wrong type": (
+        lambda s: s.write("memaudit.toml", "[gate]\nmax-recited = true\n"), [], 2, "int"),
+    "a limit that is no number": (
+        lambda s: s.write("memaudit.toml", "[gate]\nmax-expected = nan\n"), [], 2, "at least 0"),
+    "a policy that is no toml": (
+        lambda s: s.write("memaudit.toml", "[gate\n"), [], 2, "cannot be read as a policy"),
+    "a policy file that is missing": (
+        None, ["--policy", "gone.toml", *OK], 2, "cannot be read as a policy"),
+    "a policy in pyproject.toml": (
+        lambda s: s.write("pyproject.toml", "[tool.memaudit.gate]\nmax-rate = 0.05\n"), [], 1,
+        "policy from pyproject.toml"),
+    "a flag over the policy": (
+        lambda s: s.write("pyproject.toml", "[tool.memaudit.gate]\nmax-rate = 0.05\n"), OK, 0,
+        "The gate passes"),
+    "a baseline that knows it all": (
+        None, ["--baseline", "run", "--max-rate", "0"], 0, "0 new examples"),
+    "a baseline of a corpus without the finding": (
+        lambda s: s.again(TEXTS[:-3]), ["--baseline", "other", "--max-rate", "0"], 1,
+        "2 new examples of 20"),
+    "one copy more than in the baseline": (
+        lambda s: s.again([*TEXTS, RECITED]), ["--run", "other", "--baseline", "run",
+                                               "--max-recited", "0"], 1,
+        "recites 1 new examples"),
+    "rows that have moved": (
+        lambda s: s.again([*TEXTS[::-1]]), ["--run", "other", "--baseline", "run",
+                                            "--max-rate", "0"], 0,
+        "0 new examples"),
+    "a baseline that is none": (
+        lambda s: s.write("base.json", "{}"), ["--baseline", "base.json", *OK], 2, "a key of 32"),
+    "a baseline that is missing": (None, ["--baseline", "gone", *OK], 2, "no such baseline"),
+}  # fmt: skip
+
+
+def break_scores(situation):
+    """Put NaN into a chunk and seal it as if it had been scored so."""
+    from memaudit.runs.chunks import read_chunk, write_chunk
+    from memaudit.runs.directory import Run
+    from memaudit.runs.manifest import read_manifest
+
+    run = Run(situation.run, read_manifest(situation.run / "manifest.json"))
+    X = read_chunk(run.plan, 0)
+    X[3, run.plan.features.index("teacher_suffix_argmax_rate")] = float("nan")
+    write_chunk(run.plan, 0, X)
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory):
+    """A corpus and its run."""
+    folder = tmp_path_factory.mktemp("gate") / "made"
+    folder.mkdir()
+    make_run(folder)
+    return folder
+
+
+@pytest.fixture
+def situation(made_once, tmp_path, monkeypatch):
+    """A copy of them to spoil."""
+    folder = shutil.copytree(made_once, tmp_path / "here")
+    shipped(monkeypatch, tmp_path / "shipped")
+    monkeypatch.chdir(folder)
+    return Situation(folder, monkeypatch)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_gate_ends_as_it_must(name, situation, capsys):
+    """0 only if every rule is known to hold, 1 if only findings stand against it, else 2."""
+    prepare, arguments, code, said = CASES[name]
+    if prepare is not None:
+        prepare(situation)
+    arguments = arguments if "--run" in arguments else ["--run", "run", *arguments]
+
+    found = run_command(["gate", *arguments])
+
+    told = capsys.readouterr()
+    text = " ".join((told.out + told.err).split())
+    assert (found, said in text) == (code, True), text
+    assert bool(told.err) == ("error:" in told.err)
+
+
+def test_there_are_situations_enough():
+    """The table is the contract of the gate."""
+    assert len(CASES) >= 25
+    assert {code for _, _, code, _ in CASES.values()} == {0, 1, 2}

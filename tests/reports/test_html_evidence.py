@@ -1,0 +1,162 @@
+"""What a page says beyond the run: the classifier's card, and what a real distillation showed."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from reports.report_runs import made_up_run
+from runs.fake_run import ByteWiseEngine, audit_with
+
+from memaudit.classifier import load_classifier, shipped_classifiers_dir
+from memaudit.reports.html.page import render_page
+from memaudit.reports.report_card import OWN, find_card, read_card
+from memaudit.reports.report_markdown import render_markdown
+from memaudit.reports.report_plots import write_report_plots
+from memaudit.reports.report_verified import verified_run
+from memaudit.reports.report_view import make_report
+from memaudit.runs.finished import read_finished_run
+from memaudit.verification.result import Rate, VerificationResult
+
+N_ROWS = 60
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A made-up run of 60 rows."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    audit_with(ByteWiseEngine(), out)
+    return made_up_run(read_finished_run(out).manifest, N_ROWS)
+
+
+@pytest.fixture(scope="module")
+def card():
+    """Of the shipped classifier that needs the teacher alone."""
+    digest = load_classifier(shipped_classifiers_dir() / "teacher").digest
+    return find_card("teacher", digest)
+
+
+@pytest.fixture(scope="module")
+def verified(run):
+    """Rows 0 to 39 were looked at: a student recites the even ones, no other model does."""
+    import pyarrow as pa
+
+    looked_at = (np.arange(N_ROWS) < 40) & run.is_scored
+    recited = np.where(looked_at, np.arange(N_ROWS) % 2 == 0, None).tolist()
+    nothing = np.where(looked_at, False, None).tolist()
+    examples = np.where(looked_at, np.arange(N_ROWS), None).tolist()
+    table = pa.table(
+        {
+            "outcome": np.where(looked_at, "scored", "held_out").tolist(),
+            "extracted_by_teacher": nothing,
+            "extracted_by_baseline": nothing,
+            "extracted_by_student": recited,
+            "example": pa.array(examples, type=pa.int64()),
+        }
+    )
+    n, n_recited = int(looked_at.sum()), sum(map(bool, recited))
+    names = ("easy", "inherited", "baseline_and_student", "teacher_only", "baseline_only")
+    result = VerificationResult(
+        settings={"seed": 0},
+        models={"teacher": "t", "student": "s"},
+        outcomes={"scored": n, "held_out": N_ROWS - n},
+        examples=n,
+        held_out=0,
+        extracted={
+            "teacher": Rate.of_counts(0, n),
+            "baseline": Rate.of_counts(0, n),
+            "student": Rate.of_counts(n_recited, n),
+        },
+        extracted_rows={"teacher": 0, "baseline": 0, "student": n_recited},
+        sets=dict.fromkeys(names, 0) | {"new": n_recited, "none": n - n_recited},
+        student_in_easy=Rate.of_counts(0, n_recited),
+        inherited=Rate.of_counts(0, 0),
+        perplexity={"teacher": 2.0, "baseline": None, "student": 3.0},
+        held_out_extracted={"teacher": 0, "baseline": 0, "student": 0},
+        label_scan=None,
+        generation=None,
+        comparison=None,
+        labels_digest="0" * 64,
+        seconds=1.0,
+    )
+    return verified_run(result, table, run)
+
+
+def test_the_card_is_the_classifiers_own_or_none(card):
+    """Figures of a namesake would lend trust that nobody earned."""
+    assert next(iter(card.methods)) == OWN
+    assert 0 < card.own["pr_auc"].low < card.own["pr_auc"].value < card.own["pr_auc"].high < 1
+    assert 0 < card.prevalence < 1
+    assert find_card("teacher", "0" * 64) is None
+    assert find_card("nobody's", "0" * 64) is None
+
+
+def test_the_page_shows_the_card(run, card):
+    """A reviewer must see how often such predictions were right, and what else would do."""
+    page = render_page(replace(make_report(run), card=card))
+
+    assert f"Tested on {len(card.runs)} distillations that it never saw" in page
+    assert "occurrence count alone" in page
+    assert page.count('class="dot"') == len(card.runs)
+    assert 'id="precision-recall-title"' not in page
+    assert "| average precision | 0." in render_markdown(replace(make_report(run), card=card))
+
+
+def test_a_curve_in_a_card_is_drawn(run, card, tmp_path):
+    """A card may hold more than its operating point."""
+    document = json.loads((shipped_classifiers_dir() / "teacher" / "card.json").read_text())
+    document["curves"] = {"precision_recall": [[0.0, 1.0], [0.5, 0.9], [1.0, 0.1]]}
+    (tmp_path / "card.json").write_text(json.dumps(document))
+
+    with_curve = read_card(tmp_path / "card.json", document["digest"])
+
+    assert with_curve.curve == ((0.0, 1.0), (0.5, 0.9), (1.0, 0.1))
+    page = render_page(replace(make_report(run), card=with_curve))
+    assert 'id="precision-recall-title"' in page
+
+
+def test_predicted_is_compared_with_found_on_what_was_looked_at(run, verified):
+    """Held-out rows have no label, so they prove nothing."""
+    looked_at = [row for row in range(40) if run.is_scored[row]]
+    flagged = {row for row in looked_at if run.is_flagged[row]}
+    recited = {row for row in looked_at if row % 2 == 0}
+
+    assert (verified.recall.count, verified.recall.of) == (len(flagged & recited), len(recited))
+    assert (verified.precision.count, verified.precision.of) == (
+        len(flagged & recited),
+        len(flagged),
+    )
+    assert verified.expected.mean == pytest.approx(run.probabilities[looked_at].sum())
+    assert verified.reciters(0) == ("student",)
+    assert verified.reciters(1) == ()
+    assert verified.reciters(50) is None
+
+
+def test_what_was_missed_is_named_the_least_expected_first(run, verified):
+    """Those are where the classifier is wrong, so they are what one looks at."""
+    probabilities = [row.probability for row in verified.missed]
+
+    assert probabilities == sorted(probabilities)
+    assert all(row.row % 2 == 0 and not run.is_flagged[row.row] for row in verified.missed)
+    assert len(verified.missed) == min(20, verified.recall.of - verified.recall.count)
+
+
+def test_sets_are_disjoint_and_add_up(verified):
+    """Every example is in one row of the table."""
+    n = sum(each.examples for each in verified.sets) + verified.result.sets["none"]
+
+    assert n == verified.result.examples
+    assert len({each.recited_by for each in verified.sets}) == 7
+
+
+def test_page_markdown_and_plots_show_the_verification(run, verified, card, tmp_path):
+    """What really happened stands beside what was expected."""
+    pytest.importorskip("matplotlib")
+    report = replace(make_report(run, verified=verified), card=card)
+    page = render_page(report)
+
+    assert "What a real distillation showed" in page
+    assert '<option value="student">' in page
+    assert f"The student recites {verified.found.count} of" in render_markdown(report)
+    names = {path.name for path in write_report_plots(report, tmp_path)}
+    assert {"sets.png", "methods.svg", "calibration.png"} <= names
