@@ -1,0 +1,88 @@
+"""The composite action, run step by step as a runner runs it."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+
+NOT_FOR_A_GATE = (
+    "accelerate", "datasets", "gguf", "huggingface_hub", "joblib", "safetensors", "scipy",
+    "sklearn", "tokenizers", "torch", "transformers",
+)  # fmt: skip
+"""Requirements of memaudit that the action does not install."""
+
+_PROGRAM = f"""
+import sys
+for name in {NOT_FOR_A_GATE!r}:
+    sys.modules[name] = None  # as if it were not installed
+from memaudit.__main__ import main
+sys.exit(main())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a run of the action left."""
+
+    code: int
+    log: str
+    outputs: dict[str, str]
+    summary: str
+
+
+def step(name):
+    """Return a step by its name."""
+    (found,) = [step for step in ACTION["runs"]["steps"] if step["name"] == name]
+    return found
+
+
+def install_here(temporary):
+    """Put this code where the first step would have installed memaudit."""
+    folder = temporary / "memaudit-venv" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "python").symlink_to(sys.executable)
+    program = folder / "program.py"
+    program.write_text(_PROGRAM)
+    (folder / "memaudit").write_text(f'#!/bin/sh\nexec {sys.executable} {program} "$@"\n')
+    (folder / "memaudit").chmod(0o755)
+
+
+def run_step(one, workspace, temporary, inputs):
+    """Run one step with a runner's shell, variables and files."""
+    given = {name: setting.get("default", "") for name, setting in ACTION["inputs"].items()}
+    given |= {name: str(value) for name, value in inputs.items()}
+    files = {name: temporary / name.lower() for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
+    for file in files.values():
+        file.touch()
+    script = temporary / "step.sh"
+    script.write_text(one["run"])
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(temporary),
+        "CI": "true",
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_ACTION_PATH": str(ROOT),
+        "RUNNER_TEMP": str(temporary),
+        **{name: str(file) for name, file in files.items()},
+        **{name: _resolved(value, given) for name, value in one["env"].items()},
+    }
+    shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)]
+    done = subprocess.run(
+        shell, cwd=workspace, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    lines = files["GITHUB_OUTPUT"].read_text().splitlines()
+    outputs = dict(line.split("=", 1) for line in lines)
+    return Job(done.returncode, done.stdout, outputs, files["GITHUB_STEP_SUMMARY"].read_text())
+
+
+def _resolved(value, inputs):
+    return re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda match: inputs[match[1]], value)

@@ -1,0 +1,196 @@
+"""The GitHub Action: its steps run for real, and what a workflow learns from them."""
+
+import json
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+from composite_action import ACTION, NOT_FOR_A_GATE, ROOT, install_here, run_step, step
+from runs.fake_run import ByteWiseEngine, audit_with
+
+from memaudit.classifier import load_classifier
+from memaudit.corpus import CorpusOptions, read_corpus
+from memaudit.gate.policy import LIMITS
+
+GATE = "Gate"
+
+
+@pytest.fixture(scope="module")
+def job_folder(tmp_path_factory):
+    """A checkout with a corpus, and a run on it with a classifier that comes with memaudit."""
+    folder = tmp_path_factory.mktemp("checkout")
+    texts = [f"{i * 7919 % 100_003:06} is row {i}" for i in range(40)] * 2
+    rows = [{"id": f"doc-{i}", "text": text} for i, text in enumerate(texts)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    audit_with(
+        ByteWiseEngine(),
+        folder / "runs",
+        rows=read_corpus(CorpusOptions(str(folder / "corpus.jsonl"))),
+        classifier=load_classifier(ROOT / "models" / "teacher"),
+    )
+    return folder
+
+
+@pytest.fixture
+def act(job_folder, tmp_path):
+    """Runs the gate step in that checkout."""
+    temporary = tmp_path / "runner"
+    install_here(temporary)
+
+    def run(**inputs):
+        workspace = shutil.copytree(job_folder, tmp_path / "checkout", dirs_exist_ok=True)
+        named = {name.replace("_", "-"): value for name, value in inputs.items()}
+        return run_step(step(GATE), workspace, temporary, {"run": "runs", **named})
+
+    return run
+
+
+def test_a_run_within_its_limits_passes(act):
+    """Exit code 0, and a summary that says what was held to what."""
+    job = act(max_rate=1, data="corpus.jsonl")
+
+    assert job.code == 0, job.log
+    assert job.outputs["verdict"] == "pass"
+    assert "::error" not in job.log
+    assert "memaudit gate" in job.summary
+    assert "pass" in job.summary
+
+
+def test_findings_fail_the_step_and_are_handed_on(act, tmp_path):
+    """Exit code 1, annotations, a summary, and files for the steps that follow."""
+    job = act(max_rate=0, max_expected=0, data="corpus.jsonl")
+
+    assert job.code == 1, job.log
+    assert job.outputs["verdict"] == "fail"
+    assert int(job.outputs["flagged"]) >= 0
+    assert "::error" in job.log
+    assert "fail" in job.summary
+    assert job.summary.count("memaudit gate") == 1
+    sarif = json.loads(Path(job.outputs["sarif"]).read_text())
+    assert sarif["version"] == "2.1.0"
+    assert Path(job.outputs["report"]).read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        pytest.param({"run": "no-such-folder", "max_rate": 1}, id="no run"),
+        pytest.param({"max_rate": 1, "data": "o.jsonl"}, id="no corpus", marks=pytest.mark.slow),
+        pytest.param({"max_rate": 7}, id="no rate", marks=pytest.mark.slow),
+        pytest.param({}, id="no limit", marks=pytest.mark.slow),
+        pytest.param({"max_rate": 1, "policy": "o.toml"}, id="no policy", marks=pytest.mark.slow),
+        pytest.param(
+            {"max_rate": 1, "policy_digest": "0" * 64}, id="other digest", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"max_rate": 1, "baseline": "o.json"}, id="no baseline", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_what_cannot_be_judged_is_an_error(inputs, act):
+    """Exit code 2: a gate that is not sure does not pass."""
+    job = act(**inputs)
+
+    assert job.code == 2, job.log
+    assert job.outputs == {"verdict": "error"}
+    assert "error: " in job.log
+    assert "could not be judged" in job.summary
+
+
+@pytest.mark.slow
+def test_a_damaged_run_is_an_error(act, job_folder):
+    """Someone may have edited the run until it passed."""
+    chunk = job_folder / "runs" / "chunks" / "00000.parquet"
+    content = chunk.read_bytes()
+    chunk.write_bytes(content[:200] + b"x" + content[201:])
+    try:
+        job = act(max_rate=1)
+    finally:
+        chunk.write_bytes(content)
+
+    assert (job.code, job.outputs) == (2, {"verdict": "error"})
+
+
+@pytest.mark.slow
+def test_a_rule_without_evidence_is_inconclusive(act):
+    """It fails by default: nobody knows what else there is."""
+    job = act(max_rate=1, max_verified=0)
+
+    assert job.code == 2, job.log
+    assert job.outputs["verdict"] == "inconclusive"
+    assert job.outputs["sarif"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["run", "data", "policy", "key", "max-rate", "baseline"])
+def test_no_input_is_taken_for_a_command(name, act, tmp_path):
+    """Inputs may come from a pull request."""
+    touched = tmp_path / "touched"
+    hostile = f'"; touch {touched}; $(touch {touched}) `touch {touched}` --inconclusive=pass'
+
+    job = act(**{name: hostile, **({} if name == "max-rate" else {"max_rate": 1})})
+
+    assert job.code == (0 if name == "key" and job.code == 0 else 2)
+    assert not touched.exists()
+
+
+@pytest.mark.slow
+def test_the_same_key_gives_the_same_fingerprints(act):
+    """Code scanning would take every job's findings for new ones otherwise."""
+
+    def fingerprints(key):
+        job = act(max_rate=0, max_expected=0, key=key)
+        sarif = json.loads(Path(job.outputs["sarif"]).read_text())
+        results = sarif["runs"][0]["results"]
+        return [result.get("partialFingerprints") for result in results]
+
+    assert fingerprints("ab" * 32) == fingerprints("ab" * 32)
+
+
+@pytest.mark.slow
+def test_nothing_is_left_in_the_checkout(act, tmp_path):
+    """A later step may commit or publish it."""
+    act(max_rate=1)
+
+    names = {path.name for path in (tmp_path / "checkout").iterdir()}
+    assert names == {"corpus.jsonl", "runs"}
+
+
+def test_no_step_pastes_an_input_into_its_script():
+    """Only variables reach a shell; that is what keeps inputs from being commands."""
+    for one in ACTION["runs"]["steps"]:
+        assert one["shell"] == "bash"
+        assert "${{" not in one["run"]
+        assert "uses" not in one
+
+
+def test_every_input_and_output_is_used_and_told():
+    """An input that does nothing would be a limit that is not held."""
+    used = " ".join(str(one["env"]) for one in ACTION["runs"]["steps"])
+    for name, setting in ACTION["inputs"].items():
+        assert f"inputs.{name} " in used
+        assert setting["description"]
+        assert setting.get("required") or "default" in setting
+    assert {name.replace("_", "-") for name in LIMITS} <= set(ACTION["inputs"])
+    assert set(ACTION["outputs"]) == {"verdict", "flagged", "report", "sarif"}
+
+
+def test_what_is_installed_are_our_requirements():
+    """The floors are those without a known hole; the rest is not needed, as the tests above show."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    installed = set(re.findall(r"'([\w-]+>=[\d.]+)'", step("Install memaudit")["run"]))
+
+    assert installed < set(project["dependencies"])
+    rest = {re.match(r"[\w-]+", name)[0] for name in set(project["dependencies"]) - installed}
+    imported = {name.replace("-", "_").replace("scikit_learn", "sklearn") for name in rest}
+    assert imported <= set(NOT_FOR_A_GATE)
+
+
+@pytest.mark.parametrize("path", ["docs/ci/gitlab.yml"])
+def test_other_pipelines_install_the_same(path):
+    """They were written once, and requirements move."""
+    installed = set(re.findall(r"'([\w-]+>=[\d.]+)'", step("Install memaudit")["run"]))
+
+    assert set(re.findall(r"'([\w-]+>=[\d.]+)'", (ROOT / path).read_text())) == installed

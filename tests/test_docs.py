@@ -1,0 +1,155 @@
+"""The documentation: every block runs, every output is what comes out, every link leads somewhere."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import click
+import pytest
+from doc_blocks import PAGES, ROOT, Block, blocks_of, missing_lines, run_block
+
+from memaudit.cli.main import cli
+
+PREDICT = "memaudit predict --teacher models/demo-teacher --data sample_data/demo.jsonl"
+PAGES_THAT_RUN = [page for page in PAGES if any(block.is_run for block in blocks_of(page))]
+SLOW_PAGES = [page for page in PAGES if any(b.is_run and b.is_slow for b in blocks_of(page))]
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """A folder with programs named as the documentation names them."""
+    folder = tmp_path_factory.mktemp("programs")
+    for name, arguments in {
+        "memaudit": '-c "import sys; from memaudit.__main__ import main; sys.exit(main())"',
+        "python": "",
+        "python3": "",
+    }.items():
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+        program.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def audited(tmp_path_factory, programs):
+    """A folder with the sample data, the models and a finished run on the demo."""
+    folder = tmp_path_factory.mktemp("audited")
+    for name in ("models", "sample_data"):
+        (folder / name).symlink_to(ROOT / name)
+    run_block(Block("fixture", 1, "sh", PREDICT, ()), folder, programs)
+    return folder
+
+
+@pytest.fixture
+def place(audited, tmp_path):
+    """A copy of it for one page."""
+    return shutil.copytree(audited, tmp_path / "place", symlinks=True)
+
+
+def check_page(page, place, programs, *, slow):
+    """Run the blocks of a page in order, and compare the outputs that it shows."""
+    wrong, printed, n_run = [], None, 0
+    for block in blocks_of(page):
+        if block.is_run and (slow or not block.is_slow):
+            printed = run_block(block, place, programs)
+            n_run += 1
+        elif block.is_run:
+            printed = None
+        elif block.is_output and printed is not None:
+            wrong += [f"{block.page}:{block.line}: {x}" for x in missing_lines(block.code, printed)]
+    assert not wrong, "\n".join(["shown, and not printed:", *wrong, "printed:", printed or ""])
+    return n_run
+
+
+@pytest.mark.parametrize("page", PAGES_THAT_RUN, ids=lambda page: page.name)
+def test_every_block_runs(page, place, programs):
+    """What a reader copies must work, and must print what the page shows."""
+    check_page(page, place, programs, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", SLOW_PAGES, ids=lambda page: page.name)
+def test_every_block_runs_the_slow_ones_too(page, place, programs):
+    """Distillations take their time, and are copied all the same."""
+    assert check_page(page, place, programs, slow=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_is_not_run_says_why(page):
+    """A mark without a reason is how examples rot."""
+    for block in blocks_of(page):
+        reasons = [mark for mark in block.marks if mark.startswith("not run")]
+        assert all(re.fullmatch(r"not run: \w.{9,}", reason) for reason in reasons), block
+        named = block.language or page.name == "README.md"
+        assert named, f"{block.page}:{block.line}: name the language of the block"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_within_leads_somewhere(page):
+    """The site is built strictly, README.md is not part of it."""
+    content = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)\s#]+)", content)
+
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_every_page_is_in_the_navigation():
+    """A page that nothing leads to is not read."""
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+
+    named = set(re.findall(r"[\w-]+\.md", navigation.partition("\nnav:")[2]))
+    assert named == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
+OF_OTHER_TOOLS = {"--array", "--constraint", "--editable", "--no-deps", "--norc", "--quiet"}
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name == "docs"], ids=lambda page: page.name
+)
+def test_every_option_named_is_an_option(page):
+    """A reader who types it must not meet a usage error."""
+    options = [option for command in cli.commands.values() for option in command.params]
+    ours = {name for option in options for name in (*option.opts, *option.secondary_opts)}
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", page.read_text(encoding="utf-8")))
+
+    assert named - OF_OTHER_TOOLS <= ours | {"--help", "--version"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built as CI builds it."""
+    pytest.importorskip("material")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_fetches_nothing_from_elsewhere(site):
+    """Who reads about a private corpus tells nobody."""
+    loading = re.compile(
+        r"<(?:script|img|iframe|source|video|audio|object|embed)\b[^>]*\b(?:src|data)=[\"']?(?:https?:)?//"
+        r"|<link\b[^>]*\brel=[\"']?(?:stylesheet|preload|preconnect|icon|manifest)[^>]*href=[\"']?(?:https?:)?//"
+        r"|@import\s+[\"'(]|url\([\"']?(?:https?:)?//",
+        re.IGNORECASE,
+    )
+    pages = [*site.rglob("*.html"), *site.rglob("*.css")]
+
+    found = {page.name: loading.findall(page.read_text(encoding="utf-8")) for page in pages}
+    assert len(pages) > 15
+    assert not any(found.values()), found
+
+
+@pytest.mark.slow
+def test_the_reference_has_every_option_of_every_command(site):
+    """It is made from the code, so nothing may be lost on the way."""
+    reference = (site / "cli.html").read_text(encoding="utf-8")
+    assert "Sentinel" not in reference  # what click says of a default that is not there
+    for name, command in cli.commands.items():
+        options = [option for option in command.params if isinstance(option, click.Option)]
+        assert f"memaudit {name}" in reference
+        assert all(option.opts[0] in reference for option in options)
