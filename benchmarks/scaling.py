@@ -1,0 +1,272 @@
+"""What a run costs beside its models, and what more processes bring.
+
+    python -m benchmarks.scaling throughput --model models/demo-teacher
+    python -m benchmarks.scaling commit --model models/demo-teacher
+    python -m benchmarks.scaling memory --rows 1000000
+    python -m benchmarks.scaling dispatch
+
+Prints one JSON document. `throughput` alternates between one process and two Ray actors, each with
+one thread; on a machine that others use too, compare CPU seconds a window rather than wall time.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.engines.base import Engine
+from memaudit.engines.models import ModelOptions
+from memaudit.features import FEATURE_SETS
+from memaudit.objectives import Objective
+from memaudit.runs.chunks import ChunkPlan, write_chunk
+from memaudit.runs.models import ModelSources, load_models, load_scorer
+from memaudit.runs.options import RayOptions
+from memaudit.runs.ray_executor import score_on_ray
+from memaudit.runs.scoring import ChunkWork, Tokenizer, chunk_features, score_here
+from memaudit.scores import TokenScores, WindowScores
+from memaudit.windows import WindowShape
+
+_SHAPE = WindowShape(50, 50)
+
+
+class TimedEngine:
+    """Notes when it is called, and what CPU time its process has used by then."""
+
+    def __init__(self, engine: Engine, log: Path) -> None:
+        """Note it in a file of the folder, one a process."""
+        self.name = engine.name
+        self._engine = engine
+        self._log = log / f"{time.time_ns()}.jsonl"
+
+    def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
+        """Score windows."""
+        entry = {"wall": time.time(), "cpu": time.process_time(), "windows": len(windows)}
+        with self._log.open("a") as log:
+            log.write(json.dumps(entry) + "\n")
+        return self._engine.score(windows)
+
+
+class InstantEngine:
+    """Knows no language and takes no time."""
+
+    name = "instant"
+
+    def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
+        """Make up scores."""
+        logprobs = -np.ones(len(windows[0]) - 1, np.float32)
+        scores = TokenScores(logprobs, logprobs < -2, -logprobs)
+        return [WindowScores(scores) for _ in windows]
+
+
+class WordTokenizer:
+    """Makes 100 token ids of a text, and texts of token ids, at little cost."""
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Return the characters, repeated to a window's length."""
+        return [[*(text.encode() * 100)[: _SHAPE.length]] for text in texts]
+
+    def decode(self, token_ids: list[list[int]]) -> list[str]:
+        """Return one character a token."""
+        return [bytes(ids).decode("latin-1") for ids in token_ids]
+
+    def render_messages(self, messages: list[dict[str, str]]) -> str:
+        """Not needed here."""
+        raise NotImplementedError
+
+
+def load_timed(sources: ModelSources, log: Path, worker: int) -> tuple[Engine, Tokenizer]:
+    """Load models for a worker; they note their times."""
+    engine, tokenizer = load_scorer(sources, worker)
+    return TimedEngine(engine, log), tokenizer
+
+
+def load_instant(worker: int) -> tuple[Engine, Tokenizer]:
+    """Load what takes no time."""
+    return InstantEngine(), WordTokenizer()
+
+
+def make_plan(folder: Path, n_windows: int, chunk_size: int) -> ChunkPlan:
+    """Return the plan of a run of made up windows."""
+    chunks = folder / "chunks"
+    chunks.mkdir(parents=True)
+    features = FEATURE_SETS["teacher"]
+    return ChunkPlan(chunks, "0" * 64, _SHAPE, None, Objective(), features, n_windows, chunk_size)
+
+
+def make_works(plan: ChunkPlan) -> Iterator[ChunkWork]:
+    """Yield chunks of windows of random tokens."""
+    rng = np.random.default_rng(0)
+    for chunk in range(plan.n_chunks):
+        n = len(plan.windows_of(chunk))
+        windows = rng.integers(32, 127, (n, _SHAPE.length), dtype=np.int32)
+        yield ChunkWork(chunk, windows, np.ones(n, np.int64))
+
+
+def measured_sources(model: str) -> ModelSources:
+    """Return the model, with one thread on the CPU, and its digest."""
+    sources = ModelSources(model, None, None, ModelOptions(device="cpu", offline=True), threads=1)
+    digest = load_models(sources).teacher_digest
+    return ModelSources(model, None, None, sources.options, threads=1, digests=(digest, None))
+
+
+def costs(log: Path) -> dict[str, float]:
+    """Return seconds a window, by the clock and of CPU, from calls that follow one another."""
+    wall = cpu = windows = 0.0
+    starts, ends = [], []
+    for path in log.iterdir():
+        # The first call of a process is slower: it is left out.
+        calls = [json.loads(line) for line in path.read_text().splitlines()][1:]
+        if len(calls) < 2:
+            continue
+        wall += calls[-1]["wall"] - calls[0]["wall"]
+        cpu += calls[-1]["cpu"] - calls[0]["cpu"]
+        windows += sum(call["windows"] for call in calls[:-1])
+        starts.append(calls[0]["wall"])
+        ends.append(calls[-1]["wall"])
+    together = min(ends) - max(starts)
+    return {
+        "wall seconds a window and process": wall / windows,
+        "CPU seconds a window": cpu / windows,
+        "windows": windows,
+        "seconds all at work": together,
+        "windows a second": len(ends) * windows / wall,
+    }
+
+
+def throughput(model: str, n_windows: int, chunk_size: int, rounds: int) -> dict[str, object]:
+    """Compare two Ray actors with one process, one thread each."""
+    sources = measured_sources(model)
+    found: dict[str, list[dict[str, float]]] = {"one process": [], "two actors": []}
+    for _ in range(rounds):
+        for name, measured in found.items():
+            with tempfile.TemporaryDirectory() as folder:
+                log = Path(folder) / "log"
+                log.mkdir()
+                plan = make_plan(Path(folder), n_windows, chunk_size)
+                load = partial(load_timed, sources, log)
+                if name == "one process":
+                    scored = score_here(*load(0), plan, make_works(plan))
+                else:
+                    scored = score_on_ray(load, RayOptions(replicas=2), 1, plan, make_works(plan))
+                assert len(list(scored)) == plan.n_chunks
+                measured.append(costs(log))
+    one, two = found["one process"], found["two actors"]
+    by = {key: [b[key] / a[key] for a, b in zip(one, two, strict=True)] for key in one[0]}
+    cpu = statistics.median(by["CPU seconds a window"])
+    return {
+        **found,
+        "ratio of windows a second, as measured": statistics.median(by["windows a second"]),
+        "ratio by CPU time, as if both cores were free": 2 / cpu,
+    }
+
+
+def commit(model: str, chunk_size: int, n_chunks: int) -> dict[str, float]:
+    """Compare the commit of a chunk with its scoring."""
+    engine, tokenizer = load_scorer(measured_sources(model), 0)
+    seconds: dict[str, list[float]] = {"score": [], "commit": []}
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        plan = make_plan(Path(folder), chunk_size * n_chunks, chunk_size)
+        for work in make_works(plan):
+            started = time.perf_counter()
+            X = chunk_features(plan, engine, tokenizer, work)
+            scored = time.perf_counter()
+            write_chunk(plan, work.number, X)
+            seconds["score"].append(scored - started)
+            seconds["commit"].append(time.perf_counter() - scored)
+        size = statistics.mean(path.stat().st_size for path in plan.folder.iterdir())
+    found = {}
+    for kind, choose in (("median", statistics.median), ("least", min)):
+        chosen = {name: choose(values[1:]) for name, values in seconds.items()}
+        found |= {f"{kind} seconds to {name} a chunk": value for name, value in chosen.items()}
+        found[f"share of commits, {kind}"] = chosen["commit"] / chosen["score"]
+    return {
+        **found,
+        "bytes of a chunk": size,
+    }
+
+
+def memory(n_rows: int, chunk_size: int) -> dict[str, float]:
+    """Audit rows that all differ with an engine that takes no time."""
+    from memaudit.audit import audit_rows
+    from memaudit.classifier import load_classifier
+    from memaudit.corpus import Example
+    from memaudit.runs.models import AuditModels
+    from memaudit.runs.options import AuditOptions
+
+    before = _peak()
+    rows = (Example(i, f"row-{i}", f"c.jsonl:{i + 1}", f"{i:09} ") for i in range(n_rows))
+    tokenizer = WordTokenizer()
+    score = partial(score_here, InstantEngine(), tokenizer)
+    models = AuditModels(tokenizer=tokenizer, score=score, engine="instant", teacher="none")
+    classifier = load_classifier(Path("models") / "teacher")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        out = Path(folder) / "run"
+        audit_rows(rows, models, classifier, out=out, options=AuditOptions(chunk_size=chunk_size))
+        sizes = {path.name: path.stat().st_size for path in out.iterdir() if path.is_file()}
+        sizes["chunks"] = sum(path.stat().st_size for path in (out / "chunks").iterdir())
+    return {
+        "peak MiB": _peak(),
+        "of it before the rows": before,
+        "seconds": time.monotonic() - started,
+        **{f"bytes of {name}": size for name, size in sizes.items()},
+    }
+
+
+def dispatch(n_chunks: int, chunk_size: int) -> dict[str, float]:
+    """Send chunks to one actor that does nothing but commit them."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(Path(folder), n_chunks * chunk_size, chunk_size)
+        times = [
+            time.perf_counter()
+            for _ in score_on_ray(load_instant, RayOptions(), 1, plan, make_works(plan))
+        ]
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(Path(folder), n_chunks * chunk_size, chunk_size)
+        here = [time.perf_counter() for _ in score_here(*load_instant(0), plan, make_works(plan))]
+    on_ray, in_place = (statistics.median(np.diff(t)) for t in (times, here))
+    return {
+        "median seconds a chunk on Ray": on_ray,
+        "median seconds a chunk in one process": in_place,
+        "median seconds of Ray a chunk": on_ray - in_place,
+    }
+
+
+def _peak() -> float:
+    """Return the highest resident memory of this process so far, MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1024**2
+
+
+def main() -> None:
+    """Measure one of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("throughput", "commit", "memory", "dispatch"))
+    parser.add_argument("--model", default="models/demo-teacher")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--windows", type=int, default=2048)
+    parser.add_argument("--chunk-size", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    if given.what == "throughput":
+        found: object = throughput(given.model, given.windows, given.chunk_size, given.rounds)
+    elif given.what == "commit":
+        found = commit(given.model, given.chunk_size, max(2, given.windows // given.chunk_size))
+    elif given.what == "memory":
+        found = memory(given.rows, given.chunk_size)
+    else:
+        found = dispatch(max(2, given.windows // given.chunk_size), given.chunk_size)
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
