@@ -7,7 +7,7 @@ computed anew from the chunks, as they were when the risk table was written. No 
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +100,9 @@ def read_finished_run(folder: Path) -> FinishedRun:
     rows = _with_screened(rows, screened)
     judgement = judge(manifest.classifier, run.plan.features, X, screened.cuts)
     worst_windows = np.full(len(rows), -1, dtype=np.int64)
-    worst_windows[rows.column("outcome").to_numpy() == "scored"] = judgement.worst_windows
+    worst_windows[np.array(rows.column("outcome").to_pylist()) == "scored"] = (
+        judgement.worst_windows
+    )
     probabilities = np.full(len(rows), np.nan)
     probabilities[worst_windows >= 0] = judgement.row_probabilities
     return FinishedRun(
@@ -189,7 +191,7 @@ def _read_chunks(plan: ChunkPlan) -> NDArray[np.float64]:
         raise DamagedFileError("another number of windows")
     X = np.empty((plan.n_windows, len(plan.features)))
     for column, name in enumerate(plan.features):
-        X[:, column] = table.column(name).to_numpy()
+        X[:, column] = _numbers(table.column(name).combine_chunks())
     return X
 
 
@@ -208,11 +210,16 @@ def _read_rows(run: Run) -> tuple["pa.Table", RowCuts]:
             hint="give its 'memaudit predict' command again to write it anew",
         ) from error
     windows = table.column("windows").combine_chunks()
-    n_windows = np.diff(windows.offsets.to_numpy())
+    n_windows = np.diff(_numbers(windows.offsets))
     cuts = RowCuts()
-    cuts.windows.frombytes(windows.flatten().to_numpy().tobytes())
+    cuts.windows.frombytes(_numbers(windows.flatten()).tobytes())
     cuts.n_windows.frombytes(n_windows[n_windows > 0].astype(np.int64).tobytes())
     return table.drop_columns(["windows"]), cuts
+
+
+def _numbers(array: "pa.Array") -> NDArray[Any]:
+    """Return the numbers in an array. Its own `to_numpy` would import pandas: half a second."""
+    return np.from_dlpack(array)
 
 
 def _shown(path: Path) -> str:
