@@ -46,9 +46,12 @@ def write_outputs(
 
 def _is_of_another_run(summary: Path, run: str) -> bool:
     """Whether the results that are there were made before the run was started over."""
+    if not summary.exists():
+        return False
     try:
-        found = json.loads(summary.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with output_errors(summary, "read"):
+            found = json.loads(summary.read_text(encoding="utf-8"))
+    except ValueError:
         return False
     return isinstance(found, dict) and found.get("run", run) != run
 
