@@ -100,6 +100,7 @@ def audit_options(flags: dict[str, Any], table_format: str) -> "AuditOptions":
         revision=flags["model_revision"],
         trust_remote_code=flags["trust_remote_code"],
         offline=flags["offline"],
+        compiled=flags["compiled"],
     )
     try:
         ray = _ray_options(flags)

@@ -148,6 +148,12 @@ _COUNT = click.IntRange(min=0)
     help="Number format of the models; bfloat16 is faster and less exact.",
 )
 @click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Compile the models first: a tenth to a fifth faster, after half a minute; needs a C++ compiler.",
+)
+@click.option(
     "--device",
     default="auto",
     show_default=True,

@@ -30,6 +30,11 @@ class VllmOptions:
 DEFAULT_VLLM_OPTIONS = VllmOptions()
 
 
+def engine_name(kind: str, dtype: str, *, compiled: bool) -> str:
+    """Return what reports call an engine: all of it that a score's rounding depends on."""
+    return "-".join([kind, dtype, *(["compiled"] if compiled else [])])
+
+
 def engine_to_try(name: EngineName, vllm: VllmOptions, *, elsewhere: bool) -> EngineName:
     """Return the engine that was asked for, before any model is known.
 

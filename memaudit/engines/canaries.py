@@ -32,10 +32,11 @@ class Tolerance:
     """Of the score: an improbable token's log-probability is far from 0, and so is its rounding."""
 
 
-TOLERANCES = {"float32": Tolerance(1e-3, 1e-3, 1e-4), "bfloat16": Tolerance(0.15, 2.0, 0.1)}
+TOLERANCES = {"float32": Tolerance(1e-3, 1e-3, 1e-4), "bfloat16": Tolerance(0.15, 8.0, 0.1)}
 """By number format. Float32 leaves room for rounding and nothing else. In bfloat16 two right
-engines are .04 nats apart on average and .5 at most on text, with a model of 135 million
-parameters: what is caught there is an engine that is plainly wrong."""
+engines are .03 to .08 nats apart on average, with a model of 135 million parameters, and 4 nats at
+one token in four hundred, where either is as far from float32: what is caught there is an engine
+that is plainly wrong."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memaudit.engines import engine_name
+from memaudit.engines.compiled import compilation_errors, compile_blocks
 from memaudit.engines.head import Head, read_head, score_position_pairs, score_positions
 from memaudit.engines.window_io import check_windows, limits_of, split_scores
 from memaudit.errors import ModelError
@@ -17,7 +19,7 @@ from memaudit.scores import WindowScores
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_BATCH_TOKENS_CPU = 1024
+_BATCH_TOKENS_CPU = 2048
 _BATCH_TOKENS_CUDA = 16_384
 _PROBE_LEN = 8
 
@@ -25,8 +27,8 @@ _PROBE_LEN = 8
 class HfEngine:
     """An `Engine` on one or two models of transformers.
 
-    They run in evaluation mode, and are left as they were. Build the engine after training: a
-    head that is not float32 is copied. The two models must share a vocabulary
+    They run in evaluation mode, and are left as they were, but for being compiled where that is
+    asked for. Build the engine after training: a head that is not float32 is copied. The two models must share a vocabulary
     (`check_same_vocabulary`); rows that only one of them has are left out of the divergence, see
     `score_position_pairs`.
     """
@@ -38,6 +40,7 @@ class HfEngine:
         *,
         bos_token_id: int | None = None,
         batch_tokens: int | None = None,
+        compiled: bool = False,
     ) -> None:
         """Check that the heads are understood.
 
@@ -46,22 +49,24 @@ class HfEngine:
             reference: scored beside it, on the same device.
             bos_token_id: put in front of every window as context, never scored.
             batch_tokens: tokens run at once, padding included; the scores do not depend on it.
-                None: 1,024 on a CPU, 16,384 on a GPU.
+                None: 2,048 on a CPU, 16,384 on a GPU.
+            compiled: the models are compiled, which takes a while and needs a C++ compiler.
 
         Raises:
-            ModelError: a model is not causal, or its logits are no linear map of its last
-                hidden state.
+            ModelError: a model is not causal, its logits are no linear map of its last hidden
+                state, or it cannot be compiled.
         """
         self._models = [teacher] if reference is None else [teacher, reference]
         self._device = teacher.device
         if any(model.device != self._device for model in self._models):
             raise ValueError("teacher and reference must be on the same device")
-        self._name = f"hf-{str(teacher.dtype).removeprefix('torch.')}"
+        dtype = str(teacher.dtype).removeprefix("torch.")
+        self._name = engine_name("hf", dtype, compiled=compiled)
         self._bos = [] if bos_token_id is None else [bos_token_id]
         on_cpu = self._device.type == "cpu"
         self._batch_tokens = batch_tokens or (_BATCH_TOKENS_CPU if on_cpu else _BATCH_TOKENS_CUDA)
         with _evaluation(self._models):
-            self._heads = [_checked_head(model) for model in self._models]
+            self._heads = [_checked_head(model, compiled=compiled) for model in self._models]
         self._limits = [
             limits_of(model, head.n_rows)
             for model, head in zip(self._models, self._heads, strict=True)
@@ -69,7 +74,7 @@ class HfEngine:
 
     @property
     def name(self) -> str:
-        """`hf-float32` or `hf-bfloat16`."""
+        """`hf-float32`, `hf-bfloat16`, `hf-float32-compiled`."""
         return self._name
 
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
@@ -165,16 +170,19 @@ def _hidden(model: "PreTrainedModel", token_ids_BT: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _checked_head(model: "PreTrainedModel") -> Head:
+def _checked_head(model: "PreTrainedModel", *, compiled: bool) -> Head:
     """Return the head, once it has given the model's own logits on a few tokens."""
     head = read_head(model)
     name = type(model).__name__
     if model.base_model is model:
         raise ModelError(f"{name} has no body apart from its head", hint="use another model")
+    if compiled:
+        compile_blocks(model)
     token_ids_BT = torch.arange(2 * _PROBE_LEN, device=model.device) % head.n_rows
     token_ids_BT = token_ids_BT.reshape(2, _PROBE_LEN)
     token_ids_BT[1, : _PROBE_LEN // 2] = token_ids_BT[0, : _PROBE_LEN // 2]
-    hidden_BTH = _hidden(model, token_ids_BT).float()
+    with compilation_errors(model):
+        hidden_BTH = _hidden(model, token_ids_BT).float()
     tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
     same_prefix_BTH = hidden_BTH[:, : _PROBE_LEN // 2]
     if not _close(same_prefix_BTH[0], same_prefix_BTH[1], tolerance):

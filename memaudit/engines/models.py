@@ -48,6 +48,9 @@ class ModelOptions:
     offline: bool = False
     """Use what is in the hub's cache already, and no network."""
 
+    compiled: bool = False
+    """Compile the body before it scores: faster afterwards, and needs a C++ compiler."""
+
 
 DEFAULT_OPTIONS = ModelOptions()
 

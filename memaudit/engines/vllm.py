@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.engines import DEFAULT_VLLM_OPTIONS, VllmOptions
+from memaudit.engines import DEFAULT_VLLM_OPTIONS, VllmOptions, engine_name
 from memaudit.engines.canaries import TOLERANCES, Canaries, WatchedEngine, canary_windows
 from memaudit.engines.head import Head, read_head, score_position_pairs, score_positions
 from memaudit.engines.hf import HfEngine
@@ -128,6 +128,7 @@ def load_vllm_engine(
     *,
     window_len: int,
     options: VllmOptions = DEFAULT_VLLM_OPTIONS,
+    compiled: bool = False,
 ) -> WatchedEngine:
     """Let vLLM take over models that transformers has loaded, and hold it against them.
 
@@ -139,6 +140,7 @@ def load_vllm_engine(
         reference: scored beside it.
         window_len: tokens of the longest window.
         options: how vLLM runs.
+        compiled: it compiles the models first.
 
     Raises:
         ModelError: vLLM cannot run a model, or disagrees about the canaries.
@@ -159,13 +161,20 @@ def load_vllm_engine(
     parts = [_let_go(model, _head_device(model, options)) for model in loaded]
     bodies = [
         Body(
-            start_vllm(model, dtype, n_tokens, replace(options, gpu_memory_share=share)),
+            start_vllm(
+                model,
+                dtype,
+                n_tokens,
+                replace(options, gpu_memory_share=share),
+                compiled=compiled,
+            ),
             head,
             limits,
         )
         for model, (head, limits), share in zip(loaded, parts, shares, strict=True)
     ]
-    engine = VllmEngine(bodies, name=f"vllm-{vllm_version()}-{dtype}", bos_token_id=bos_token_id)
+    name = engine_name(f"vllm-{vllm_version()}", dtype, compiled=compiled)
+    engine = VllmEngine(bodies, name=name, bos_token_id=bos_token_id)
     return WatchedEngine(engine, canaries)
 
 

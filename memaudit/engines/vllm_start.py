@@ -103,7 +103,7 @@ def _why_not_architecture(model: LoadedModel, on_cpu: bool) -> str | None:
 
 
 def start_vllm(
-    loaded: LoadedModel, dtype: str, n_tokens: int, options: VllmOptions
+    loaded: LoadedModel, dtype: str, n_tokens: int, options: VllmOptions, *, compiled: bool
 ) -> HiddenStates:
     """Return what runs a model on sequences of up to `n_tokens`.
 
@@ -112,6 +112,7 @@ def start_vllm(
         dtype: `float32` or `bfloat16`.
         n_tokens: of the longest sequence, BOS included.
         options: with this model's part of the memory.
+        compiled: it is compiled first.
 
     Raises:
         ModelError: vLLM refuses the model, or fails at running it, then or later.
@@ -119,6 +120,7 @@ def start_vllm(
     # What is left of an earlier one would take process-wide state with it when it is collected.
     gc.collect()
     settings = _settings(loaded.model.config, dtype, n_tokens, options)
+    settings["enforce_eager"] = not compiled
     try:
         with (
             _settled(),
@@ -183,7 +185,6 @@ def _settings(config: Any, dtype: str, n_tokens: int, options: VllmOptions) -> d
         # would be rounded differently.
         "enable_prefix_caching": False,
         "enable_chunked_prefill": False,
-        "enforce_eager": True,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         "trust_remote_code": False,

@@ -5,7 +5,13 @@ from functools import partial
 
 from memaudit import __version__
 from memaudit.classifier import RiskClassifier
-from memaudit.engines import DEFAULT_VLLM_OPTIONS, EngineName, VllmOptions, engine_to_try
+from memaudit.engines import (
+    DEFAULT_VLLM_OPTIONS,
+    EngineName,
+    VllmOptions,
+    engine_name,
+    engine_to_try,
+)
 from memaudit.engines.base import Engine
 from memaudit.engines.models import LoadedModel, ModelOptions
 from memaudit.errors import ModelError, UsageError
@@ -129,7 +135,7 @@ def load_models(sources: ModelSources) -> AuditModels:
     here = replace(sources.options, device="cpu") if on_cpu else sources.options
     teacher, reference = _load_pair(sources, here)
     reference_digest = None if reference is None else reference.digest
-    name = f"hf-{sources.options.dtype}"
+    name = engine_name("hf", sources.options.dtype, compiled=sources.options.compiled)
     if sources.n_elsewhere:
         sources = replace(sources, threads=threads, digests=(teacher.digest, reference_digest))
         score = _score_elsewhere(sources, threads)
@@ -175,7 +181,7 @@ def load_scorer(sources: ModelSources, worker: int) -> tuple[Engine, Tokenizer]:
             "a process that scores found other model files than the one that began the run",
             hint="are the same models on every machine, and did nobody change them meanwhile?",
         )
-    return _engine(teacher, reference), teacher.tokenizer
+    return _engine(sources, teacher, reference), teacher.tokenizer
 
 
 def _score_elsewhere(sources: ModelSources, threads: int) -> ScoreChunks:
@@ -206,27 +212,32 @@ def _engine_here(
     """Return the engine that was asked for; with `auto`, vLLM if nothing speaks against it."""
     name = engine_to_try(sources.engine, sources.vllm, elsewhere=False)
     if name == "hf":
-        return _engine(teacher, reference)
+        return _engine(sources, teacher, reference)
     from memaudit.engines.vllm import load_vllm_engine
     from memaudit.engines.vllm_start import why_not
 
     refusal = why_not([model for model in (teacher, reference) if model], sources.options)
     if refusal is None:
         return load_vllm_engine(
-            teacher, reference, window_len=sources.window_len, options=sources.vllm
+            teacher,
+            reference,
+            window_len=sources.window_len,
+            options=sources.vllm,
+            compiled=sources.options.compiled,
         )
     if name == "auto":
-        return _engine(teacher, reference)
+        return _engine(sources, teacher, reference)
     raise ModelError(f"the vllm engine cannot run this: {refusal}", hint="use --engine hf")
 
 
-def _engine(teacher: LoadedModel, reference: LoadedModel | None) -> Engine:
+def _engine(sources: ModelSources, teacher: LoadedModel, reference: LoadedModel | None) -> Engine:
     from memaudit.engines.hf import HfEngine
 
     return HfEngine(
         teacher.model,
         None if reference is None else reference.model,
         bos_token_id=teacher.tokenizer.bos_token_id,
+        compiled=sources.options.compiled,
     )
 
 

@@ -76,3 +76,47 @@ def test_a_model_without_an_output_layer_is_refused():
 
     with pytest.raises(ModelError, match="Encoder has no linear output layer"):
         read_head(Encoder())
+
+
+@pytest.mark.parametrize("is_rounded", [True, False])
+def test_fast_products_are_used_only_where_they_lose_nothing(is_rounded):
+    """Units for bfloat16 round what they multiply: numbers that are of bfloat16 do not change."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(9000, 64, generator=generator).bfloat16().float()
+    hidden = torch.randn(40, 64, generator=generator)
+    hidden = hidden.bfloat16() if is_rounded else hidden
+    targets = torch.randint(0, 9000, (40,), generator=generator)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+
+    found = score_positions(head(weight, is_bfloat16=True), hidden, targets)
+    pair = (head(weight, is_bfloat16=True), head(weight, is_bfloat16=True))
+    same = score_position_pairs(pair, (hidden, hidden), targets)
+
+    expected = (hidden.double() @ weight.double().T).log_softmax(dim=1)
+    expected = expected.gather(1, targets[:, None])[:, 0]
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(same[0], expected, rtol=0, atol=2e-5)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.fixture
+def coarse_products():
+    """Let this process round what it multiplies, as a training loop might."""
+    backend = torch.backends.mkldnn.matmul
+    before, backend.fp32_precision = backend.fp32_precision, "bf16"
+    yield
+    backend.fp32_precision = before
+
+
+@pytest.mark.usefixtures("coarse_products")
+def test_float32_stays_float32_whatever_the_process_has_chosen():
+    """Exact is exact, also beside a loop that has asked for fast and coarse products."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(5000, 64, generator=generator)
+    hidden = torch.randn(40, 64, generator=generator)
+
+    found = score_positions(head(weight), hidden, torch.arange(40))
+
+    expected = (hidden.double() @ weight.double().T).log_softmax(dim=1)[:, :40].diagonal()
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=2e-5)
+    assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"

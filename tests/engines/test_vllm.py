@@ -40,14 +40,14 @@ def models(tmp_path_factory):
     return path
 
 
-def load_engine(teacher, reference=None, **options):
+def load_engine(teacher, reference=None, *, compiled=False, **options):
     """Let vLLM take over one or two models."""
     from memaudit.engines.vllm import load_vllm_engine
 
     loaded = [
         load_model(str(path), ModelOptions(**options)) for path in (teacher, reference) if path
     ]
-    return load_vllm_engine(*loaded, window_len=LONGEST)
+    return load_vllm_engine(*loaded, window_len=LONGEST, compiled=compiled)
 
 
 def wrong_argmaxes(found, log_softmax, window):
@@ -57,14 +57,16 @@ def wrong_argmaxes(found, log_softmax, window):
     return (log_softmax.max(axis=1) - logprobs)[differs].tolist()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_scores_equal_the_naive_ones_in_every_family(family, models):
+@pytest.mark.parametrize(
+    ("family", "compiled"), [*((family, False) for family in FAMILIES), ("llama", True)]
+)
+def test_scores_equal_the_naive_ones_in_every_family(family, compiled, models):
     """An engine that is fast and a little wrong would go unnoticed."""
     teacher, reference = models(family), models(family, seed=1)
     windows = make_windows(60, longest=LONGEST)
     naive = [load_model(str(path)).model for path in (teacher, reference)]
 
-    found = load_engine(teacher, reference).score(windows)
+    found = load_engine(teacher, reference, compiled=compiled).score(windows)
 
     gaps, not_tied = {"logprobs": 0.0, "entropy": 0.0, "kl_divergence": 0.0}, []
     for window, scores in zip(windows, found, strict=True):

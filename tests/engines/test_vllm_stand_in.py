@@ -141,7 +141,7 @@ def test_classes_of_transformers_are_given_back_as_they_were(stand_in, folders, 
         return stand_in.start
 
     monkeypatch.setattr(vllm_start, "_load_llm", decorate)
-    vllm_start.start_vllm(loaded, "float32", LONGEST, VllmOptions())
+    vllm_start.start_vllm(loaded, "float32", LONGEST, VllmOptions(), compiled=False)
 
     assert cls.__bases__ == bases
     assert dict(vars(cls)) == attributes
