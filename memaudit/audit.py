@@ -17,9 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from memaudit.classifier import RiskClassifier, zlib_record
+from memaudit.classifier import RiskClassifier, check_features, zlib_record
 from memaudit.corpus import BadRow, CorpusOptions, Example
-from memaudit.features import FEATURE_SETS
 from memaudit.runs.chunks import feature_set_name
 from memaudit.runs.commit import output_errors, remove_halves
 from memaudit.runs.conclusion import ReportOptions, Session, conclude
@@ -235,6 +234,7 @@ def _declare(
 ) -> RunInputs:
     """Return all that decides a byte of the results."""
     models = inputs.models
+    check_features(inputs.classifier, models.features, models.engine)
     sensitivity = SENSITIVITY_COLUMNS if options.sensitive else ()
     return RunInputs(
         corpus=_declared_corpus(inputs.corpus),
@@ -246,7 +246,7 @@ def _declare(
         teacher_digest=models.teacher_digest,
         reference_digest=models.reference_digest,
         feature_set=feature_set_name(models.role),
-        features=FEATURE_SETS[feature_set_name(models.role)] + sensitivity,
+        features=models.features + sensitivity,
         classifier_digest=inputs.classifier.digest,
         objective=options.objective,
         engine=models.engine,

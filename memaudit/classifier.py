@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -384,6 +384,26 @@ def _check_fits(classifier: RiskClassifier, feature_set: str, objective: Objecti
             f"classifier {classifier.name} expects {n_features} features, "
             f"this run has {n_features - len(missing)}: no {missing[0].replace('_', ' ')}",
             hint=f"give --{role}, or choose a classifier without it",
+        )
+
+
+def check_features(classifier: RiskClassifier, features: Sequence[str], engine: str) -> None:
+    """Refuse an engine that cannot tell what a classifier looks at.
+
+    Args:
+        classifier: of a run.
+        features: that the engine can tell.
+        engine: its name.
+
+    Raises:
+        ClassifierError: naming the first feature that is missing.
+    """
+    missing = [name for name in classifier.features if name not in features]
+    if missing:
+        raise ClassifierError(
+            f"classifier {classifier.name} looks at {missing[0]}, which the engine "
+            f"{safe_text(engine)} cannot tell exactly",
+            hint="use --engine hf, or fit a classifier on what it can tell with 'memaudit fit'",
         )
 
 

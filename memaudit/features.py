@@ -6,6 +6,7 @@ T - 1 of them, and its suffix as many as it has tokens. "Suffix" features look a
 alone: only the suffix has to be reproduced, and the prefix dilutes what it says.
 """
 
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Literal
@@ -46,6 +47,9 @@ _CORPUS_FEATURES = (
 CORPUS_FEATURES = (*OBJECTIVE_FEATURES, *_CORPUS_FEATURES)
 """Features that no model is needed for."""
 
+_ENTROPY_FEATURES = ("entropy", "suffix_entropy", "suffix_max_entropy", "suffix_max_surprise")
+"""Of a model's features, those that need the entropy of its predictions."""
+
 _TEACHER_FEATURES = (
     *CORPUS_FEATURES,
     *(f"teacher_{name}" for name in _MODEL_FEATURES),
@@ -84,6 +88,22 @@ FEATURE_SETS: dict[str, tuple[str, ...]] = {
 """Which features exist, by the models that a user has. A classifier uses some of its set."""
 
 
+def exact_features(feature_set: str, *, logprobs_only: bool) -> tuple[str, ...]:
+    """Return the features of a set that an engine can tell.
+
+    Args:
+        feature_set: key of `FEATURE_SETS`.
+        logprobs_only: the engine tells neither entropies nor divergences. What needs them is left
+            out: an approximation under the same name would be taken for the exact one.
+    """
+    names = FEATURE_SETS[feature_set]
+    if not logprobs_only:
+        return names
+    roles = ("teacher", feature_set.removeprefix("teacher+"))
+    absent = {f"{role}_{name}" for role in roles for name in _ENTROPY_FEATURES}
+    return tuple(name for name in names if name not in absent and "kl_divergence" not in name)
+
+
 def window_features(
     scores: WindowScores,
     *,
@@ -106,7 +126,7 @@ def window_features(
         role: what the reference is.
 
     Returns:
-        one finite number for each name in the feature set, in its order.
+        one finite number for each name in the feature set that the scores allow, in its order.
     """
     features = corpus_features(text, suffix_text, occurrences, objective)
     return features | model_features(scores, prefix_len=prefix_len, role=role)
@@ -115,7 +135,7 @@ def window_features(
 def model_features(
     scores: WindowScores, *, prefix_len: int, role: ReferenceRole | None = None
 ) -> dict[str, float]:
-    """Return the features that models are needed for, by name.
+    """Return the features that models are needed for and that the scores allow, by name.
 
     Args:
         scores: of the teacher, and of the reference when `role` is given.
@@ -167,15 +187,18 @@ def _divergence_features(
     role: ReferenceRole, scores: WindowScores, prefix_len: int
 ) -> dict[str, float]:
     assert scores.reference is not None
-    assert scores.kl_divergence is not None
-    suffix_kl = suffix(scores.kl_divergence, prefix_len)
+    features: dict[str, float] = {}
+    if scores.kl_divergence is not None:
+        suffix_kl = suffix(scores.kl_divergence, prefix_len)
+        features |= {
+            kl_name(role): mean(scores.kl_divergence),
+            suffix_kl_name(role): mean(suffix_kl),
+            f"{role}_suffix_max_kl_divergence": float(suffix_kl.max()),
+        }
     log_ratios = suffix(scores.teacher.logprobs, prefix_len) - suffix(
         scores.reference.logprobs, prefix_len
     )
-    return {
-        kl_name(role): mean(scores.kl_divergence),
-        suffix_kl_name(role): mean(suffix_kl),
-        f"{role}_suffix_max_kl_divergence": float(suffix_kl.max()),
+    return features | {
         f"{role}_suffix_log_ratio": mean(log_ratios),
         f"{role}_suffix_max_log_ratio": float(log_ratios.max()),
     }
@@ -183,9 +206,8 @@ def _divergence_features(
 
 def _model_features(role: str, scores: TokenScores, prefix_len: int) -> dict[str, float]:
     suffix_logprobs = suffix(scores.logprobs, prefix_len)
-    suffix_entropies = suffix(scores.entropy, prefix_len)
     prefix_logprobs = scores.logprobs[: prefix_len - 1]
-    return {
+    features = {
         f"{role}_perplexity": perplexity(scores.logprobs),
         f"{role}_prefix_mean_logprob": mean(prefix_logprobs) if len(prefix_logprobs) else 0.0,
         f"{role}_suffix_perplexity": perplexity(suffix_logprobs),
@@ -193,12 +215,16 @@ def _model_features(role: str, scores: TokenScores, prefix_len: int) -> dict[str
         f"{role}_suffix_mean_logprob": mean(suffix_logprobs),
         f"{role}_suffix_min_logprob": float(suffix_logprobs.min()),
         f"{role}_suffix_argmax_rate": mean(suffix(scores.is_argmax, prefix_len)),
-        f"{role}_entropy": mean(scores.entropy),
-        f"{role}_suffix_entropy": mean(suffix_entropies),
-        f"{role}_suffix_max_entropy": float(suffix_entropies.max()),
-        f"{role}_suffix_max_surprise": float((-suffix_logprobs - suffix_entropies).max()),
-        f"{role}_min_k_logprob": min_k_logprob(suffix_logprobs),
     }
+    if scores.entropy is not None:
+        suffix_entropies = suffix(scores.entropy, prefix_len)
+        features |= {
+            f"{role}_entropy": mean(scores.entropy),
+            f"{role}_suffix_entropy": mean(suffix_entropies),
+            f"{role}_suffix_max_entropy": float(suffix_entropies.max()),
+            f"{role}_suffix_max_surprise": float((-suffix_logprobs - suffix_entropies).max()),
+        }
+    return features | {f"{role}_min_k_logprob": min_k_logprob(suffix_logprobs)}
 
 
 def mean(per_token: NDArray[np.generic]) -> float:
@@ -281,7 +307,7 @@ def reason_in_words(features: Mapping[str, float]) -> str:
         reasons.append(f"{' and '.join(recited_by)} {verb} it")
     elif features["teacher_suffix_argmax_rate"] >= 0.9:
         reasons.append("teacher nearly recites it")
-    if features["teacher_suffix_entropy"] < 0.5:
+    if features.get("teacher_suffix_entropy", math.inf) < 0.5:
         reasons.append("low entropy")
     if features["zlib_ratio"] < 0.5:
         reasons.append("repetitive text")

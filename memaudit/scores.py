@@ -23,8 +23,8 @@ class TokenScores:
     is_argmax: NDArray[np.bool_]
     """(S,) whether no token is more probable than the window's own; a tie counts."""
 
-    entropy: NDArray[np.float32]
-    """(S,) Shannon entropy of the prediction, nats."""
+    entropy: NDArray[np.float32] | None
+    """(S,) Shannon entropy of the prediction, nats. None: the engine cannot tell it exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class WindowScores:
     """The baseline's or the untrained student's."""
 
     kl_divergence: NDArray[np.float32] | None = None
-    """(S,) KL(teacher ‖ reference) over the whole vocabulary at T = 1, nats."""
+    """(S,) KL(teacher ‖ reference) over the whole vocabulary at T = 1, nats. None: there is no
+    reference, or the engine cannot tell it exactly."""
 
 
 def suffix(per_token: NDArray[_Entry], prefix_len: int) -> NDArray[_Entry]:

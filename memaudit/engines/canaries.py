@@ -89,11 +89,17 @@ class WatchedEngine:
         found = engine.score(canaries.windows)
         for index, scores in enumerate(found):
             self._check(index, scores)
+        self._logprobs_only = found[0].teacher.entropy is None
 
     @property
     def name(self) -> str:
         """The engine's own."""
         return self._engine.name
+
+    @property
+    def logprobs_only(self) -> bool:
+        """Whether it tells neither entropies nor divergences."""
+        return self._logprobs_only
 
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
         """Return the scores of each window, in the order given.
@@ -112,7 +118,7 @@ class WatchedEngine:
         expected = self._canaries.scores[index]
         gaps = _gaps(found, expected)
         tolerance = self._canaries.tolerance
-        allowed = tolerance.largest + tolerance.relative * np.abs(_rows(expected))
+        allowed = tolerance.largest + tolerance.relative * np.abs(_rows(expected, found))
         # NaN is not within any tolerance.
         if not ((gaps <= allowed).all() and gaps.mean() <= tolerance.mean):
             raise ModelError(
@@ -129,12 +135,21 @@ def largest_gap(found: WindowScores, expected: WindowScores) -> float:
 
 
 def _gaps(found: WindowScores, expected: WindowScores) -> NDArray[np.float32]:
-    """Return (k, S) absolute differences: of each model's scores, and of the divergence."""
-    gaps: NDArray[np.float32] = np.abs(_rows(found) - _rows(expected))
+    """Return (k, S) absolute differences: of each model's scores, and of the divergence.
+
+    What an engine cannot tell is not compared.
+    """
+    gaps: NDArray[np.float32] = np.abs(_rows(found, found) - _rows(expected, found))
     return gaps
 
 
-def _rows(scores: WindowScores) -> NDArray[np.float32]:
+def _rows(scores: WindowScores, told: WindowScores) -> NDArray[np.float32]:
+    """Return (k, S) those scores that the other ones have as well."""
+    pairs = zip(_all_rows(scores), _all_rows(told), strict=True)
+    return np.stack([row for row, other in pairs if row is not None and other is not None])
+
+
+def _all_rows(scores: WindowScores) -> list[NDArray[np.float32] | None]:
     models = [scores.teacher] if scores.reference is None else [scores.teacher, scores.reference]
     rows = [row for model in models for row in (model.logprobs, model.entropy)]
-    return np.stack(rows if scores.kl_divergence is None else [*rows, scores.kl_divergence])
+    return [*rows, scores.kl_divergence]

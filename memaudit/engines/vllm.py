@@ -2,8 +2,8 @@
 
 vLLM hands over the hidden states of every token (pooling task `token_embed`), in float32 and after
 the final normalisation, and the head of the `hf` engine makes scores of them: log-probabilities,
-argmax, entropy and the divergence over the whole vocabulary are exact. `prompt_logprobs` would give
-the most probable tokens alone, and no exact entropy or divergence.
+argmax, entropy and the divergence over the whole vocabulary are exact. What it does not hand over
+hidden states of is left to `memaudit.engines.vllm_logprobs`.
 
 Teacher and reference stand side by side, each with its share of the device, and read the same
 windows one after the other. The hidden states of at most `_CALL_TOKENS` tokens are held at once,
@@ -13,9 +13,10 @@ vLLM runs in this process, so it is given the windows in a fixed order and sched
 each time: the same windows in the same order have the same scores to the bit.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,14 +24,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.engines import DEFAULT_VLLM_OPTIONS, VllmOptions, engine_name
+from memaudit.engines.base import Engine
 from memaudit.engines.canaries import TOLERANCES, Canaries, WatchedEngine, canary_windows
 from memaudit.engines.head import Head, read_head, score_position_pairs, score_positions
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import LoadedModel
-from memaudit.engines.vllm_start import HiddenStates, start_vllm, vllm_version
+from memaudit.engines.vllm_logprobs import VllmLogprobEngine
+from memaudit.engines.vllm_start import (
+    HiddenStates,
+    VllmRefusedError,
+    start_hidden_states,
+    start_prompt_logprobs,
+    vllm_version,
+)
 from memaudit.engines.window_io import ModelLimits, check_windows, limits_of, split_scores
 from memaudit.errors import ModelError
 from memaudit.scores import WindowScores
+
+_Run = TypeVar("_Run")
 
 _CALL_TOKENS = 16_384
 """Tokens whose hidden states are held at once."""
@@ -129,6 +140,7 @@ def load_vllm_engine(
     window_len: int,
     options: VllmOptions = DEFAULT_VLLM_OPTIONS,
     compiled: bool = False,
+    falls_back: bool = True,
 ) -> WatchedEngine:
     """Let vLLM take over models that transformers has loaded, and hold it against them.
 
@@ -141,41 +153,71 @@ def load_vllm_engine(
         window_len: tokens of the longest window.
         options: how vLLM runs.
         compiled: it compiles the models first.
+        falls_back: if it does not hand over hidden states, its log-probabilities will do.
 
     Raises:
-        ModelError: vLLM cannot run a model, or disagrees about the canaries.
+        VllmRefusedError: vLLM cannot run a model.
+        ModelError: it disagrees about the canaries.
     """
     loaded = [teacher] if reference is None else [teacher, reference]
-    tokenizer = teacher.tokenizer
-    bos_token_id = tokenizer.bos_token_id
+    canaries = _scored_canaries(teacher, reference, window_len)
+    bos_token_id = teacher.tokenizer.bos_token_id
     dtype = str(teacher.model.dtype).removeprefix("torch.")
-    windows = canary_windows(tokenizer.encode, tokenizer.n_ids, window_len)
-    hf = HfEngine(
-        teacher.model, None if reference is None else reference.model, bos_token_id=bos_token_id
-    )
-    canaries = Canaries(windows, tuple(hf.score(windows)), TOLERANCES[dtype])
-    del hf
-    n_tokens = window_len - 1 + (bos_token_id is not None)
-    shares = _memory_shares([model.n_parameters for model in loaded], options.gpu_memory_share)
     # Every model is let go before the first is taken over: that is when memory is shortest.
     parts = [_let_go(model, _head_device(model, options)) for model in loaded]
-    bodies = [
-        Body(
-            start_vllm(
-                model,
-                dtype,
-                n_tokens,
-                replace(options, gpu_memory_share=share),
-                compiled=compiled,
-            ),
-            head,
-            limits,
+    start = partial(_start_each, loaded, dtype, options, compiled=compiled)
+    kind, n_tokens = f"vllm-{vllm_version()}", window_len - 1 + (bos_token_id is not None)
+    engine: Engine
+    try:
+        hidden_states = start(start_hidden_states, n_tokens)
+        engine = VllmEngine(
+            [Body(run, *part) for run, part in zip(hidden_states, parts, strict=True)],
+            name=engine_name(kind, dtype, compiled=compiled),
+            bos_token_id=bos_token_id,
         )
-        for model, (head, limits), share in zip(loaded, parts, shares, strict=True)
-    ]
-    name = engine_name(f"vllm-{vllm_version()}", dtype, compiled=compiled)
-    engine = VllmEngine(bodies, name=name, bos_token_id=bos_token_id)
+    except VllmRefusedError:
+        if not falls_back:
+            raise
+        prompt_logprobs = start(start_prompt_logprobs, n_tokens + 1)
+        limits = [limits for _, limits in parts]
+        engine = VllmLogprobEngine(
+            list(zip(prompt_logprobs, limits, strict=True)),
+            name=engine_name(f"{kind}-logprobs", dtype, compiled=compiled),
+            bos_token_id=bos_token_id,
+        )
     return WatchedEngine(engine, canaries)
+
+
+def _scored_canaries(
+    teacher: LoadedModel, reference: LoadedModel | None, window_len: int
+) -> Canaries:
+    """Return canaries with what transformers says about them."""
+    tokenizer = teacher.tokenizer
+    windows = canary_windows(tokenizer.encode, tokenizer.n_ids, window_len)
+    trusted = HfEngine(
+        teacher.model,
+        None if reference is None else reference.model,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    dtype = str(teacher.model.dtype).removeprefix("torch.")
+    return Canaries(windows, tuple(trusted.score(windows)), TOLERANCES[dtype])
+
+
+def _start_each(
+    loaded: Sequence[LoadedModel],
+    dtype: str,
+    options: VllmOptions,
+    start: Callable[[LoadedModel, str, int, VllmOptions, bool], _Run],
+    n_tokens: int,
+    *,
+    compiled: bool,
+) -> list[_Run]:
+    """Let vLLM take over models, each with its share of the device."""
+    shares = _memory_shares([model.n_parameters for model in loaded], options.gpu_memory_share)
+    return [
+        start(model, dtype, n_tokens, replace(options, gpu_memory_share=share), compiled)
+        for model, share in zip(loaded, shares, strict=True)
+    ]
 
 
 def _head_device(loaded: LoadedModel, options: VllmOptions) -> torch.device:

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.engines import VllmOptions
 from memaudit.engines.models import LoadedModel, ModelOptions
+from memaudit.engines.vllm_logprobs import PromptLogprobs
 from memaudit.errors import ModelError
 from memaudit.safe_text import safe_text
 
@@ -36,6 +39,8 @@ _VLLM_RAISES = (
     TypeError,
     ValueError,
 )
+
+_Run = TypeVar("_Run")
 
 HiddenStates = Callable[[list[list[int]]], list[Tensor]]
 """Gives the last hidden states (T, H), float32, of each sequence of T token ids."""
@@ -102,10 +107,14 @@ def _why_not_architecture(model: LoadedModel, on_cpu: bool) -> str | None:
     return None
 
 
-def start_vllm(
-    loaded: LoadedModel, dtype: str, n_tokens: int, options: VllmOptions, *, compiled: bool
+class VllmRefusedError(ModelError):
+    """VLLM cannot run a model in the way that is asked for."""
+
+
+def start_hidden_states(
+    loaded: LoadedModel, dtype: str, n_tokens: int, options: VllmOptions, compiled: bool
 ) -> HiddenStates:
-    """Return what runs a model on sequences of up to `n_tokens`.
+    """Return what runs the body of a model on sequences of up to `n_tokens`.
 
     Args:
         loaded: names the files; its own weights are not used.
@@ -115,12 +124,40 @@ def start_vllm(
         compiled: it is compiled first.
 
     Raises:
-        ModelError: vLLM refuses the model, or fails at running it, then or later.
+        VllmRefusedError: vLLM refuses the model.
+        ModelError: later, it fails at running it.
     """
+    settings = _settings(loaded.model.config, dtype, n_tokens, options, compiled=compiled)
+    return _start(_load_pooling, loaded, settings)
+
+
+def start_prompt_logprobs(
+    loaded: LoadedModel, dtype: str, n_tokens: int, options: VllmOptions, compiled: bool
+) -> PromptLogprobs:
+    """Return what runs a model with its head on sequences of up to `n_tokens`.
+
+    Args:
+        loaded: as for `start_hidden_states`, like all that is not explained.
+        dtype: of the whole model, its head included.
+        n_tokens: of the longest sequence, BOS included.
+        options: see there.
+        compiled: see there.
+
+    Raises:
+        VllmRefusedError, ModelError: as for `start_hidden_states`.
+    """
+    # It will not do without writing a token of its own, which needs a place.
+    settings = _settings(loaded.model.config, dtype, n_tokens + 1, options, compiled=compiled)
+    return _start(_load_generating, loaded, settings)
+
+
+def _start(
+    load: Callable[[str, dict[str, Any]], Callable[[list[list[int]]], _Run]],
+    loaded: LoadedModel,
+    settings: dict[str, Any],
+) -> Callable[[list[list[int]]], _Run]:
     # What is left of an earlier one would take process-wide state with it when it is collected.
     gc.collect()
-    settings = _settings(loaded.model.config, dtype, n_tokens, options)
-    settings["enforce_eager"] = not compiled
     try:
         with (
             _settled(),
@@ -128,15 +165,15 @@ def start_vllm(
             tempfile.TemporaryDirectory(prefix="memaudit-") as folder,
         ):
             _lay_out(loaded, Path(folder))
-            run = _load_llm(folder, settings)
+            run = load(folder, settings)
     except _VLLM_RAISES as error:
         text = safe_text(" ".join(str(error).split()), _SHOWN_ERROR)
-        raise ModelError(
+        raise VllmRefusedError(
             f"vLLM refuses {_shown(loaded)}: {type(error).__name__}: {text}",
             hint="use --engine hf",
         ) from error
 
-    def hidden_states(prompts: list[list[int]]) -> list[Tensor]:
+    def run_settled(prompts: list[list[int]]) -> _Run:
         try:
             with _settled():
                 return run(prompts)
@@ -147,7 +184,7 @@ def start_vllm(
                 hint="use --engine hf; if memory is short, another --gpu-memory-share",
             ) from error
 
-    return hidden_states
+    return run_settled
 
 
 def _lay_out(loaded: LoadedModel, folder: Path) -> None:
@@ -168,8 +205,10 @@ def _lay_out(loaded: LoadedModel, folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=single).save_pretrained(folder)
 
 
-def _settings(config: Any, dtype: str, n_tokens: int, options: VllmOptions) -> dict[str, Any]:
-    """Return the arguments of `vllm.LLM`, but for the pooler's."""
+def _settings(
+    config: Any, dtype: str, n_tokens: int, options: VllmOptions, *, compiled: bool
+) -> dict[str, Any]:
+    """Return the arguments of `vllm.LLM`, but for those that say what it is to give."""
     on_cpu = not torch.cuda.is_available()
     step_tokens = max(n_tokens, _STEP_TOKENS_CPU if on_cpu else _STEP_TOKENS_GPU)
     n_sequences = step_tokens // n_tokens
@@ -185,6 +224,7 @@ def _settings(config: Any, dtype: str, n_tokens: int, options: VllmOptions) -> d
         # would be rounded differently.
         "enable_prefix_caching": False,
         "enable_chunked_prefill": False,
+        "enforce_eager": not compiled,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         "trust_remote_code": False,
@@ -207,7 +247,7 @@ def _attention_shape(config: Any) -> tuple[int, int, int]:
     return text.num_hidden_layers, getattr(text, "num_key_value_heads", None) or n_heads, head_size
 
 
-def _load_llm(folder: str, settings: dict[str, Any]) -> HiddenStates:
+def _load_pooling(folder: str, settings: dict[str, Any]) -> HiddenStates:
     from vllm import LLM, PoolingParams
     from vllm.config import PoolerConfig
 
@@ -222,6 +262,30 @@ def _load_llm(folder: str, settings: dict[str, Any]) -> HiddenStates:
         return [output.outputs.data for output in outputs]
 
     return run
+
+
+def _load_generating(folder: str, settings: dict[str, Any]) -> PromptLogprobs:
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(folder, runner="generate", **settings)
+    params = SamplingParams(
+        max_tokens=1, temperature=0.0, prompt_logprobs=1, flat_logprobs=True, detokenize=False
+    )
+
+    def run(prompts: list[list[int]]) -> list[NDArray[np.float32]]:
+        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = llm.generate(inputs, params, use_tqdm=False)
+        return [_own_and_best(output.prompt_logprobs) for output in outputs]
+
+    return run
+
+
+def _own_and_best(flat: Any) -> NDArray[np.float32]:
+    """Return (2, T - 1) out of vLLM's flat lists: the prompt's own token comes first."""
+    # The first token has no prediction.
+    spans = list(zip(flat.start_indices, flat.end_indices, strict=True))[1:]
+    pairs = [(flat.logprobs[start], max(flat.logprobs[start:end])) for start, end in spans]
+    return np.array(pairs, dtype=np.float32).reshape(-1, 2).T
 
 
 @contextmanager

@@ -204,7 +204,12 @@ def _seconds_to_score(
     work = ChunkWork(0, token_ids, windows.occurrences[chosen])
     with tempfile.TemporaryDirectory(prefix="memaudit-") as folder:
         plan = replace(
-            chunks, folder=Path(folder), n_windows=len(chosen), chunk_size=len(chosen), cascade=None
+            chunks,
+            folder=Path(folder),
+            features=models.features,
+            n_windows=len(chosen),
+            chunk_size=len(chosen),
+            cascade=None,
         )
         started = time.monotonic()
         for _ in models.score(plan, iter([work])):

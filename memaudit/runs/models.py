@@ -13,9 +13,10 @@ from memaudit.engines import (
     engine_to_try,
 )
 from memaudit.engines.base import Engine
+from memaudit.engines.canaries import WatchedEngine
 from memaudit.engines.models import LoadedModel, ModelOptions
 from memaudit.errors import ModelError, UsageError
-from memaudit.features import ReferenceRole
+from memaudit.features import ReferenceRole, exact_features
 from memaudit.runs.chunks import feature_set_name
 from memaudit.runs.options import RayOptions
 from memaudit.runs.result import ModelNames
@@ -53,11 +54,19 @@ class AuditModels:
     role: ReferenceRole | None = None
     """What the reference is."""
 
+    logprobs_only: bool = False
+    """The engine tells neither entropies nor divergences: features that need them are absent."""
+
     device: str = "cpu"
     """`cpu`, or the kind of GPU."""
 
     threads: int | None = None
     """CPU threads of each process that scores. None: not settled by us."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features that the engine can tell, those of the corpus among them."""
+        return exact_features(feature_set_name(self.role), logprobs_only=self.logprobs_only)
 
     def names(self, classifier: RiskClassifier) -> ModelNames:
         """Return what reports call these, with the classifier that judges their scores."""
@@ -135,13 +144,15 @@ def load_models(sources: ModelSources) -> AuditModels:
     here = replace(sources.options, device="cpu") if on_cpu else sources.options
     teacher, reference = _load_pair(sources, here)
     reference_digest = None if reference is None else reference.digest
+    logprobs_only = False
     name = engine_name("hf", sources.options.dtype, compiled=sources.options.compiled)
     if sources.n_elsewhere:
         sources = replace(sources, threads=threads, digests=(teacher.digest, reference_digest))
         score = _score_elsewhere(sources, threads)
     else:
-        engine = _engine_here(sources, teacher, reference)
+        engine = _engine_here(sources, here, teacher, reference)
         name = engine.name
+        logprobs_only = isinstance(engine, WatchedEngine) and engine.logprobs_only
         score = partial(score_here, engine, teacher.tokenizer)
     return AuditModels(
         tokenizer=teacher.tokenizer,
@@ -152,6 +163,7 @@ def load_models(sources: ModelSources) -> AuditModels:
         reference=sources.reference,
         reference_digest=reference_digest,
         role=sources.role,
+        logprobs_only=logprobs_only,
         device=device,
         threads=threads,
     )
@@ -207,27 +219,37 @@ def _load_pair(
 
 
 def _engine_here(
-    sources: ModelSources, teacher: LoadedModel, reference: LoadedModel | None
+    sources: ModelSources,
+    options: ModelOptions,
+    teacher: LoadedModel,
+    reference: LoadedModel | None,
 ) -> Engine:
-    """Return the engine that was asked for; with `auto`, vLLM if nothing speaks against it."""
+    """Return the engine that was asked for; with `auto`, vLLM if it runs the models exactly."""
     name = engine_to_try(sources.engine, sources.vllm, elsewhere=False)
     if name == "hf":
         return _engine(sources, teacher, reference)
     from memaudit.engines.vllm import load_vllm_engine
-    from memaudit.engines.vllm_start import why_not
+    from memaudit.engines.vllm_start import VllmRefusedError, why_not
 
     refusal = why_not([model for model in (teacher, reference) if model], sources.options)
-    if refusal is None:
+    if refusal is not None and name == "auto":
+        return _engine(sources, teacher, reference)
+    if refusal is not None:
+        raise ModelError(f"the vllm engine cannot run this: {refusal}", hint="use --engine hf")
+    try:
         return load_vllm_engine(
             teacher,
             reference,
             window_len=sources.window_len,
             options=sources.vllm,
             compiled=sources.options.compiled,
+            falls_back=name == "vllm",
         )
-    if name == "auto":
-        return _engine(sources, teacher, reference)
-    raise ModelError(f"the vllm engine cannot run this: {refusal}", hint="use --engine hf")
+    except VllmRefusedError:
+        if name == "vllm":
+            raise
+    # It has let the models go.
+    return _engine(sources, *_load_pair(sources, options))
 
 
 def _engine(sources: ModelSources, teacher: LoadedModel, reference: LoadedModel | None) -> Engine:

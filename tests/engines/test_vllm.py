@@ -84,6 +84,37 @@ def test_scores_equal_the_naive_ones_in_every_family(family, compiled, models):
     assert all(gap <= TIE for gap in not_tied), not_tied
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompt_logprobs_are_as_exact_and_tell_no_entropy(family, models, monkeypatch):
+    """The fallback, for models that vLLM has no pooler for."""
+    from memaudit.engines import vllm_start
+
+    def refuse(folder, settings):
+        raise ValueError("no pooling for this model")
+
+    monkeypatch.setattr(vllm_start, "_load_pooling", refuse)
+    teacher, reference = models(family), models(family, seed=1)
+    windows = make_windows(60, longest=LONGEST)
+    naive = [load_model(str(path)).model for path in (teacher, reference)]
+
+    engine = load_engine(teacher, reference)
+    found = engine.score(windows)
+
+    assert "-logprobs-" in engine.name
+    largest, not_tied = 0.0, []
+    for window, scores in zip(windows, found, strict=True):
+        p, q = (naive_log_softmax(model, window) for model in naive)
+        for token_scores, log_softmax in ((scores.teacher, p), (scores.reference, q)):
+            gap = np.abs(token_scores.logprobs - naive_scores(log_softmax, window)[0]).max()
+            largest = max(largest, float(gap))
+            not_tied += wrong_argmaxes(token_scores, log_softmax, window)
+            assert token_scores.entropy is None
+        assert scores.kl_divergence is None
+    sys.stdout.write(f"{family}: {largest}, argmax differs at gaps of {not_tied} nats\n")
+    assert largest <= AGAINST_NAIVE
+    assert all(gap <= TIE for gap in not_tied), not_tied
+
+
 def test_order_and_batch_change_nothing_and_the_same_call_has_the_same_bits(models):
     """A run that is resumed must write the same chunks."""
     engine = load_engine(models("llama"), models("llama", seed=1))

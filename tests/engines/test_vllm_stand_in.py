@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from engines.tiny_models import edit_json, make_windows, save_model
@@ -48,12 +49,38 @@ class StandIn:
 
         return hidden_states
 
+    def start_generating(self, folder, settings):
+        """Do the same with its head, as far as log-probabilities of a prompt go."""
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        self.settings.append(settings)
+
+        @torch.inference_mode()
+        def prompt_logprobs(prompts):
+            self.n_calls += 1
+            found = []
+            for prompt in prompts:
+                assert len(prompt) < settings["max_model_len"]
+                logprobs = model(torch.tensor([prompt])).logits[0, :-1].log_softmax(dim=-1)
+                own = logprobs.gather(1, torch.tensor(prompt[1:])[:, None])[:, 0]
+                both = torch.stack([own, logprobs.amax(dim=1)]).numpy()
+                found.append(self.spoil(self.n_calls, both))
+            return found
+
+        return prompt_logprobs
+
+    def refuse(self, folder, settings):
+        """Do as vLLM does with a model that it has no pooler for."""
+        raise ValueError("no pooling for this model")
+
 
 @pytest.fixture
 def stand_in(monkeypatch):
     """Pretend that vLLM for a CPU is installed."""
     stand_in = StandIn()
-    monkeypatch.setattr(vllm_start, "_load_llm", stand_in.start)
+    monkeypatch.setattr(vllm_start, "_load_pooling", stand_in.start)
+    monkeypatch.setattr(vllm_start, "_load_generating", stand_in.start_generating)
     monkeypatch.setattr(engines, "find_spec", lambda name: True)
     pretend_vllm(monkeypatch)
     return stand_in
@@ -140,8 +167,8 @@ def test_classes_of_transformers_are_given_back_as_they_were(stand_in, folders, 
         cls.__init__ = cls.__call__ = cls.do_not_compile = None
         return stand_in.start
 
-    monkeypatch.setattr(vllm_start, "_load_llm", decorate)
-    vllm_start.start_vllm(loaded, "float32", LONGEST, VllmOptions(), compiled=False)
+    monkeypatch.setattr(vllm_start, "_load_pooling", decorate)
+    vllm_start.start_hidden_states(loaded, "float32", LONGEST, VllmOptions(), False)
 
     assert cls.__bases__ == bases
     assert dict(vars(cls)) == attributes
@@ -198,12 +225,58 @@ def test_what_vllm_raises_becomes_one_sentence(stand_in, folders, monkeypatch, s
         raise RuntimeError("Engine core\n died")
 
     if step == "start":
-        monkeypatch.setattr(vllm_start, "_load_llm", fail)
+        monkeypatch.setattr(vllm_start, "_load_pooling", fail)
+        monkeypatch.setattr(vllm_start, "_load_generating", fail)
     else:
         stand_in.spoil = fail
     with pytest.raises(ModelError, match=message) as caught:
         vllm.load_vllm_engine(*load(folders[:1]), window_len=LONGEST)
     assert "--engine hf" in caught.value.hint
+
+
+@pytest.mark.parametrize("n_models", [1, 2])
+def test_without_hidden_states_log_probabilities_are_exact_and_nothing_is_made_up(
+    stand_in, folders, monkeypatch, n_models
+):
+    """An entropy of the twenty best tokens is no entropy, and must not be called one."""
+    monkeypatch.setattr(vllm_start, "_load_pooling", stand_in.refuse)
+    windows = make_windows(30, longest=LONGEST)
+    loaded = load(folders[:n_models])
+    expected = HfEngine(*[model.model for model in loaded], bos_token_id=257).score(windows)
+
+    engine = vllm.load_vllm_engine(*loaded, window_len=LONGEST)
+    found = engine.score(windows)
+
+    assert engine.name == "vllm-unknown-logprobs-float32"
+    assert engine.logprobs_only
+    for a, b in zip(found, expected, strict=True):
+        for ours, theirs in ((a.teacher, b.teacher), (a.reference, b.reference)):
+            if theirs is None:
+                assert ours is None
+                continue
+            np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
+            np.testing.assert_array_equal(ours.is_argmax, theirs.is_argmax)
+            assert ours.entropy is None
+        assert a.kl_divergence is None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda call, both: both * 1.01, "disagrees with transformers"),
+        (lambda call, both: both[:, :-1], "38 finite log-probabilities for a window of 40"),
+        (lambda call, both: both * float("nan"), "0 finite log-probabilities"),
+    ],
+)
+def test_log_probabilities_that_are_wrong_are_refused(
+    stand_in, folders, monkeypatch, spoil, message
+):
+    """Prompt logprobs have been silently wrong in several releases."""
+    monkeypatch.setattr(vllm_start, "_load_pooling", stand_in.refuse)
+    stand_in.spoil = spoil
+
+    with pytest.raises(ModelError, match=message):
+        vllm.load_vllm_engine(*load(folders[:1]), window_len=LONGEST)
 
 
 def test_windows_that_are_too_long_are_refused(stand_in, folders):
@@ -291,6 +364,38 @@ def test_what_vllm_cannot_run_goes_to_the_embedded_engine(stand_in, predict, mon
     assert "--engine hf" in err
 
 
+def test_features_that_cannot_be_exact_are_absent(
+    stand_in, predict, monkeypatch, tmp_path, folders
+):
+    """Asked for by name, vLLM runs what it can; the classifier has to do without the rest."""
+    monkeypatch.setattr(vllm_start, "_load_pooling", stand_in.refuse)
+
+    code, document, _ = predict("--engine", "vllm")
+
+    assert code == 0
+    assert document["engine"] == "vllm-unknown-logprobs-float32"
+    columns = pq.read_schema(tmp_path / "out" / "risk.parquet").names
+    given = {"teacher_suffix_logprob", "student_perplexity", "student_suffix_log_ratio"}
+    assert given <= {*columns}
+    absent = ("_kl_divergence", "_surprise", "_entropy")
+    assert [name for name in columns if name.endswith(absent)] == [
+        "zlib_entropy",
+        "suffix_zlib_entropy",
+    ]
+    # What is shipped looks at entropies.
+    code, _, err = predict("--engine", "vllm", "--classifier", "teacher", out="shipped")
+    assert code == 2
+    assert "looks at teacher_suffix_max_entropy, which the engine vllm-unknown-logprobs" in err
+    assert "memaudit fit" in err
+
+
+def test_auto_prefers_an_exact_engine_to_a_fast_one(stand_in, predict, monkeypatch):
+    """Transformers tells entropies where vLLM cannot."""
+    monkeypatch.setattr(vllm_start, "_load_pooling", stand_in.refuse)
+
+    assert predict()[1]["engine"] == "hf-float32"
+
+
 def test_a_canary_that_disagrees_stops_the_run(stand_in, predict, tmp_path):
     """In the middle of a run too, and the chunk it happened in is not kept."""
     # Two models are asked about all canaries, then about two chunks: the fifth call is the
@@ -324,7 +429,9 @@ def test_on_gpus_a_model_gets_its_share_of_memory(folders, monkeypatch):
     config = load(folders)[0].model.config
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
-    settings = vllm_start._settings(config, "bfloat16", 100, VllmOptions(gpu_memory_share=0.3))
+    settings = vllm_start._settings(
+        config, "bfloat16", 100, VllmOptions(gpu_memory_share=0.3), compiled=False
+    )
 
     assert settings["gpu_memory_utilization"] == 0.3
     assert settings["max_num_batched_tokens"] > 1024
