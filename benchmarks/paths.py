@@ -55,6 +55,11 @@ def load_memaudit_hf(models: Models) -> Run:
     return _engine_run(engine)
 
 
+def load_memaudit_hf_compiled(models: Models) -> Run:
+    """Return the same with the model compiled; that is done before the clock starts."""
+    return _engine_run(_hf_engine(models, [models.teacher], compiled=True))
+
+
 def load_memaudit_hf_pair(models: Models) -> Run:
     """Return the same with a reference of the teacher's size beside it, for the exact KL."""
     engine = _hf_engine(models, [models.teacher, models.reference])
@@ -64,6 +69,11 @@ def load_memaudit_hf_pair(models: Models) -> Run:
 def load_memaudit_vllm(models: Models) -> Run:
     """Return memaudit's `vllm` engine; the batch size is its own choice."""
     return _vllm_run(models, [models.teacher])
+
+
+def load_memaudit_vllm_compiled(models: Models) -> Run:
+    """Return the same with the model compiled; that is done in the warm-up."""
+    return _vllm_run(models, [models.teacher], compiled=True)
 
 
 def load_memaudit_vllm_pair(models: Models) -> Run:
@@ -135,10 +145,10 @@ def write_reference(model: str, folder: Path) -> None:
     AutoTokenizer.from_pretrained(model).save_pretrained(folder)
 
 
-def _hf_engine(models: Models, folders: list[str]) -> "Engine":
+def _hf_engine(models: Models, folders: list[str], *, compiled: bool = False) -> "Engine":
     from memaudit.engines.hf import HfEngine
 
-    return HfEngine(*[loaded.model for loaded in _loaded(models, folders)])
+    return HfEngine(*[loaded.model for loaded in _loaded(models, folders)], compiled=compiled)
 
 
 def _loaded(models: Models, folders: list[str]) -> "list[LoadedModel]":
@@ -148,7 +158,7 @@ def _loaded(models: Models, folders: list[str]) -> "list[LoadedModel]":
     return [load_model(folder, options) for folder in folders]
 
 
-def _vllm_run(models: Models, folders: list[str]) -> Run:
+def _vllm_run(models: Models, folders: list[str], *, compiled: bool = False) -> Run:
     """Start the engine when the first windows tell how long they are: in the warm-up."""
     engines: list[Engine] = []
 
@@ -158,7 +168,7 @@ def _vllm_run(models: Models, folders: list[str]) -> Run:
 
             n_tokens = windows.token_ids.shape[1]
             loaded = _loaded(models, folders)
-            engines.append(load_vllm_engine(*loaded, window_len=n_tokens))
+            engines.append(load_vllm_engine(*loaded, window_len=n_tokens, compiled=compiled))
         return _engine_run(engines[0])(windows, 0)
 
     return run

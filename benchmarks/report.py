@@ -162,6 +162,7 @@ def _row(
     n_windows = sum(record["stop"] - record["start"] for record in slices[name])
     cpu = sum(record["cpu"] for record in slices[name])
     n_models = 2 if name.endswith(_KL) else 1
+    dtype = "bf16" if "bf16" in name else "fp32"
     flops = shapes.window_flops(n_tokens) * n_models
     loaded = [r["loaded_rss"] for r in records if r["kind"] == "loaded" and r["name"] == name]
     return Row(
@@ -171,8 +172,8 @@ def _row(
         wall_rate=n_windows * n_tokens / sum(record["wall"] for record in slices[name]),
         cpu_rate=n_windows * n_tokens / cpu,
         ratio=_ratio(slices, name, _PEER),
-        ratio_to_ours=_ratio(slices, name, _OURS),
-        share_of_peak=_share(slices[name], flops, peaks["bf16" if "bf16" in name else "fp32"]),
+        ratio_same=_ratio(slices, name, f"lm-eval {dtype}"),
+        share_of_peak=_share(slices[name], flops, peaks[dtype]),
         loaded_rss=max(loaded),
         peak_rss=max(record["peak_rss"] for record in slices[name]),
         n_models=n_models,

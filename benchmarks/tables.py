@@ -56,8 +56,8 @@ class Row:
     """The same per second of processor time."""
     ratio: Spread | None
     """Processor-time rate over that of lm-eval in float32, by rounds."""
-    ratio_to_ours: Spread | None
-    """Over that of memaudit's `hf` in float32, by rounds."""
+    ratio_same: Spread | None
+    """Over that of lm-eval in the same dtype, by rounds."""
     share_of_peak: Spread | None
     """FLOPs per second of processor time, of what matrix products at the same shapes reach in
     the same round."""
@@ -119,6 +119,7 @@ def scoring_table(rows: list[Row], facts: dict[str, Any]) -> list[str]:
         "tokens/s": lambda row: f"{row.wall_rate:.0f}",
         "tokens/CPU s": lambda row: f"{row.cpu_rate:.0f}",
         "÷ lm-eval fp32": lambda row: str(row.ratio or ""),
+        "÷ lm-eval, same dtype": lambda row: str(row.ratio_same or ""),
         "of GEMM peak": lambda row: str(row.share_of_peak or ""),
         "peak RSS, MiB": lambda row: f"{row.peak_rss / _MIB:.0f}",
         "above weights": lambda row: _above_weights(row, facts["weights_bytes"]),

@@ -1,6 +1,7 @@
 """The scoring pass: from the windows of a chunk to its features, committed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -102,9 +103,15 @@ def chunk_features(
     Raises:
         ModelError: as for `score_chunk`.
     """
-    known = _corpus_features(plan, tokenizer, work)
-    kept = _kept(plan, known)
-    scores = _score(engine, [work.windows[i] for i in kept]) if kept else []
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        # zlib and the tokenizer let go of the interpreter: they run while the models do.
+        corpus_features_later = beside.submit(_corpus_features, plan, tokenizer, work)
+        if plan.cascade is None:
+            kept = list(range(len(work.windows)))
+        else:
+            kept = _kept(plan, corpus_features_later.result())
+        scores = _score(engine, [work.windows[i] for i in kept]) if kept else []
+        known = corpus_features_later.result()
     X = np.array([[row.get(name, np.nan) for name in plan.features] for row in known])
     for i, window_scores in zip(kept, scores, strict=True):
         features = known[i] | model_features(
@@ -142,8 +149,7 @@ def windows_kept(plan: ChunkPlan, tokenizer: Tokenizer, work: ChunkWork) -> list
 
 
 def _kept(plan: ChunkPlan, known: Sequence[Mapping[str, float]]) -> list[int]:
-    if plan.cascade is None:
-        return list(range(len(known)))
+    assert plan.cascade is not None
     columns = {name: np.array([row[name] for row in known]) for name in CORPUS_FEATURES}
     # What a cascade rests on says nothing of secrets: whether the teacher knows one is asked.
     has_secret = np.array([row.get("secrets", 0.0) > 0 for row in known], dtype=np.bool_)
