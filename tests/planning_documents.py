@@ -20,6 +20,7 @@ PLAN = AuditPlan(
     windows=12,
     distinct_windows=10,
     screened_windows=0,
+    asks_reference=False,
     window_tokens=4,
     extra_tokens=0,
     features=19,

@@ -197,5 +197,5 @@ def test_a_damaged_screen_is_refused(tmp_path, content):
 
 def test_a_first_stage_that_needs_a_model_is_no_first_stage():
     """It would have to run what it is there to spare."""
-    with pytest.raises(ValueError, match="looks at the corpus alone"):
+    with pytest.raises(ValueError, match="does without the teacher"):
         screen(first_stage=find_classifier("teacher", "teacher"))

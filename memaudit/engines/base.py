@@ -23,6 +23,11 @@ class Engine(Protocol):
         """What ran, for reports: `hf-float32`."""
         ...
 
+    @property
+    def reference_alone(self) -> "Engine":
+        """An engine whose teacher is the reference of this one; there must be one."""
+        ...
+
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
         """Return the scores of each window, in the order given.
 

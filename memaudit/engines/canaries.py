@@ -1,7 +1,8 @@
 """Canaries: windows whose scores are known, scored again and again to catch an engine that lies."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +101,20 @@ class WatchedEngine:
     def logprobs_only(self) -> bool:
         """Whether it tells neither entropies nor divergences."""
         return self._logprobs_only
+
+    @cached_property
+    def reference_alone(self) -> "WatchedEngine":
+        """An engine on the reference, watched by the same canaries.
+
+        Raises:
+            ModelError: it disagrees about one.
+        """
+        scores = []
+        for of_both in self._canaries.scores:
+            assert of_both.reference is not None
+            scores.append(WindowScores(of_both.reference))
+        canaries = replace(self._canaries, scores=tuple(scores))
+        return WatchedEngine(self._engine.reference_alone, canaries)
 
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
         """Return the scores of each window, in the order given.

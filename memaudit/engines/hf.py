@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,6 +63,7 @@ class HfEngine:
             raise ValueError("teacher and reference must be on the same device")
         dtype = str(teacher.dtype).removeprefix("torch.")
         self._name = engine_name("hf", dtype, compiled=compiled)
+        self._bos_token_id = bos_token_id
         self._bos = [] if bos_token_id is None else [bos_token_id]
         on_cpu = self._device.type == "cpu"
         self._batch_tokens = batch_tokens or (_BATCH_TOKENS_CPU if on_cpu else _BATCH_TOKENS_CUDA)
@@ -76,6 +78,12 @@ class HfEngine:
     def name(self) -> str:
         """`hf-float32`, `hf-bfloat16`, `hf-float32-compiled`."""
         return self._name
+
+    @cached_property
+    def reference_alone(self) -> "HfEngine":
+        """The same on the reference, where it is asked before the teacher."""
+        _, reference = self._models
+        return HfEngine(reference, bos_token_id=self._bos_token_id, batch_tokens=self._batch_tokens)
 
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
         """Return the scores of each window, in the order given.

@@ -78,12 +78,18 @@ class VllmEngine:
         """
         self._bodies = bodies
         self._name = name
+        self._bos_token_id = bos_token_id
         self._bos = [] if bos_token_id is None else [bos_token_id]
 
     @property
     def name(self) -> str:
         """`vllm-0.32.0-float32`: another release may round differently."""
         return self._name
+
+    @property
+    def reference_alone(self) -> "VllmEngine":
+        """The same on the reference, where it is asked before the teacher."""
+        return VllmEngine(self._bodies[1:], name=self._name, bos_token_id=self._bos_token_id)
 
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
         """Return the scores of each window, in the order given.

@@ -41,12 +41,18 @@ class VllmLogprobEngine:
         """
         self._models = models
         self._name = name
+        self._bos_token_id = bos_token_id
         self._bos = [] if bos_token_id is None else [bos_token_id]
 
     @property
     def name(self) -> str:
         """`vllm-0.32.0-logprobs-float32`: another release may round differently."""
         return self._name
+
+    @property
+    def reference_alone(self) -> "VllmLogprobEngine":
+        """The same on the reference, where it is asked before the teacher."""
+        return VllmLogprobEngine(self._models[1:], name=self._name, bos_token_id=self._bos_token_id)
 
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
         """Return the scores of each window, in the order given, without what needs all logits.

@@ -113,6 +113,7 @@ def _plan(
         windows=len(cuts.windows),
         distinct_windows=chunks.n_windows,
         screened_windows=chunks.n_windows - n_kept,
+        asks_reference=chunks.cascade is not None and chunks.cascade.needs_reference,
         window_tokens=options.shape.length,
         extra_tokens=int(has_bos),
         features=len(chunks.features),

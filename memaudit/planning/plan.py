@@ -73,7 +73,10 @@ class AuditPlan:
     """Equal ones counted once."""
 
     screened_windows: int
-    """Distinct windows that a cascade would leave out; 0 without one."""
+    """Distinct windows that a cascade would leave out by the corpus alone; 0 without one."""
+
+    asks_reference: bool
+    """A cascade would leave out more of them for the teacher, by what the reference says."""
 
     window_tokens: int
     """Tokens of one window."""
@@ -201,6 +204,7 @@ class AuditPlan:
             "windows": self.windows,
             "distinct_windows": self.distinct_windows,
             "screened_windows": self.screened_windows,
+            "asks_reference": self.asks_reference,
             "tokens": self.tokens,
             "flops": self.body_flops + self.head_flops,
             "body_flops": self.body_flops,

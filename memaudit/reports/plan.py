@@ -50,9 +50,11 @@ def _counts(plan: AuditPlan) -> Table:
     table.add_row("too short", f"{plan.outcomes.get('too_short', 0):,}", "")
     table.add_row("bad", f"{plan.outcomes.get('bad', 0):,}", "")
     table.add_row("windows", f"{plan.windows:,}", f"{plan.distinct_windows:,} of them distinct")
-    if plan.screened_windows:
-        share = plan.screened_windows / plan.distinct_windows
-        table.add_row("screened", f"{plan.screened_windows:,}", f"{share:.1%} of the distinct")
+    if plan.screened_windows or plan.asks_reference:
+        note = f"{plan.screened_windows / plan.distinct_windows:.1%} of the distinct"
+        if plan.asks_reference:
+            note += f", and what the {plan.models[1].role} then spares the teacher"
+        table.add_row("screened", f"{plan.screened_windows:,}", note)
     table.add_row("tokens", f"{plan.tokens:,}", "of distinct windows, for each model")
     return table
 

@@ -122,7 +122,7 @@ def _outcomes(result: AuditResult) -> Table:
     }
     counts = [result.scored, result.too_short, result.bad]
     if result.survival is not None:
-        explanations["screened"] = "left out by the cascade, by the corpus alone"
+        explanations["screened"] = "left out by the cascade: the teacher did not read them"
         counts.append(result.screened)
     if result.errors:
         explanations["error"] = "in chunks that could not be scored"

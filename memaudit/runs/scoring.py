@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from memaudit.engines.base import Engine
 from memaudit.errors import ModelError
-from memaudit.features import CORPUS_FEATURES, corpus_features, model_features
+from memaudit.features import corpus_features, model_features, one_model_features
 from memaudit.runs.chunks import ChunkPlan, write_chunk
 from memaudit.runs.spool import WindowSpool
 from memaudit.scores import WindowScores
@@ -109,7 +109,7 @@ def chunk_features(
         if plan.cascade is None:
             kept = list(range(len(work.windows)))
         else:
-            kept = _kept(plan, corpus_features_later.result())
+            kept = _screen(plan, engine, work, corpus_features_later.result())
         scores = _score(engine, [work.windows[i] for i in kept]) if kept else []
         known = corpus_features_later.result()
     X = np.array([[row.get(name, np.nan) for name in plan.features] for row in known])
@@ -143,17 +143,49 @@ def _corpus_features(
     return known
 
 
-def windows_kept(plan: ChunkPlan, tokenizer: Tokenizer, work: ChunkWork) -> list[int]:
-    """Return the places in a chunk of the windows that models have to look at, ascending."""
-    return _kept(plan, _corpus_features(plan, tokenizer, work))
+def could_be_flagged(plan: ChunkPlan, tokenizer: Tokenizer, work: ChunkWork) -> list[int]:
+    """Return the places in a chunk of the windows that a model has to look at, ascending.
 
-
-def _kept(plan: ChunkPlan, known: Sequence[Mapping[str, float]]) -> list[int]:
+    With a cascade that asks the reference first, the teacher is spared more of them.
+    """
     assert plan.cascade is not None
-    columns = {name: np.array([row[name] for row in known]) for name in CORPUS_FEATURES}
+    known = _corpus_features(plan, tokenizer, work)
+    keeps = plan.cascade.could_be_flagged if plan.cascade.needs_reference else plan.cascade.keeps
+    return _kept(keeps, known, range(len(known)))
+
+
+def _screen(
+    plan: ChunkPlan, engine: Engine, work: ChunkWork, known: list[dict[str, float]]
+) -> list[int]:
+    """Return the places of the windows that the teacher has to look at, ascending.
+
+    What the reference says where it was asked is added to what is known.
+    """
+    assert plan.cascade is not None
+    if not plan.cascade.needs_reference:
+        return _kept(plan.cascade.keeps, known, range(len(known)))
+    assert plan.role is not None
+    places = _kept(plan.cascade.could_be_flagged, known, range(len(known)))
+    windows = [work.windows[i] for i in places]
+    scores = _score(engine.reference_alone, windows) if windows else []
+    for i, of_reference in zip(places, scores, strict=True):
+        known[i] |= one_model_features(plan.role, of_reference.teacher, plan.shape.prefix_len)
+    return _kept(plan.cascade.keeps, known, places)
+
+
+def _kept(
+    keeps: Callable[[Mapping[str, NDArray[np.float64]]], NDArray[np.bool_]],
+    known: Sequence[Mapping[str, float]],
+    places: Sequence[int],
+) -> list[int]:
+    """Return those of some places that a rule keeps, or where a secret is."""
+    if not places:
+        return []
+    rows = [known[i] for i in places]
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     # What a cascade rests on says nothing of secrets: whether the teacher knows one is asked.
-    has_secret = np.array([row.get("secrets", 0.0) > 0 for row in known], dtype=np.bool_)
-    return [int(place) for place in np.flatnonzero(plan.cascade.keeps(columns) | has_secret)]
+    has_secret = np.array([row.get("secrets", 0.0) > 0 for row in rows], dtype=np.bool_)
+    return [places[int(i)] for i in np.flatnonzero(keeps(columns) | has_secret)]
 
 
 def _score(engine: Engine, windows: list[NDArray[np.int32]]) -> list[WindowScores]:

@@ -1,7 +1,7 @@
 """The cascade in a run: which windows the models look at, and what becomes of the rest.
 
 A window that is left out keeps its place in its chunk: the features of the corpus are there, those
-of models are NaN. So chunks, their numbers and all that is built on them stay as they are, and what
+of the reference if it was asked first, and the teacher's are NaN. So chunks, their numbers and all that is built on them stay as they are, and what
 was left out can be told from a chunk alone.
 """
 
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.features import CORPUS_FEATURES
 from memaudit.runs.chunks import ChunkPlan
 from memaudit.runs.cutting import RowCuts
-from memaudit.runs.scoring import ChunkWork, Tokenizer, windows_kept
+from memaudit.runs.scoring import ChunkWork, Tokenizer, could_be_flagged
 from memaudit.runs.spool import RowOutcome, RowSpool, WindowSpool
 from memaudit.runs.storage import spool_folder
 
@@ -48,7 +47,10 @@ class Screened:
 def windows_to_score(
     plan: ChunkPlan, windows: WindowSpool, tokenizer: Tokenizer
 ) -> NDArray[np.int64]:
-    """Return the indices of the distinct windows that models have to look at, ascending."""
+    """Return the indices of the distinct windows that a model has to look at, ascending.
+
+    With a cascade that asks the reference first, the teacher is spared more of them.
+    """
     if plan.cascade is None:
         return np.arange(len(windows))
     occurrences = windows.occurrences
@@ -57,7 +59,7 @@ def windows_to_score(
         places = plan.windows_of(chunk)
         token_ids = windows.read(places.start, len(places))
         work = ChunkWork(chunk, token_ids, occurrences[places.start : places.stop])
-        kept += [places[i] for i in windows_kept(plan, tokenizer, work)]
+        kept += [places[i] for i in could_be_flagged(plan, tokenizer, work)]
     return np.array(kept, dtype=np.int64)
 
 
@@ -75,9 +77,10 @@ def screen_cuts(plan: ChunkPlan, X: NDArray[np.float64], cuts: RowCuts) -> Scree
     if plan.cascade is None:
         return Screened(cuts, np.zeros(len(n_windows), np.bool_), np.empty(0), (), 0)
     left_out: NDArray[np.bool_] = np.logical_or.reduce(np.isnan(X), axis=1)
-    known = {name: X[:, i] for i, name in enumerate(plan.features) if name in CORPUS_FEATURES}
+    names = plan.cascade.known_features
+    known = {name: X[:, i] for i, name in enumerate(plan.features) if name in names}
     first_stage = plan.cascade.probabilities(known)
-    could_be_flagged = plan.cascade.highest(known) >= plan.cascade.classifier.threshold
+    is_unlikely = plan.cascade.could_be_flagged(known)
     X[left_out] = np.nan_to_num(X[left_out])
 
     windows = np.array(cuts.windows, dtype=np.int64)
@@ -92,7 +95,7 @@ def screen_cuts(plan: ChunkPlan, X: NDArray[np.float64], cuts: RowCuts) -> Scree
     starts = np.cumsum(n_windows) - n_windows
     rows = np.flatnonzero(n_scored == 0)
     highest: NDArray[np.float64] = np.maximum.reduceat(first_stage[windows], starts)
-    unlikely: NDArray[np.bool_] = np.maximum.reduceat(could_be_flagged[windows], starts)
+    unlikely: NDArray[np.bool_] = np.maximum.reduceat(is_unlikely[windows], starts)
     return Screened(
         cuts=left,
         is_screened=n_scored == 0,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.classifier import Calibration, RiskClassifier, zlib_record
-from memaudit.features import objective_features
+from memaudit.features import CORPUS_FEATURES, REFERENCE_FEATURES, objective_features
 from memaudit.metrics import clopper_pearson
 from memaudit.objectives import Objective
 from memaudit.screening import CONFIDENCE, FIRST_STAGE_FEATURES, Cascade, Screen
@@ -186,7 +186,10 @@ def _fit_first_stage(
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    X = np.concatenate([_columns(view, FIRST_STAGE_FEATURES) for view in views])
+    # What the classifier itself is told by the reference is known before the teacher has run.
+    of_reference = tuple(name for name in classifier.features if name in REFERENCE_FEATURES)
+    names = FIRST_STAGE_FEATURES + of_reference
+    X = np.concatenate([_columns(view, names) for view in views])
     targets = np.concatenate([view.probabilities for view in views])
     scaler = StandardScaler().fit(X)
     # A soft target is a positive and a negative example that share one weight.
@@ -198,7 +201,7 @@ def _fit_first_stage(
     return RiskClassifier(
         name=f"screen-{classifier.name}",
         feature_set=classifier.feature_set,
-        features=FIRST_STAGE_FEATURES,
+        features=names,
         means=tuple(scaler.mean_.tolist()),
         scales=tuple(scaler.scale_.tolist()),
         coefficients=tuple(regression.coef_[0].tolist()),
@@ -232,6 +235,12 @@ def _figures(views: Sequence[_View], cascade: Cascade) -> dict[str, Any]:
     n_survived = total(lambda view, keep: (view.flagged & keep).sum())
     tokens = total(lambda view, keep: view.window_len * len(keep))
     tokens_read = total(lambda view, keep: view.window_len * keep.sum())
+    corpus_alone = [
+        {name: column for name, column in view.features.items() if name in CORPUS_FEATURES}
+        for view in views
+    ]
+    asked = [cascade.could_be_flagged(corpus) for corpus in corpus_alone]
+    n_asked = sum(v.window_len * int(a.sum()) for v, a in zip(views, asked, strict=True))
     saved = clopper_pearson(n_windows - n_kept, n_windows)
     survival = clopper_pearson(n_survived, n_flagged)
     return {
@@ -240,6 +249,7 @@ def _figures(views: Sequence[_View], cascade: Cascade) -> dict[str, Any]:
         "saved_windows_interval": [round(saved.low, 6), round(saved.high, 6)],
         "tokens": tokens,
         "teacher_tokens_read": tokens_read,
+        "reference_tokens_read_before": n_asked if cascade.needs_reference else 0,
         "times_fewer": round(tokens / tokens_read, 3) if tokens_read else None,
         "flagged": n_flagged,
         "survived": n_survived,

@@ -32,7 +32,7 @@ def test_a_cascade_says_how_many_teacher_tokens_it_saved(predict, tmp_path):
     rows = pq.read_table(tmp_path / "out" / "risk.parquet").to_pylist()
     assert code == 0
     assert "cascade 288 teacher tokens saved, 90.0%" in words
-    assert "screened 9 left out by the cascade, by the corpus alone" in words
+    assert "screened 9 left out by the cascade: the teacher did not read them" in words
     assert "the expected number does not count them" in words
     assert [row["row"] for row in rows if row["outcome"] == "scored"] == [3, 10]
     assert all(row["probability"] > 0 for row in rows if row["outcome"] == "screened")

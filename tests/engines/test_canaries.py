@@ -97,3 +97,32 @@ def test_canaries_are_of_the_length_asked_for_and_of_both_kinds():
     assert {len(window) for window in canary_windows(ByteTokenizer().encode, 256, 400)} == {400}
     assert bytes(CANARIES[0].tolist()).decode().startswith("In the beginning")
     assert all(window.max() < 256 and window.min() >= 0 for window in CANARIES)
+
+
+class PairEngine(HonestEngine):
+    """Has a reference that can be asked alone, and may go wrong there."""
+
+    wrong = 0.0
+
+    @property
+    def reference_alone(self):
+        alone = HonestEngine()
+        alone._score = lambda window: WindowScores(
+            replace(
+                HonestEngine()._score(window).reference,
+                entropy=HonestEngine()._score(window).reference.entropy + np.float32(self.wrong),
+            )
+        )
+        return alone
+
+
+def test_the_reference_alone_is_watched_too():
+    """It decides what the teacher never reads."""
+    engine = PairEngine()
+    found = watch(engine).reference_alone.score(WINDOWS)
+
+    expected = [scores.reference for scores in HonestEngine().score(WINDOWS)]
+    assert [a.teacher.logprobs.tolist() for a in found] == [b.logprobs.tolist() for b in expected]
+    engine.wrong = 0.1
+    with pytest.raises(ModelError, match="disagrees with transformers"):
+        watch(engine).reference_alone  # noqa: B018  # asking for it is what checks it

@@ -72,6 +72,18 @@ def test_a_scale_on_the_logits_is_applied(family):
         assert_token_scores(scores.teacher, naive_log_softmax(model, window), window)
 
 
+def test_the_reference_can_be_asked_alone():
+    """A cascade asks the small one first."""
+    teacher, reference = make_model("llama"), make_model("llama", seed=1)
+    engine, windows = HfEngine(teacher, reference, bos_token_id=257), make_windows(20)
+
+    alone = engine.reference_alone.score(windows)
+
+    for a, b in zip(alone, engine.score(windows), strict=True):
+        np.testing.assert_allclose(a.teacher.logprobs, b.reference.logprobs, atol=ACROSS_BATCHES)
+        np.testing.assert_allclose(a.teacher.entropy, b.reference.entropy, atol=ACROSS_BATCHES)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_order_and_batch_size_change_nothing(family, batch_size):

@@ -19,6 +19,7 @@ from memaudit.runs.finished import read_finished_run
 from memaudit.runs.manifest import read_manifest
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.scoring import score_here
+from memaudit.screening import Cascade
 from memaudit.windows import WindowShape
 
 OPTIONS = AuditOptions(shape=WindowShape(4, 4), survival=1.0, chunk_size=2, on_bad_row="skip")
@@ -160,3 +161,77 @@ def test_a_finished_run_is_read_back_with_its_screened_rows(tmp_path):
     assert not run.is_scored[1]
     assert np.isnan(run.probabilities[1])
     assert run.is_flagged.tolist() == [True, False, False, False, False, True, False]
+
+
+@pytest.fixture
+def asks_student(monkeypatch):
+    """Return an audit whose cascade asks the student first; what it leaves out cannot be flagged.
+
+    A text that the student recites is left out, and what the engines were asked is kept.
+    """
+    judge = msgspec.structs.replace(
+        make_classifier("teacher+student", ("log_occurrences", "teacher_suffix_mean_logprob")),
+        coefficients=(4.0, 2.0),
+        intercept=-7.0,
+    )
+    first_stage = msgspec.structs.replace(
+        make_classifier("teacher+student", ("log_occurrences", "student_suffix_mean_logprob")),
+        coefficients=(0.0, -2.0),
+    )
+    cascade = Cascade(classifier=judge, survival=0.9, first_stage=first_stage, cutoff=0.5)
+    monkeypatch.setattr("memaudit.audit.chosen_cascade", lambda *_: cascade)
+
+    def run_audit(out, *texts, known_to_student=(), **options):
+        engine = RecitingEngine(
+            *[tuple(text.encode()) for text in (TWICE, ONCE)],
+            has_reference=True,
+            known_to_reference=[tuple(text.encode()) for text in known_to_student],
+        )
+        models = dataclasses.replace(
+            make_models(role="student"), score=partial(score_here, engine, ByteTokenizer())
+        )
+        options = dataclasses.replace(OPTIONS, **options)
+        result = audit_rows(make_rows(*texts), models, judge, out=out, options=options)
+        asked = [
+            sorted({bytes(window).decode() for window in each.scored})
+            for each in (engine, engine.reference_alone)
+        ]
+        return result, asked
+
+    return run_audit
+
+
+def test_the_student_reads_first_and_the_teacher_what_is_left(asks_student, tmp_path):
+    """It costs a fraction of the teacher; what the corpus rules out costs neither."""
+    known = "by both!"
+    corpus = (TWICE, TWICE, ONCE, known, known, UNKNOWN)
+
+    result, (teacher, student) = asks_student(tmp_path, *corpus, known_to_student=[known])
+
+    assert student == sorted([TWICE, known])
+    assert teacher == [TWICE]
+    rows = pq.read_table(tmp_path / "risk.parquet").to_pylist()
+    outcomes = ["scored", "scored", "screened", "screened", "screened", "screened"]
+    assert [row["outcome"] for row in rows] == outcomes
+    assert result.screened_windows == 3
+    assert rows[3]["reason"] == "not scored: the first stage finds it unlikely to be flagged"
+    assert rows[5]["reason"] == "not scored: nothing a model could say would flag it"
+    assert rows[3]["probability"] < 0.01
+
+
+def test_what_the_student_said_is_kept_with_what_was_left_out(asks_student, tmp_path):
+    """A finished run is read back without a model, and has to come to the same probabilities."""
+    result, _ = asks_student(
+        tmp_path, TWICE, TWICE, "by both!", "by both!", known_to_student=["by both!"]
+    )
+
+    run = Run(tmp_path, read_manifest(tmp_path / MANIFEST))
+    X = read_matrix(run.plan)
+    names = run.plan.features
+    assert np.isfinite(X[0]).all()
+    assert np.isnan(X[1]).tolist() == [
+        name.startswith("teacher_") or "kl_divergence" in name or "log_ratio" in name
+        for name in names
+    ]
+    assert read_finished_run(tmp_path).outcomes == {"scored": 2, "screened": 2}
+    assert result.screened == 2

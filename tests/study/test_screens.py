@@ -122,3 +122,18 @@ def test_too_few_flagged_windows_leave_the_bound_alone(results, classifier):
     assert screen.misses(0.995) is None
     assert screen_card(screen, classifier, few, "")["calibration"]["cutoff"] is None
     assert cascade_at(screen, classifier, 0.995).first_stage is None
+
+
+def test_a_screen_looks_at_what_its_classifier_is_told_by_the_student(results):
+    """The student costs little, and half of the verdict is known before the teacher has run."""
+    judge = find_classifier("teacher+student", "teacher+student")
+    of_student = {name for name in judge.features if name.startswith("student_")}
+
+    screen = fit_screen(judge, results, {})
+    card = screen_card(screen, judge, results, "")
+
+    assert of_student
+    assert of_student <= {*screen.first_stage.features}
+    assert not [name for name in screen.first_stage.features if name.startswith("teacher_")]
+    figures = card["curve"][0]
+    assert figures["reference_tokens_read_before"] == figures["tokens"]
