@@ -153,7 +153,7 @@ def score_positions(head: Head, hidden_NH: Tensor, target_ids_N: Tensor) -> Tens
     for part in _position_tiles(target_ids_N):
         softmax = _Softmax(target_ids_N[part])
         hidden_nH = hidden_NH[part].float()
-        with _fast_products(allowed=_is_lossless(head, hidden_nH)):
+        with _fast_products(allowed=_is_lossless(head, hidden_NH[part])):
             for start, stop in _row_tiles(head, 0, head.n_rows):
                 softmax.add(head.logits(hidden_nH, start, stop), start)
         tiles.append(softmax.scores())
@@ -180,8 +180,9 @@ def score_position_pairs(
     """
     tiles = []
     for part in _position_tiles(target_ids_N):
-        hidden_parts = (hiddens[0][part].float(), hiddens[1][part].float())
-        allowed = all(map(_is_lossless, heads, hidden_parts))
+        parts = [hidden_NH[part] for hidden_NH in hiddens]
+        hidden_parts = (parts[0].float(), parts[1].float())
+        allowed = all(map(_is_lossless, heads, parts))
         with _fast_products(allowed=allowed):
             tiles.append(_score_pair_tile(heads, hidden_parts, target_ids_N[part]))
     return torch.cat(tiles, dim=1)
@@ -220,7 +221,9 @@ def _row_tiles(head: Head, start: int, stop: int) -> list[tuple[int, int]]:
 
 def _is_lossless(head: Head, hidden_NH: Tensor) -> bool:
     """Return whether all that is multiplied are numbers of bfloat16."""
-    return head.is_bfloat16 and bool((hidden_NH.bfloat16() == hidden_NH).all())
+    if hidden_NH.dtype == torch.bfloat16 or not head.is_bfloat16:
+        return head.is_bfloat16
+    return bool((hidden_NH.bfloat16() == hidden_NH).all())
 
 
 @contextmanager

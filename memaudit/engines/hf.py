@@ -1,9 +1,9 @@
 """The `hf` engine: any causal LM that transformers loads, on a CPU or a GPU."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _BATCH_TOKENS_CPU = 2048
 _BATCH_TOKENS_CUDA = 16_384
 _PROBE_LEN = 8
+
+_Item = TypeVar("_Item")
+_Later = Callable[[], list[WindowScores]]
+"""Waits for the scores of a batch, and returns them."""
 
 
 class HfEngine:
@@ -98,9 +102,12 @@ class HfEngine:
         check_windows(windows, self._bos, self._limits)
         scores: dict[int, WindowScores] = {}
         with _evaluation(self._models):
-            for batch in self._batches(windows):
-                found = self._score_batch([windows[i] for i in batch])
-                scores.update(zip(batch, found, strict=True))
+            # A GPU works on a batch while the next is made ready and queued.
+            for batch, found in _one_behind(
+                (batch, self._launch([windows[i] for i in batch]))
+                for batch in self._batches(windows)
+            ):
+                scores.update(zip(batch, found(), strict=True))
         return [scores[i] for i in range(len(windows))]
 
     def _batches(self, windows: Sequence[NDArray[np.int32]]) -> Iterator[list[int]]:
@@ -115,10 +122,14 @@ class HfEngine:
         if batch:
             yield batch
 
-    def _score_batch(self, windows: list[NDArray[np.int32]]) -> list[WindowScores]:
-        """Score a batch; if memory does not suffice, its halves."""
+    def _launch(self, windows: list[NDArray[np.int32]]) -> _Later:
+        """Let a batch be scored; if memory does not suffice, its halves.
+
+        Returns:
+            what waits for the scores and returns them.
+        """
         try:
-            scores_CN = self._run(windows)
+            on_host = _to_host(self._run(windows))
         except torch.OutOfMemoryError as error:
             if len(windows) == 1:
                 raise ModelError(
@@ -126,30 +137,65 @@ class HfEngine:
                     hint="choose a smaller model, bfloat16 or --device cpu",
                 ) from error
         else:
-            return split_scores(scores_CN, windows)
+            return lambda: split_scores(on_host(), windows)
         half = len(windows) // 2
-        return self._score_batch(windows[:half]) + self._score_batch(windows[half:])
+        first, second = self._launch(windows[:half]), self._launch(windows[half:])
+        return lambda: first() + second()
 
     @torch.inference_mode()
-    def _run(self, windows: list[NDArray[np.int32]]) -> NDArray[np.float32]:
-        """Return (3 or 7, N) scores of all predicted tokens, one window after the other."""
+    def _run(self, windows: list[NDArray[np.int32]]) -> Tensor:
+        """Return (3 or 7, N) float32 scores of all predicted tokens, window after window.
+
+        On a GPU they are queued: nothing here waits for it.
+        """
         # Position t predicts token t + 1. The last token predicts none and is not run; with a BOS
         # in front, the first position would predict a window's first token, which has no score.
         token_ids_BT = _pad([np.concatenate([self._bos, window[:-1]]) for window in windows])
         lengths_B = torch.tensor([len(window) - 1 + len(self._bos) for window in windows])
         positions_T = torch.arange(token_ids_BT.shape[1])
         is_scored_BT = (positions_T >= len(self._bos)) & (positions_T < lengths_B[:, None])
+        places_N = self._to_device(is_scored_BT.flatten().nonzero()[:, 0])
         targets = np.concatenate([window[1:] for window in windows])
-        target_ids_N = torch.as_tensor(targets, dtype=torch.int64, device=self._device)
-        token_ids_BT, is_scored_BT = token_ids_BT.to(self._device), is_scored_BT.to(self._device)
-        hiddens = [_hidden(model, token_ids_BT)[is_scored_BT] for model in self._models]
+        target_ids_N = self._to_device(torch.as_tensor(targets, dtype=torch.int64))
+        token_ids_BT = self._to_device(token_ids_BT)
+        hiddens = [
+            _hidden(model, token_ids_BT).flatten(0, 1).index_select(0, places_N)
+            for model in self._models
+        ]
         if len(hiddens) == 1:
-            scores_CN = score_positions(self._heads[0], hiddens[0], target_ids_N)
-        else:
-            heads = (self._heads[0], self._heads[1])
-            scores_CN = score_position_pairs(heads, (hiddens[0], hiddens[1]), target_ids_N)
-        scores: NDArray[np.float32] = scores_CN.float().cpu().numpy()
-        return scores
+            return score_positions(self._heads[0], hiddens[0], target_ids_N).float()
+        heads = (self._heads[0], self._heads[1])
+        return score_position_pairs(heads, (hiddens[0], hiddens[1]), target_ids_N).float()
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+def _one_behind(items: Iterable[_Item]) -> Iterator[_Item]:
+    """Yield each item once the next one has been made."""
+    previous: list[_Item] = []
+    for item in items:
+        yield from previous
+        previous = [item]
+    yield from previous
+
+
+def _to_host(scores_CN: Tensor) -> Callable[[], NDArray[np.float32]]:
+    """Let scores be copied from their device; what is returned waits for them."""
+    copy = scores_CN.to("cpu", non_blocking=True)  # from a GPU, into pinned memory
+    done = torch.cuda.Event() if scores_CN.is_cuda else None
+    if done is not None:
+        done.record()
+
+    def wait() -> NDArray[np.float32]:
+        if done is not None:
+            done.synchronize()
+        found: NDArray[np.float32] = copy.numpy()
+        return found
+
+    return wait
 
 
 @contextmanager
