@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from memaudit.classifier import find_classifier, shipped_classifiers_dir
 from memaudit.errors import ClassifierError, UsageError
-from memaudit.features import CORPUS_FEATURES, FEATURE_SETS
+from memaudit.features import CORPUS_FEATURES, FEATURE_SETS, REFERENCE_FEATURES
 from memaudit.metrics import clopper_pearson
 from memaudit.screening import (
     Cascade,
@@ -37,6 +37,12 @@ def windows(*, occurrences=(1,), zlib_entropy=(120.0,), temperature=2.0, share=0
         "occurrences": pairs[:, 0],
         "log_occurrences": np.log(pairs[:, 0]),
     }
+
+
+def read_by_reference(known, value=4.0):
+    """What small models say of windows beside what the corpus tells."""
+    n = len(known["occurrences"])
+    return {**known, **{name: np.full(n, value) for name in REFERENCE_FEATURES}}
 
 
 def screen(flagged=(0.1, 0.2, 0.3), **changes):
@@ -123,17 +129,29 @@ def test_windows_unlike_those_of_the_calibration_are_read():
     """The calibration says nothing of them."""
     cascade = make_cascade(find_classifier("teacher+student", "teacher+student"), 0.995)
 
-    familiar, longer = cascade.keeps(windows(zlib_entropy=[200.0, 300.0]))
+    (familiar,) = cascade.keeps(read_by_reference(windows(zlib_entropy=[150.0], share=0.5)))
+    (beyond,) = cascade.keeps(read_by_reference(windows(zlib_entropy=[150.0], share=0.51)))
     assert not familiar
-    assert longer
-    assert cascade.keeps(windows(zlib_entropy=[200.0], temperature=5.0)).all()
+    assert beyond
+
+
+def test_where_the_reference_was_not_asked_the_bound_is_what_is_known():
+    """Of a window that the corpus rules out nobody has read a token."""
+    cascade = make_cascade(find_classifier("teacher+baseline", "teacher+baseline"), 0.995)
+    known = read_by_reference(windows(occurrences=[1, 8]))
+    unread = {**known, **dict.fromkeys(REFERENCE_FEATURES, np.array([np.nan, 4.0]))}
+
+    highest = cascade.highest(windows(occurrences=[1]))
+    assert cascade.probabilities(unread)[0] == highest[0]
+    assert cascade.probabilities(unread)[1] == cascade.probabilities(known)[1]
 
 
 @pytest.mark.parametrize("name", SOFT)
 def test_first_stage_probabilities_stay_below_what_could_be_flagged(name):
     """A screened row that looked riskier than the threshold would contradict its outcome."""
     cascade = make_cascade(find_classifier(name, name), 0.995)
-    known = windows(occurrences=[1, 2, 8, 32], zlib_entropy=[60.0, 120.0, 200.0])
+    corpus = windows(occurrences=[1, 2, 8, 32], zlib_entropy=[60.0, 120.0, 200.0])
+    known = read_by_reference(corpus)
 
     left_out = ~cascade.keeps(known)
     assert left_out.any()
@@ -146,7 +164,7 @@ def test_a_screen_is_shipped_that_fits_its_classifier(name):
     found = load_screen(screen_path(shipped_classifiers_dir(), name))
 
     assert found.classifier_digest == find_classifier(name, name).digest
-    assert set(found.first_stage.features) <= set(CORPUS_FEATURES)
+    assert set(found.first_stage.features) <= {*CORPUS_FEATURES, *REFERENCE_FEATURES}
     assert found.misses(0.995) is not None
 
 

@@ -38,6 +38,23 @@ def test_a_cascade_says_how_many_teacher_tokens_it_saved(predict, tmp_path):
     assert all(row["probability"] > 0 for row in rows if row["outcome"] == "screened")
 
 
+def test_a_student_is_asked_before_the_teacher(predict, tiny_student, tmp_path):
+    """It costs a fraction of the teacher, and tells more than the corpus alone."""
+    given = ("--cascade", "--student", tiny_student, "--temperature", 3)
+    code, out, err = predict(*given, "--out", tmp_path / "with")
+    whole = predict(*given[1:], "--out", tmp_path / "without")[0]
+
+    assert (code, whole, err) == (0, 0, "")
+    tables = [
+        pq.read_table(tmp_path / name / "risk.parquet").to_pylist() for name in ("with", "without")
+    ]
+    for row, expected in zip(*tables, strict=True):
+        assert row["outcome"] == "screened" or row == expected
+    code, out, _ = predict(*given, "--dry-run")
+    assert code == 0
+    assert "and what the student then spares the teacher" in " ".join(out.split())
+
+
 def test_there_is_no_cascade_unless_it_is_asked_for(predict, tmp_path):
     """Off by default: every row is scored."""
     _, out, _ = predict("--json", "--out", tmp_path / "out")
