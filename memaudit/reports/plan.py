@@ -53,7 +53,7 @@ def _counts(plan: AuditPlan) -> Table:
     if plan.screened_windows or plan.asks_reference:
         note = f"{plan.screened_windows / plan.distinct_windows:.1%} of the distinct"
         if plan.asks_reference:
-            note += f", and what the {plan.models[1].role} then spares the teacher"
+            note += f", by the corpus; the {plan.models[1].role} will spare the teacher more"
         table.add_row("screened", f"{plan.screened_windows:,}", note)
     table.add_row("tokens", f"{plan.tokens:,}", "of distinct windows, for each model")
     return table
