@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _TILE_POSITIONS = {"cpu": 1024, "cuda": 4096}
-_TILE_ROWS = {"cpu": 1024, "cuda": 8192}
-"""By device. On a CPU the fastest of those tried, on a model with a vocabulary of 49,152."""
+_TILE_ROWS = {"cpu": 256, "cuda": 8192}
+"""By device. On a CPU the fastest of those tried: a tile and its exponentials fit into the cache of
+a core (1 MiB each), and matrix products are still large enough."""
 _NOTHING_YET = -1e30
 """Below every logit, and finite, so that 0 times it is 0."""
 
@@ -104,8 +105,15 @@ class _Softmax:
         self.mass_N = torch.zeros(n, dtype=torch.float64, device=device)
         self.moment_N = torch.zeros(n, dtype=torch.float64, device=device)
 
-    def add(self, logits_Nv: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Take in the rows from `start` on, and shift them in place.
+    def add(
+        self, logits_Nv: Tensor, start: int, *, product_Nv: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Take in the rows from `start` on.
+
+        Args:
+            logits_Nv: shifted in place.
+            start: row of the first one.
+            product_Nv: is written over, and may be the logits. None: memory is taken for it.
 
         Returns:
             (N, v) exp of the shifted logits; (N,) how far the shift moved since the last tile.
@@ -125,8 +133,8 @@ class _Softmax:
         exp_Nv = logits_Nv.exp()
         decay_N = moved_N.exp()
         self.moment_N = decay_N * (self.moment_N + self.mass_N * moved_N)
-        self.moment_N += (exp_Nv * logits_Nv).sum(dim=1)
         self.mass_N = decay_N * self.mass_N + exp_Nv.sum(dim=1)
+        self.moment_N += torch.mul(exp_Nv, logits_Nv, out=product_Nv).sum(dim=1)
         return exp_Nv, moved_N
 
     def scores(self) -> Tensor:
@@ -155,7 +163,8 @@ def score_positions(head: Head, hidden_NH: Tensor, target_ids_N: Tensor) -> Tens
         hidden_nH = hidden_NH[part].float()
         with _fast_products(allowed=_is_lossless(head, hidden_NH[part])):
             for start, stop in _row_tiles(head, 0, head.n_rows):
-                softmax.add(head.logits(hidden_nH, start, stop), start)
+                logits_nv = head.logits(hidden_nH, start, stop)
+                softmax.add(logits_nv, start, product_Nv=logits_nv)
         tiles.append(softmax.scores())
     return torch.cat(tiles, dim=1)
 
@@ -196,16 +205,18 @@ def _score_pair_tile(
     cross_N = torch.zeros_like(teacher.mass_N)  # of exp(teacher) and shifted reference logits
     for start, stop in _row_tiles(heads[0], 0, n_common):
         logits_Nv = heads[1].logits(hiddens[1], start, stop)
-        _, moved_reference_N = reference.add(logits_Nv, start)
+        _, moved_reference_N = reference.add(logits_Nv, start, product_Nv=None)
         mass_before_N = teacher.mass_N
-        exp_Nv, moved_N = teacher.add(heads[0].logits(hiddens[0], start, stop), start)
+        of_teacher_Nv = heads[0].logits(hiddens[0], start, stop)
+        exp_Nv, moved_N = teacher.add(of_teacher_Nv, start, product_Nv=of_teacher_Nv)
         cross_N = moved_N.exp() * (cross_N + mass_before_N * moved_reference_N)
-        cross_N += (exp_Nv * logits_Nv).sum(dim=1)
+        cross_N += exp_Nv.mul_(logits_Nv).sum(dim=1)
     kl_N = (teacher.moment_N - cross_N) / teacher.mass_N
     kl_N += reference.mass_N.log() - teacher.mass_N.log()
     for softmax, head, hidden_NH in zip((teacher, reference), heads, hiddens, strict=True):
         for start, stop in _row_tiles(head, n_common, head.n_rows):
-            softmax.add(head.logits(hidden_NH, start, stop), start)
+            logits_Nv = head.logits(hidden_NH, start, stop)
+            softmax.add(logits_Nv, start, product_Nv=logits_Nv)
     return torch.cat([teacher.scores(), reference.scores(), kl_N.clamp(min=0)[None]])
 
 
