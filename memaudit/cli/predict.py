@@ -257,6 +257,9 @@ def predict(**flags: Any) -> None:
     # Read when the hub's packages and torch are imported, so it has to be said before.
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Compiled code is loaded from there: nobody else may write to it, as to the common /tmp.
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches / "memaudit" / "kernels"))
     if flags["offline"]:
         names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
         os.environ |= dict.fromkeys(names, "1")

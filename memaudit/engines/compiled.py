@@ -4,10 +4,8 @@ Matrix products stay what they are. What is between them reads and writes all hi
 times a block; fused, twice or thrice. One block is compiled, and its code serves them all.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memaudit.errors import ModelError
@@ -21,9 +19,6 @@ def compile_blocks(model: "PreTrainedModel") -> None:
     """Let the blocks of a model be compiled when they first run, for sequences of any length."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    # Compiled code is loaded from there: nobody else may write to it, as to the common /tmp.
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches / "memaudit" / "kernels"))
     body: Module = model.base_model
     blocks: list[Module] = []
     blocks += [each for each in body.modules() if isinstance(each, GradientCheckpointingLayer)]

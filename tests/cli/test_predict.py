@@ -3,7 +3,11 @@
 import csv
 import io
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -201,3 +205,25 @@ def test_a_run_is_named_after_its_corpus(source, name):
     from memaudit.cli.audit_flags import corpus_stem
 
     assert corpus_stem(source) == name
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+def test_compiled_models_are_named_and_their_code_lies_where_nobody_else_can_write(
+    tiny_teacher, corpus, classifier, tmp_path
+):
+    """In the folder for temporary files that all share, anybody could put code in its place."""
+    command = ["-m", "memaudit", "predict", "--teacher", tiny_teacher, "--data", corpus, *SHAPE]
+    command += ["--classifier", classifier, "--out", tmp_path / "out", "--compile", "--json", "-q"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
+    (tmp_path / "tmp").mkdir()
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+
+    # In a process of its own: torch reads where when it is first imported.
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["engine"].endswith("-float32-compiled")
+    assert any((tmp_path / "memaudit" / "kernels").rglob("*.so"))
+    assert not list((tmp_path / "tmp").rglob("*.so"))

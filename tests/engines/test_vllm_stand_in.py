@@ -131,6 +131,21 @@ def test_scores_are_those_of_the_embedded_engine(stand_in, folders, dtype, n_mod
     assert engine.score([]) == []
 
 
+@pytest.mark.parametrize("has_hidden_states", [True, False])
+def test_the_reference_can_be_asked_alone(stand_in, folders, monkeypatch, has_hidden_states):
+    """A cascade asks the small one first, and canaries watch that too."""
+    if not has_hidden_states:
+        monkeypatch.setattr(vllm_start, "_load_pooling", stand_in.refuse)
+    windows = make_windows(10, longest=LONGEST)
+    engine = vllm.load_vllm_engine(*load(folders), window_len=LONGEST)
+
+    alone = engine.reference_alone.score(windows)
+
+    for a, b in zip(alone, engine.score(windows), strict=True):
+        np.testing.assert_allclose(a.teacher.logprobs, b.reference.logprobs, atol=1e-5)
+        assert a.reference is None
+
+
 def test_only_the_heads_stay_in_memory(stand_in, folders):
     """A large model does not fit twice."""
     loaded = load(folders)
