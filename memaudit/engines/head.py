@@ -248,7 +248,7 @@ def _fast_products(*, allowed: bool) -> Iterator[None]:
         allowed: False makes sure of float32, whatever the process has chosen.
     """
     backends: dict[Any, str] = {
-        torch.backends.mkldnn.matmul: "bf16",  # type: ignore[attr-defined]  # no stub knows it
+        torch.backends.mkldnn.matmul: "bf16",  # type: ignore[attr-defined]  # not in its types
         torch.backends.cuda.matmul: "tf32",
     }
     before = {backend: backend.fp32_precision for backend in backends}

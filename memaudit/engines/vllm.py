@@ -175,22 +175,22 @@ def load_vllm_engine(
     kind, n_tokens = f"vllm-{vllm_version()}", window_len - 1 + (bos_token_id is not None)
     engine: Engine
     try:
-        hidden_states = start(start_hidden_states, n_tokens)
-        engine = VllmEngine(
-            [Body(run, *part) for run, part in zip(hidden_states, parts, strict=True)],
-            name=engine_name(kind, dtype, compiled=compiled),
-            bos_token_id=bos_token_id,
-        )
+        bodies = [
+            Body(run, *part)
+            for run, part in zip(start(start_hidden_states, n_tokens), parts, strict=True)
+        ]
     except VllmRefusedError:
         if not falls_back:
             raise
-        prompt_logprobs = start(start_prompt_logprobs, n_tokens + 1)
-        limits = [limits for _, limits in parts]
-        engine = VllmLogprobEngine(
-            list(zip(prompt_logprobs, limits, strict=True)),
-            name=engine_name(f"{kind}-logprobs", dtype, compiled=compiled),
-            bos_token_id=bos_token_id,
-        )
+        bodies = []
+    if bodies:
+        name = engine_name(kind, dtype, compiled=compiled)
+        engine = VllmEngine(bodies, name=name, bos_token_id=bos_token_id)
+    else:  # outside of the handler: the error holds on to what had been loaded
+        runs = start(start_prompt_logprobs, n_tokens + 1)
+        models = [(run, limits) for run, (_, limits) in zip(runs, parts, strict=True)]
+        name = engine_name(f"{kind}-logprobs", dtype, compiled=compiled)
+        engine = VllmLogprobEngine(models, name=name, bos_token_id=bos_token_id)
     return WatchedEngine(engine, canaries)
 
 
