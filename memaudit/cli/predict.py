@@ -257,9 +257,8 @@ def predict(**flags: Any) -> None:
     # Read when the hub's packages and torch are imported, so it has to be said before.
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # Compiled code is loaded from there: nobody else may write to it, as to the common /tmp.
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches / "memaudit" / "kernels"))
+    if flags["compiled"]:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_folder_for_kernels()))
     if flags["offline"]:
         names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
         os.environ |= dict.fromkeys(names, "1")
@@ -281,6 +280,19 @@ def predict(**flags: Any) -> None:
             _predict_all(flags, arguments)
         else:
             _predict_shard(flags, arguments)
+
+
+def _folder_for_kernels() -> Path:
+    """Make the folder that compiled code is loaded from: nobody else may write to it."""
+    from memaudit.runs.commit import output_errors
+
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = caches / "memaudit" / "kernels"
+    with output_errors(folder):
+        caches.mkdir(parents=True, exist_ok=True)
+        for made in (folder.parent, folder):
+            made.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def _default_name(flags: dict[str, Any]) -> str:

@@ -66,6 +66,8 @@ def why_not(models: Sequence[LoadedModel], options: ModelOptions) -> str | None:
     if refusal := _why_not_device(current_platform, options.device):
         return refusal
     refusals = [_why_not_architecture(model, current_platform.is_cpu()) for model in models]
+    if options.compiled:
+        refusals += [_why_not_compiled(model) for model in models]
     return next((refusal for refusal in refusals if refusal), None)
 
 
@@ -104,6 +106,18 @@ def _why_not_architecture(model: LoadedModel, on_cpu: bool) -> str | None:
         size = _attention_shape(config)[2]
         if size not in CPUAttentionBackend.get_supported_head_sizes():
             return f"vLLM has no attention for heads of size {size} on a CPU"
+    return None
+
+
+def _why_not_compiled(model: LoadedModel) -> str | None:
+    with _settled():
+        from vllm.model_executor.models.registry import ModelRegistry
+
+    architecture = next(iter(model.model.config.architectures or []), "none")
+    entry = ModelRegistry.models.get(architecture)
+    # It would compile at the first call, by decorations that `_classes_restored` has undone.
+    if "transformers" in getattr(entry, "module_name", ""):
+        return f"vLLM runs {safe_text(architecture)} by transformers' own code: not with --compile"
     return None
 
 

@@ -226,4 +226,5 @@ def test_compiled_models_are_named_and_their_code_lies_where_nobody_else_can_wri
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["engine"].endswith("-float32-compiled")
     assert any((tmp_path / "memaudit" / "kernels").rglob("*.so"))
+    assert (tmp_path / "memaudit").stat().st_mode & 0o777 == 0o700
     assert not list((tmp_path / "tmp").rglob("*.so"))

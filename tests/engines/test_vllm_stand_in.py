@@ -86,11 +86,14 @@ def stand_in(monkeypatch):
     return stand_in
 
 
-def pretend_vllm(monkeypatch, *, platform="cpu", head_sizes=(12, 32)):
+def pretend_vllm(monkeypatch, *, platform="cpu", head_sizes=(12, 32), run_by="llama"):
     """Answer what is asked of vLLM's modules."""
     names = ("unspecified", "cpu", "cuda")
     facts = {f"is_{name}": lambda name=name: name == platform for name in names}
-    registry = SimpleNamespace(get_supported_archs=lambda: {"LlamaForCausalLM"})
+    registry = SimpleNamespace(
+        get_supported_archs=lambda: {"LlamaForCausalLM"},
+        models={"LlamaForCausalLM": SimpleNamespace(module_name=f"vllm.models.{run_by}")},
+    )
     backend = SimpleNamespace(get_supported_head_sizes=lambda: head_sizes)
     modules = {
         "vllm.platforms": {"current_platform": SimpleNamespace(**facts)},
@@ -315,6 +318,9 @@ def test_windows_that_are_too_long_are_refused(stand_in, folders):
         ({"head_sizes": (32,)}, {}, "no attention for heads of size 12"),
         ({"platform": "cuda", "head_sizes": (32,)}, {}, None),
         ({}, {"trust_remote_code": True}, "code of the model's own"),
+        ({}, {"compiled": True}, None),
+        ({"run_by": "transformers"}, {}, None),
+        ({"run_by": "transformers"}, {"compiled": True}, "not with --compile"),
     ],
     ids=str,
 )
