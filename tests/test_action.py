@@ -7,8 +7,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from composite_action import ACTION, NOT_FOR_A_GATE, ROOT, install_here, run_step, step
-from runs.fake_run import ByteWiseEngine, audit_with
+from support.composite_action import ACTION, NOT_FOR_A_GATE, ROOT, install_here, run_step, step
+from support.fake_run import ByteWiseEngine, audit_with
 
 from memaudit.classifier import load_classifier
 from memaudit.corpus import CorpusOptions, read_corpus

@@ -5,9 +5,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from fakes import RecitingEngine, make_classifier, make_models, make_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fakes import RecitingEngine, make_classifier, make_models, make_rows
 
 import memaudit
 from memaudit.audit import audit_corpus, audit_rows

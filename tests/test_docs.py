@@ -7,7 +7,7 @@ import sys
 
 import click
 import pytest
-from doc_blocks import PAGES, ROOT, Block, blocks_of, missing_lines, run_block
+from support.doc_blocks import PAGES, ROOT, Block, blocks_of, missing_lines, run_block
 
 from memaudit.cli.main import cli
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from composite_action import install_here
-from runs.fake_run import ByteWiseEngine, audit_with
+from support.composite_action import install_here
+from support.fake_run import ByteWiseEngine, audit_with
 
 from memaudit.classifier import load_classifier
 from memaudit.cli.main import cli

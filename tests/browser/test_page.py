@@ -5,10 +5,10 @@ import json
 import threading
 
 import pytest
-from browser.devtools import CHROMIUM, open_browser
-from reports.hostile import hostile_names
-from reports.report_runs import made_up_run
-from runs.fake_run import ByteWiseEngine, audit_with
+from support.devtools import CHROMIUM, open_browser
+from support.fake_run import ByteWiseEngine, audit_with
+from support.hostile import hostile_names
+from support.report_runs import made_up_run
 
 from memaudit.reports.html.page import render_page
 from memaudit.reports.report_view import make_report

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fakes import make_classifier
+from support.fakes import make_classifier
 
 from memaudit.classifier import save_classifier
 

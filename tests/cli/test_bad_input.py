@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from conftest import save_tiny_model
-from fakes import make_classifier
+from support.fakes import make_classifier
 
 from memaudit.classifier import FILE_NAME, save_classifier
 from memaudit.cli.main import run

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from gated import RECITED, TEXTS, make_run
+from support.gated import RECITED, TEXTS, make_run
 
 from memaudit.cli.main import run
 
@@ -101,7 +101,7 @@ def test_near_duplicates_have_a_default(tmp_path):
 
 def test_messages_need_the_chat_template(tmp_path, capsys):
     """What was scored is the rendered text, so that is what is compared."""
-    from finished_runs import finish_run
+    from support.finished_runs import finish_run
 
     row = {"messages": [{"role": "user", "content": "what is it that you want"}]}
     (tmp_path / "chat.jsonl").write_text(json.dumps(row) + "\n")

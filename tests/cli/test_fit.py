@@ -4,7 +4,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from verified_tables import COUNT, SIGNAL, make_rows, write_run, write_runs, write_table
+from support.verified_tables import COUNT, SIGNAL, make_rows, write_run, write_runs, write_table
 
 from memaudit.classifier import load_classifier
 from memaudit.cli.main import run

@@ -6,7 +6,7 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
-from gated import RECITED, make_run, shipped
+from support.gated import RECITED, make_run, shipped
 
 from memaudit.cli.main import run
 

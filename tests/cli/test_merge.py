@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from runs.fake_run import contents, fake_audit
+from support.fake_run import contents, fake_audit
 
 from memaudit.cli.main import run
 from memaudit.runs.shards import Shard

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from cli.conftest import canary_row
-from runs.fake_run import ByteWiseEngine, audit_with
+from support.fake_run import ByteWiseEngine, audit_with
 
 from memaudit.cli.main import run as memaudit
 from memaudit.corpus import CorpusOptions, read_corpus
@@ -22,8 +22,8 @@ def folder(tmp_path):
 @pytest.fixture
 def canaries(tmp_path, corpus):
     """The folder of a run of the corpus of canaries, as its classifier sees it."""
-    from fakes import make_classifier
-    from runs.fake_run import fake_options, make_fake_models
+    from support.fake_run import fake_options, make_fake_models
+    from support.fakes import make_classifier
 
     from memaudit import audit
     from memaudit.runs.directory import open_folder

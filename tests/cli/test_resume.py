@@ -4,9 +4,9 @@ import json
 import signal
 
 import pytest
-from fakes import make_classifier
 from msgspec.structs import replace
-from runs.fake_run import contents
+from support.fake_run import contents
+from support.fakes import make_classifier
 
 from memaudit.classifier import save_classifier, shipped_classifiers_dir
 from memaudit.cli.main import run

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from runs.fake_run import Interrupted, InterruptedEngine, audit_with, fake_audit
+from support.fake_run import Interrupted, InterruptedEngine, audit_with, fake_audit
 
 from memaudit.cli.main import run
 from memaudit.runs.shards import Shard

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from study_documents import make_document
+from support.study_documents import make_document
 
 from memaudit.cli.main import run
 from memaudit.study.cost import StudyCost, Work

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from verifying import make_miniatures
+from support.verifying import make_miniatures
 
 from memaudit.cli.main import run
 from memaudit.cli.signals import Stopped

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scratch import markov_windows, scratch_model
+from support.scratch import markov_windows, scratch_model
 
 from memaudit.distillation import soft_label_loss
 from memaudit.distillation.losses import cross_entropy_loss, soft_loss

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scratch import PREFIX_LEN, markov_windows, repeated, scratch_model
+from support.scratch import PREFIX_LEN, markov_windows, repeated, scratch_model
 
 from memaudit.distillation import TrainingOptions, distil, fine_tune, generate_hard_labels
 from memaudit.engines.hf import HfEngine

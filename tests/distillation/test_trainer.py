@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from scratch import PREFIX_LEN, markov_windows, scratch_model
+from support.scratch import PREFIX_LEN, markov_windows, scratch_model
 
 from memaudit.distillation import TrainingOptions, distil, fine_tune
 from memaudit.engines.hf import HfEngine

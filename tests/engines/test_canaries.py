@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fakes import ByteTokenizer
+from support.fakes import ByteTokenizer
 
 from memaudit.engines.canaries import TOLERANCES, Canaries, WatchedEngine, canary_windows
 from memaudit.errors import ModelError

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from engines.tiny_models import (
+from support.tiny_models import (
     FAMILIES,
     make_model,
     make_windows,

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from engines.tiny_models import FAMILIES, N_TOKENS, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.tiny_models import FAMILIES, N_TOKENS, make_model
 
 from memaudit.engines import generation
 from memaudit.engines.generation import (

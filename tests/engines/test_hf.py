@@ -5,7 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from engines.tiny_models import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.tiny_models import (
     FAMILIES,
     N_TOKENS,
     make_model,
@@ -14,8 +16,6 @@ from engines.tiny_models import (
     naive_log_softmax,
     naive_scores,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memaudit.engines.hf import HfEngine

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from engines.tiny_models import edit_json, make_model, make_windows, save_model
 from safetensors.torch import load_file, save_file
+from support.tiny_models import edit_json, make_model, make_windows, save_model
 
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import ModelOptions, check_same_vocabulary, load_model

@@ -3,9 +3,9 @@
 import logging
 
 import pytest
-from engines.tiny_models import save_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from support.tiny_models import save_tokenizer
 
 from memaudit.engines.tokenizer import Tokenizer, difference, load_tokenizer
 from memaudit.errors import ModelError

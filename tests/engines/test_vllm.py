@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from engines.tiny_models import make_windows, naive_kl, naive_log_softmax, naive_scores
-from engines.vllm_models import FAMILIES, save_vllm_model
-from fakes import make_classifier
+from support.fakes import make_classifier
+from support.tiny_models import make_windows, naive_kl, naive_log_softmax, naive_scores
+from support.vllm_models import FAMILIES, save_vllm_model
 
 from memaudit.audit import audit_corpus
 from memaudit.classifier import save_classifier
@@ -187,7 +187,7 @@ def test_an_audit_with_vllm_equals_the_embedded_one(models, tmp_path, capsys):
 
 def test_what_vllm_cannot_run_goes_to_the_embedded_engine_or_is_refused(tmp_path, capsys):
     """Auto must not fail where transformers works; an engine asked for by name must not change."""
-    from engines.tiny_models import save_model
+    from support.tiny_models import save_model
 
     small_heads = save_model(tmp_path / "model", family="llama")
     corpus = tmp_path / "corpus.jsonl"

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from engines.tiny_models import edit_json, make_windows, save_model
-from fakes import make_classifier
+from support.fakes import make_classifier
+from support.tiny_models import edit_json, make_windows, save_model
 
 from memaudit import engines
 from memaudit.classifier import save_classifier

@@ -1,7 +1,7 @@
 """A finished run to make others of."""
 
 import pytest
-from finished_runs import finish_run, write_jsonl
+from support.finished_runs import finish_run, write_jsonl
 
 from memaudit.runs.finished import read_finished_run
 

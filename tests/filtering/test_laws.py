@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from filtering.generated_corpora import COMPRESSIONS, FORMATS, LINES, rows_of, unpack, write
-from finished_runs import run_in_memory
+from support.finished_runs import run_in_memory
+from support.generated_corpora import COMPRESSIONS, FORMATS, LINES, rows_of, unpack, write
 
 from memaudit.errors import CorpusError
 from memaudit.filtering import FilterOptions, filter_corpus

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from finished_runs import run_in_memory, write_jsonl
+from support.finished_runs import run_in_memory, write_jsonl
 
 from memaudit.errors import UsageError
 from memaudit.filtering import FilterOptions
@@ -108,7 +108,7 @@ def test_a_classifier_that_does_not_count_changes_nothing(run):
     """No effect may be claimed that the classifier cannot see."""
     from dataclasses import replace
 
-    from fakes import make_classifier
+    from support.fakes import make_classifier
 
     blind = make_classifier(features=("teacher_suffix_mean_logprob", "teacher_min_k_logprob"))
     judgement = replace(run.judgement, classifier=blind)

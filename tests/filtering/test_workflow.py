@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from finished_runs import run_in_memory, write_jsonl
+from support.finished_runs import run_in_memory, write_jsonl
 
 from memaudit.errors import CorpusError, OutputError, UsageError
 from memaudit.filtering import FilterOptions, filter_corpus
@@ -204,7 +204,7 @@ def test_long_and_bad_rows_stay(template, tmp_path):
 
 def test_tokens_are_counted_with_the_teachers_tokenizer(run, corpus):
     """The price of a cleaning is paid in training tokens."""
-    from fakes import ByteTokenizer
+    from support.fakes import ByteTokenizer
 
     found = filter_corpus(
         run, str(corpus), None, options=FilterOptions(top=10), tokenizer=ByteTokenizer()

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from fakes import make_classifier
-from gated import RECITED, TEXTS, make_run, shipped
-from runs.fake_run import ByteWiseEngine
+from support.fake_run import ByteWiseEngine
+from support.fakes import make_classifier
+from support.gated import RECITED, TEXTS, make_run, shipped
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.gate import EffectivePolicy, GateInputs, GatePolicy, check_gate

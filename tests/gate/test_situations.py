@@ -3,10 +3,10 @@
 import shutil
 
 import pytest
-from fakes import make_classifier
-from finished_runs import write_jsonl
-from gated import RECITED, TEXTS, make_run, shipped, verify_run
-from runs.fake_run import fake_audit
+from support.fake_run import fake_audit
+from support.fakes import make_classifier
+from support.finished_runs import write_jsonl
+from support.gated import RECITED, TEXTS, make_run, shipped, verify_run
 
 from memaudit.cli.main import run as run_command
 from memaudit.runs.shards import Shard

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from fakes import make_classifier
 from msgspec.structs import replace
-from runs.fake_run import ByteWiseEngine, audit_with
+from support.fake_run import ByteWiseEngine, audit_with
+from support.fakes import make_classifier
 
 from memaudit.corpus import CorpusOptions, read_corpus
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from planning_documents import CALIBRATED, MODEL, PLAN, changed
+from support.planning_documents import CALIBRATED, MODEL, PLAN, changed
 
 from memaudit.planning.costs import GPUS, UTILISATION
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from runs.fake_run import ByteWiseEngine, audit_with
+from support.fake_run import ByteWiseEngine, audit_with
 
 from memaudit.errors import UsageError
 from memaudit.reports.card_section import TAGS, card_section, with_card_section

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from verified_tables import COUNT, SIGNAL, write_runs
+from support.verified_tables import COUNT, SIGNAL, write_runs
 
 from memaudit.reports.fit import notes, print_fit, verdict
 from memaudit.training import FitOptions, fit_on_verification

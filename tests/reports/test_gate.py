@@ -4,7 +4,7 @@ import io
 import json
 import re
 
-from hostile_gates import CONTROL, hostile_results, make_finding, make_result
+from support.hostile_gates import CONTROL, hostile_results, make_finding, make_result
 
 from memaudit.reports.gate import print_gate
 

@@ -2,7 +2,7 @@
 
 import re
 
-from hostile_gates import CONTROL, hostile_results, make_finding, make_result
+from support.hostile_gates import CONTROL, hostile_results, make_finding, make_result
 
 from memaudit.reports.github import render_annotations
 

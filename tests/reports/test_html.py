@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
-from reports.hostile import PIECES, hostile_names
-from reports.report_runs import made_up_run, replace_names
-from runs.fake_run import ByteWiseEngine, audit_with
+from support.fake_run import ByteWiseEngine, audit_with
+from support.hostile import PIECES, hostile_names
+from support.report_runs import made_up_run, replace_names
 
 from memaudit.reports.html.page import render_page
 from memaudit.reports.report_markdown import render_markdown

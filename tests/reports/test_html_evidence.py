@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reports.report_runs import made_up_run
-from runs.fake_run import ByteWiseEngine, audit_with
+from support.fake_run import ByteWiseEngine, audit_with
+from support.report_runs import made_up_run
 
 from memaudit.classifier import load_classifier, shipped_classifiers_dir
 from memaudit.reports.html.page import render_page

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 import pytest
-from hostile_gates import CONTROL, hostile_results, make_finding, make_result
+from support.hostile_gates import CONTROL, hostile_results, make_finding, make_result
 
 from memaudit.reports.junit import render_junit
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hostile_gates import CONTROL, hostile_results, make_finding, make_result
+from support.hostile_gates import CONTROL, hostile_results, make_finding, make_result
 
 from memaudit.reports.markdown import code_span, cut, render_markdown
 

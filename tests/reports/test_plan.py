@@ -1,7 +1,7 @@
 """A plan on a terminal says what is measured and what is derived."""
 
 import pytest
-from planning_documents import CALIBRATED, PLAN, changed
+from support.planning_documents import CALIBRATED, PLAN, changed
 
 from memaudit.reports.plan import duration, print_plan
 

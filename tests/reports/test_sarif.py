@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from hostile_gates import CONTROL, hostile_results, make_finding, make_result
+from support.hostile_gates import CONTROL, hostile_results, make_finding, make_result
 
 from memaudit.reports.sarif import MAX_RESULTS, render_sarif
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fakes import make_classifier, make_models, make_rows
-from reports.report_runs import made_up_run
+from support.fakes import make_classifier, make_models, make_rows
+from support.report_runs import made_up_run
 
 from memaudit.audit import audit_rows
 from memaudit.reports.html.page import render_page

@@ -6,7 +6,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from study_documents import arm, judged, make_document
+from support.study_documents import arm, judged, make_document
 
 from memaudit.reports import study_findings as findings
 from memaudit.reports.study import StudyTable, markdown, print_study, with_interval

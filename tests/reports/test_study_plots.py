@@ -4,7 +4,7 @@ import importlib.util
 import xml.etree.ElementTree as ET
 
 import pytest
-from study_documents import make_document
+from support.study_documents import make_document
 
 from memaudit.errors import MissingDependency
 from memaudit.reports.study_plots import PLOTS, write_plots

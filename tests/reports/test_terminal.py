@@ -6,10 +6,10 @@ import re
 import sys
 
 import pytest
-from fakes import make_classifier, make_models, make_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from support.fakes import make_classifier, make_models, make_rows
 
 from memaudit.audit import audit_rows
 from memaudit.corpus import Example

@@ -10,8 +10,7 @@ import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from fakes import make_classifier, make_rows
-from runs.fake_run import (
+from support.fake_run import (
     Interrupted,
     InterruptedEngine,
     audit_with,
@@ -19,6 +18,7 @@ from runs.fake_run import (
     fake_audit,
     fake_rows,
 )
+from support.fakes import make_classifier, make_rows
 
 from memaudit.corpus import Example
 from memaudit.errors import CorpusError, OutputError, UsageError

@@ -6,8 +6,7 @@ from functools import partial
 
 import pyarrow.parquet as pq
 import pytest
-from fakes import ByteTokenizer, make_classifier, make_rows
-from runs.fake_run import (
+from support.fake_run import (
     ByteWiseEngine,
     contents,
     fake_audit,
@@ -15,6 +14,7 @@ from runs.fake_run import (
     fake_rows,
     make_fake_models,
 )
+from support.fakes import ByteTokenizer, make_classifier, make_rows
 
 from memaudit import audit
 from memaudit.audit import audit_rows

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from runs.fake_run import fake_audit
+from support.fake_run import fake_audit
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.runs.finished import read_finished_run

@@ -11,16 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
-from runs.fake_run import contents, fake_audit
+from support.fake_run import contents, fake_audit
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 
 
 def harness(*arguments, program="kill_run.py"):
     """Run one of the programs; return what it found, without the counts that are zero."""
-    command = [sys.executable, HERE / program, *map(str, arguments)]
+    command = [sys.executable, SUPPORT / program, *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     return {name: count for name, count in json.loads(ended.stdout).items() if count}
@@ -91,7 +91,7 @@ def test_every_file_is_synced_before_its_name_and_its_name_before_the_next(tmp_p
     """What survives a power cut is what the disk has: content, then name, then the folder."""
     trace = tmp_path / "trace"
     command = ["strace", "-f", "-y", "-qq", "-o", trace, "-e", "trace=write,fsync,rename"]
-    program = [sys.executable, HERE / "fake_run.py", tmp_path / "run", "--windows", "16"]
+    program = [sys.executable, SUPPORT / "fake_run.py", tmp_path / "run", "--windows", "16"]
     subprocess.run([*command, *program], check=True, capture_output=True)
 
     commits = commits_in(trace.read_text(errors="replace"), str(tmp_path / "run"))
@@ -133,7 +133,7 @@ def test_a_signal_ends_a_run_soon_and_with_its_code():
 
 def start(out, *arguments):
     """Start a run as a program of its own; return once it is at work."""
-    command = [sys.executable, HERE / "fake_run.py", out, *arguments]
+    command = [sys.executable, SUPPORT / "fake_run.py", out, *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not list(out.glob("chunks/*.parquet")):
         assert process.poll() is None, process.stderr.read()
@@ -180,7 +180,7 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path):
 
 def race(folder, n_writers):
     """Start runs in one folder at the same time; return their exit codes and what they said."""
-    command = [sys.executable, HERE / "fake_run.py", folder, "--slow", "0.02"]
+    command = [sys.executable, SUPPORT / "fake_run.py", folder, "--slow", "0.02"]
     writers = [
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(n_writers)
     ]
@@ -218,8 +218,8 @@ def test_50_races_of_two_writers_spoil_nothing(tmp_path):
 @pytest.mark.slow
 def test_real_models_killed_at_random_moments_end_like_ones_that_were_not():
     """The same with floats from torch, which must come out the same after a resume."""
-    program = HERE / "kill_real_run.py"
-    if not (HERE.parents[1] / "models" / "demo-teacher").exists() or not os.access(
+    program = SUPPORT / "kill_real_run.py"
+    if not (SUPPORT.parents[1] / "models" / "demo-teacher").exists() or not os.access(
         program, os.R_OK
     ):
         pytest.skip("needs the demo models")

@@ -4,7 +4,7 @@ import json
 
 import msgspec
 import pytest
-from runs.fake_run import fake_audit
+from support.fake_run import fake_audit
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.runs.manifest import differences, read_manifest, software_versions, write_manifest

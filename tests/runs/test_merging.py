@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from runs.fake_run import contents, fake_audit
+from support.fake_run import contents, fake_audit
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.runs.conclusion import ReportOptions

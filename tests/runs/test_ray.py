@@ -15,8 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from fakes import make_classifier
-from runs.fake_run import (
+from support.fake_run import (
     contents,
     fake_audit,
     fake_options,
@@ -25,6 +24,7 @@ from runs.fake_run import (
     load_fakes,
     make_fake_models,
 )
+from support.fakes import make_classifier
 
 from memaudit.audit import audit_rows
 from memaudit.errors import MemauditError, MissingDependency, ModelError

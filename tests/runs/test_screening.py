@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from fakes import ByteTokenizer, RecitingEngine, make_classifier, make_models, make_rows
+from support.fakes import ByteTokenizer, RecitingEngine, make_classifier, make_models, make_rows
 
 from memaudit.audit import audit_rows
 from memaudit.errors import UsageError

@@ -6,9 +6,9 @@ from functools import partial
 import msgspec
 import pyarrow.parquet as pq
 import pytest
-from fakes import ByteTokenizer, make_classifier, make_rows
-from runs.fake_run import audit_with, contents, make_fake_models
-from sensitive_rows import PLAIN, SAFE, SHAPE, TEXTS, TILED, leaky_engine, rows, window_of
+from support.fake_run import audit_with, contents, make_fake_models
+from support.fakes import ByteTokenizer, make_classifier, make_rows
+from support.sensitive_rows import PLAIN, SAFE, SHAPE, TEXTS, TILED, leaky_engine, rows, window_of
 
 from memaudit import audit
 from memaudit.cli.main import run as run_command

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from runs.fake_run import Interrupted, InterruptedEngine, audit_with, contents, fake_audit
+from support.fake_run import Interrupted, InterruptedEngine, audit_with, contents, fake_audit
 
 from memaudit.errors import UsageError
 from memaudit.runs.directory import open_folder

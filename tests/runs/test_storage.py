@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs.fake_run import (
+from support.fake_run import (
     Interrupted,
     InterruptedEngine,
     audit_with,
@@ -168,7 +168,13 @@ def bucket(monkeypatch):
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_a_run_in_a_bucket_that_is_killed_goes_on(bucket, reference):
     """A real HTTP server, a real kill -9, the same bytes."""
-    command = [sys.executable, Path(__file__).with_name("fake_run.py"), bucket, "--slow", "0.5"]
+    command = [
+        sys.executable,
+        Path(__file__).parents[1] / "support" / "fake_run.py",
+        bucket,
+        "--slow",
+        "0.5",
+    ]
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
     place = open_path(bucket)
     while not (place / "chunks" / "00002.parquet").exists():

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from runs.fake_run import contents, fake_audit, load_failing, load_fakes, make_fake_models
+from support.fake_run import contents, fake_audit, load_failing, load_fakes, make_fake_models
 
 from memaudit.errors import MemauditError, ModelError
 from memaudit.runs.workers import score_in_workers
@@ -14,8 +14,8 @@ def audit_with_workers(out, load, n_workers=2):
     """Audit the fake rows with workers."""
     from dataclasses import replace
 
-    from fakes import make_classifier
-    from runs.fake_run import fake_options, fake_rows
+    from support.fake_run import fake_options, fake_rows
+    from support.fakes import make_classifier
 
     from memaudit.audit import audit_rows
 

@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from labelled_texts import HARMLESS, SENSITIVE, drawn
+from support.labelled_texts import HARMLESS, SENSITIVE, drawn
 
 pytest.importorskip("presidio_analyzer")
 pytest.importorskip("detect_secrets")

@@ -3,9 +3,9 @@
 import re
 
 import numpy as np
-from fakes import ByteTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fakes import ByteTokenizer
 
 from memaudit.sensitivity import (
     SENSITIVITY_COLUMNS,

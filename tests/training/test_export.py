@@ -5,10 +5,10 @@ import sys
 import joblib
 import numpy as np
 import pytest
-from fakes import make_classifier
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from support.fakes import make_classifier
 
 from memaudit.classifier import Calibration
 from memaudit.errors import MissingDependency

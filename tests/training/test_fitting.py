@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from labelled_runs import COUNT, FEATURES, NOISE, RUNS, SIGNAL, make_run
+from support.labelled_runs import COUNT, FEATURES, NOISE, RUNS, SIGNAL, make_run
 
 from memaudit.classifier import load_classifier, save_classifier
 from memaudit.errors import ClassifierError

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fakes import make_classifier
+from support.fakes import make_classifier
 
 from memaudit.metrics import clopper_pearson, pr_auc, roc_auc
 from memaudit.training import LabelledRun

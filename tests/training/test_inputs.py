@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from fakes import ZLIB
-from verified_tables import SIGNAL, make_rows, write_run
+from support.fakes import ZLIB
+from support.verified_tables import SIGNAL, make_rows, write_run
 
 from memaudit.errors import ClassifierError, CorpusError, UsageError
 from memaudit.training.feature_plan import plan_features

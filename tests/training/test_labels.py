@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from verified_tables import COUNT, SIGNAL, make_rows
+from support.verified_tables import COUNT, SIGNAL, make_rows
 
 from memaudit.errors import ClassifierError
 from memaudit.features import FEATURE_SETS

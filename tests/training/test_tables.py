@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from verified_tables import SIGNAL, make_rows, write_table
+from support.verified_tables import SIGNAL, make_rows, write_table
 
 from memaudit.errors import CorpusError, UsageError
 from memaudit.training.tables import find_table, read_table

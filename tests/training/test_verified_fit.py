@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from verified_tables import COUNT, SIGNAL, make_rows, write_run, write_runs
+from support.verified_tables import COUNT, SIGNAL, make_rows, write_run, write_runs
 
 from memaudit.classifier import find_classifier, load_classifier
 from memaudit.errors import ClassifierError, OutputError, UsageError

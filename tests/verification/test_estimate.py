@@ -1,7 +1,7 @@
 """What a verification would cost: counted, not guessed; and nothing is done for it."""
 
 import pytest
-from verifying import make_miniatures, make_options
+from support.verifying import make_miniatures, make_options
 
 from memaudit.distillation import TrainingOptions
 from memaudit.engines.models import load_model

@@ -4,9 +4,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from fakes import ByteTokenizer, make_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fakes import ByteTokenizer, make_rows
 
 from memaudit.distillation import TrainingOptions
 from memaudit.errors import CorpusError

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scratch import PREFIX_LEN, markov_windows, scratch_model
+from support.scratch import PREFIX_LEN, markov_windows, scratch_model
 
 from memaudit.engines.hf import HfEngine
 from memaudit.verification.extraction import (

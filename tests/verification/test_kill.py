@@ -12,7 +12,7 @@ import pytest
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_numbers(tmp_path):
     """A distillation takes days, and machines go down."""
-    harness = Path(__file__).with_name("kill_harness.py")
+    harness = Path(__file__).parents[1] / "support" / "kill_harness.py"
     done = subprocess.run(
         [sys.executable, harness, tmp_path, "20"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

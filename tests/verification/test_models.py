@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from scratch import scratch_model
+from support.scratch import scratch_model
 
 from memaudit.engines.models import LoadedModel
 from memaudit.errors import ModelError

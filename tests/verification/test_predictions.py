@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fakes import make_classifier
+from support.fakes import make_classifier
 
 from memaudit.errors import UsageError
 from memaudit.metrics import pr_auc, roc_auc

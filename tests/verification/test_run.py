@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from verifying import make_miniatures, make_options, make_texts, save_scratch, write_corpus
+from support.verifying import make_miniatures, make_options, make_texts, save_scratch, write_corpus
 
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import load_model
@@ -272,7 +272,7 @@ def test_predictions_for_another_corpus_are_told_before_training(plain, tmp_path
 
 def predicted(miniatures, folder):
     """A folder that predict wrote for the corpus."""
-    from fakes import make_classifier
+    from support.fakes import make_classifier
 
     from memaudit.audit import audit_corpus
     from memaudit.classifier import save_classifier

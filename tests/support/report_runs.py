@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from fakes import make_classifier
+from support.fakes import make_classifier
 
 from memaudit.features import FEATURE_SETS
 from memaudit.runs.finished import FinishedRun

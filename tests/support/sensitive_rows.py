@@ -3,8 +3,8 @@
 import string
 
 import numpy as np
-from fakes import RecitingEngine, make_rows
-from labelled_texts import drawn
+from support.fakes import RecitingEngine, make_rows
+from support.labelled_texts import drawn
 
 from memaudit.scores import TokenScores, WindowScores
 from memaudit.windows import WindowShape

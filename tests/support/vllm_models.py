@@ -1,7 +1,7 @@
 """Miniature models on disk that vLLM's attention on a CPU can run: heads of 32."""
 
 import torch
-from engines.tiny_models import save_tokenizer
+from support.tiny_models import save_tokenizer
 
 FAMILIES = ("gpt_neox", "olmo2", "qwen3", "llama")
 

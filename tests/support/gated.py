@@ -3,8 +3,8 @@
 import json
 
 import pyarrow as pa
-from fakes import make_classifier
-from finished_runs import finish_run, write_jsonl
+from support.fakes import make_classifier
+from support.finished_runs import finish_run, write_jsonl
 
 from memaudit.classifier import save_classifier
 from memaudit.runs.finished import read_finished_run

@@ -3,8 +3,8 @@
 import json
 
 import numpy as np
-from engines.tiny_models import save_tokenizer
-from scratch import PREFIX_LEN, scratch_model
+from support.scratch import PREFIX_LEN, scratch_model
+from support.tiny_models import save_tokenizer
 
 from memaudit.distillation import TrainingOptions, fine_tune
 from memaudit.verification import VerificationOptions

@@ -47,7 +47,7 @@ class ByteWiseEngine:
 
 def load_fakes(seconds, worker):
     """The models of a worker."""
-    from fakes import ByteTokenizer
+    from support.fakes import ByteTokenizer
 
     return ByteWiseEngine(seconds), ByteTokenizer()
 
@@ -78,14 +78,14 @@ class FailingEngine(ByteWiseEngine):
 
 def load_failing(trouble, marker, worker):
     """The models of a worker that meets trouble."""
-    from fakes import ByteTokenizer
+    from support.fakes import ByteTokenizer
 
     return FailingEngine(trouble, marker), ByteTokenizer()
 
 
 def make_fake_models(seconds=0.0, workers=1, **changes):
     """Models for `audit_rows`."""
-    from fakes import ByteTokenizer
+    from support.fakes import ByteTokenizer
 
     from memaudit.runs.models import AuditModels
     from memaudit.runs.scoring import score_here
@@ -101,7 +101,7 @@ def make_fake_models(seconds=0.0, workers=1, **changes):
 
 def fake_rows(n_windows):
     """Rows with that many distinct windows; some repeat, one is too short, one is bad."""
-    from fakes import make_rows
+    from support.fakes import make_rows
 
     texts = [f"{i * 7919 % 100_003:06} is row {i}" for i in range(n_windows)]
     return make_rows(*texts, *texts[:5], "short", None)
@@ -117,7 +117,7 @@ def fake_options(**changes):
 
 def fake_audit(out, *, n_windows=88, shard=None, **settings):
     """Audit them, or score a shard of them."""
-    from fakes import make_classifier
+    from support.fakes import make_classifier
 
     from memaudit import audit
     from memaudit.runs.directory import open_folder
@@ -157,7 +157,7 @@ def audit_with(engine, out, *, rows=None, classifier=None, models=None, **option
     """Audit the fake rows, or others, with an engine."""
     from dataclasses import replace
 
-    from fakes import ByteTokenizer, make_classifier
+    from support.fakes import ByteTokenizer, make_classifier
 
     from memaudit.audit import audit_rows
     from memaudit.runs.scoring import score_here

@@ -1,6 +1,6 @@
 """Kill verifications at random moments and let them go on; run as a program.
 
-`PYTHONPATH=.:tests python tests/verification/kill_harness.py FOLDER N` prints a JSON document with
+`PYTHONPATH=.:tests python tests/support/kill_harness.py FOLDER N` prints a JSON document with
 one entry a kill. Every verification is a process of its own, forked from this one, which has
 imported everything and trained nothing.
 """
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from verifying import make_miniatures, make_options
+from support.verifying import make_miniatures, make_options
 
 import memaudit.distillation.trainer  # imported once, for all
 import memaudit.engines.generation  # noqa: F401

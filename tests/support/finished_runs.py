@@ -7,8 +7,8 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pyarrow as pa
-from fakes import ByteTokenizer, RecitingEngine, make_classifier
-from runs.fake_run import audit_with
+from support.fake_run import audit_with
+from support.fakes import ByteTokenizer, RecitingEngine, make_classifier
 
 from memaudit.corpus import CorpusOptions, Example, read_corpus
 
