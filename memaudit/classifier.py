@@ -17,7 +17,7 @@ from memaudit.errors import ClassifierError, OutputError
 from memaudit.features import FEATURE_SETS
 from memaudit.metrics import ExpectedCount, expected_count
 from memaudit.objectives import ObjectiveKind
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text
 
 FORMAT = 1
 """Goes up when an older memaudit could not read, or would misread, a new file."""

@@ -22,7 +22,7 @@ from memaudit.classifier import RiskClassifier, shipped_classifiers_dir, sigmoid
 from memaudit.errors import ClassifierError, UsageError
 from memaudit.features import CORPUS_FEATURES, REFERENCE_FEATURES
 from memaudit.metrics import clopper_pearson
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text
 
 SCREEN_FILE = "screen.json"
 """Name in the folder of a screen."""

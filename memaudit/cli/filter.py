@@ -1,6 +1,5 @@
 """`memaudit filter`: a corpus written again without what would be memorized of it."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ import click
 
 from memaudit.cli import options
 from memaudit.errors import UsageError
+from memaudit.text import json_text
 
 if TYPE_CHECKING:
     from memaudit.filtering import FilterOptions
@@ -109,7 +109,7 @@ def filter_(**flags: Any) -> None:
 
         push_to_hub(flags["out"], flags["push_to_hub"], is_public=flags["public"])
     if flags["as_json"]:
-        click.echo(json.dumps(result.document(), sort_keys=True, allow_nan=False))
+        click.echo(json_text(result.document()))
     else:
         from memaudit.reports.filter import print_filter
 

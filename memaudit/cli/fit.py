@@ -1,6 +1,5 @@
 """`memaudit fit`: labels and scores in, a calibrated classifier with its card out."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import click
 
 from memaudit.cli import options
 from memaudit.errors import UsageError
+from memaudit.text import json_text
 
 _FEATURE_SETS = ("teacher", "teacher+student", "teacher+baseline")
 _PATH = click.Path(path_type=Path)
@@ -99,7 +99,7 @@ def fit(**flags: Any) -> None:
     )
     result = fit_on_verification(pairs, flags["out"], options)
     if flags["as_json"]:
-        click.echo(json.dumps(fit_document(result), sort_keys=True, allow_nan=False))
+        click.echo(json_text(fit_document(result)))
     else:
         print_fit(result, color=flags["color"])
 

@@ -1,6 +1,5 @@
 """`memaudit gate`: a finished run held to a policy; the exit code is the verdict."""
 
-import json
 import os
 import sys
 from io import StringIO
@@ -11,7 +10,7 @@ import click
 
 from memaudit.cli import options
 from memaudit.errors import OutputError, UsageError
-from memaudit.safe_text import safe_text
+from memaudit.text import json_text, shown_path
 
 if TYPE_CHECKING:
     from memaudit.gate import EffectivePolicy, GateResult
@@ -161,7 +160,7 @@ def _key(flags: dict[str, Any]) -> bytes | None:
 
     reads = flags["baseline"] is not None and not flags["baseline"].is_dir()
     if reads and not flags["baseline"].exists():
-        shown = safe_text(str(flags["baseline"]), 4096)
+        shown = shown_path(flags["baseline"])
         raise UsageError(f"{shown}: no such baseline", hint="write one with --write-baseline")
     writes = flags["write_baseline"] is not None or flags["output_format"] == "sarif"
     if not reads and not writes:
@@ -191,9 +190,7 @@ def _rendered(result: "GateResult", output_format: str) -> str:
     root = str(Path.cwd())
     match output_format:
         case "json":
-            document = json.dumps(result.document(), sort_keys=True, allow_nan=False)
-            # The same document, and no command for a CI job that reads it in its log.
-            content = document.replace("##[", "\\u0023#[") + "\n"
+            content = json_text(result.document()) + "\n"
         case "sarif":
             from memaudit.reports.sarif import render_sarif
 
@@ -233,6 +230,6 @@ def _append_summary(result: "GateResult") -> None:
             stream.write(cut(render_markdown(result), max(0, _SUMMARY_BYTES - used)))
     except OSError as error:
         raise OutputError(
-            f"{safe_text(name, 4096)}: cannot be written: {error.strerror}",
+            f"{shown_path(name)}: cannot be written: {error.strerror}",
             hint="check the variable GITHUB_STEP_SUMMARY",
         ) from error

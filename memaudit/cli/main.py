@@ -1,7 +1,6 @@
 """The command group, and the one place where errors become text and exit codes."""
 
 import errno
-import json
 import os
 import sys
 import traceback
@@ -23,7 +22,7 @@ from memaudit.cli.status import status
 from memaudit.cli.study import study
 from memaudit.cli.verify import verify
 from memaudit.errors import MemauditError
-from memaudit.safe_text import safe_text
+from memaudit.text import inert, json_text, safe_text
 
 OK = 0
 ERROR = 2
@@ -110,7 +109,7 @@ def _crash(error: Exception, as_json: bool) -> int:
         return _fail(
             message, "nothing is wrong with the command: mend that, then give it again", as_json
         )
-    traceback.print_exception(error)
+    click.echo(inert("".join(traceback.format_exception(error))), err=True, nl=False)
     message = f"internal error: {type(error).__name__}"
     return _fail(message, "please report it with the lines above", as_json)
 
@@ -120,10 +119,10 @@ def _fail(message: str, hint: str | None, as_json: bool, *, code: int = ERROR) -
     message = safe_text(message, _MAX_MESSAGE)
     hint = None if hint is None else safe_text(hint, _MAX_MESSAGE)
     try:
-        click.echo(f"error: {message}" + (f"\n\nhint: {hint}" if hint else ""), err=True)
+        click.echo(inert(f"error: {message}" + (f"\n\nhint: {hint}" if hint else "")), err=True)
         if as_json:
             error = {"message": message, "hint": hint}
-            click.echo(json.dumps({"error": error, "schema_version": 1}, sort_keys=True))
+            click.echo(json_text({"error": error, "schema_version": 1}))
             sys.stdout.flush()
     except BrokenPipeError:
         return _abandon_stdout()

@@ -1,6 +1,5 @@
 """`memaudit merge`: the shards of a run put together."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +7,7 @@ import click
 
 from memaudit.cli import options
 from memaudit.cli.folders import FolderType
+from memaudit.text import json_text
 
 if TYPE_CHECKING:
     from memaudit.runs.conclusion import ReportOptions
@@ -51,7 +51,7 @@ def merge(folders: tuple[Path, ...], out: Path, as_json: bool, color: str, **fla
 
     result = merge_runs(folders, out, report=_report_options(flags))
     if as_json:
-        click.echo(json.dumps(result.document(), sort_keys=True, allow_nan=False))
+        click.echo(json_text(result.document()))
     else:
         print_summary(result, color=color)
 

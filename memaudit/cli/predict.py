@@ -1,6 +1,5 @@
 """`memaudit predict`: a corpus in, a risk table and a summary out."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from memaudit.cli.audit_flags import (
 from memaudit.cli.folders import FolderType
 from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.errors import MemauditError
+from memaudit.text import json_text
 
 if TYPE_CHECKING:
     from memaudit.audit import ReportProgress
@@ -318,7 +318,7 @@ def _predict_all(flags: dict[str, Any], arguments: dict[str, Any]) -> None:
     if result.errors:
         raise failure_error(result.failures, result.errors)
     if flags["as_json"]:
-        click.echo(json.dumps(result.document(), sort_keys=True, allow_nan=False))
+        click.echo(json_text(result.document()))
 
 
 def _plan(flags: dict[str, Any], arguments: dict[str, Any]) -> None:
@@ -329,7 +329,7 @@ def _plan(flags: dict[str, Any], arguments: dict[str, Any]) -> None:
     with _watched(flags) as progress:
         plan = plan_audit(**arguments, progress=progress)
     if flags["as_json"]:
-        click.echo(json.dumps(plan.document(), sort_keys=True, allow_nan=False))
+        click.echo(json_text(plan.document()))
     else:
         print_plan(plan, color=flags["color"])
 
@@ -347,7 +347,7 @@ def _predict_shard(flags: dict[str, Any], arguments: dict[str, Any]) -> None:
     if status.failures:
         raise failure_error(status.failures)
     if flags["as_json"]:
-        click.echo(json.dumps(status.document(), sort_keys=True, allow_nan=False))
+        click.echo(json_text(status.document()))
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """`memaudit report`: what a run found, as a page, as Markdown and as plots."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ import click
 
 from memaudit.cli import options
 from memaudit.errors import UsageError
-from memaudit.safe_text import safe_text
+from memaudit.text import inert, json_text, shown_path
 
 if TYPE_CHECKING:
     from memaudit.reports.report_view import Report
@@ -62,12 +61,12 @@ def report(**flags: Any) -> None:
     written = _write(made, flags)
     if flags["as_json"]:
         document = made.document() | {"written": [str(path) for path in written]}
-        click.echo(json.dumps(document, sort_keys=True, allow_nan=False))
+        click.echo(json_text(document))
         return
-    click.echo(verdict(made))
+    click.echo(inert(verdict(made)))
     click.echo()
     for path in written:
-        click.echo(safe_text(str(path), 4096))
+        click.echo(inert(shown_path(path)))
 
 
 def _check(flags: dict[str, Any]) -> None:

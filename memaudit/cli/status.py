@@ -1,12 +1,12 @@
 """`memaudit status`: how far a run is, and what is missing."""
 
-import json
 from pathlib import Path
 
 import click
 
 from memaudit.cli import options
 from memaudit.cli.folders import FolderType
+from memaudit.text import json_text
 
 
 @click.command(short_help="Show how far a run is.")
@@ -23,6 +23,6 @@ def status(folder: Path, as_json: bool, color: str) -> None:
 
     found = run_status(folder)
     if as_json:
-        click.echo(json.dumps(found.document(), sort_keys=True, allow_nan=False))
+        click.echo(json_text(found.document()))
     else:
         print_status(found, color=color)

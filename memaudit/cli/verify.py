@@ -1,6 +1,5 @@
 """`memaudit verify`: really distil a student, and see what it recites."""
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import click
 from memaudit.cli import options
 from memaudit.cli.audit_flags import corpus_stem
 from memaudit.cli.signals import Stopped, raise_if_stopped
+from memaudit.text import json_text
 
 if TYPE_CHECKING:
     from memaudit.corpus import CorpusOptions
@@ -208,7 +208,7 @@ def _verify(flags: dict[str, Any]) -> None:
             progress=progress,
         )
     if flags["as_json"]:
-        click.echo(json.dumps(result.document(), sort_keys=True, allow_nan=False))
+        click.echo(json_text(result.document()))
     else:
         print_verification(result, out, color=flags["color"])
 
@@ -227,7 +227,7 @@ def _print_estimate(flags: dict[str, Any]) -> None:
             progress=progress,
         )
     if flags["as_json"]:
-        click.echo(json.dumps(estimate.document(), sort_keys=True, allow_nan=False))
+        click.echo(json_text(estimate.document()))
     else:
         print_estimate(estimate, color=flags["color"])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from memaudit.errors import CorpusError
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text, shown_path
 
 FORMATS = ("jsonl", "ndjson", "json", "csv", "tsv", "parquet", "arrow", "feather", "txt")
 """Endings of the files that are read."""
@@ -123,7 +123,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         for name in folders:
             if (Path(parent) / name).is_symlink():
                 raise CorpusError(
-                    f"{safe_text(str(Path(parent) / name), 4096)}: a link to a folder",
+                    f"{shown_path(Path(parent) / name)}: a link to a folder",
                     hint="links to folders are not followed: give the folder itself",
                 )
         yield from (Path(parent) / name for name in files)
@@ -131,7 +131,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _cannot_list(error: OSError) -> NoReturn:
     raise CorpusError(
-        f"{safe_text(str(error.filename), 4096)}: cannot be listed: {error.strerror}"
+        f"{shown_path(error.filename)}: cannot be listed: {error.strerror}"
     ) from error
 
 
@@ -150,20 +150,20 @@ def _require_inside(path: Path, limit: Path) -> None:
         inside = False
     if not inside:
         raise CorpusError(
-            f"{safe_text(str(path), 4096)}: a link that leads out of the folder",
+            f"{shown_path(path)}: a link that leads out of the folder",
             hint="give the file it points to, or copy it into the folder",
         )
 
 
 def _source_file(path: Path, *, root: Path, source: str) -> SourceFile:
-    shown = safe_text(str(path), 4096)
+    shown = shown_path(path)
     ending = _ENDING.search(path.name)
     if ending is None:
-        raise CorpusError(f"{safe_text(source, 4096)}: unknown ending", hint=_SUPPORTED)
+        raise CorpusError(f"{shown_path(source)}: unknown ending", hint=_SUPPORTED)
     compression = ending[2]
     return SourceFile(
         path=path,
-        name=safe_text(path.relative_to(root).as_posix(), 4096),
+        name=shown_path(path.relative_to(root).as_posix()),
         shown=shown,
         format=ending[1].lower(),
         compression=compression.lower() if compression else None,
@@ -172,6 +172,6 @@ def _source_file(path: Path, *, root: Path, source: str) -> SourceFile:
 
 def _not_found(path: Path) -> NoReturn:
     raise CorpusError(
-        f"{safe_text(str(path), 4096)}: no such file or folder",
+        f"{shown_path(path)}: no such file or folder",
         hint="give a file, a folder, a glob, - for stdin, or a hub id such as org/name",
     )

@@ -23,7 +23,7 @@ from memaudit.corpus.json_lines import read_json, read_json_lines
 from memaudit.corpus.plain_text import read_text_lines
 from memaudit.corpus.shapes import ColumnChooser, RenderMessages, read_example_text, read_id
 from memaudit.errors import CorpusError, UsageError
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 
 _MAX_UNSETTLED_ROWS = 1000
 """Rows that may pass without the columns being found before the corpus is refused."""
@@ -85,7 +85,7 @@ def _outcomes(
     chooser: ColumnChooser,
     render_messages: RenderMessages | None,
 ) -> Iterator[Example | BadRow]:
-    source = safe_text(options.source, 4096)
+    source = shown_path(options.source)
     held: list[Example | BadRow] = []
     n_rows = 0
     for row in rows:

@@ -7,7 +7,7 @@ from typing import Literal, NoReturn
 
 from memaudit.corpus.base import CorpusOptions, RepeatedKeys, RowError
 from memaudit.errors import CorpusError
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text
 
 RenderMessages = Callable[[list[dict[str, str]]], str]
 """A chat template. A ValueError from it makes the row a bad row."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from memaudit.errors import ModelError
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text, shown_path
 
 _WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -80,7 +80,7 @@ def find_gguf(path: Path) -> Path | None:
     ggufs = sorted(name for name in names if name.endswith(".gguf"))
     if len(ggufs) > 1:
         raise ModelError(
-            f"{_shown(path)}: {len(ggufs)} GGUF files: {_listed(ggufs)}",
+            f"{shown_path(path)}: {len(ggufs)} GGUF files: {_listed(ggufs)}",
             hint="name one of the files itself",
         )
     return find_gguf(path / ggufs[0]) if ggufs else None
@@ -93,7 +93,7 @@ def check_gguf(path: Path) -> ModelFiles:
         ModelError: it is not GGUF, or of a version that cannot be read.
     """
     if not path.is_file():
-        raise ModelError(f"{_shown(path)}: no such file", hint="check the path")
+        raise ModelError(f"{shown_path(path)}: no such file", hint="check the path")
     with path.open("rb") as file:
         start = file.read(8)
     if len(start) < 8 or start[:4] != b"GGUF":
@@ -101,7 +101,7 @@ def check_gguf(path: Path) -> ModelFiles:
     version = struct.unpack("<I", start[4:])[0]
     if version not in _GGUF_VERSIONS:
         raise ModelError(
-            f"{_shown(path)}: expected GGUF version 2 or 3, got {version}",
+            f"{shown_path(path)}: expected GGUF version 2 or 3, got {version}",
             hint="convert the model again with a current llama.cpp",
         )
     return ModelFiles(path.parent, path.name, (path,))
@@ -118,7 +118,7 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles
         ModelError: a file is missing, broken or not allowed.
     """
     if not folder.is_dir():
-        raise ModelError(f"{_shown(folder)}: no such folder", hint="check the path")
+        raise ModelError(f"{shown_path(folder)}: no such folder", hint="check the path")
     folder = folder.resolve()
     entries = sorted(folder.iterdir())
     for path in entries:
@@ -141,12 +141,12 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles
 def _check_config_is_there(folder: Path) -> None:
     if (folder / "adapter_config.json").exists():
         raise ModelError(
-            f"{_shown(folder)}: an adapter, whose base model is elsewhere",
+            f"{shown_path(folder)}: an adapter, whose base model is elsewhere",
             hint="merge the adapter into its base model and save the result",
         )
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{_shown(folder)}: no config.json",
+            f"{shown_path(folder)}: no config.json",
             hint="name a folder that save_pretrained has written, or a .gguf file",
         )
 
@@ -154,9 +154,9 @@ def _check_config_is_there(folder: Path) -> None:
 def _check_entry(path: Path, folder: Path) -> None:
     """Refuse what can block a reader, and a link that leads nowhere or out of the folder."""
     if not path.exists():
-        raise ModelError(f"{_shown(path)}: a link to nothing", hint="get the model again")
+        raise ModelError(f"{shown_path(path)}: a link to nothing", hint="get the model again")
     if not path.is_file() and not path.is_dir():
-        raise ModelError(f"{_shown(path)}: not a regular file", hint="remove it")
+        raise ModelError(f"{shown_path(path)}: not a regular file", hint="remove it")
     target = path.resolve()
     if not path.is_symlink() or target.is_relative_to(folder):
         return
@@ -164,7 +164,7 @@ def _check_entry(path: Path, folder: Path) -> None:
     in_cache = folder.parent.name == "snapshots"
     if not (in_cache and target.parent == folder.parent.parent / "blobs"):
         raise ModelError(
-            f"{_shown(path)}: a link out of the model's folder",
+            f"{shown_path(path)}: a link out of the model's folder",
             hint="copy the file that it points to into the folder",
         )
 
@@ -172,7 +172,7 @@ def _check_entry(path: Path, folder: Path) -> None:
 def _check_no_code(entries: list[Path]) -> None:
     for path in entries:
         if path.suffix == ".py" or path.name == "custom_generate":
-            raise ModelError(f"{_shown(path)}: the model brings its own code", hint=_TRUST_HINT)
+            raise ModelError(f"{shown_path(path)}: the model brings its own code", hint=_TRUST_HINT)
 
 
 _TRUST_HINT = (
@@ -207,14 +207,18 @@ def _check_keys(path: Path, content: object, trust_remote_code: bool) -> None:
     """Refuse settings that make transformers fetch or run something."""
     for key, value in _items(content):
         if key in _FORBIDDEN_KEYS:
-            raise ModelError(f"{_shown(path)}: the key {key} is not allowed", hint="remove the key")
+            raise ModelError(
+                f"{shown_path(path)}: the key {key} is not allowed", hint="remove the key"
+            )
         if key.removeprefix("_") in _CODE_KEYS and "/" in str(value):
-            raise ModelError(f"{_shown(path)}: {key} names code on the hub", hint="remove the key")
+            raise ModelError(
+                f"{shown_path(path)}: {key} names code on the hub", hint="remove the key"
+            )
         if key == "auto_map" and not trust_remote_code:
-            raise ModelError(f"{_shown(path)}: auto_map asks for own code", hint=_TRUST_HINT)
+            raise ModelError(f"{shown_path(path)}: auto_map asks for own code", hint=_TRUST_HINT)
         if key == "auto_map" and "--" in json.dumps(value):
             raise ModelError(
-                f"{_shown(path)}: auto_map names code in another repository, whose revision "
+                f"{shown_path(path)}: auto_map names code in another repository, whose revision "
                 "is not pinned",
                 hint="name the repository that holds the code",
             )
@@ -252,7 +256,7 @@ def _check_shard_names(path: Path, index: object, names: set[str]) -> None:
     for name in weight_map.values():
         if not isinstance(name, str) or "/" in name or "\\" in name or ".." in name:
             raise ModelError(
-                f"{_shown(path)}: weight_map names {safe_text(str(name))!r}, "
+                f"{shown_path(path)}: weight_map names {safe_text(str(name))!r}, "
                 "expected the name of a file in the same folder",
                 hint="get the model from a source you trust",
             )
@@ -260,7 +264,9 @@ def _check_shard_names(path: Path, index: object, names: set[str]) -> None:
         return  # of pickles, which may well be absent: nothing reads them
     shards = set(weight_map.values())
     if not all(name.endswith(".safetensors") for name in shards):
-        raise ModelError(f"{_shown(path)}: names other files than safetensors", hint=_PICKLE_HINT)
+        raise ModelError(
+            f"{shown_path(path)}: names other files than safetensors", hint=_PICKLE_HINT
+        )
     missing = sorted(shards - names)
     if missing:
         counts = f"{len(missing)} of {len(shards)} files"
@@ -278,16 +284,17 @@ def _no_weights(folder: Path, entries: Iterable[Path]) -> ModelError:
     ggufs = [path for path in entries if path.suffix == ".gguf"]
     if ggufs:
         return ModelError(
-            f"{_shown(folder)}: no {_WEIGHTS}", hint=f"name the file itself: {_shown(ggufs[0])}"
+            f"{shown_path(folder)}: no {_WEIGHTS}",
+            hint=f"name the file itself: {shown_path(ggufs[0])}",
         )
     if pickles:
         return ModelError(
-            f"{_shown(folder)}: weights only as pickle ({_listed(pickles)}), which is never "
+            f"{shown_path(folder)}: weights only as pickle ({_listed(pickles)}), which is never "
             "loaded: safetensors and GGUF are accepted",
             hint=_PICKLE_HINT,
         )
     return ModelError(
-        f"{_shown(folder)}: neither {_WEIGHTS} nor {_WEIGHTS_INDEX}",
+        f"{shown_path(folder)}: neither {_WEIGHTS} nor {_WEIGHTS_INDEX}",
         hint="name a folder that save_pretrained has written",
     )
 
@@ -332,13 +339,9 @@ def _span(tensor: object, path: Path) -> tuple[int, int]:
 
 
 def _broken(path: Path, what: str) -> ModelError:
-    return ModelError(f"{_shown(path)}: {what}", hint="get the file again")
+    return ModelError(f"{shown_path(path)}: {what}", hint="get the file again")
 
 
 def _listed(names: list[str]) -> str:
     shown = ", ".join(safe_text(name) for name in names[:5])
     return f"{shown}, ..." if len(names) > 5 else shown
-
-
-def _shown(path: Path) -> str:
-    return safe_text(str(path), 4096)

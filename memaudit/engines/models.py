@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from memaudit.engines.model_files import ModelFiles, check_folder, check_gguf
 from memaudit.errors import ModelError
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text, shown_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -141,7 +141,7 @@ def check_same_vocabulary(teacher: LoadedModel, reference: LoadedModel) -> None:
             found = f"{rows[0]} and {rows[1]} embedding rows for {n_ids} token ids"
     if found is not None:
         raise ModelError(
-            f"{_shown(teacher.source)} and {_shown(reference.source)} do not share a "
+            f"{shown_path(teacher.source)} and {shown_path(reference.source)} do not share a "
             f"vocabulary: {found}",
             hint="choose two models of the same family, or leave out the second one",
         )
@@ -157,7 +157,7 @@ def _check_trust(source: str, options: ModelOptions) -> None:
         return
     if Path(source).exists() or not _COMMIT.fullmatch(options.revision or ""):
         raise ModelError(
-            f"{_shown(source)}: a model's own code is only run from the hub, at a full commit "
+            f"{shown_path(source)}: a model's own code is only run from the hub, at a full commit "
             f"hash, got revision {safe_text(str(options.revision))}",
             hint="give the 40 digits of the commit whose code you have read",
         )
@@ -185,12 +185,12 @@ def _find_files(source: str, options: ModelOptions) -> ModelFiles:
             return check_folder(path)
     except OSError as error:
         raise ModelError(
-            f"{_shown(source)}: cannot be read: {error.strerror}",
+            f"{shown_path(source)}: cannot be read: {error.strerror}",
             hint="check the path and its permissions",
         ) from error
     if not _HUB_ID.fullmatch(source) or path.suffix in (".gguf", ".safetensors"):
         raise ModelError(
-            f"{_shown(source)}: no such file or folder",
+            f"{shown_path(source)}: no such file or folder",
             hint="check the path, or name a model on the hub as owner/name",
         )
     return check_folder(_download(source, options), trust_remote_code=options.trust_remote_code)
@@ -215,7 +215,7 @@ def _download(source: str, options: ModelOptions) -> Path:
     except (OSError, ValueError, http_error) as error:
         name = f"{source}@{options.revision}" if options.revision else source
         raise ModelError(
-            f"{_shown(name)}: neither a file or folder here nor to be had from the hub "
+            f"{shown_path(name)}: neither a file or folder here nor to be had from the hub "
             f"({type(error).__name__})",
             hint="without the network, the model must be in the cache already"
             if options.offline
@@ -243,14 +243,14 @@ def _load_weights(
     unset = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if unset:
         raise ModelError(
-            f"{_shown(source)}: {len(unset)} weights are missing or of another shape, "
+            f"{shown_path(source)}: {len(unset)} weights are missing or of another shape, "
             f"the first is {safe_text(unset[0])}",
             hint="get the model again, or check that config.json belongs to these weights",
         )
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ModelError(
-                f"{_shown(source)}: {safe_text(name)} holds values that are not finite numbers",
+                f"{shown_path(source)}: {safe_text(name)} holds values that are not finite numbers",
                 hint="get the model again, or choose an earlier checkpoint",
             )
     loaded: PreTrainedModel = model.to(device).eval().requires_grad_(False)
@@ -304,7 +304,7 @@ def _as_model_error(source: str) -> Iterator[None]:
     ) as error:
         text = safe_text(" ".join(str(error).split()), _SHOWN_ERROR)
         raise ModelError(
-            f"{_shown(source)}: transformers cannot load it: {type(error).__name__}: {text}",
+            f"{shown_path(source)}: transformers cannot load it: {type(error).__name__}: {text}",
             hint="check that the files belong together and that transformers knows the architecture",
         ) from error
 
@@ -328,7 +328,3 @@ def _quiet() -> Iterator[None]:
         switches.set_verbosity(verbosity)
         if had_bars:
             switches.enable_progress_bar()
-
-
-def _shown(source: str) -> str:
-    return safe_text(source, _PATH_LEN)

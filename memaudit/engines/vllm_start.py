@@ -20,7 +20,7 @@ from memaudit.engines import VllmOptions
 from memaudit.engines.models import LoadedModel, ModelOptions
 from memaudit.engines.vllm_logprobs import PromptLogprobs
 from memaudit.errors import ModelError
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text, shown_path
 
 _STEP_TOKENS_CPU = 1024
 _STEP_TOKENS_GPU = 8192
@@ -73,9 +73,9 @@ def why_not(models: Sequence[LoadedModel], options: ModelOptions) -> str | None:
 
 def _why_not_files(model: LoadedModel) -> str | None:
     if model.files is None or model.files.gguf_file is not None:
-        return f"{_shown(model)} is no folder of safetensors"
+        return f"{shown_path(model.source)} is no folder of safetensors"
     if getattr(model.model.config, "quantization_config", None) is not None:
-        return f"{_shown(model)} is quantised"
+        return f"{shown_path(model.source)} is quantised"
     return None
 
 
@@ -183,7 +183,7 @@ def _start(
     except _VLLM_RAISES as error:
         text = safe_text(" ".join(str(error).split()), _SHOWN_ERROR)
         raise VllmRefusedError(
-            f"vLLM refuses {_shown(loaded)}: {type(error).__name__}: {text}",
+            f"vLLM refuses {shown_path(loaded.source)}: {type(error).__name__}: {text}",
             hint="use --engine hf",
         ) from error
 
@@ -194,7 +194,7 @@ def _start(
         except _VLLM_RAISES as error:
             # Not what the error says: it could hold what was to be scored.
             raise ModelError(
-                f"vLLM fails at {_shown(loaded)}: {type(error).__name__}",
+                f"vLLM fails at {shown_path(loaded.source)}: {type(error).__name__}",
                 hint="use --engine hf; if memory is short, another --gpu-memory-share",
             ) from error
 
@@ -356,7 +356,3 @@ def vllm_version() -> str:
         except PackageNotFoundError:
             continue
     return "unknown"
-
-
-def _shown(loaded: LoadedModel) -> str:
-    return safe_text(loaded.source, 4096)

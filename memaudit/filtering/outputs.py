@@ -17,7 +17,7 @@ from memaudit.filtering.result import FileDigest, FilterResult
 from memaudit.filtering.selection import Selection
 from memaudit.runs.commit import committed_file, output_errors, output_folder
 from memaudit.runs.finished import FinishedRun
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 
 
 def plan_files(source: str, out: Path) -> list[tuple[SourceFile, Path]]:
@@ -29,7 +29,7 @@ def plan_files(source: str, out: Path) -> list[tuple[SourceFile, Path]]:
         UsageError: the corpus is not in files, or the place has another format or is the corpus.
         CorpusError: nothing is there to read.
     """
-    shown = safe_text(str(out), 4096)
+    shown = shown_path(out)
     if source == "-":
         raise UsageError(
             "standard input cannot be read twice", hint="give the corpus as a file with --data"
@@ -105,7 +105,7 @@ def digest_file(path: Path) -> FileDigest:
     """Return the digest of a file."""
     with output_errors(path, "read"), path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return FileDigest(safe_text(str(path), 4096), digest)
+    return FileDigest(shown_path(path), digest)
 
 
 def write_beside(

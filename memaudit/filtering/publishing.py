@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from memaudit.errors import OutputError, UsageError
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text
 
 
 def push_to_hub(out: Path, name: str, *, is_public: bool = False, api: Any = None) -> str:

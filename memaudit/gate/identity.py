@@ -24,7 +24,7 @@ from memaudit.errors import UsageError
 from memaudit.runs.commit import committed_file, output_errors
 from memaudit.runs.finished import FinishedRun
 from memaudit.runs.judging import Judgement
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 
 KEY_BYTES = 32
 """Length of a key."""
@@ -71,7 +71,7 @@ def read_key(path: Path, *, create: bool) -> bytes:
         UsageError: there is none, or it is not a key.
         OutputError: it cannot be read or written.
     """
-    where = safe_text(str(path), 4096)
+    where = shown_path(path)
     if create and not path.exists():
         with committed_file(path) as stream:
             stream.write(secrets.token_bytes(KEY_BYTES).hex().encode() + b"\n")
@@ -181,7 +181,7 @@ def read_baseline(path: Path, key: bytes) -> Baseline:
         UsageError: it is none, or was written with another key.
         OutputError: it cannot be read.
     """
-    where = safe_text(str(path), 4096)
+    where = shown_path(path)
     with output_errors(path, "read"):
         content = path.read_bytes()
     try:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from memaudit.errors import UsageError
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text, shown_path
 
 MAX_POLICY_BYTES = 1 << 20
 """A policy takes less than 1 % of it."""
@@ -150,7 +150,7 @@ def _named_policy(path: Path) -> EffectivePolicy:
     found = _read_policy(path)
     if found.digest is None:
         raise UsageError(
-            f"{safe_text(str(path), 4096)}: has no section [gate] or [tool.memaudit.gate]",
+            f"{shown_path(path)}: has no section [gate] or [tool.memaudit.gate]",
             hint="add it, or leave out --policy",
         )
     return found
@@ -168,7 +168,7 @@ def _find_policy(folder: Path) -> EffectivePolicy:
 
 def _read_policy(path: Path) -> EffectivePolicy:
     """Return the policy in a file; without a digest if the file has none."""
-    where = safe_text(str(path), 4096)
+    where = shown_path(path)
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_POLICY_BYTES + 1)

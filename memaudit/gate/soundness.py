@@ -6,8 +6,8 @@ from memaudit.errors import ClassifierError, UsageError
 from memaudit.gate.guarantee import is_shipped
 from memaudit.gate.policy import GatePolicy
 from memaudit.runs.finished import FinishedRun
-from memaudit.safe_text import safe_text
 from memaudit.screening import make_cascade
+from memaudit.text import safe_text
 
 
 def require_sound(run: FinishedRun, policy: GatePolicy) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.runs.finished import FinishedRun
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 from memaudit.verification.result import SCHEMA_VERSION, VerificationResult, read_document
 from memaudit.verification.table import labels_digest, read_table
 
@@ -45,7 +45,7 @@ def read_verification(folder: Path, run: FinishedRun) -> VerifiedRows:
         UsageError: it is of another corpus, teacher, objective or window.
         OutputError: it is missing, damaged, or its files do not belong together.
     """
-    where = safe_text(str(folder), 4096)
+    where = shown_path(folder)
     result, table = _read(folder, where)
     _require_same_settings(result, run, where)
     _require_same_rows(table, run, where)

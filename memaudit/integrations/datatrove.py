@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from memaudit.errors import MissingDependency, UsageError
 from memaudit.integrations.row_risks import read_row_risks, refuse_other_corpus
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text
 
 try:
     from datatrove.pipeline.filters.base_filter import BaseFilter

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from memaudit.errors import UsageError
 from memaudit.runs.finished import read_finished_run
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def read_row_risks(folder: str | Path) -> RowRisks:
     run = read_finished_run(Path(folder))
     inputs = run.manifest.inputs
     return RowRisks(
-        folder=safe_text(str(folder), 4096),
+        folder=shown_path(folder),
         corpus=inputs.corpus,
         texts_digest=inputs.texts_digest,
         ids=tuple(run.rows.column("id").to_pylist()),

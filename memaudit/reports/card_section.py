@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memaudit.errors import UsageError
-from memaudit.safe_text import safe_text
+from memaudit.text import inert, safe_text
 
 if TYPE_CHECKING:
     from memaudit.objectives import Objective
@@ -45,7 +45,7 @@ def card_section(run: "FinishedRun") -> str:
         _LIMITS,
         _END,
     ]
-    return "\n".join(lines) + "\n"
+    return inert("\n".join(lines) + "\n")
 
 
 def with_card_section(card: str, run: "FinishedRun") -> str:

@@ -6,8 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from memaudit.gate.result import GateResult
-from memaudit.reports.escaping import inert
 from memaudit.reports.style import make_console
+from memaudit.text import safe_text
 
 _LISTED = 10
 _STYLES = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
@@ -41,8 +41,8 @@ def print_gate(result: GateResult, stream: TextIO, *, color: str = "auto") -> No
         console.print(Text(f"Worst of {result.n_findings:,} distinct examples", style="bold"))
         console.print(_findings(result))
     console.print()
-    console.print(Text(inert(_guarantee(result), 2000), style="dim"))
-    console.print(Text(inert(_provenance(result), 5000), style="dim"))
+    console.print(Text(safe_text(_guarantee(result), 2000), style="dim"))
+    console.print(Text(safe_text(_provenance(result), 5000), style="dim"))
 
 
 def _rules(result: GateResult) -> Table:
@@ -52,7 +52,7 @@ def _rules(result: GateResult) -> Table:
     table.add_column(overflow="fold")
     for rule in result.rules:
         status = Text(rule.status, style=_STYLES[rule.status])
-        message = Text(inert(rule.message, 2000))
+        message = Text(safe_text(rule.message, 2000))
         table.add_row(status, Text(f"{rule.id} {rule.name}"), message)
     return table
 
@@ -66,11 +66,11 @@ def _findings(result: GateResult) -> Table:
     table.add_column("reason")
     for finding in result.findings[:_LISTED]:
         table.add_row(
-            Text(inert(finding.example_id, 64)),
-            Text(inert(finding.address, 300)),
+            Text(safe_text(finding.example_id, 64)),
+            Text(safe_text(finding.address, 300)),
             Text(finding.level),
             Text(f"{finding.probability:.1%}"),
-            Text(inert(finding.reason)),
+            Text(safe_text(finding.reason)),
         )
     return table
 

@@ -1,8 +1,8 @@
 """A gate in the log of a GitHub job: annotations for the worst, a line for the verdict."""
 
 from memaudit.gate.result import Finding, GateResult
-from memaudit.reports.escaping import inert
 from memaudit.reports.locations import find_location
+from memaudit.text import inert, safe_text
 
 MAX_ANNOTATIONS = 10
 """Of one kind and step; GitHub drops the others."""
@@ -32,14 +32,14 @@ def _annotation(finding: Finding, root: str) -> str:
         properties = {"file": location.path, "line": str(location.line), **properties}
     listed = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
     message = (
-        f"example '{inert(finding.example_id, 100)}' is memorized with probability "
-        f"{finding.probability:.1%}: {inert(finding.reason)}"
+        f"example '{safe_text(finding.example_id, 100)}' is memorized with probability "
+        f"{finding.probability:.1%}: {safe_text(finding.reason)}"
     )
     return f"::error {listed}::{_data(message)}"
 
 
 def _data(text: str, max_len: int = 1000) -> str:
-    shown = inert(text, max_len)
+    shown = inert(safe_text(text, max_len))
     return shown.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 

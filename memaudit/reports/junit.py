@@ -4,7 +4,7 @@ import re
 from xml.etree import ElementTree
 
 from memaudit.gate.result import GateResult, RuleResult
-from memaudit.reports.escaping import inert
+from memaudit.text import inert, safe_text
 
 _LISTED = 10
 # Beyond what is written out already, XML 1.0 has no place for these two.
@@ -32,7 +32,7 @@ def render_junit(result: GateResult) -> str:
     suites.append(suite)
     ElementTree.indent(suites)
     content: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
-    return content.decode() + "\n"
+    return inert(content.decode() + "\n")
 
 
 def _case(rule: RuleResult) -> ElementTree.Element:
@@ -60,4 +60,4 @@ def _listed(result: GateResult) -> list[str]:
 
 def _xml(text: str) -> str:
     """Return text in which every character may stand in XML 1.0."""
-    return _NOT_XML.sub(lambda match: f"\\u{ord(match.group()):04x}", inert(text, 1000))
+    return _NOT_XML.sub(lambda match: f"\\u{ord(match.group()):04x}", safe_text(text, 1000))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from memaudit.corpus.discovery import has_known_ending
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 
 _WITHOUT_LINES = (".parquet", ".arrow", ".feather")
 
@@ -33,7 +33,7 @@ def find_location(address: str, root: str) -> Location | None:
     name, _, place = address.rpartition(":")
     if not has_known_ending(name):
         return None
-    path = PurePosixPath(safe_text(name, 4096))
+    path = PurePosixPath(shown_path(name))
     if path.is_absolute():
         inside = path.is_relative_to(root)
         path = path.relative_to(root) if inside else PurePosixPath(path.name)

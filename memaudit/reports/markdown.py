@@ -1,7 +1,7 @@
 """A gate in Markdown, for a comment or a job's summary; what is untrusted stands in code spans."""
 
 from memaudit.gate.result import GateResult
-from memaudit.reports.escaping import inert
+from memaudit.text import inert, safe_text
 
 MAX_BYTES = 900_000
 """GitHub drops a job's summary beyond 1 MiB."""
@@ -16,12 +16,12 @@ def render_markdown(result: GateResult) -> str:
     if result.findings:
         lines += [*_findings(result), ""]
     lines += [_guarantee(result), "", *_provenance(result)]
-    return cut("\n".join(lines) + "\n", MAX_BYTES)
+    return cut(inert("\n".join(lines) + "\n"), MAX_BYTES)
 
 
 def code_span(text: str, max_len: int = 100) -> str:
     """Return untrusted text as code in which nothing is markup, in a table's cell too."""
-    shown = inert(text, max_len).replace("`", "\\u0060").replace("|", "\\u007c")
+    shown = safe_text(text, max_len).replace("`", "\\u0060").replace("|", "\\u007c")
     return f"`{shown}`" if shown.strip() else "` `"
 
 

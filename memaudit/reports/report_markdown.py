@@ -12,7 +12,7 @@ from memaudit.reports.report_view import (
     risk_in_words,
     verdict,
 )
-from memaudit.safe_text import safe_text
+from memaudit.text import inert, safe_text
 from memaudit.verification.result import ROLES, Rate
 
 _WORST_SHOWN = 20
@@ -50,7 +50,7 @@ def render_markdown(report: Report) -> str:
         *_section("Provenance"),
         *_table(("", ""), _facts(report)),
     ]
-    return "\n".join(lines) + "\n"
+    return inert("\n".join(lines) + "\n")
 
 
 def _notes(report: Report) -> list[str]:

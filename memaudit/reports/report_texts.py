@@ -8,7 +8,7 @@ import msgspec
 
 from memaudit.corpus import CorpusOptions, Example, read_corpus
 from memaudit.errors import UsageError
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 
 if TYPE_CHECKING:
     from memaudit.runs.manifest import Manifest
@@ -39,7 +39,7 @@ def read_row_texts(
                 texts[row.row] = row.text[:n_characters]
     if digest.hexdigest() != manifest.inputs.texts_digest:
         raise UsageError(
-            f"{safe_text(source, 4096)}: its texts are not those that were scored in the run",
+            f"{shown_path(source)}: its texts are not those that were scored in the run",
             hint="give the very corpus of the run with --data, or leave out --show-text",
         )
     return texts

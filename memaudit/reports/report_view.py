@@ -24,8 +24,8 @@ from memaudit.reports.report_numbers import (
 from memaudit.runs.judging import out_of_range_rates, summarise_run
 from memaudit.runs.manifest import Manifest
 from memaudit.runs.result import OUT_OF_RANGE_LIMIT
-from memaudit.safe_text import safe_text
 from memaudit.sensitivity import SensitivitySummary
+from memaudit.text import safe_text
 
 if TYPE_CHECKING:
     from memaudit.reports.report_verified import Verified

@@ -1,6 +1,5 @@
 """A gate's findings as SARIF 2.1.0, for code scanning: no text of the corpus, no snippet."""
 
-import json
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -8,7 +7,7 @@ from urllib.parse import quote
 from memaudit import __version__
 from memaudit.gate.result import RULES, Finding, GateResult
 from memaudit.reports.locations import Location, find_location
-from memaudit.safe_text import safe_text
+from memaudit.text import json_text, safe_text, shown_path
 
 MAX_RESULTS = 1000
 """Code scanning shows 5,000 of a run; nobody reads that many."""
@@ -54,7 +53,7 @@ def render_sarif(result: GateResult, *, root: str) -> str:
         "version": "2.1.0",
         "runs": [run],
     }
-    return json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    return json_text(document, indent=1) + "\n"
 
 
 def _driver() -> dict[str, Any]:
@@ -113,7 +112,7 @@ def _summary(result: GateResult, root: str) -> dict[str, Any]:
 
 def _policy_location(result: GateResult, root: str) -> Location:
     """Return where to point to when no line of a file is meant."""
-    name = PurePosixPath(safe_text(result.policy.source or _POLICY, 4096))
+    name = PurePosixPath(shown_path(result.policy.source or _POLICY))
     if name.is_absolute():
         name = name.relative_to(root) if name.is_relative_to(root) else PurePosixPath(name.name)
     return Location(str(name), 1)

@@ -1,11 +1,20 @@
 """What reports on a terminal share: consoles that interpret nothing in what they are given."""
 
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from memaudit.safe_text import safe_text
+from memaudit.text import inert, safe_text
+
+
+class _InertConsole(Console):
+    """Writes no command for a CI job, whatever it is asked to print."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with self.capture() as printed:
+            super().print(*objects, **options)
+        self.file.write(inert(printed.get()))
 
 
 def make_console(stream: TextIO, color: str) -> Console:
@@ -15,7 +24,7 @@ def make_console(stream: TextIO, color: str) -> Console:
         stream: where it writes.
         color: `auto` looks at the terminal and the environment, `always` or `never`.
     """
-    return Console(
+    return _InertConsole(
         file=stream,
         force_terminal=True if color == "always" else None,
         no_color=True if color == "never" else None,

@@ -12,7 +12,7 @@ from typing import BinaryIO, Literal
 
 from memaudit.errors import OutputError
 from memaudit.runs.storage import check_reachable, is_remote, uploaded
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 
 _HALF = re.compile(r"\.(manifest|rows|risk|summary|\d+)(\.\w+){1,2}\.[0-9a-f]{8}\.tmp")
 """As `committed_file` names the files of a run that are not whole yet."""
@@ -87,7 +87,7 @@ def output_errors(path: Path, verb: Literal["written", "read"] = "written") -> I
         yield
     except OSError as error:
         raise OutputError(
-            f"{safe_text(str(path), 4096)}: cannot be {verb}: {error.strerror or 'I/O error'}",
+            f"{shown_path(path)}: cannot be {verb}: {error.strerror or 'I/O error'}",
             hint="check the space on the disk and the permissions, or choose a place with --out",
         ) from error
 

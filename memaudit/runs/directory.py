@@ -35,7 +35,7 @@ from memaudit.runs.manifest import (
 from memaudit.runs.rows_file import rows_are_whole, write_rows
 from memaudit.runs.spool import RowSpool
 from memaudit.runs.storage import is_remote
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 
 MANIFEST, ROWS, CHUNKS, LOCK = "manifest.json", "rows.parquet", "chunks", "lock"
 """Names in the folder of a run."""
@@ -136,7 +136,7 @@ def _start_over(folder: Path) -> None:
     """
     if is_remote(folder):
         raise UsageError(
-            f"{safe_text(str(folder), 4096)}: --restart needs a lock, and there is none",
+            f"{shown_path(folder)}: --restart needs a lock, and there is none",
             hint="choose another place with --out, or remove this one by hand",
         )
     path = folder / MANIFEST
@@ -145,7 +145,7 @@ def _start_over(folder: Path) -> None:
             return
         if not looks_like_manifest(path):
             raise UsageError(
-                f"{safe_text(str(path), 4096)}: not the manifest of a run",
+                f"{shown_path(path)}: not the manifest of a run",
                 hint="choose another folder with --out",
             )
         for chunk in (folder / CHUNKS).glob("*.parquet"):

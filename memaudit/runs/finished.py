@@ -23,8 +23,8 @@ from memaudit.runs.screening import Screened, screen_cuts
 from memaudit.runs.sealed import DamagedFileError, open_sealed
 from memaudit.runs.shards import chunk_ranges
 from memaudit.runs.spool import RowOutcome
-from memaudit.safe_text import safe_text
 from memaudit.sensitivity import RowSensitivity
+from memaudit.text import shown_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -143,7 +143,7 @@ def _with_screened(rows: "pa.Table", screened: Screened) -> "pa.Table":
 
 
 def _require_whole(run: Run) -> None:
-    manifest, folder = run.manifest, _shown(run.folder)
+    manifest, folder = run.manifest, shown_path(run.folder)
     if manifest.shard is not None:
         raise UsageError(
             f"{folder}: only shard {manifest.shard} of a run",
@@ -167,7 +167,7 @@ def _read_matrix(run: Run) -> NDArray[np.float64]:
         found = "; ".join(f"{state}: {chunk_ranges(gone)}" for state, gone in states if gone)
         kind = OutputError if damaged else UsageError
         raise kind(
-            f"{_shown(run.folder)}: {len(missing) + len(damaged)} of {run.plan.n_chunks} chunks "
+            f"{shown_path(run.folder)}: {len(missing) + len(damaged)} of {run.plan.n_chunks} chunks "
             f"are not there ({found})",
             hint="give its 'memaudit predict' command again to score them",
         ) from error
@@ -206,7 +206,7 @@ def _read_rows(run: Run) -> tuple["pa.Table", RowCuts]:
             table = file.read()
     except (DamagedFileError, OutputError) as error:
         raise OutputError(
-            f"{_shown(path)}: missing or damaged",
+            f"{shown_path(path)}: missing or damaged",
             hint="give its 'memaudit predict' command again to write it anew",
         ) from error
     windows = table.column("windows").combine_chunks()
@@ -220,7 +220,3 @@ def _read_rows(run: Run) -> tuple["pa.Table", RowCuts]:
 def _numbers(array: "pa.Array") -> NDArray[Any]:
     """Return the numbers in an array. Its own `to_numpy` would import pandas: half a second."""
     return np.from_dlpack(array)
-
-
-def _shown(path: Path) -> str:
-    return safe_text(str(path), 4096)

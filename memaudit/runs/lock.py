@@ -11,7 +11,7 @@ from pathlib import Path
 from memaudit.errors import OutputError
 from memaudit.runs.commit import output_errors
 from memaudit.runs.storage import is_remote
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 5
@@ -70,7 +70,7 @@ def _acquire(path: Path) -> int:
         os.close(descriptor)
         time.sleep(_SECONDS_BETWEEN)
     raise OutputError(
-        f"{safe_text(str(path.parent), 4096)}: in use by process {lock_holder(path) or 'unknown'}",
+        f"{shown_path(path.parent)}: in use by process {lock_holder(path) or 'unknown'}",
         hint="wait for it, or choose another folder with --out",
     )
 

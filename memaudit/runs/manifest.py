@@ -15,9 +15,9 @@ from memaudit.objectives import Objective
 from memaudit.runs.commit import committed_file, output_errors
 from memaudit.runs.result import ModelNames
 from memaudit.runs.shards import Shard
-from memaudit.safe_text import safe_text
 from memaudit.screening import Cascade
 from memaudit.sensitivity import detector_versions
+from memaudit.text import safe_text, shown_path
 from memaudit.windows import WindowPolicy, WindowShape
 
 FORMAT = 1
@@ -189,7 +189,7 @@ def refuse_differences(folder: Path, was: Manifest, now: Manifest) -> None:
         found.append(f"shard was {was.shard or 'none'}, is now {now.shard or 'none'}")
     if found:
         raise UsageError(
-            f"{safe_text(str(folder), 4096)}: holds another run: {'; '.join(found)}",
+            f"{shown_path(folder)}: holds another run: {'; '.join(found)}",
             hint="give the same again to continue it, start over with --restart, "
             "or choose another folder with --out",
         )
@@ -214,7 +214,7 @@ def read_manifest(path: Path) -> Manifest:
         OutputError: it was changed, damaged or written by another version, or cannot be read.
         UsageError: there is none.
     """
-    folder = safe_text(str(path.parent), 4096)
+    folder = shown_path(path.parent)
     if not path.exists():
         raise UsageError(
             f"{folder}: not the folder of a run, it has no {path.name}",

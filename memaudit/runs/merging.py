@@ -21,7 +21,7 @@ from memaudit.runs.sealed import DamagedFileError
 from memaudit.runs.shards import Shard, chunk_ranges
 from memaudit.runs.spool import RowSpool
 from memaudit.runs.storage import spool_folder
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 
 
 def merge_runs(
@@ -65,7 +65,7 @@ def _require_same_inputs(parts: Sequence[Run]) -> None:
         found = differences(first.manifest.inputs, other.manifest.inputs)
         if found:
             raise UsageError(
-                f"{_shown(first)} and {_shown(other)} are of different runs: {'; '.join(found)}",
+                f"{shown_path(first.folder)} and {shown_path(other.folder)} are of different runs: {'; '.join(found)}",
                 hint="score all shards with the same command but for --shard and --out",
             )
 
@@ -83,7 +83,7 @@ def _require_all_shards(parts: Sequence[Run]) -> None:
     for shard, part in zip(shards, parts, strict=True):
         if shard.index in folders:
             raise UsageError(
-                f"shard {shard} is given twice: {_shown(folders[shard.index])} and {_shown(part)}",
+                f"shard {shard} is given twice: {shown_path(folders[shard.index].folder)} and {shown_path(part.folder)}",
                 hint="name the folder of each shard once",
             )
         folders[shard.index] = part
@@ -104,7 +104,7 @@ def _require_scored(part: Run) -> None:
         states = [("missing", missing), ("failed", failed), ("damaged", damaged)]
         found = ", ".join(f"{state}: {chunk_ranges(gone)}" for state, gone in states if gone)
         raise UsageError(
-            f"{_shown(part)}: chunks are not there ({found})",
+            f"{shown_path(part.folder)}: chunks are not there ({found})",
             hint="give its 'memaudit predict' command again to score them",
         )
 
@@ -123,10 +123,6 @@ def _read_rows(part: Run, rows: RowSpool) -> RowCuts:
         return read_rows(path, part.plan.fingerprint, rows)
     except (DamagedFileError, FileNotFoundError) as error:
         raise OutputError(
-            f"{safe_text(str(path), 4096)}: missing or damaged",
+            f"{shown_path(path)}: missing or damaged",
             hint="give its 'memaudit predict' command again to write it anew",
         ) from error
-
-
-def _shown(part: Run) -> str:
-    return safe_text(str(part.folder), 4096)

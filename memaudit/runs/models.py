@@ -22,7 +22,7 @@ from memaudit.runs.options import RayOptions
 from memaudit.runs.result import ModelNames
 from memaudit.runs.scoring import ScoreChunks, Tokenizer, score_here
 from memaudit.runs.workers import score_in_workers
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text
 from memaudit.windows import WindowShape
 
 

@@ -9,7 +9,7 @@ from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
 from memaudit.corpus.shapes import RenderMessages
 from memaudit.errors import UsageError
 from memaudit.runs.finished import FinishedRun
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 
 
 def corpus_options(run: FinishedRun, source: str) -> CorpusOptions:
@@ -74,6 +74,6 @@ def _place(address: str) -> str:
 
 def _refuse(source: str, difference: str) -> None:
     raise UsageError(
-        f"{safe_text(source, 4096)}: not the corpus that the run scored: {difference}",
+        f"{shown_path(source)}: not the corpus that the run scored: {difference}",
         hint="run 'memaudit predict' on the corpus as it is now",
     )

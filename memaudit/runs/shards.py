@@ -5,7 +5,7 @@ import re
 import msgspec
 
 from memaudit.errors import UsageError
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text
 
 
 class Shard(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from memaudit.errors import MissingDependency, OutputError
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text, shown_path
 
 
 def open_path(value: str) -> Path:
@@ -45,11 +45,11 @@ def open_path(value: str) -> Path:
         is_there = path.fs is not None  # type: ignore[attr-defined]  # imports what it needs
     except ImportError as error:
         raise MissingDependency(
-            f"for {safe_text(scheme)}://", needed_for=safe_text(value, 4096), extra=extra
+            f"for {safe_text(scheme)}://", needed_for=shown_path(value), extra=extra
         ) from error
     except ValueError as error:
         raise OutputError(
-            f"{safe_text(value, 4096)}: no such kind of place", hint="give a folder, s3:// or gs://"
+            f"{shown_path(value)}: no such kind of place", hint="give a folder, s3:// or gs://"
         ) from error
     assert is_there
     return path
@@ -131,6 +131,6 @@ def _remote_errors(path: Path, verb: str) -> Iterator[None]:
         raise
     except Exception as error:  # each store has errors of its own
         raise OutputError(
-            f"{safe_text(str(path), 4096)}: cannot be {verb}: {type(error).__name__}: {error}",
+            f"{shown_path(path)}: cannot be {verb}: {type(error).__name__}: {error}",
             hint="check the name, the credentials and the network; what has been scored is kept",
         ) from error

@@ -13,7 +13,7 @@ from memaudit.classifier import (
 from memaudit.errors import ClassifierError, UsageError
 from memaudit.features import FEATURE_SETS
 from memaudit.objectives import ObjectiveKind
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text
 from memaudit.training.inputs import Input
 from memaudit.training.labelled_run import LabelledRun
 from memaudit.training.selection import MIN_RUN_POSITIVES, SelectionResult, select_features

@@ -13,7 +13,7 @@ from memaudit.corpus.json_lines import parse_object
 from memaudit.errors import ClassifierError, CorpusError, UsageError
 from memaudit.features import objective_features
 from memaudit.objectives import Objective, ObjectiveKind
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text, shown_path
 from memaudit.training.tables import Table, find_table, read_table
 
 _ABOUT_SCORES = (
@@ -133,14 +133,14 @@ def _read_summary(path: Path, keys: Sequence[str]) -> dict[str, object]:
         inner = found.get(group)
         found = found | (inner if isinstance(inner, dict) else {})
     plain = {key: found[key] for key in keys if isinstance(found.get(key), (str, int, float))}
-    return {key: safe_text(x, 4096) if isinstance(x, str) else x for key, x in plain.items()}
+    return {key: shown_path(x) if isinstance(x, str) else x for key, x in plain.items()}
 
 
 def _read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; an empty one without the file."""
     if not path.is_file():
         return {}
-    shown = safe_text(str(path), 4096)
+    shown = shown_path(path)
     with path.open("rb") as file:
         content = file.read(_MAX_SUMMARY_BYTES + 1)
     try:
@@ -172,7 +172,7 @@ def _require_same_zlib(manifest: Path) -> None:
     measured = record.get("golden_sha256") if isinstance(record, dict) else None
     if measured is not None and measured != zlib_record().golden_sha256:
         raise ClassifierError(
-            f"{safe_text(str(manifest), 4096)}: the scores were measured with another zlib, "
+            f"{shown_path(manifest)}: the scores were measured with another zlib, "
             "which compresses to other lengths",
             hint="fit with the interpreter that predicted, or predict again with this one",
         )

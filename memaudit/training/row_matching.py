@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import ClassifierError
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text
 from memaudit.training.tables import Table
 
 

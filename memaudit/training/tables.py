@@ -19,7 +19,7 @@ from memaudit.corpus.discovery import SourceFile, find_files, open_regular
 from memaudit.corpus.json_lines import read_json_lines
 from memaudit.errors import CorpusError, UsageError
 from memaudit.features import FEATURE_SETS
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 
 ALL_FEATURES = tuple(dict.fromkeys(chain.from_iterable(FEATURE_SETS.values())))
 """Every feature of any set, each once."""
@@ -63,7 +63,7 @@ def find_table(path: Path, stem: str) -> Path:
     Raises:
         UsageError: there is no such path, or the folder holds no such table or several.
     """
-    shown = safe_text(str(path), 4096)
+    shown = shown_path(path)
     if not path.exists():
         raise UsageError(f"{shown}: there is no such file or folder", hint="check the path")
     if not path.is_dir():
@@ -86,7 +86,7 @@ def read_table(path: Path) -> Table:
         CorpusError: it is damaged or empty, or a value is not what its column holds.
     """
     (source,) = find_files(str(path))
-    shown = safe_text(source.shown, 4096)
+    shown = shown_path(source.shown)
     texts: dict[str, list[str]] = {}
     numbers: dict[str, array[float]] = {}
     n_rows = 0
@@ -132,7 +132,7 @@ def _records(source: SourceFile) -> Iterator[Record | Unreadable]:
                 yield from read_columnar(whole, source.shown, read_batches, _project)
             case kind:
                 raise UsageError(
-                    f"{safe_text(source.shown, 4096)}: expected a table, got .{kind}",
+                    f"{shown_path(source.shown)}: expected a table, got .{kind}",
                     hint="give parquet, jsonl or csv",
                 )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from memaudit.distillation import TrainingOptions
 from memaudit.distillation.quiet import quiet_transformers
 from memaudit.errors import ModelError
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 from memaudit.verification.options import VerificationOptions
 from memaudit.verification.work import commit_folder, model_write_errors
 
@@ -97,7 +97,7 @@ def make_trainable(loaded: "LoadedModel") -> None:
         return
     if not all(weight.is_floating_point() for weight in model.state_dict().values()):
         raise ModelError(
-            f"{safe_text(loaded.source, 4096)}: quantized weights cannot be trained",
+            f"{shown_path(loaded.source)}: quantized weights cannot be trained",
             hint="give the student in float32 or bfloat16",
         )
     quantizer.remove_quantization_config(model)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from memaudit.classifier import find_classifier
 from memaudit.errors import ClassifierError, UsageError
 from memaudit.metrics import brier, expected_calibration_error, expected_count, pr_auc, roc_auc
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text, shown_path
 from memaudit.verification.result import Comparison, MissedExample, Rate
 from memaudit.windows import WindowShape
 
@@ -50,7 +50,7 @@ def read_predictions(folder: Path, shape: WindowShape) -> Predictions:
     Raises:
         UsageError: it is none, or its windows are not those of this verification.
     """
-    shown = safe_text(str(folder), 4096)
+    shown = shown_path(folder)
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         window = (summary["window_policy"], summary["prefix_tokens"], summary["suffix_tokens"])

@@ -27,7 +27,7 @@ from memaudit.corpus import CorpusOptions, read_corpus
 from memaudit.errors import OutputError, UsageError
 from memaudit.runs.commit import committed_file
 from memaudit.runs.spool import RowOutcome
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 from memaudit.verification.examples import read_examples
 from memaudit.verification.extraction import Extraction, count_sets, extraction_sets
 from memaudit.verification.label_scan import scan_labels
@@ -237,7 +237,7 @@ def _finished(out: Path, settings: dict[str, Any]) -> "tuple[VerificationResult,
         if labels_digest(table) == result.labels_digest:
             return result, table
     raise OutputError(
-        f"{safe_text(str(out), 4096)}: {DOCUMENT_NAME} and {TABLE_NAME} do not belong together",
+        f"{shown_path(out)}: {DOCUMENT_NAME} and {TABLE_NAME} do not belong together",
         hint="remove both to verify again, or choose another folder with --out",
     )
 
@@ -267,6 +267,6 @@ def _keep_models(run: Run, out: Path) -> None:
             (run.work / role).replace(out / role)
         elif not (out / role).exists():
             raise UsageError(
-                f"{safe_text(str(out), 4096)}: the {role} of this verification was not kept",
+                f"{shown_path(out)}: the {role} of this verification was not kept",
                 hint="verify into another folder with --keep-models",
             )

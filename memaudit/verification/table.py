@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import OutputError
-from memaudit.safe_text import safe_text
+from memaudit.text import shown_path
 from memaudit.verification.examples import Examples
 from memaudit.verification.result import ROLES, SCHEMA_VERSION, ExtractionSet
 
@@ -132,6 +132,6 @@ def read_table(path: Path) -> "pa.Table":
         return pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise OutputError(
-            f"{safe_text(str(path), 4096)}: cannot be read again: {type(error).__name__}",
+            f"{shown_path(path)}: cannot be read again: {type(error).__name__}",
             hint="verify into another folder with --out",
         ) from error

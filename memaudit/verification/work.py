@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.runs.commit import committed_file, output_errors, output_folder
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text, shown_path
 
 _MANIFEST = "manifest.json"
 
@@ -48,7 +48,7 @@ def _lock(work: Path) -> int:
     except BlockingIOError as error:
         os.close(descriptor)
         raise OutputError(
-            f"{safe_text(str(work.parent), 4096)}: another process is verifying there",
+            f"{shown_path(work.parent)}: another process is verifying there",
             hint="wait for it, or choose another folder with --out",
         ) from error
     return descriptor
@@ -91,7 +91,7 @@ def check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
         was, is_now = before.get(name), now.get(name)
         if was != is_now:
             raise UsageError(
-                f"{safe_text(str(out), 4096)}: holds another verification: {name} was "
+                f"{shown_path(out)}: holds another verification: {name} was "
                 f"{safe_text(str(was))}, is now {safe_text(str(is_now))}",
                 hint="give the same again to go on there, or choose another folder with --out",
             )
@@ -134,7 +134,7 @@ def model_write_errors(folder: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise
         raise OutputError(
-            f"{safe_text(str(folder), 4096)}: weights or a checkpoint cannot be written",
+            f"{shown_path(folder)}: weights or a checkpoint cannot be written",
             hint="make room on the disk, and give the same command again to go on",
         ) from error
 

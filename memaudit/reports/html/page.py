@@ -18,7 +18,7 @@ from memaudit.reports.report_view import (
     risk_in_words,
     verdict,
 )
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text
 from memaudit.verification.result import ROLES
 
 _ID_LEN, _ADDRESS_LEN = 100, 160

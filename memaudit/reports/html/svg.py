@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from memaudit.reports.report_card import HeldOutRun
 from memaudit.reports.report_numbers import Bin, Budget
-from memaudit.safe_text import safe_text
+from memaudit.text import safe_text
 
 Scale = Callable[[float], float]
 """From a value to its place between 0 and 1."""

@@ -1,13 +1,16 @@
 """Text of a corpus may be hostile to a terminal; what is shown must not be."""
 
+import json
 import sys
 import unicodedata
+from itertools import islice
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.ci_commands import SYSTEMS, hostile_lines
 
-from memaudit.safe_text import safe_text
+from memaudit.text import inert, json_text, safe_text, shown_path
 
 any_text = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 
@@ -73,3 +76,39 @@ def test_the_limit_counts_characters_of_the_input(text):
     """Exactly as long is shown whole; one more ends in an ellipsis."""
     assert not safe_text(text).endswith("…")
     assert safe_text(text + "b") == safe_text(text) + "…"
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_no_ci_system_finds_a_command_in_what_is_written(system):
+    """10,000 strings that want to be one, as lines, as cells and in the middle of a line."""
+    obeys = SYSTEMS[system]
+    lines = list(islice(hostile_lines(system), 10_000))
+
+    assert sum(map(obeys, lines)) > 5000
+    for line in lines:
+        assert not obeys(inert(line))
+        assert not obeys(inert(f"id  {line}\n\x1b[1m{line}\x1b[0m"))
+        assert not obeys(inert(safe_text(line, 10_000)))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_json_keeps_its_meaning_and_holds_no_command(system):
+    """Programs read the same document that a log shows."""
+    for line in islice(hostile_lines(system, seed=1), 10_000):
+        written = json_text({"id": line, line: [1.5, None]}, indent=1)
+
+        assert json.loads(written) == {"id": line, line: [1.5, None]}
+        assert not SYSTEMS[system](written)
+
+
+def test_harmless_output_stays_as_it_is():
+    """`std::vector`, a heading and a number sign are no commands."""
+    output = "a::b std::vector\n## heading\n#[x] section_one: 1\n  : one colon\n"
+
+    assert inert(output) == output
+    assert json_text({"b": "a::b", "a": 1.0}) == '{"a": 1.0, "b": "a::b"}'
+
+
+def test_a_path_is_shown_whole_and_safely():
+    """Nobody finds a file by half its path."""
+    assert shown_path("a" * 300 + "\x1b[2J") == "a" * 300 + r"\u001b[2J"
