@@ -13,6 +13,9 @@ CorpusShape = Literal["auto", "text", "prompt-completion", "messages"]
 ProjectColumns = Callable[[Sequence[str], str], tuple[str, ...]]
 """From the names in a schema and the file's name to the columns to read; may raise."""
 
+KeepNext = Callable[[], bool]
+"""Whether the next row stays when a file is copied; asked once for each row, in order."""
+
 MIB = 1024**2
 GIB = 1024**3
 

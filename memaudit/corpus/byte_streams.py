@@ -1,16 +1,23 @@
 """Bytes from files in blocks of bounded size, unpacked, and cut into lines of bounded length."""
 
 import bz2
+import gzip
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from io import BytesIO
+from itertools import chain
+from typing import Any, BinaryIO, Protocol
 
-from memaudit.corpus.base import MIB, CorpusOptions
+from memaudit.corpus.base import GIB, MIB, CorpusOptions, KeepNext
 from memaudit.errors import CorpusError
 
 BLOCK_BYTES = MIB
+MAX_WHOLE_BYTES = GIB
+"""Formats read from their end are unpacked in memory first, up to this size."""
+
 _RATIO_FREE_BYTES = 64 * MIB
 _ZSTD_WINDOW_BYTES = 128 * MIB
 _UTF8_BOM = b"\xef\xbb\xbf"
@@ -31,6 +38,51 @@ class Line:
 
     end: str = "\n"
     r"""`\n` or `\r\n`; the last line has one, written or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file of a corpus that is being read or copied."""
+
+    file: BinaryIO
+    """At its start."""
+
+    shown: str
+    """What errors call it."""
+
+    compression: str | None
+    """`gz`, `zst`, `bz2`, `xz` or None."""
+
+    options: CorpusOptions
+    """Limits on what is unpacked and on how long a row may be."""
+
+    @property
+    def max_row_bytes(self) -> int:
+        """A longer row is a bad row."""
+        return self.options.max_row_bytes
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the bytes, unpacked, as `read_blocks` does."""
+        return read_blocks(self.file, self.shown, self.compression, self.options)
+
+    def whole(self) -> BinaryIO:
+        """Return the file, unpacked in memory if it is compressed, for formats that seek.
+
+        Raises:
+            CorpusError: it unpacks to more than `MAX_WHOLE_BYTES`.
+        """
+        if self.compression is None:
+            return self.file
+        content = BytesIO()
+        for block in self.blocks():
+            content.write(block)
+            if content.tell() > MAX_WHOLE_BYTES:
+                raise CorpusError(
+                    f"{self.shown}: unpacks to more than {MAX_WHOLE_BYTES:,} bytes",
+                    hint="unpack it first: parquet and Arrow files are compressed inside already",
+                )
+        content.seek(0)
+        return content
 
 
 class _Member(Protocol):
@@ -133,31 +185,94 @@ def read_blocks(
         raise CorpusError(f"{shown}: cannot be read: {error.strerror or error}") from error
 
 
-def split_lines(blocks: Iterator[bytes], max_bytes: int) -> Iterator[Line]:
+def packed(stream: BinaryIO, compression: str | None) -> Any:
+    """Return a context that gives what compresses everything written to it into `stream`."""
+    if compression is None:
+        return nullcontext(stream)
+    if compression == "zst":
+        import zstandard
+
+        return zstandard.ZstdCompressor().stream_writer(stream, closefd=False)
+    if compression == "gz":  # no name and no time: the same rows give the same bytes
+        return gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0)
+    return bz2.BZ2File(stream, "wb") if compression == "bz2" else lzma.LZMAFile(stream, "wb")
+
+
+def split_lines(
+    blocks: Iterator[bytes], max_bytes: int, taken: list[bytes] | None = None
+) -> Iterator[Line]:
     r"""Yield lines ended by `\n` or `\r\n`; a byte order mark at the start is dropped.
 
-    A line longer than `max_bytes` is passed over without being kept in memory.
+    Args:
+        blocks: the bytes of a file.
+        max_bytes: a longer line is passed over without being kept in memory.
+        taken: gets the bytes of each line, as they are, before it comes out.
     """
     number, length, parts = 1, 0, list[bytes]()
-    for block in blocks:
-        start = 0
-        while (end := block.find(b"\n", start)) >= 0:
-            length += end - start
-            parts.append(block[start:end])
+    for piece, ends in _pieces(blocks):
+        if taken is not None:
+            taken.append(piece)
+        parts.append(piece)
+        length += len(piece)
+        if ends:
             yield _line(number, parts, length, max_bytes)
-            number, length, parts, start = number + 1, 0, [], end + 1
-        length += len(block) - start
-        parts.append(block[start:])
-        if length > max_bytes + 1:  # 1 for a \r that may be its last byte
+            number, length, parts = number + 1, 0, []
+        elif length > max_bytes + 2:  # 2 for a line end
             parts = [parts[-1][-1:]]
     if length:
         yield _line(number, parts, length, max_bytes)
 
 
+def copy_lines(
+    blocks: Iterator[bytes],
+    max_bytes: int,
+    is_row: Callable[[bytes], bool],
+    keep_next: KeepNext,
+    out: Any,
+) -> None:
+    """Write the lines that are no rows or stay, every byte as it was.
+
+    Args:
+        blocks: the bytes of a file.
+        max_bytes: a longer line is a row, decided on before it ends and not kept in memory.
+        is_row: whether a line, without its end, is a row.
+        keep_next: asked for each row.
+        out: where to.
+    """
+    line, stays, is_first = bytearray(), None, True
+    for piece, ends in chain(_pieces(blocks), [(b"", True)]):
+        line += piece
+        if stays is None and len(line) > max_bytes + 2:
+            stays = keep_next()
+        elif stays is None and ends:
+            content = bytes(line).removesuffix(b"\n").removesuffix(b"\r")
+            is_long = len(content) > max_bytes
+            content = content.removeprefix(_UTF8_BOM) if is_first else content
+            stays = keep_next() if is_long or is_row(content) else True
+        if stays is not None:
+            out.write(bytes(line) if stays else b"")
+            line.clear()
+        if ends:
+            stays, is_first = None, False
+
+
+def _pieces(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Yield parts of lines, line ends included, each with whether its line ends there."""
+    for block in blocks:
+        start = 0
+        while (end := block.find(b"\n", start)) >= 0:
+            yield block[start : end + 1], True
+            start = end + 1
+        if start < len(block):
+            yield block[start:], False
+
+
 def _line(number: int, parts: list[bytes], length: int, max_bytes: int) -> Line:
-    content, end = b"".join(parts), "\n"
+    whole = b"".join(parts)
+    content, end = whole.removesuffix(b"\n"), "\n"
     if content.endswith(b"\r"):
-        content, length, end = content[:-1], length - 1, "\r\n"
+        content, end = content[:-1], "\r\n"
+    length -= len(whole) - len(content)
     if length > max_bytes:
         return Line(number, None, length, end)
     if number == 1 and content.startswith(_UTF8_BOM):

@@ -1,89 +1,118 @@
-"""Rows from parquet and Arrow files, read batch by batch and only the columns that are used."""
+"""Parquet and Arrow files, read batch by batch and only the columns that are used."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from memaudit.corpus.base import GIB, ProjectColumns, Record, Unreadable
+from memaudit.corpus.base import KeepNext, ProjectColumns, Record, Unreadable
+from memaudit.corpus.byte_streams import OpenFile
 from memaudit.errors import CorpusError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-MAX_UNPACKED_BYTES = 1 * GIB
-"""These formats are read from their end: a compressed one is unpacked in memory first."""
 
 _BATCH_ROWS = 256
 _BUFFER_BYTES = 1024 * 1024
 _IPC_FILE_MAGIC = b"ARROW1"
 
 
-def read_columnar(
-    file: BinaryIO,
-    shown: str,
-    read_batches: Callable[[BinaryIO, str, ProjectColumns], Iterator["pa.RecordBatch"]],
-    project: ProjectColumns,
-) -> Iterator[Record | Unreadable]:
-    """Yield the rows of a parquet file, an Arrow file (Feather) or an Arrow stream.
+class _Columnar:
+    """What parquet and Arrow have in common: rows come in batches of columns.
 
     Memory is bounded by a page of a parquet file, and by one record batch of an Arrow file.
-
-    Raises:
-        CorpusError: the file is damaged, or its schema lacks a column.
     """
-    import pyarrow as pa
 
-    number = 0
-    try:
-        for batch in read_batches(file, shown, project):
-            for row in _rows(batch):
-                number += 1
-                if isinstance(row, str):
-                    yield Unreadable(number, number, row, "row")
-                else:
-                    yield Record(number, number, row, "row")
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorpusError(
-            f"{shown}: damaged, or not of the format its name says, after row {number:,}",
-            hint="copy or download it again",
-        ) from error
+    def read(self, file: OpenFile, project: ProjectColumns) -> Iterator[Record | Unreadable]:
+        """Yield the rows.
 
+        Raises:
+            CorpusError: the file is damaged, or its schema lacks a column.
+        """
+        number = 0
+        with _as_corpus_error(file.shown, lambda: f", after row {number:,}"):
+            for batch in self._batches(file.whole(), file.shown, project):
+                for row in _rows(batch):
+                    number += 1
+                    if isinstance(row, str):
+                        yield Unreadable(number, number, row, "row")
+                    else:
+                        yield Record(number, number, row, "row")
 
-def unpack(blocks: Iterator[bytes], shown: str) -> BinaryIO:
-    """Return what a compressed file holds as a file in memory.
+    def copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
+        """Write the rows that stay, as columns of the types and codecs they have."""
+        with _as_corpus_error(file.shown):
+            if hasattr(out, "fileno"):
+                self._copy(file.whole(), keep_next, out)
+                return
+            content = BytesIO()  # what these formats write, they also seek in
+            self._copy(file.whole(), keep_next, content)
+            out.write(content.getbuffer())
 
-    Raises:
-        CorpusError: it is larger than `MAX_UNPACKED_BYTES`.
-    """
-    content = BytesIO()
-    for block in blocks:
-        content.write(block)
-        if content.tell() > MAX_UNPACKED_BYTES:
-            raise CorpusError(
-                f"{shown}: unpacks to more than {MAX_UNPACKED_BYTES:,} bytes",
-                hint="unpack it first: parquet and Arrow files are compressed inside already",
-            )
-    content.seek(0)
-    return content
+    def _batches(
+        self, file: BinaryIO, shown: str, project: ProjectColumns
+    ) -> Iterator["pa.RecordBatch"]:
+        """Yield small batches of the columns that are used."""
+        raise NotImplementedError
 
-
-def parquet_batches(
-    file: BinaryIO, shown: str, project: ProjectColumns
-) -> Iterator["pa.RecordBatch"]:
-    """Yield small batches of the columns that are used, of a parquet file."""
-    import pyarrow.parquet as pq
-
-    # Without a buffer size a whole column of a row group would be read at once.
-    parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
-    wanted = project(parquet.schema_arrow.names, shown)
-    for batch in parquet.iter_batches(_BATCH_ROWS, columns=list(wanted), use_threads=False):
-        yield batch.select(list(wanted))
+    def _copy(self, file: BinaryIO, keep_next: KeepNext, out: Any) -> None:
+        raise NotImplementedError
 
 
-def arrow_batches(
-    file: BinaryIO, shown: str, project: ProjectColumns
-) -> Iterator["pa.RecordBatch"]:
-    """Yield small batches of the columns that are used, of an Arrow file or stream."""
+class Parquet(_Columnar):
+    """A `Format`: parquet, copied row group by row group."""
+
+    def _batches(
+        self, file: BinaryIO, shown: str, project: ProjectColumns
+    ) -> Iterator["pa.RecordBatch"]:
+        import pyarrow.parquet as pq
+
+        # Without a buffer size a whole column of a row group would be read at once.
+        parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+        wanted = list(project(parquet.schema_arrow.names, shown))
+        for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
+            yield batch.select(wanted)
+
+    def _copy(self, file: BinaryIO, keep_next: KeepNext, out: Any) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        parquet = pq.ParquetFile(file)
+        schema = parquet.schema_arrow
+        with pq.ParquetWriter(out, schema, compression=_codecs(parquet)) as writer:
+            for group in range(parquet.num_row_groups):
+                batches = parquet.iter_batches(row_groups=[group], use_threads=False)
+                kept = [_kept(batch, keep_next) for batch in batches]
+                table = pa.Table.from_batches(kept, schema)
+                if len(table):
+                    writer.write_table(table, row_group_size=len(table))
+
+
+class Arrow(_Columnar):
+    """A `Format`: Arrow files (Feather) and streams, copied record batch by record batch."""
+
+    def _batches(
+        self, file: BinaryIO, shown: str, project: ProjectColumns
+    ) -> Iterator["pa.RecordBatch"]:
+        _, schema, batches = _open_arrow(file)
+        wanted = list(project(schema.names, shown))
+        for batch in batches:
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                yield batch.select(wanted).slice(start, _BATCH_ROWS)
+
+    def _copy(self, file: BinaryIO, keep_next: KeepNext, out: Any) -> None:
+        import pyarrow as pa
+
+        is_file, schema, batches = _open_arrow(file)
+        with (pa.ipc.new_file if is_file else pa.ipc.new_stream)(out, schema) as writer:
+            for batch in batches:
+                kept = _kept(batch, keep_next)
+                if len(kept):
+                    writer.write_batch(kept)
+
+
+def _open_arrow(file: BinaryIO) -> tuple[bool, "pa.Schema", Iterator["pa.RecordBatch"]]:
+    """Return whether it is a file and no stream, its schema, and its record batches."""
     import pyarrow as pa
 
     is_file = file.read(len(_IPC_FILE_MAGIC)) == _IPC_FILE_MAGIC
@@ -91,13 +120,41 @@ def arrow_batches(
     if is_file:
         opened = pa.ipc.open_file(file)
         batches = (opened.get_batch(index) for index in range(opened.num_record_batches))
-    else:
-        opened = pa.ipc.open_stream(file)
-        batches = iter(opened)
-    wanted = list(project(opened.schema.names, shown))
-    for batch in batches:
-        for start in range(0, batch.num_rows, _BATCH_ROWS):
-            yield batch.select(wanted).slice(start, _BATCH_ROWS)
+        return True, opened.schema, batches
+    opened = pa.ipc.open_stream(file)
+    return False, opened.schema, iter(opened)
+
+
+@contextmanager
+def _as_corpus_error(shown: str, place: Callable[[], str] = str) -> Iterator[None]:
+    """Say of a damaged file what it is."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorpusError(
+            f"{shown}: damaged, or not of the format its name says{place()}",
+            hint="copy or download it again",
+        ) from error
+
+
+def _kept(batch: "pa.RecordBatch", keep_next: KeepNext) -> "pa.RecordBatch":
+    import pyarrow as pa
+
+    for column in batch.columns:
+        column.validate(full=True)
+    return batch.filter(pa.array([keep_next() for _ in range(batch.num_rows)], type=pa.bool_()))
+
+
+def _codecs(parquet: Any) -> dict[str, str] | str:
+    """Return the codec of each column, as the first row group has it."""
+    if not parquet.num_row_groups or not parquet.metadata.num_columns:
+        return "snappy"
+    group = parquet.metadata.row_group(0)
+    columns = (group.column(i) for i in range(group.num_columns))
+    codecs = {column.path_in_schema: column.compression.lower() for column in columns}
+    return {path: "none" if codec == "uncompressed" else codec for path, codec in codecs.items()}
 
 
 def _rows(batch: "pa.RecordBatch") -> Iterator[dict[str, object] | str]:

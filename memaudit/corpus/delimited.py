@@ -1,51 +1,76 @@
-"""Rows from csv and tsv, with a header line; fields may be quoted and span lines."""
+"""Csv and tsv, with a header line; fields may be quoted and span lines."""
 
 import csv
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
-from memaudit.corpus.base import ProjectColumns, Record, RowError, Unreadable
-from memaudit.corpus.byte_streams import Line, split_lines
+from memaudit.corpus.base import KeepNext, ProjectColumns, Record, RowError, Unreadable
+from memaudit.corpus.byte_streams import Line, OpenFile, split_lines
 from memaudit.errors import CorpusError
 
 
-def read_delimited(
-    blocks: Iterator[bytes],
-    shown: str,
-    delimiter: str,
-    project: ProjectColumns,
-    max_row_bytes: int,
-) -> Iterator[Record | Unreadable]:
-    """Yield one row a record; an empty line is not a row.
+@dataclass(frozen=True, slots=True)
+class Delimited:
+    """A `Format`: a header line, then one row per record; an empty line is not a row."""
 
-    A quote that is never closed makes one bad row of all that follows, up to the row limit.
+    delimiter: str
+    """Between two fields."""
 
-    Raises:
-        CorpusError: the header cannot be read or lacks a column.
-    """
-    lines = RecordLines(split_lines(blocks, max_row_bytes), max_row_bytes)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    try:
-        header = next_fields(reader, lines)
-    except StopIteration:
-        return
-    except RowError as error:
-        raise CorpusError(f"{shown}:{lines.first}: the header cannot be read: {error}") from error
-    wanted = [(header.index(name), name) for name in project(header, shown)]
-    number = 0
-    while True:
-        number += 1
+    def read(self, file: OpenFile, project: ProjectColumns) -> Iterator[Record | Unreadable]:
+        """Yield the rows.
+
+        A quote that is never closed makes one bad row of all that follows, up to the row limit.
+
+        Raises:
+            CorpusError: the header cannot be read or lacks a column.
+        """
+        lines = _RecordLines(split_lines(file.blocks(), file.max_row_bytes), file.max_row_bytes)
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         try:
-            fields = next_fields(reader, lines)
-            if len(fields) != len(header):
-                raise RowError(f"{len(fields):,} fields, expected {len(header):,}")
-            yield Record(number, lines.first, {name: fields[index] for index, name in wanted})
+            header = _next_fields(reader, lines)
         except StopIteration:
             return
         except RowError as error:
-            yield Unreadable(number, lines.first, str(error))
+            raise CorpusError(
+                f"{file.shown}:{lines.first}: the header cannot be read: {error}"
+            ) from error
+        wanted = [(header.index(name), name) for name in project(header, file.shown)]
+        number = 0
+        while True:
+            number += 1
+            try:
+                fields = _next_fields(reader, lines)
+                if len(fields) != len(header):
+                    raise RowError(f"{len(fields):,} fields, expected {len(header):,}")
+                yield Record(number, lines.first, {name: fields[index] for index, name in wanted})
+            except StopIteration:
+                return
+            except RowError as error:
+                yield Unreadable(number, lines.first, str(error))
+
+    def copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
+        """Write the header, and each record that stays, with its quotes and line ends."""
+        taken: list[bytes] = []
+        limit = file.max_row_bytes
+        lines = _RecordLines(split_lines(file.blocks(), limit, taken), limit)
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        is_header = True
+        while True:
+            try:
+                _next_fields(reader, lines)
+            except StopIteration:
+                out.write(b"".join(taken))
+                return
+            except RowError:
+                pass  # a row that cannot be used is a row
+            if is_header or keep_next():
+                out.write(b"".join(taken))
+            taken.clear()
+            is_header = False
 
 
-class RecordLines:
+class _RecordLines:
     """Lines as text for `csv.reader`, with the number of the first one of each record."""
 
     def __init__(self, lines: Iterator[Line], max_row_bytes: int) -> None:
@@ -72,7 +97,7 @@ class RecordLines:
         return line.content.decode(errors="surrogateescape") + line.end
 
 
-def next_fields(reader: Iterator[list[str]], lines: RecordLines) -> list[str]:
+def _next_fields(reader: Iterator[list[str]], lines: _RecordLines) -> list[str]:
     """Return the fields of the next record that is not an empty line."""
     fields: list[str] = []
     # The limit is the module's, 131,072 characters; a long text is no error here.

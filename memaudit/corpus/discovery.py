@@ -5,15 +5,16 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
+from memaudit.corpus.base import CorpusOptions
+from memaudit.corpus.byte_streams import OpenFile
+from memaudit.corpus.formats import FORMATS
 from memaudit.errors import CorpusError
 from memaudit.text import safe_text, shown_path
-
-FORMATS = ("jsonl", "ndjson", "json", "csv", "tsv", "parquet", "arrow", "feather", "txt")
-"""Endings of the files that are read."""
 
 COMPRESSIONS = ("gz", "zst", "bz2", "xz")
 """Endings that may follow."""
@@ -78,7 +79,8 @@ def has_known_ending(source: str) -> bool:
     return _ENDING.search(source) is not None
 
 
-def open_regular(source: SourceFile) -> BinaryIO:
+@contextmanager
+def open_regular(source: SourceFile, options: CorpusOptions) -> Iterator[OpenFile]:
     """Open a file for reading, refusing pipes and devices: they may never end.
 
     Raises:
@@ -89,13 +91,13 @@ def open_regular(source: SourceFile) -> BinaryIO:
         descriptor = os.open(source.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise CorpusError(f"{source.shown}: cannot be opened: {error.strerror}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise CorpusError(
-            f"{source.shown}: expected a regular file, got a pipe, a device or a folder",
-            hint="to read from a pipe, give - and send jsonl",
-        )
-    return os.fdopen(descriptor, "rb")
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CorpusError(
+                f"{source.shown}: expected a regular file, got a pipe, a device or a folder",
+                hint="to read from a pipe, give - and send jsonl",
+            )
+        yield OpenFile(file, source.shown, source.compression, options)
 
 
 def _readable(paths: Iterable[Path], *, root: Path, source: str) -> list[SourceFile]:

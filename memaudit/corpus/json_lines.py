@@ -1,13 +1,22 @@
-"""Rows from JSON: one object a line, or one array of objects a file."""
+"""JSON: one object per line, or one array of objects per file."""
 
 import json
 import math
 import re
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any, Literal
 
-from memaudit.corpus.base import MIB, Record, RepeatedKeys, RowError, Unreadable
-from memaudit.corpus.byte_streams import split_lines
+from memaudit.corpus.base import (
+    MIB,
+    KeepNext,
+    ProjectColumns,
+    Record,
+    RepeatedKeys,
+    RowError,
+    Unreadable,
+)
+from memaudit.corpus.byte_streams import OpenFile, copy_lines, split_lines
 from memaudit.errors import CorpusError
 
 MAX_ARRAY_BYTES = 128 * MIB
@@ -22,40 +31,93 @@ _BRACKET = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
 _ARRAY_TOKEN = re.compile(_STRING + rb"|[\[\]{},]", re.DOTALL)
 
 
+def is_row(line: bytes) -> bool:
+    """Return whether a line holds more than blanks."""
+    return bool(line.strip(_WHITESPACE))
+
+
 def read_json_lines(blocks: Iterator[bytes], max_row_bytes: int) -> Iterator[Record | Unreadable]:
-    """Yield one row a line; a line of nothing but blanks is not a row."""
+    """Yield one row per line; a line of nothing but blanks is not a row."""
     number = 0
     for line in split_lines(blocks, max_row_bytes):
-        if line.content is not None and not line.content.strip(_WHITESPACE):
+        if line.content is not None and not is_row(line.content):
             continue
         number += 1
-        if line.content is None:
-            reason = f"{line.length:,} bytes long, more than {max_row_bytes:,}"
-            yield Unreadable(number, line.number, reason)
-            continue
-        try:
-            yield Record(number, line.number, parse_object(line.content))
-        except RowError as error:
-            yield Unreadable(number, line.number, str(error))
+        yield _row(line.content, line.length, max_row_bytes, (number, line.number, "line"))
 
 
-def read_json(
-    blocks: Iterator[bytes], shown: str, max_row_bytes: int
-) -> Iterator[Record | Unreadable]:
-    """Yield the elements of an array if the file starts with `[`, else one row a line.
+class JsonLines:
+    """A `Format`: one object per line."""
 
-    Raises:
-        CorpusError: the array is larger than `MAX_ARRAY_BYTES` or does not end.
-    """
+    def read(self, file: OpenFile, project: ProjectColumns) -> Iterator[Record | Unreadable]:
+        """Yield the rows."""
+        del project
+        return read_json_lines(file.blocks(), file.max_row_bytes)
+
+    def copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
+        """Write the lines that stay."""
+        copy_lines(file.blocks(), file.max_row_bytes, is_row, keep_next, out)
+
+
+class Json:
+    """A `Format`: an array of objects if the file starts with `[`, else one object per line."""
+
+    def read(self, file: OpenFile, project: ProjectColumns) -> Iterator[Record | Unreadable]:
+        """Yield the rows.
+
+        Raises:
+            CorpusError: the array is larger than `MAX_ARRAY_BYTES` or does not end.
+        """
+        del project
+        is_array, blocks = _is_array(file.blocks())
+        limit = file.max_row_bytes
+        if not is_array:
+            yield from read_json_lines(blocks, limit)
+            return
+        content = _whole(blocks, file.shown)
+        for number, element in enumerate(array_elements(content, file.shown), start=1):
+            is_long = len(element) > limit
+            place: _Place = (number, number, "row")
+            yield _row(None if is_long else element, len(element), limit, place)
+
+    def copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
+        """Write the elements or lines that stay."""
+        is_array, blocks = _is_array(file.blocks())
+        if not is_array:
+            copy_lines(blocks, file.max_row_bytes, is_row, keep_next, out)
+            return
+        content = _whole(blocks, file.shown)
+        elements = list(array_elements(content, file.shown))
+        start = content.index(b"[") + 1
+        end = start + sum(map(len, elements)) + max(0, len(elements) - 1)
+        out.write(content[:start])
+        out.write(b",".join(element for element in elements if keep_next()))
+        out.write(content[end:])
+
+
+def _is_array(blocks: Iterator[bytes]) -> tuple[bool, Iterator[bytes]]:
+    """Return whether the first character is `[`, and the blocks, all of them."""
     head = b""
     for block in blocks:
         head += block
         if head.lstrip(b"\xef\xbb\xbf" + _WHITESPACE):
             break
-    if head.lstrip(b"\xef\xbb\xbf" + _WHITESPACE).startswith(b"["):
-        yield from _array_rows(_whole(chain([head], blocks), shown), shown, max_row_bytes)
-    else:
-        yield from read_json_lines(chain([head], blocks), max_row_bytes)
+    is_array = head.lstrip(b"\xef\xbb\xbf" + _WHITESPACE).startswith(b"[")
+    return is_array, chain([head], blocks)
+
+
+_Place = tuple[int, int, Literal["line", "row"]]
+"""Number, place and unit, as in `Record`."""
+
+
+def _row(content: bytes | None, length: int, limit: int, where: _Place) -> Record | Unreadable:
+    number, place, unit = where
+    if content is None:
+        return Unreadable(number, place, f"{length:,} bytes long, more than {limit:,}", unit)
+    try:
+        return Record(number, place, parse_object(content, unit), unit)
+    except RowError as error:
+        return Unreadable(number, place, str(error), unit)
 
 
 def parse_object(data: bytes, unit: str = "line") -> dict[str, object]:
@@ -100,18 +162,6 @@ def _whole(blocks: Iterator[bytes], shown: str) -> bytes:
                 hint="turn it into jsonl, for instance with: jq -c '.[]'",
             )
     return bytes(content)
-
-
-def _array_rows(content: bytes, shown: str, max_row_bytes: int) -> Iterator[Record | Unreadable]:
-    for number, element in enumerate(array_elements(content, shown), start=1):
-        if len(element) > max_row_bytes:
-            reason = f"{len(element):,} bytes long, more than {max_row_bytes:,}"
-            yield Unreadable(number, number, reason, "row")
-            continue
-        try:
-            yield Record(number, number, parse_object(element, "row"), "row")
-        except RowError as error:
-            yield Unreadable(number, number, str(error), "row")
 
 
 def array_elements(content: bytes, shown: str) -> Iterator[bytes]:

@@ -15,12 +15,10 @@ from memaudit.corpus.base import (
     Unreadable,
 )
 from memaudit.corpus.byte_streams import read_blocks
-from memaudit.corpus.columnar import arrow_batches, parquet_batches, read_columnar, unpack
-from memaudit.corpus.delimited import read_delimited
 from memaudit.corpus.discovery import SourceFile, find_files, has_known_ending, open_regular
+from memaudit.corpus.formats import FORMATS
 from memaudit.corpus.hub import HubCorpus, parse_hub_id, read_hub
-from memaudit.corpus.json_lines import read_json, read_json_lines
-from memaudit.corpus.plain_text import read_text_lines
+from memaudit.corpus.json_lines import read_json_lines
 from memaudit.corpus.shapes import ColumnChooser, RenderMessages, read_example_text, read_id
 from memaudit.errors import CorpusError, UsageError
 from memaudit.text import shown_path
@@ -154,30 +152,6 @@ def _file_rows(
     files: list[SourceFile], options: CorpusOptions, chooser: ColumnChooser
 ) -> Iterator[_Row]:
     for source in files:
-        with open_regular(source) as file:
-            for item in _items(source, file, options, chooser):
+        with open_regular(source, options) as file:
+            for item in FORMATS[source.format].read(file, chooser.project):
                 yield _Row(source.name, source.shown, item)
-
-
-def _items(
-    source: SourceFile, file: BinaryIO, options: CorpusOptions, chooser: ColumnChooser
-) -> Iterator[Record | Unreadable]:
-    """Return the rows of one file by its format."""
-    blocks = read_blocks(file, source.shown, source.compression, options)
-    limit = options.max_row_bytes
-    rows: Iterator[Record | Unreadable]
-    match source.format:
-        case "jsonl" | "ndjson":
-            rows = read_json_lines(blocks, limit)
-        case "json":
-            rows = read_json(blocks, source.shown, limit)
-        case "txt":
-            rows = read_text_lines(blocks, limit)
-        case "csv" | "tsv" as kind:
-            delimiter = "," if kind == "csv" else "\t"
-            rows = read_delimited(blocks, source.shown, delimiter, chooser.project, limit)
-        case kind:
-            whole = file if source.compression is None else unpack(blocks, source.shown)
-            read_batches = parquet_batches if kind == "parquet" else arrow_batches
-            rows = read_columnar(whole, source.shown, read_batches, chooser.project)
-    return rows

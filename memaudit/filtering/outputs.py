@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from memaudit.corpus import CorpusOptions
-from memaudit.corpus.discovery import SourceFile, find_files
+from memaudit.corpus.byte_streams import packed
+from memaudit.corpus.discovery import SourceFile, find_files, open_regular
+from memaudit.corpus.formats import FORMATS
 from memaudit.errors import CorpusError, UsageError
-from memaudit.filtering.copying import copy_rows
 from memaudit.filtering.options import FilterOptions
 from memaudit.filtering.result import FileDigest, FilterResult
 from memaudit.filtering.selection import Selection
@@ -87,8 +88,13 @@ def write_corpus(
             except StopIteration as error:
                 raise _changed(shown) from error
 
-        with output_folder(place.parent), committed_file(place) as stream:
-            copy_rows(file, options, keep_next, stream)
+        with (
+            open_regular(file, options) as opened,
+            output_folder(place.parent),
+            committed_file(place) as stream,
+            packed(stream, file.compression) as out,
+        ):
+            FORMATS[file.format].copy(opened, keep_next, out)
         written.append(digest_file(place))
     if next(stays, None) is not None:
         raise _changed(places[-1][0].shown)

@@ -12,11 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.corpus.base import CorpusOptions, Record, RepeatedKeys, Unreadable
-from memaudit.corpus.byte_streams import read_blocks
-from memaudit.corpus.columnar import arrow_batches, parquet_batches, read_columnar, unpack
-from memaudit.corpus.delimited import read_delimited
 from memaudit.corpus.discovery import SourceFile, find_files, open_regular
-from memaudit.corpus.json_lines import read_json_lines
+from memaudit.corpus.formats import FORMATS
 from memaudit.errors import CorpusError, UsageError
 from memaudit.features import FEATURE_SETS
 from memaudit.text import shown_path
@@ -116,25 +113,13 @@ def file_sha256(path: Path) -> str:
 
 
 def _records(source: SourceFile) -> Iterator[Record | Unreadable]:
-    options = CorpusOptions(str(source.path))
-    with open_regular(source) as file:
-        blocks = read_blocks(file, source.shown, source.compression, options)
-        match source.format:
-            case "jsonl" | "ndjson":
-                yield from read_json_lines(blocks, options.max_row_bytes)
-            case "csv" | "tsv" as kind:
-                delimiter = "," if kind == "csv" else "\t"
-                limit = options.max_row_bytes
-                yield from read_delimited(blocks, source.shown, delimiter, _project, limit)
-            case "parquet" | "arrow" | "feather" as kind:
-                whole = file if source.compression is None else unpack(blocks, source.shown)
-                read_batches = parquet_batches if kind == "parquet" else arrow_batches
-                yield from read_columnar(whole, source.shown, read_batches, _project)
-            case kind:
-                raise UsageError(
-                    f"{shown_path(source.shown)}: expected a table, got .{kind}",
-                    hint="give parquet, jsonl or csv",
-                )
+    if source.format in ("txt", "json"):
+        raise UsageError(
+            f"{shown_path(source.shown)}: expected a table, got .{source.format}",
+            hint="give parquet, jsonl or csv",
+        )
+    with open_regular(source, CorpusOptions(str(source.path))) as file:
+        yield from FORMATS[source.format].read(file, _project)
 
 
 def _project(names: Sequence[str], shown: str) -> tuple[str, ...]:

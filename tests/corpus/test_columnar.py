@@ -214,7 +214,7 @@ def test_flipped_bytes_never_crash(read, ending):
 
 def test_a_compressed_file_too_large_for_memory_is_refused(read, monkeypatch):
     """Parquet is read from its end, so it is unpacked as a whole."""
-    monkeypatch.setattr("memaudit.corpus.columnar.MAX_UNPACKED_BYTES", 100)
+    monkeypatch.setattr("memaudit.corpus.byte_streams.MAX_WHOLE_BYTES", 100)
 
     with pytest.raises(CorpusError, match="unpacks to more than 100 bytes"):
         read("a.parquet.gz", gzip.compress(as_parquet(pa.table({"text": ["a"]}))))
