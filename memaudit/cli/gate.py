@@ -122,8 +122,8 @@ def gate(**flags: Any) -> int:
     something else, and a rule without evidence.
     """
     from memaudit.gate import GateInputs, check_gate
-    from memaudit.gate.attestation import write_statement
     from memaudit.gate.identity import write_baseline
+    from memaudit.runs.commit import committed_file
     from memaudit.runs.finished import read_finished_run
 
     if flags["as_json"]:
@@ -140,7 +140,9 @@ def gate(**flags: Any) -> int:
     if flags["write_baseline"] is not None and inputs.key is not None:
         write_baseline(flags["write_baseline"], run, inputs.key)
     if flags["attest"] is not None:
-        write_statement(flags["attest"], result)
+        statement = json.dumps(result.statement(), indent=2, sort_keys=True, allow_nan=False)
+        with committed_file(flags["attest"]) as stream:
+            stream.write(statement.encode() + b"\n")
     _tell(result, flags)
     return result.exit_code
 

@@ -1,13 +1,17 @@
 """The gate: a finished run held to a policy. This file shows the whole flow.
 
-1. The run is read back whole and verified; nothing that could be stale is believed.
-2. Its classifier must be one that comes with memaudit, or one that the policy allows.
-3. What a verification found, and which examples are known, is matched with its rows.
-4. Each rule passes, fails, or has no evidence to be judged by.
+Anything that cannot be settled is an error, not a pass. The order of the checks matters:
 
-Anything that cannot be settled is an error, not a pass.
+1. The run was read back and verified by `read_finished_run`. Everything below relies on that.
+2. Its scores must be trusted: finite, and from a classifier and a cascade that the policy allows.
+   This comes before any rule, because a rule that passes on a forged probability says nothing.
+3. Its corpus must be the one at hand, if one was given. This is slow, so it comes after what can
+   refuse the run for free, and before the rules, which speak of that corpus.
+4. Known examples are set aside and verified ones are matched. Both change what the rules count.
+5. Each rule passes, fails, or has no evidence to be judged by.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.errors import UsageError
-from memaudit.gate.guarantee import count_expected, make_guarantee
+from memaudit.classifier import RiskClassifier, load_classifier, shipped_classifiers_dir
+from memaudit.errors import ClassifierError, UsageError
 from memaudit.gate.identity import (
     Baseline,
     baseline_of,
@@ -26,12 +30,30 @@ from memaudit.gate.identity import (
     window_hashes,
 )
 from memaudit.gate.policy import EffectivePolicy, GatePolicy
-from memaudit.gate.result import Finding, GateResult, Level, RuleResult, Verdict
+from memaudit.gate.result import Finding, GateResult, Guarantee, Level, RuleResult, Verdict
 from memaudit.gate.rules import Evidence, apply_rules, recited_rows, sensitive_rows
-from memaudit.gate.soundness import require_sound
 from memaudit.gate.verified import read_verification
+from memaudit.metrics import ExpectedCount
 from memaudit.runs.finished import FinishedRun, read_finished_run
+from memaudit.runs.judging import out_of_range_rates
+from memaudit.runs.result import OUT_OF_RANGE_LIMIT
 from memaudit.runs.same_corpus import require_same_corpus
+from memaudit.screening import make_cascade
+from memaudit.text import safe_text
+
+MIN_POSITIVES = 29
+"""Memorized examples in calibration below which no recall of 90 % can be vouched for at 95 %."""
+
+MIN_RUNS = 10
+"""Calibration runs below which their spread says little about the next one."""
+
+_CONFIDENCE = 0.975  # the upper end of a two-sided interval of 95 %
+_ASSUMES = (
+    "the corpus and the distillation are like the classifier's calibration runs, whose counts "
+    "differed from expectation by as much as the next one's will"
+)
+_LABELS = {"soft": "soft", "hard": "hard", "cross-entropy": "baseline"}
+"""Which students of a card's cells an objective is calibrated on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +73,6 @@ class GateInputs:
     """Of the project; needed for a baseline file and for fingerprints of findings."""
 
 
-@dataclass(frozen=True, slots=True)
-class _FoundWindow:
-    """A distinct window that a rule speaks of."""
-
-    window: int
-    row: int
-    copies: int
-    level: Level
-
-
 def check_gate(
     run: FinishedRun, policy: EffectivePolicy, inputs: GateInputs, *, n_worst: int = 1000
 ) -> GateResult:
@@ -77,23 +89,91 @@ def check_gate(
             of something else.
         ClassifierError: the classifier is not one that is allowed, or a score is not finite.
     """
-    require_sound(run, policy.policy)
+    _require_trusted_scores(run, policy.policy)
     if inputs.data is not None:
         require_same_corpus(run, inputs.data)
     counts, baseline = _counted(run, inputs, policy)
     evidence = _evidence(run, inputs, counts, is_new_only=baseline is not None)
     rules = apply_rules(policy.policy, evidence)
-    found = _findings(evidence, policy.policy)
+    findings, n_findings = _findings(evidence, policy.policy, inputs.key, n_worst)
     return GateResult(
         verdict=_verdict(rules, policy.policy),
         rules=rules,
         guarantee=evidence.guarantee,
-        findings=tuple(_listed(run, found[:n_worst], inputs.key)),
-        n_findings=len(found),
+        findings=findings,
+        n_findings=n_findings,
         counts=_counts(evidence),
         policy=policy,
         provenance=_provenance(evidence, baseline),
     )
+
+
+def _require_trusted_scores(run: FinishedRun, policy: GatePolicy) -> None:
+    """Refuse a run whose probabilities may not be relied on.
+
+    Raises:
+        ClassifierError: a score is not finite, or the classifier or what screened the corpus for
+            it is not one that the policy allows.
+    """
+    # Numbers first: with NaN among the features, comparisons below would pass by accident.
+    n_broken = int((~np.isfinite(run.judgement.X)).any(axis=1).sum())
+    if n_broken or not np.isfinite(run.probabilities[run.is_scored]).all():
+        raise ClassifierError(
+            f"{n_broken} windows of the run have a feature that is not a finite number",
+            hint="the scores are broken: check that the model's weights hold no NaN",
+        )
+    _require_classifier(run, policy)
+    _require_cascade(run)
+
+
+def _require_classifier(run: FinishedRun, policy: GatePolicy) -> None:
+    classifier, objective = run.manifest.classifier, run.manifest.inputs.objective
+    if classifier.objective != objective.kind:
+        raise ClassifierError(
+            f"classifier {classifier.name} was fitted on students that learned by "
+            f"{classifier.objective} labels, the run expects {objective.kind}",
+            hint="predict anew with a classifier of the right objective",
+        )
+    if policy.classifier_digest not in (None, classifier.digest):
+        raise ClassifierError(
+            f"classifier {classifier.name} has the digest {classifier.digest[:12]}, the policy "
+            f"pins {safe_text(str(policy.classifier_digest)[:12])}",
+            hint="predict anew with the classifier that is pinned",
+        )
+    is_allowed = policy.allow_custom_classifier or policy.classifier_digest is not None
+    if not is_allowed and not _is_shipped(classifier):
+        raise ClassifierError(
+            f"classifier {classifier.name} does not come with memaudit",
+            hint="pin its digest in the policy as classifier-digest, or allow any with "
+            f"--allow-custom-classifier; its digest is {classifier.digest}",
+        )
+
+
+def _is_shipped(classifier: RiskClassifier) -> bool:
+    """Whether it comes with memaudit. By digest: anybody can give a classifier a shipped name."""
+    folder = shipped_classifiers_dir() / classifier.name
+    try:
+        return folder.is_dir() and load_classifier(folder).digest == classifier.digest
+    except ClassifierError:
+        return False
+
+
+def _require_cascade(run: FinishedRun) -> None:
+    """Refuse a screen that memaudit would not have made: it could leave everything out."""
+    cascade, inputs = run.manifest.cascade, run.manifest.inputs
+    if cascade is None:
+        is_known = inputs.cascade_digest is None and run.outcomes["screened"] == 0
+    else:
+        try:
+            known = make_cascade(run.manifest.classifier, cascade.survival).digest
+        except UsageError:
+            known = ""
+        is_known = known == cascade.digest == inputs.cascade_digest
+    if not is_known:
+        raise ClassifierError(
+            "what screened the corpus before it was scored does not come with memaudit",
+            hint="predict anew, or without --survival",
+        )
 
 
 def _counted(
@@ -109,6 +189,8 @@ def _counted(
         assert inputs.key is not None, "a baseline file needs its key"
         key, baseline = inputs.key, read_baseline(inputs.baseline, inputs.key)
     pinned = policy.policy.baseline_digest
+    # A pinned policy that names no baseline allows none: a baseline hides findings, so choosing
+    # one would be a way to weaken the policy.
     if (policy.is_pinned or pinned is not None) and baseline.digest != pinned:
         raise UsageError(
             f"the baseline has the digest {baseline.digest}, the policy pins {pinned or 'none'}",
@@ -120,17 +202,59 @@ def _counted(
 def _evidence(
     run: FinishedRun, inputs: GateInputs, counts: NDArray[np.bool_], *, is_new_only: bool
 ) -> Evidence:
-    expected = count_expected(run, counts)
+    windows, copies = np.unique(run.worst_windows[counts], return_counts=True)
+    probabilities = run.judgement.window_probabilities[windows]
+    # Copies of a text are memorized together, so they make one term of the count.
+    expected = run.manifest.classifier.expected_count(probabilities, copies)
     verified = None if inputs.verification is None else read_verification(inputs.verification, run)
     return Evidence(
         run=run,
         counts=counts,
         recited=recited_rows(run),
         expected=expected,
-        guarantee=make_guarantee(run, expected),
+        guarantee=_guarantee(run, expected),
         verified=verified,
         is_new_only=is_new_only,
     )
+
+
+def _guarantee(run: FinishedRun, expected: ExpectedCount) -> Guarantee:
+    """Return the bound that a classifier's calibration allows for this run."""
+    reasons = _calibration_gaps(run.manifest.classifier)
+    if n_screened := run.outcomes["screened"]:
+        reasons.append(f"{n_screened:,} rows were screened out and are not counted")
+    outside = {n: r for n, r in out_of_range_rates(run.judgement).items() if r > OUT_OF_RANGE_LIMIT}
+    if outside:
+        name, rate = max(outside.items(), key=lambda item: item[1])
+        reasons.append(
+            f"{rate:.0%} of the scored rows are unlike those the classifier was trained on, "
+            f"in {name}"
+        )
+    status = "underpowered" if reasons else "holds"
+    return Guarantee(status, expected.high, _CONFIDENCE, _ASSUMES, tuple(reasons))  # type: ignore[arg-type]
+
+
+def _calibration_gaps(classifier: RiskClassifier) -> list[str]:
+    """Return why calibration cannot vouch for a bound."""
+    path = shipped_classifiers_dir() / classifier.name / "card.json"
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        card = {}
+    if card.get("digest") != classifier.digest:
+        return ["how the classifier was calibrated is not known here"]
+    label = _LABELS[classifier.objective]
+    counts = [
+        cell["counts"][label] for cell in card["cells"].values() if cell["role"] == "calibration"
+    ]
+    gaps = []
+    if sum(counts) < MIN_POSITIVES:
+        gaps.append(
+            f"{sum(counts)} memorized examples in calibration, at least {MIN_POSITIVES} are needed"
+        )
+    if len(counts) < MIN_RUNS:
+        gaps.append(f"{len(counts)} calibration runs, at least {MIN_RUNS} are needed")
+    return gaps
 
 
 def _verdict(rules: tuple[RuleResult, ...], policy: GatePolicy) -> Verdict:
@@ -141,54 +265,58 @@ def _verdict(rules: tuple[RuleResult, ...], policy: GatePolicy) -> Verdict:
     return "fail" if "fail" in statuses else "pass"
 
 
-def _levels(evidence: Evidence, policy: GatePolicy) -> dict[Level, NDArray[np.bool_]]:
-    """Return the rows of each level that the policy asks about, the strongest level first."""
-    levels: dict[Level, NDArray[np.bool_]] = {}
+def _levels(evidence: Evidence, policy: GatePolicy) -> Iterator[tuple[Level, NDArray[np.bool_]]]:
+    """Yield the rows of each level that the policy asks about, the strongest level first."""
     if policy.max_verified is not None and evidence.verified is not None:
-        levels["verified"] = evidence.verified.recited & evidence.counts
+        yield "verified", evidence.verified.recited
     if policy.max_recited is not None:
-        levels["recited"] = evidence.recited & evidence.counts
+        yield "recited", evidence.recited
     predicted = sensitive_rows(policy, evidence.run)
     if policy.max_rate is not None or policy.max_expected is not None:
         predicted |= evidence.run.is_flagged
-    levels["predicted"] = predicted & evidence.counts
-    return levels
+    yield "predicted", predicted
 
 
-def _findings(evidence: Evidence, policy: GatePolicy) -> list[_FoundWindow]:
-    """Return every finding, the worst first: of rows with equal worst windows, the first."""
+def _findings(
+    evidence: Evidence, policy: GatePolicy, key: bytes | None, n_worst: int
+) -> tuple[tuple[Finding, ...], int]:
+    """Return the worst findings, and how many there are in all.
+
+    Rows with equal worst windows are one finding, named by the first. Stronger evidence comes
+    first, and a row belongs to the strongest level alone.
+    """
     run, left = evidence.run, evidence.counts.copy()
-    found: list[_FoundWindow] = []
-    for level, is_in in _levels(evidence, policy).items():
+    found: list[tuple[Level, int, int, int]] = []
+    for level, is_in in _levels(evidence, policy):
         rows = np.flatnonzero(is_in & left)
         left &= ~is_in
         windows, first, copies = np.unique(
             run.worst_windows[rows], return_index=True, return_counts=True
         )
-        order = np.lexsort((first, -run.judgement.window_probabilities[windows]))
-        found += [
-            _FoundWindow(int(windows[i]), int(rows[first[i]]), int(copies[i]), level)
-            for i in order.tolist()
-        ]
-    return found
-
-
-def _listed(run: FinishedRun, found: list[_FoundWindow], key: bytes | None) -> Iterator[Finding]:
-    fingerprints: list[str] | list[None] = [None] * len(found)
+        order = np.lexsort((first, -run.judgement.window_probabilities[windows])).tolist()
+        found += [(level, int(windows[i]), int(rows[first[i]]), int(copies[i])) for i in order]
+    listed = found[:n_worst]
+    fingerprints: list[str] | list[None] = [None] * len(listed)
     if key is not None:
-        fingerprints = window_hashes(run.judgement, [one.window for one in found], key)[0]
-    for one, fingerprint in zip(found, fingerprints, strict=True):
-        source = run.row(one.row)
-        yield Finding(
-            example_id=source.example_id,
-            row=source.row,
-            address=source.address,
-            rows=one.copies,
-            level=one.level,
-            probability=float(run.probabilities[one.row]),
-            reason=run.judgement.reason(one.window),
-            fingerprint=fingerprint,
-        )
+        fingerprints = window_hashes(run.judgement, [one[1] for one in listed], key)[0]
+    return tuple(map(_finding, [run] * len(listed), listed, fingerprints)), len(found)
+
+
+def _finding(
+    run: FinishedRun, found: tuple[Level, int, int, int], fingerprint: str | None
+) -> Finding:
+    level, window, row, copies = found
+    source = run.row(row)
+    return Finding(
+        example_id=source.example_id,
+        row=source.row,
+        address=source.address,
+        rows=copies,
+        level=level,
+        probability=float(run.probabilities[row]),
+        reason=run.judgement.reason(window),
+        fingerprint=fingerprint,
+    )
 
 
 def _counts(evidence: Evidence) -> dict[str, int]:

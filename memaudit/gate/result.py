@@ -16,6 +16,9 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 Status = Literal["pass", "fail", "inconclusive"]
 """Of one rule."""
 
+PREDICATE_TYPE = "urn:memaudit:gate:v1"
+"""What the predicate of a statement is."""
+
 Level = Literal["predicted", "recited", "verified"]
 """What a finding rests on: a probability, the teacher's recital, or a distilled student's."""
 
@@ -178,6 +181,36 @@ class GateResult:
             "policy_digest": self.policy.digest,
             "policy_pinned": self.policy.is_pinned,
             **self.provenance,
+        }
+
+    def statement(self) -> dict[str, Any]:
+        """Return the verdict as an unsigned in-toto Statement v1 about the digest of the corpus."""
+        rules = [
+            {"id": rule.id, "status": rule.status, "observed": rule.observed, "limit": rule.limit}
+            for rule in self.rules
+        ]
+        corpus = {"name": "corpus", "digest": {"sha256": self.provenance["corpus_digest"]}}
+        return {
+            "_type": "https://in-toto.io/Statement/v1",
+            "subject": [corpus],
+            "predicateType": PREDICATE_TYPE,
+            "predicate": {
+                "verdict": self.verdict,
+                "rules": rules,
+                "guarantee": msgspec.to_builtins(self.guarantee),
+                "policy": {
+                    "settings": msgspec.to_builtins(self.policy.policy),
+                    "digest": self.policy.digest,
+                    "pinned": self.policy.is_pinned,
+                },
+                "run": self.provenance["run"],
+                "digests": {
+                    name.removesuffix("_digest"): value
+                    for name, value in self.provenance.items()
+                    if name.endswith("_digest")
+                },
+                "memaudit_version": self.provenance["memaudit_version"],
+            },
         }
 
 

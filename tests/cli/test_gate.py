@@ -116,6 +116,7 @@ def test_a_statement_is_written_whatever_the_verdict(tmp_path):
     assert gate("--attest", "a.json", limit="0") == 1
 
     assert json.loads((tmp_path / "a.json").read_text())["predicate"]["verdict"] == "fail"
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from support.gated import RECITED, TEXTS, make_run, shipped
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.gate import EffectivePolicy, GateInputs, GatePolicy, check_gate
-from memaudit.gate.attestation import make_statement, write_statement
 from memaudit.gate.identity import read_baseline, read_key, window_hashes, write_baseline
 from memaudit.runs.finished import read_finished_run
 
@@ -65,18 +64,15 @@ def test_the_document_is_json_with_every_rule(run):
     assert RECITED not in json.dumps(document)
 
 
-def test_a_statement_names_what_it_is_about(run, tmp_path):
+def test_a_statement_names_what_it_is_about(run):
     """A release job compares digests, not words."""
     found = check(run)
 
-    statement = make_statement(found)
-    write_statement(tmp_path / "a.json", found)
+    statement = found.statement()
 
     assert statement["subject"][0]["digest"]["sha256"] == run.manifest.inputs.texts_digest
     assert statement["predicate"]["digests"]["classifier"] == make_classifier().digest
     assert statement["predicate"]["verdict"] == "pass"
-    assert json.loads((tmp_path / "a.json").read_text()) == json.loads(json.dumps(statement))
-    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_baseline_file_knows_what_its_run_knew(run, tmp_path):
@@ -199,7 +195,7 @@ def test_a_promise_is_for_rows_like_those_of_the_training(run, monkeypatch, tmp_
     from memaudit.runs import judging
 
     monkeypatch.setattr(
-        "memaudit.gate.guarantee.out_of_range_rates", lambda judgement: {"log_occurrences": 0.06}
+        "memaudit.gate.check.out_of_range_rates", lambda judgement: {"log_occurrences": 0.06}
     )
     assert judging.out_of_range_rates(run.judgement) == dict.fromkeys(
         run.manifest.classifier.features, 0.0

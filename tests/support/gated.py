@@ -37,7 +37,7 @@ def ship(folder, classifier, *, positives=40, runs=12, objective_label="soft"):
 def shipped(monkeypatch, folder, **card):
     """Let the classifier of the fakes be the one that comes with memaudit."""
     ship(folder, make_classifier(), **card)
-    monkeypatch.setattr("memaudit.gate.guarantee.shipped_classifiers_dir", lambda: folder)
+    monkeypatch.setattr("memaudit.gate.check.shipped_classifiers_dir", lambda: folder)
 
 
 def make_run(folder, texts=TEXTS, *, name="run", recited=(RECITED,), **options):
