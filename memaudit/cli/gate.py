@@ -140,9 +140,8 @@ def gate(**flags: Any) -> int:
     if flags["write_baseline"] is not None and inputs.key is not None:
         write_baseline(flags["write_baseline"], run, inputs.key)
     if flags["attest"] is not None:
-        statement = json.dumps(result.statement(), indent=2, sort_keys=True, allow_nan=False)
         with committed_file(flags["attest"]) as stream:
-            stream.write(statement.encode() + b"\n")
+            stream.write(json_text(result.statement(), indent=2).encode() + b"\n")
     _tell(result, flags)
     return result.exit_code
 
