@@ -31,7 +31,8 @@ from memaudit.runs.chunks import ChunkPlan, write_chunk
 from memaudit.runs.models import ModelSources, load_models, load_scorer
 from memaudit.runs.options import RayOptions
 from memaudit.runs.ray_executor import score_on_ray
-from memaudit.runs.scoring import ChunkWork, Tokenizer, chunk_features, score_here
+from memaudit.runs.reading import Tokenizer
+from memaudit.runs.scoring import ChunkWork, chunk_features, score_here
 from memaudit.scores import TokenScores, WindowScores
 from memaudit.windows import WindowShape
 

@@ -20,22 +20,53 @@ from typing import Any, Literal
 from memaudit.classifier import RiskClassifier, check_features, zlib_record
 from memaudit.corpus import BadRow, CorpusOptions, Example
 from memaudit.runs.chunks import feature_set_name
-from memaudit.runs.commit import output_errors, remove_halves
 from memaudit.runs.conclusion import ReportOptions, Session, conclude
-from memaudit.runs.cutting import RowCuts, cut_rows
-from memaudit.runs.directory import Run, begin_run, keep_rows, open_folder, unscored_chunks
-from memaudit.runs.manifest import Manifest, RunInputs, software_versions
+from memaudit.runs.files import open_path, output_errors, remove_halves, scratch_folder
+from memaudit.runs.folder import Run, begin_run, keep_rows, open_folder, unscored_chunks
+from memaudit.runs.manifest import Manifest, RunInputs, Shard, software_versions
 from memaudit.runs.models import AuditModels
 from memaudit.runs.opening import AuditInputs, chosen_cascade, open_inputs
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
-from memaudit.runs.progress import Progress
+from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, cut_rows
 from memaudit.runs.result import AuditResult
 from memaudit.runs.scoring import chunks_to_score
-from memaudit.runs.shards import Shard
-from memaudit.runs.spool import RowSpool, WindowSpool
 from memaudit.runs.status import RunStatus, run_status
-from memaudit.runs.storage import open_path, spool_folder
 from memaudit.sensitivity import SENSITIVITY_COLUMNS
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A moment of a run."""
+
+    stage: str
+    """Rows are read first (`read`), then windows are scored (`score`)."""
+
+    done: int
+    """Rows read, or distinct windows scored."""
+
+    total: int | None
+    """How many there are; None while that is not known."""
+
+    seconds: float
+    """Since the stage began."""
+
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "rows" if self.stage == "read" else "windows"
+
+    @property
+    def rate(self) -> float:
+        """Done per second; 0 at the start."""
+        return self.done / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds left at this rate; None while that cannot be told."""
+        if self.total is None or self.rate == 0:
+            return None
+        return (self.total - self.done) / self.rate
+
 
 ReportProgress = Callable[[Progress], None]
 """Told now and then how far an audit has come."""
@@ -165,9 +196,9 @@ class _Scored:
     """A run all of whose own chunks are there."""
 
     run: Run
-    rows: RowSpool
-    windows: WindowSpool
-    cuts: RowCuts
+    rows: RowLog
+    windows: DistinctWindows
+    cuts: RowWindows
     session: Session
 
 
@@ -181,8 +212,8 @@ def _scored(
 ) -> Iterator[_Scored]:
     """Read the corpus, begin or continue the run, and score what is missing."""
     started = time.monotonic()
-    spools = spool_folder(folder)
-    with RowSpool(spools) as rows, WindowSpool(options.shape.length, spools) as windows:
+    spools = scratch_folder(folder)
+    with RowLog(spools) as rows, DistinctWindows(options.shape.length, spools) as windows:
         cuts = cut_rows(
             inputs.rows,
             inputs.models.tokenizer,
@@ -206,7 +237,7 @@ def _scored(
 
 def _score_missing(
     run: Run,
-    windows: WindowSpool,
+    windows: DistinctWindows,
     models: AuditModels,
     started: float,
     progress: ReportProgress | None,
@@ -230,7 +261,7 @@ def _score_missing(
 
 
 def _declare(
-    inputs: AuditInputs, options: AuditOptions, cuts: RowCuts, distinct_windows: int
+    inputs: AuditInputs, options: AuditOptions, cuts: RowWindows, distinct_windows: int
 ) -> RunInputs:
     """Return all that decides a byte of the results."""
     models = inputs.models

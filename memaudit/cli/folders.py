@@ -17,7 +17,7 @@ class FolderType(click.ParamType[Path]):
             path: Path = value
             return path
         if "://" in value:
-            from memaudit.runs.storage import open_path
+            from memaudit.runs.files import open_path
 
             return open_path(value)
         checked: Path = click.Path(path_type=Path, file_okay=False).convert(value, param, ctx)

@@ -123,7 +123,7 @@ def gate(**flags: Any) -> int:
     """
     from memaudit.gate import GateInputs, check_gate
     from memaudit.gate.identity import write_baseline
-    from memaudit.runs.commit import committed_file
+    from memaudit.runs.files import committed_file
     from memaudit.runs.finished import read_finished_run
 
     if flags["as_json"]:
@@ -170,7 +170,7 @@ def _key(flags: dict[str, Any]) -> bytes | None:
 
 
 def _tell(result: "GateResult", flags: dict[str, Any]) -> None:
-    from memaudit.runs.commit import committed_file
+    from memaudit.runs.files import committed_file
 
     if flags["output_format"] == "github":
         _append_summary(result)

@@ -24,8 +24,7 @@ from memaudit.errors import MemauditError
 from memaudit.text import json_text
 
 if TYPE_CHECKING:
-    from memaudit.audit import ReportProgress
-    from memaudit.runs.progress import Progress
+    from memaudit.audit import Progress, ReportProgress
 
 _POSITIVE = click.IntRange(min=1)
 _COUNT = click.IntRange(min=0)
@@ -284,7 +283,7 @@ def predict(**flags: Any) -> None:
 
 def _folder_for_kernels() -> Path:
     """Make the folder that compiled code is loaded from: nobody else may write to it."""
-    from memaudit.runs.commit import output_errors
+    from memaudit.runs.files import output_errors
 
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = caches / "memaudit" / "kernels"
@@ -300,7 +299,7 @@ def _default_name(flags: dict[str, Any]) -> str:
     stem = corpus_stem(flags["data"])
     if flags["shard"] is None:
         return stem
-    from memaudit.runs.shards import parse_shard
+    from memaudit.runs.manifest import parse_shard
 
     shard = parse_shard(flags["shard"])
     return f"{stem}-{shard.index}-of-{shard.count}"
@@ -309,7 +308,7 @@ def _default_name(flags: dict[str, Any]) -> str:
 def _predict_all(flags: dict[str, Any], arguments: dict[str, Any]) -> None:
     from memaudit.audit import audit_corpus
     from memaudit.reports.terminal import print_summary
-    from memaudit.runs.failures import failure_error
+    from memaudit.runs.workers import failure_error
 
     with _watched(flags) as progress:
         result = audit_corpus(**arguments, progress=progress)
@@ -337,8 +336,8 @@ def _plan(flags: dict[str, Any], arguments: dict[str, Any]) -> None:
 def _predict_shard(flags: dict[str, Any], arguments: dict[str, Any]) -> None:
     from memaudit.audit import score_shard
     from memaudit.reports.status import print_status
-    from memaudit.runs.failures import failure_error
-    from memaudit.runs.shards import parse_shard
+    from memaudit.runs.manifest import parse_shard
+    from memaudit.runs.workers import failure_error
 
     with _watched(flags) as progress:
         status = score_shard(**arguments, shard=parse_shard(flags["shard"]), progress=progress)
@@ -374,7 +373,7 @@ def stop_explained(out: Path) -> Iterator[None]:
 
 
 def _how_to_go_on(out: Path) -> str:
-    from memaudit.runs.directory import MANIFEST, Run
+    from memaudit.runs.folder import MANIFEST, Run
     from memaudit.runs.manifest import read_manifest
 
     try:

@@ -126,7 +126,7 @@ def _write(made: "Report", flags: dict[str, Any]) -> list[Path]:
 
 
 def _write_text(path: Path, text: str) -> Path:
-    from memaudit.runs.commit import committed_file, output_folder
+    from memaudit.runs.files import committed_file, output_folder
 
     with output_folder(path.parent), committed_file(path) as stream:
         stream.write(text.encode())

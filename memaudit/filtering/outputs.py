@@ -16,7 +16,7 @@ from memaudit.errors import CorpusError, UsageError
 from memaudit.filtering.options import FilterOptions
 from memaudit.filtering.result import FileDigest, FilterResult
 from memaudit.filtering.selection import Selection
-from memaudit.runs.commit import committed_file, output_errors, output_folder
+from memaudit.runs.files import committed_file, output_errors, output_folder
 from memaudit.runs.finished import FinishedRun
 from memaudit.text import shown_path
 

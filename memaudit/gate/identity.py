@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import UsageError
-from memaudit.runs.commit import committed_file, output_errors
+from memaudit.runs.files import committed_file, output_errors
 from memaudit.runs.finished import FinishedRun
 from memaudit.runs.judging import Judgement
 from memaudit.text import shown_path

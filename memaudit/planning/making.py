@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.audit import ReportProgress
+from memaudit.audit import Progress, ReportProgress
 from memaudit.classifier import check_zlib, find_classifier
 from memaudit.corpus import CorpusOptions, read_corpus
 from memaudit.engines.outlines import ModelOutline, load_outline
@@ -17,14 +17,12 @@ from memaudit.features import FEATURE_SETS, ReferenceRole
 from memaudit.planning.costs import ModelCost
 from memaudit.planning.plan import AuditPlan, Calibration
 from memaudit.runs.chunks import ChunkPlan, feature_set_name
-from memaudit.runs.cutting import RowCuts, cut_rows
 from memaudit.runs.models import AuditModels, ModelSources, load_models
 from memaudit.runs.opening import allowed_rows, chosen_cascade, model_sources, reference_role
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
-from memaudit.runs.progress import Progress
+from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, cut_rows
 from memaudit.runs.scoring import ChunkWork
 from memaudit.runs.screening import windows_to_score
-from memaudit.runs.spool import RowSpool, WindowSpool
 from memaudit.screening import Cascade
 
 _CALIBRATION_SECONDS = 5.0
@@ -62,11 +60,11 @@ def plan_audit(
     corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
     rows = read_corpus(corpus, render_messages=tokenizer.render_messages)
     started = time.monotonic()
-    with RowSpool(None) as row_spool, WindowSpool(options.shape.length) as windows:
+    with RowLog(None) as row_log, DistinctWindows(options.shape.length) as windows:
         cuts = cut_rows(
             allowed_rows(rows, options.on_bad_row),
             tokenizer,
-            (row_spool, windows),
+            (row_log, windows),
             shape=options.shape,
             policy=options.windows,
             on_batch=_report_reading(started, progress),
@@ -99,7 +97,7 @@ def _chunk_plan(
 
 def _plan(
     outlines: Sequence[ModelOutline],
-    cuts: RowCuts,
+    cuts: RowWindows,
     chunks: ChunkPlan,
     n_kept: int,
     options: AuditOptions,
@@ -165,7 +163,7 @@ def _enough_memory(plan: AuditPlan) -> bool:
 
 
 def _calibrate(
-    sources: ModelSources, chunks: ChunkPlan, windows: WindowSpool, kept: NDArray[np.int64]
+    sources: ModelSources, chunks: ChunkPlan, windows: DistinctWindows, kept: NDArray[np.int64]
 ) -> Calibration:
     """Load the models and score windows from all over the corpus, ever more, for some seconds."""
     import torch
@@ -198,7 +196,7 @@ def _doubling(limit: int) -> list[int]:
 
 
 def _seconds_to_score(
-    models: AuditModels, chunks: ChunkPlan, windows: WindowSpool, chosen: NDArray[np.int64]
+    models: AuditModels, chunks: ChunkPlan, windows: DistinctWindows, chosen: NDArray[np.int64]
 ) -> float:
     """Return how long a chunk of these windows takes, its features and its file included."""
     token_ids = np.stack([windows.window(int(index)) for index in chosen])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from memaudit.planning.costs import GPUS, UTILISATION, Gpu, ModelCost
-from memaudit.runs.spool import Outcome
+from memaudit.runs.reading import Outcome
 
 Dtype = Literal["float32", "bfloat16"]
 """Of the body of a model; the head always runs in float32."""

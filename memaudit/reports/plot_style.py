@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memaudit.errors import MissingDependency
-from memaudit.runs.commit import committed_file
+from memaudit.runs.files import committed_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

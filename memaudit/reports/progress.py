@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 
+from memaudit.audit import Progress
 from memaudit.reports.style import make_console
-from memaudit.runs.progress import Progress
 
 _SECONDS_A_LINE = 10.0
 

@@ -15,7 +15,7 @@ from memaudit.reports.plot_style import (
     save_figure,
 )
 from memaudit.reports.report_view import Report
-from memaudit.runs.commit import output_folder
+from memaudit.runs.files import output_folder
 from memaudit.verification.result import ROLES
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from memaudit.reports.progress import clock, short_number
 from memaudit.reports.style import make_console, untrusted
-from memaudit.runs.shards import chunk_ranges
+from memaudit.runs.manifest import chunk_ranges
 from memaudit.runs.status import RunStatus
 
 _STYLES = {"finished": "bold green", "scored": "bold green", "running": "bold", "stopped": "bold"}

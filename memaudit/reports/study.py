@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memaudit.reports.style import make_console, untrusted
-from memaudit.runs.commit import committed_file
+from memaudit.runs.files import committed_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from memaudit.reports.plot_style import (
     save_figure,
 )
 from memaudit.reports.study_findings import is_plain_soft
-from memaudit.runs.commit import output_folder
+from memaudit.runs.files import output_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

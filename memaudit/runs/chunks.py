@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from memaudit.features import ReferenceRole
 from memaudit.objectives import Objective
-from memaudit.runs.commit import output_errors
-from memaudit.runs.sealed import DamagedFileError, open_sealed, sealed_writer
+from memaudit.runs.files import output_errors
+from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed, sealed_writer
 from memaudit.screening import Cascade
 from memaudit.sensitivity import SENSITIVITY_COLUMNS
 from memaudit.windows import WindowShape

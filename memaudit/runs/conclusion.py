@@ -13,9 +13,7 @@ import numpy as np
 
 from memaudit.errors import OutputError
 from memaudit.runs.chunks import read_matrix
-from memaudit.runs.cutting import RowCuts
-from memaudit.runs.directory import Run
-from memaudit.runs.failures import read_failures, rows_that_failed
+from memaudit.runs.folder import Run
 from memaudit.runs.judging import (
     Judgement,
     TextOf,
@@ -25,12 +23,12 @@ from memaudit.runs.judging import (
     summarise_run,
     worst_examples,
 )
-from memaudit.runs.outputs import write_outputs
+from memaudit.runs.reading import RowLog, RowWindows
 from memaudit.runs.result import AuditResult
-from memaudit.runs.risk_table import TableFormat
+from memaudit.runs.risk_table import TableFormat, write_outputs
 from memaudit.runs.screening import rows_screened, screen_cuts
-from memaudit.runs.sealed import DamagedFileError
-from memaudit.runs.spool import RowSpool
+from memaudit.runs.sealed_parquet import DamagedFileError
+from memaudit.runs.workers import read_failures, rows_that_failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +61,8 @@ class ReportOptions:
 
 def conclude(
     run: Run,
-    rows: RowSpool,
-    cuts: RowCuts,
+    rows: RowLog,
+    cuts: RowWindows,
     session: Session,
     *,
     report: ReportOptions,
@@ -116,9 +114,9 @@ def conclude(
 
 def _result(
     run: Run,
-    cuts: RowCuts,
+    cuts: RowWindows,
     judgement: Judgement,
-    rows: RowSpool,
+    rows: RowLog,
     session: Session,
     report: ReportOptions,
     table: Path | None,

@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.runs.chunks import ChunkPlan, sort_chunks
-from memaudit.runs.commit import output_errors
-from memaudit.runs.cutting import RowCuts
-from memaudit.runs.directory import MANIFEST, ROWS, Run
+from memaudit.runs.files import output_errors
+from memaudit.runs.folder import MANIFEST, ROWS, Run
 from memaudit.runs.judging import Judgement, judge
-from memaudit.runs.manifest import Manifest, read_manifest
+from memaudit.runs.manifest import Manifest, chunk_ranges, read_manifest
+from memaudit.runs.reading import RowOutcome, RowWindows
 from memaudit.runs.screening import Screened, screen_cuts
-from memaudit.runs.sealed import DamagedFileError, open_sealed
-from memaudit.runs.shards import chunk_ranges
-from memaudit.runs.spool import RowOutcome
+from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed
 from memaudit.sensitivity import RowSensitivity
 from memaudit.text import shown_path
 
@@ -195,7 +193,7 @@ def _read_chunks(plan: ChunkPlan) -> NDArray[np.float64]:
     return X
 
 
-def _read_rows(run: Run) -> tuple["pa.Table", RowCuts]:
+def _read_rows(run: Run) -> tuple["pa.Table", RowWindows]:
     """Return the rows without their windows, and those."""
     path = run.folder / ROWS
     try:
@@ -211,7 +209,7 @@ def _read_rows(run: Run) -> tuple["pa.Table", RowCuts]:
         ) from error
     windows = table.column("windows").combine_chunks()
     n_windows = np.diff(_numbers(windows.offsets))
-    cuts = RowCuts()
+    cuts = RowWindows()
     cuts.windows.frombytes(_numbers(windows.flatten()).tobytes())
     cuts.n_windows.frombytes(n_windows[n_windows > 0].astype(np.int64).tobytes())
     return table.drop_columns(["windows"]), cuts

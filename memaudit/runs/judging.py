@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from memaudit.classifier import RiskClassifier
 from memaudit.features import reason_in_words
-from memaudit.runs.cutting import RowCuts
+from memaudit.runs.reading import RowLog, RowWindows
 from memaudit.runs.result import WorstExample
 from memaudit.runs.risk_table import RiskRow
-from memaudit.runs.spool import RowSpool
 from memaudit.sensitivity import (
     NAMES_MODEL,
     SENSITIVITY_COLUMNS,
@@ -81,7 +80,7 @@ def judge(
     classifier: RiskClassifier,
     feature_names: tuple[str, ...],
     X: NDArray[np.float64],
-    cuts: RowCuts,
+    cuts: RowWindows,
 ) -> Judgement:
     """Return the probability of every window, and each row's worst window, the first if tied.
 
@@ -105,7 +104,7 @@ def judge(
     )
 
 
-def _worst(probabilities: NDArray[np.float64], cuts: RowCuts) -> NDArray[np.int64]:
+def _worst(probabilities: NDArray[np.float64], cuts: RowWindows) -> NDArray[np.int64]:
     """Return the riskiest window of each row, the first if tied."""
     windows = np.array(cuts.windows, dtype=np.int64)
     n_windows = np.array(cuts.n_windows, dtype=np.int64)
@@ -135,7 +134,7 @@ def summarise_run(judgement: Judgement, versions: Mapping[str, str]) -> Sensitiv
 
 
 def risk_rows(
-    rows: RowSpool, judgement: Judgement, first_stage: Iterable[float] = ()
+    rows: RowLog, judgement: Judgement, first_stage: Iterable[float] = ()
 ) -> Iterator[RiskRow]:
     """Yield the rows of the risk table, in the order of the corpus.
 
@@ -165,7 +164,7 @@ def risk_rows(
 
 
 def worst_examples(
-    rows: RowSpool, judgement: Judgement, n: int, text_of: TextOf | None = None
+    rows: RowLog, judgement: Judgement, n: int, text_of: TextOf | None = None
 ) -> tuple[WorstExample, ...]:
     """Return the riskiest rows, the riskiest first; of equally risky ones, the first first.
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import platform
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,19 +14,94 @@ import msgspec
 from memaudit.classifier import RiskClassifier, ZlibRecord
 from memaudit.errors import OutputError, UsageError
 from memaudit.objectives import Objective
-from memaudit.runs.commit import committed_file, output_errors
-from memaudit.runs.result import ModelNames
-from memaudit.runs.shards import Shard
+from memaudit.runs.files import committed_file, output_errors
 from memaudit.screening import Cascade
 from memaudit.sensitivity import detector_versions
 from memaudit.text import safe_text, shown_path
 from memaudit.windows import WindowPolicy, WindowShape
+
+
+class Shard(msgspec.Struct, frozen=True):
+    """One of several equal parts of the chunks of a run."""
+
+    index: int
+    """From 0, below `count`."""
+
+    count: int
+    """How many parts there are."""
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def owns(self, chunk: int) -> bool:
+        """Whether a chunk is in this part: they are dealt out like cards."""
+        return chunk % self.count == self.index
+
+
+def parse_shard(value: str) -> Shard:
+    """Return the shard that `i/N` names.
+
+    Raises:
+        UsageError: it has another form, or i is not below N.
+    """
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value, re.ASCII)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise UsageError(
+            f"a shard is i/N with i from 0 to N - 1, got {safe_text(value)}",
+            hint="the first of three is 0/3, the last 2/3",
+        )
+    return Shard(int(match[1]), int(match[2]))
+
+
+def chunk_ranges(chunks: list[int]) -> str:
+    """Return ascending numbers in short: `0-3, 7`; at most ten ranges."""
+    ranges: list[list[int]] = []
+    for chunk in chunks:
+        if ranges and chunk == ranges[-1][1] + 1:
+            ranges[-1][1] = chunk
+        else:
+            ranges.append([chunk, chunk])
+    shown = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:10]]
+    return ", ".join(shown + ["…"] * (len(ranges) > 10))
+
 
 FORMAT = 1
 """Of run directories; goes up when an older reader would misread one."""
 
 _PACKAGES = ("memaudit-distill", "numpy", "pyarrow", "tokenizers", "torch", "transformers")
 _SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNames:
+    """What was audited with what."""
+
+    teacher: str
+    """Path or hub id, as given."""
+
+    teacher_digest: str
+    """Of its files."""
+
+    reference: str | None
+    """The student's or the baseline's path or hub id, as given."""
+
+    reference_digest: str | None
+    """Of its files."""
+
+    feature_set: str
+    """Key of `FEATURE_SETS`: `teacher`, or with what the reference is."""
+
+    engine: str
+    """As the engine calls itself, such as `hf-float32`."""
+
+    classifier: str
+    """Its name."""
+
+    classifier_digest: str
+    """Hexadecimal SHA-256."""
+
+    memaudit_version: str
+    """Of this package."""
 
 
 class RunInputs(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,17 +10,22 @@ import msgspec
 from memaudit.errors import OutputError, UsageError
 from memaudit.runs.chunks import read_chunk, sort_chunks, write_chunk
 from memaudit.runs.conclusion import ReportOptions, Session, conclude
-from memaudit.runs.cutting import RowCuts
-from memaudit.runs.directory import LOCK, MANIFEST, ROWS, Run, begin_run, keep_rows, open_folder
-from memaudit.runs.failures import read_failures
-from memaudit.runs.lock import locked
-from memaudit.runs.manifest import differences, read_manifest
+from memaudit.runs.files import locked, scratch_folder
+from memaudit.runs.folder import (
+    LOCK,
+    MANIFEST,
+    ROWS,
+    Run,
+    begin_run,
+    keep_rows,
+    open_folder,
+    read_rows,
+)
+from memaudit.runs.manifest import Shard, chunk_ranges, differences, read_manifest
+from memaudit.runs.reading import RowLog, RowWindows
 from memaudit.runs.result import AuditResult
-from memaudit.runs.rows_file import read_rows
-from memaudit.runs.sealed import DamagedFileError
-from memaudit.runs.shards import Shard, chunk_ranges
-from memaudit.runs.spool import RowSpool
-from memaudit.runs.storage import spool_folder
+from memaudit.runs.sealed_parquet import DamagedFileError
+from memaudit.runs.workers import read_failures
 from memaudit.text import shown_path
 
 
@@ -50,7 +55,7 @@ def merge_runs(
             _require_scored(part)
         first = parts[0].manifest
         whole = msgspec.structs.replace(first, shard=None)
-        rows = stack.enter_context(RowSpool(spool_folder(folder)))
+        rows = stack.enter_context(RowLog(scratch_folder(folder)))
         cuts = _read_rows(parts[0], rows)
         run = begin_run(folder, whole, restart=False)
         _copy_chunks(parts, run)
@@ -117,7 +122,7 @@ def _copy_chunks(parts: Sequence[Run], run: Run) -> None:
             write_chunk(run.plan, chunk, read_chunk(part.plan, chunk))
 
 
-def _read_rows(part: Run, rows: RowSpool) -> RowCuts:
+def _read_rows(part: Run, rows: RowLog) -> RowWindows:
     path = part.folder / ROWS
     try:
         return read_rows(path, part.plan.fingerprint, rows)

@@ -18,9 +18,10 @@ from memaudit.engines.models import LoadedModel, ModelOptions
 from memaudit.errors import ModelError, UsageError
 from memaudit.features import ReferenceRole, exact_features
 from memaudit.runs.chunks import feature_set_name
+from memaudit.runs.manifest import ModelNames
 from memaudit.runs.options import RayOptions
-from memaudit.runs.result import ModelNames
-from memaudit.runs.scoring import ScoreChunks, Tokenizer, score_here
+from memaudit.runs.reading import Tokenizer
+from memaudit.runs.scoring import ScoreChunks, score_here
 from memaudit.runs.workers import score_in_workers
 from memaudit.text import safe_text
 from memaudit.windows import WindowShape

@@ -20,11 +20,11 @@ from typing import Any
 from memaudit.engines.base import Engine
 from memaudit.errors import MissingDependency, ModelError
 from memaudit.runs.chunks import ChunkPlan
-from memaudit.runs.failures import Attempts
 from memaudit.runs.manifest import software_versions
 from memaudit.runs.options import RayOptions
-from memaudit.runs.scoring import ChunkWork, Tokenizer, score_chunk
-from memaudit.runs.workers import LoadScorer, raise_trouble, trouble_of
+from memaudit.runs.reading import Tokenizer
+from memaudit.runs.scoring import ChunkWork, score_chunk
+from memaudit.runs.workers import Attempts, LoadScorer, raise_trouble, trouble_of
 
 _MAX_STILLBORN = 3
 """Actors that may die in a row before they have loaded their models."""

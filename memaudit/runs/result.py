@@ -7,7 +7,8 @@ from typing import Any
 
 from memaudit.metrics import ExpectedCount
 from memaudit.objectives import Objective
-from memaudit.runs.spool import Outcome
+from memaudit.runs.manifest import ModelNames
+from memaudit.runs.reading import Outcome
 from memaudit.sensitivity import SensitivitySummary
 from memaudit.windows import WindowPolicy, WindowShape
 
@@ -42,38 +43,6 @@ class WorstExample:
 
     text: str | None = None
     """Start of its worst window, if it was asked for: text of the corpus."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelNames:
-    """What was audited with what."""
-
-    teacher: str
-    """Path or hub id, as given."""
-
-    teacher_digest: str
-    """Of its files."""
-
-    reference: str | None
-    """The student's or the baseline's path or hub id, as given."""
-
-    reference_digest: str | None
-    """Of its files."""
-
-    feature_set: str
-    """Key of `FEATURE_SETS`: `teacher`, or with what the reference is."""
-
-    engine: str
-    """As the engine calls itself, such as `hf-float32`."""
-
-    classifier: str
-    """Its name."""
-
-    classifier_digest: str
-    """Hexadecimal SHA-256."""
-
-    memaudit_version: str
-    """Of this package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from memaudit.engines.base import Engine
 from memaudit.errors import ModelError
 from memaudit.features import corpus_features, model_features, one_model_features
 from memaudit.runs.chunks import ChunkPlan, write_chunk
-from memaudit.runs.spool import WindowSpool
+from memaudit.runs.reading import DistinctWindows, Tokenizer
 from memaudit.scores import WindowScores
 from memaudit.sensitivity import (
     is_secret_at_risk,
@@ -20,22 +19,6 @@ from memaudit.sensitivity import (
     secret_argmax_rate,
     sensitivity_counts,
 )
-
-
-class Tokenizer(Protocol):
-    """Turns texts into token ids and back, many at a time."""
-
-    def encode(self, texts: list[str], /) -> list[list[int]]:
-        """Return the token ids of each text."""
-        ...
-
-    def decode(self, token_ids: list[list[int]], /) -> list[str]:
-        """Return the text of each sequence of token ids."""
-        ...
-
-    def render_messages(self, messages: list[dict[str, str]], /) -> str:
-        """Return the text that the chat template makes of messages with role and content."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +38,12 @@ class ChunkWork:
 ScoreChunks = Callable[[ChunkPlan, Iterator[ChunkWork]], Iterator[int]]
 """Scores and commits chunks, here or elsewhere, in any order; yields the number of each.
 
-One that cannot be scored is marked as failed instead (`memaudit.runs.failures`).
+One that cannot be scored is marked as failed instead (`memaudit.runs.workers`).
 """
 
 
 def chunks_to_score(
-    plan: ChunkPlan, windows: WindowSpool, chunks: Sequence[int]
+    plan: ChunkPlan, windows: DistinctWindows, chunks: Sequence[int]
 ) -> Iterator[ChunkWork]:
     """Yield the work for some chunks of a plan, as it is asked for."""
     occurrences = windows.occurrences

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.runs.chunks import ChunkPlan
-from memaudit.runs.cutting import RowCuts
-from memaudit.runs.scoring import ChunkWork, Tokenizer, could_be_flagged
-from memaudit.runs.spool import RowOutcome, RowSpool, WindowSpool
-from memaudit.runs.storage import spool_folder
+from memaudit.runs.files import scratch_folder
+from memaudit.runs.reading import DistinctWindows, RowLog, RowOutcome, RowWindows, Tokenizer
+from memaudit.runs.scoring import ChunkWork, could_be_flagged
 
 _REASONS = (
     "not scored: nothing a model could say would flag it",
@@ -28,7 +27,7 @@ _REASONS = (
 class Screened:
     """What a cascade left out."""
 
-    cuts: RowCuts
+    cuts: RowWindows
     """The rows of which a window was scored, and those of their windows that were."""
 
     is_screened: NDArray[np.bool_]
@@ -45,7 +44,7 @@ class Screened:
 
 
 def windows_to_score(
-    plan: ChunkPlan, windows: WindowSpool, tokenizer: Tokenizer
+    plan: ChunkPlan, windows: DistinctWindows, tokenizer: Tokenizer
 ) -> NDArray[np.int64]:
     """Return the indices of the distinct windows that a model has to look at, ascending.
 
@@ -63,7 +62,7 @@ def windows_to_score(
     return np.array(kept, dtype=np.int64)
 
 
-def screen_cuts(plan: ChunkPlan, X: NDArray[np.float64], cuts: RowCuts) -> Screened:
+def screen_cuts(plan: ChunkPlan, X: NDArray[np.float64], cuts: RowWindows) -> Screened:
     """Tell what a cascade left out from the chunks of a run.
 
     Of a row with several windows those that were left out are dropped: the others decide.
@@ -87,7 +86,7 @@ def screen_cuts(plan: ChunkPlan, X: NDArray[np.float64], cuts: RowCuts) -> Scree
     row_of_window = np.repeat(np.arange(len(n_windows)), n_windows)
     is_scored = ~left_out[windows]
     n_scored = np.bincount(row_of_window[is_scored], minlength=len(n_windows))
-    left = RowCuts(outcomes=cuts.outcomes.copy())
+    left = RowWindows(outcomes=cuts.outcomes.copy())
     left.windows.frombytes(windows[is_scored].tobytes())
     left.n_windows.frombytes(n_scored[n_scored > 0].astype(np.int64).tobytes())
     left.outcomes["scored"] = len(left.n_windows)
@@ -106,7 +105,7 @@ def screen_cuts(plan: ChunkPlan, X: NDArray[np.float64], cuts: RowCuts) -> Scree
 
 
 @contextmanager
-def rows_screened(plan: ChunkPlan, rows: RowSpool, screened: Screened) -> Iterator[RowSpool]:
+def rows_screened(plan: ChunkPlan, rows: RowLog, screened: Screened) -> Iterator[RowLog]:
     """Give the rows with the outcome `screened` for those none of whose windows was scored.
 
     Args:
@@ -118,7 +117,7 @@ def rows_screened(plan: ChunkPlan, rows: RowSpool, screened: Screened) -> Iterat
         yield rows
         return
     is_screened, reasons = iter(screened.is_screened), iter(screened.reasons)
-    with RowSpool(spool_folder(plan.folder)) as seen:
+    with RowLog(scratch_folder(plan.folder)) as seen:
         for row in rows:
             if row.outcome == "scored" and next(is_screened):
                 row = RowOutcome(row.example_id, row.row, row.address, "screened", next(reasons))

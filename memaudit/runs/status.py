@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from memaudit.runs.chunks import sort_chunks
-from memaudit.runs.directory import LOCK, MANIFEST, Run
-from memaudit.runs.failures import read_failures
-from memaudit.runs.lock import lock_holder
-from memaudit.runs.manifest import read_manifest
-from memaudit.runs.shards import chunk_ranges
+from memaudit.runs.files import lock_holder
+from memaudit.runs.folder import LOCK, MANIFEST, Run
+from memaudit.runs.manifest import chunk_ranges, read_manifest
+from memaudit.runs.workers import read_failures
 
 _RECENT = 20
 """Chunks whose times tell the rate: the last ones, so that a pause long ago does not count."""

@@ -19,7 +19,7 @@ from memaudit.features import (
 )
 from memaudit.memorization import extracted
 from memaudit.objectives import Objective
-from memaudit.runs.commit import committed_file
+from memaudit.runs.files import committed_file
 from memaudit.study.bases import start_model
 from memaudit.study.recipe import MAIN_STUDENT, Cell, Student, TrainingPlan
 from memaudit.study.texts import texts_of_role

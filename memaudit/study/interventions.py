@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.classifier import RiskClassifier
-from memaudit.runs.commit import committed_file
+from memaudit.runs.files import committed_file
 from memaudit.study.cells import (
     CellExamples,
     CellResult,

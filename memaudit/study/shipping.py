@@ -11,7 +11,7 @@ from memaudit import __version__
 from memaudit.classifier import RiskClassifier, save_classifier, shipped_name
 from memaudit.features import FEATURE_SETS
 from memaudit.objectives import ObjectiveKind
-from memaudit.runs.commit import committed_file
+from memaudit.runs.files import committed_file
 from memaudit.screening import screen_bytes, screen_path
 from memaudit.study.cells import CellResult, choose_examples, read_cell
 from memaudit.study.recipe import Recipe

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from memaudit.distillation.quiet import quiet_transformers
-from memaudit.runs.commit import committed_file
+from memaudit.runs.files import committed_file
 from memaudit.study.cells import CellResult, read_settings
 from memaudit.study.interventions import read_interventions, run_interventions
 from memaudit.study.recipe import Recipe

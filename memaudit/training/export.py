@@ -8,7 +8,7 @@ import numpy as np
 
 from memaudit.classifier import RiskClassifier
 from memaudit.errors import MissingDependency
-from memaudit.runs.commit import committed_file
+from memaudit.runs.files import committed_file
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline

@@ -11,7 +11,7 @@ import numpy as np
 from memaudit import __version__
 from memaudit.classifier import RiskClassifier, save_classifier
 from memaudit.errors import ClassifierError
-from memaudit.runs.commit import committed_file, output_folder
+from memaudit.runs.files import committed_file, output_folder
 from memaudit.training.card import CARD_NAME, make_card
 from memaudit.training.export import ExportFormat, export_classifier, import_skops
 from memaudit.training.feature_plan import (

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 
 from memaudit.corpus import BadRow, Example
 from memaudit.errors import CorpusError
-from memaudit.runs.cutting import cut_rows
-from memaudit.runs.scoring import Tokenizer
-from memaudit.runs.spool import RowSpool, WindowSpool
+from memaudit.runs.reading import DistinctWindows, RowLog, Tokenizer, cut_rows
 from memaudit.verification.options import ReportStage, StageProgress, VerificationOptions
 
 _HELD_OUT_SEED = 1
@@ -37,10 +35,10 @@ class Examples:
     window_of_row: NDArray[np.int64]
     """(scored rows,) index of each row's window; -1 if the row is not in the sample."""
 
-    rows: RowSpool
+    rows: RowLog
     """Every row of the corpus, in order."""
 
-    corpus_windows: WindowSpool
+    corpus_windows: DistinctWindows
     """The distinct windows of the whole corpus."""
 
     digest: str
@@ -84,16 +82,16 @@ def read_examples(
         if progress is not None:
             progress(StageProgress("read", "rows", done, None, time.monotonic() - started))
 
-    with RowSpool(folder) as row_spool, WindowSpool(options.shape.length, folder) as windows:
+    with RowLog(folder) as row_log, DistinctWindows(options.shape.length, folder) as windows:
         cuts = cut_rows(
             _allowed(rows, options.on_bad_row),
             tokenizer,
-            (row_spool, windows),
+            (row_log, windows),
             shape=options.shape,
             policy="first",
             on_batch=on_batch,
         )
-        yield _choose(np.array(cuts.windows, dtype=np.int64), row_spool, windows, options)
+        yield _choose(np.array(cuts.windows, dtype=np.int64), row_log, windows, options)
 
 
 def _allowed(rows: Iterable[Example | BadRow], on_bad_row: str) -> Iterator[Example | BadRow]:
@@ -108,8 +106,8 @@ def _allowed(rows: Iterable[Example | BadRow], on_bad_row: str) -> Iterator[Exam
 
 def _choose(
     window_of_row: NDArray[np.int64],
-    rows: RowSpool,
-    spool: WindowSpool,
+    rows: RowLog,
+    spool: DistinctWindows,
     options: VerificationOptions,
 ) -> Examples:
     seed = options.training.seed
@@ -136,7 +134,7 @@ def _choose(
     return Examples(windows, counts, is_held_out, chosen, rows, spool, digest)
 
 
-def _windows_at(spool: WindowSpool, indices: NDArray[np.int64]) -> NDArray[np.int32]:
+def _windows_at(spool: DistinctWindows, indices: NDArray[np.int64]) -> NDArray[np.int32]:
     """Return (n, T) the windows at ascending indices."""
     parts, start = [], 0
     for chunk in spool.chunks(4096):
@@ -146,7 +144,7 @@ def _windows_at(spool: WindowSpool, indices: NDArray[np.int64]) -> NDArray[np.in
     return np.concatenate(parts)
 
 
-def _digest(rows: RowSpool, *arrays: NDArray[np.generic]) -> str:
+def _digest(rows: RowLog, *arrays: NDArray[np.generic]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         fields = (row.example_id, str(row.row), row.address, row.outcome, row.reason)

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from memaudit import __version__
 from memaudit.corpus import CorpusOptions, read_corpus
 from memaudit.errors import OutputError, UsageError
-from memaudit.runs.commit import committed_file
-from memaudit.runs.spool import RowOutcome
+from memaudit.runs.files import committed_file
+from memaudit.runs.reading import RowOutcome
 from memaudit.text import shown_path
 from memaudit.verification.examples import read_examples
 from memaudit.verification.extraction import Extraction, count_sets, extraction_sets

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import OutputError, UsageError
-from memaudit.runs.commit import committed_file, output_errors, output_folder
+from memaudit.runs.files import committed_file, output_errors, output_folder
 from memaudit.text import safe_text, shown_path
 
 _MANIFEST = "manifest.json"

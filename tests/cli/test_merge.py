@@ -6,7 +6,7 @@ import pytest
 from support.fake_run import contents, fake_audit
 
 from memaudit.cli.main import run
-from memaudit.runs.shards import Shard
+from memaudit.runs.manifest import Shard
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def canaries(tmp_path, corpus):
     from support.fakes import make_classifier
 
     from memaudit import audit
-    from memaudit.runs.directory import open_folder
+    from memaudit.runs.folder import open_folder
 
     options = CorpusOptions(str(corpus))
     inputs = audit.AuditInputs(

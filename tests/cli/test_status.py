@@ -7,7 +7,7 @@ import pytest
 from support.fake_run import Interrupted, InterruptedEngine, audit_with, fake_audit
 
 from memaudit.cli.main import run
-from memaudit.runs.shards import Shard
+from memaudit.runs.manifest import Shard
 
 
 @pytest.fixture

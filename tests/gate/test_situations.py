@@ -9,7 +9,7 @@ from support.finished_runs import write_jsonl
 from support.gated import RECITED, TEXTS, make_run, shipped, verify_run
 
 from memaudit.cli.main import run as run_command
-from memaudit.runs.shards import Shard
+from memaudit.runs.manifest import Shard
 
 
 class Situation:
@@ -233,7 +233,7 @@ CASES = {
 def break_scores(situation):
     """Put NaN into a chunk and seal it as if it had been scored so."""
     from memaudit.runs.chunks import read_chunk, write_chunk
-    from memaudit.runs.directory import Run
+    from memaudit.runs.folder import Run
     from memaudit.runs.manifest import read_manifest
 
     run = Run(situation.run, read_manifest(situation.run / "manifest.json"))

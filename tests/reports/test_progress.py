@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memaudit.audit import Progress
 from memaudit.reports import progress as module
 from memaudit.reports.progress import clock, progress_line, short_number, show_progress
-from memaudit.runs.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -13,7 +13,7 @@ from memaudit.reports.html.page import render_page
 from memaudit.reports.report_markdown import render_markdown
 from memaudit.reports.report_view import make_report
 from memaudit.reports.terminal import print_summary
-from memaudit.runs.directory import MANIFEST
+from memaudit.runs.folder import MANIFEST
 from memaudit.runs.manifest import read_manifest
 from memaudit.runs.options import AuditOptions
 from memaudit.sensitivity import SENSITIVITY_COLUMNS, RowSensitivity, SensitivitySummary

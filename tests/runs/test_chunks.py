@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from memaudit.errors import OutputError
 from memaudit.objectives import Objective
 from memaudit.runs.chunks import ChunkPlan, read_chunk, read_matrix, sort_chunks, write_chunk
-from memaudit.runs.sealed import DamagedFileError
+from memaudit.runs.sealed_parquet import DamagedFileError
 from memaudit.windows import WindowShape
 
 FEATURES = ("log_occurrences", "teacher_perplexity", "zlib_entropy")

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from memaudit.errors import OutputError
-from memaudit.runs.commit import committed_file, output_folder
+from memaudit.runs.files import committed_file, output_folder
 
 root_can_write_anywhere = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 

@@ -20,13 +20,13 @@ from memaudit import audit
 from memaudit.audit import audit_rows
 from memaudit.errors import ModelError, OutputError, UsageError
 from memaudit.runs.conclusion import ReportOptions
-from memaudit.runs.directory import open_folder
-from memaudit.runs.failures import Attempts, read_failures, write_failure
 from memaudit.runs.finished import read_finished_run
+from memaudit.runs.folder import open_folder
+from memaudit.runs.manifest import Shard
 from memaudit.runs.merging import merge_runs
 from memaudit.runs.scoring import score_chunk
-from memaudit.runs.shards import Shard
 from memaudit.runs.status import run_status
+from memaudit.runs.workers import Attempts, read_failures, write_failure
 
 REASON = "3 processes died at it, the last with exit code -9"
 
@@ -212,7 +212,7 @@ def test_a_chunk_that_is_there_has_not_failed(failed, tmp_path):
 
 
 def _plan(folder):
-    from memaudit.runs.directory import Run
+    from memaudit.runs.folder import Run
     from memaudit.runs.manifest import read_manifest
 
     return Run(folder, read_manifest(folder / "manifest.json")).plan

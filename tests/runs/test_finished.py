@@ -9,7 +9,7 @@ from support.fake_run import fake_audit
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.runs.finished import read_finished_run
-from memaudit.runs.shards import Shard
+from memaudit.runs.manifest import Shard
 
 
 @pytest.fixture(scope="module")

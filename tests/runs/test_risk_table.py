@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memaudit.runs.reading import RowOutcome
 from memaudit.runs.risk_table import COLUMNS, RiskRow, write_risk_table
-from memaudit.runs.spool import RowOutcome
 
 FEATURES = ("zlib_entropy", "occurrences")
 ROWS = [

@@ -14,8 +14,8 @@ from memaudit.audit import audit_rows
 from memaudit.errors import UsageError
 from memaudit.features import CORPUS_FEATURES
 from memaudit.runs.chunks import read_matrix
-from memaudit.runs.directory import MANIFEST, Run
 from memaudit.runs.finished import read_finished_run
+from memaudit.runs.folder import MANIFEST, Run
 from memaudit.runs.manifest import read_manifest
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.scoring import score_here

@@ -14,13 +14,12 @@ from memaudit import audit
 from memaudit.cli.main import run as run_command
 from memaudit.errors import UsageError
 from memaudit.features import FEATURE_SETS
-from memaudit.runs.directory import MANIFEST, open_folder
 from memaudit.runs.finished import read_finished_run
-from memaudit.runs.manifest import read_manifest
+from memaudit.runs.folder import MANIFEST, open_folder
+from memaudit.runs.manifest import Shard, read_manifest
 from memaudit.runs.merging import merge_runs
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.scoring import score_here
-from memaudit.runs.shards import Shard
 from memaudit.sensitivity import SENSITIVITY_COLUMNS
 
 OPTIONS = {"shape": SHAPE, "chunk_size": 2, "on_bad_row": "skip", "sensitive": True}

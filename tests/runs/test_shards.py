@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memaudit.errors import UsageError
-from memaudit.runs.shards import Shard, chunk_ranges, parse_shard
+from memaudit.runs.manifest import Shard, chunk_ranges, parse_shard
 
 
 @given(n_chunks=st.integers(0, 300), count=st.integers(1, 40))

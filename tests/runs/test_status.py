@@ -6,8 +6,8 @@ import pytest
 from support.fake_run import Interrupted, InterruptedEngine, audit_with, contents, fake_audit
 
 from memaudit.errors import UsageError
-from memaudit.runs.directory import open_folder
-from memaudit.runs.shards import Shard
+from memaudit.runs.folder import open_folder
+from memaudit.runs.manifest import Shard
 from memaudit.runs.status import run_status
 
 

@@ -17,12 +17,11 @@ from support.fake_run import (
 )
 
 from memaudit.errors import MissingDependency, OutputError, UsageError
+from memaudit.runs.files import open_path
 from memaudit.runs.finished import read_finished_run
-from memaudit.runs.manifest import read_manifest, write_manifest
+from memaudit.runs.manifest import Shard, read_manifest, write_manifest
 from memaudit.runs.merging import merge_runs
-from memaudit.runs.shards import Shard
 from memaudit.runs.status import run_status
-from memaudit.runs.storage import open_path
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def fake_audit(out, *, n_windows=88, shard=None, **settings):
     from support.fakes import make_classifier
 
     from memaudit import audit
-    from memaudit.runs.directory import open_folder
+    from memaudit.runs.folder import open_folder
 
     options = {key: settings.pop(key) for key in ("chunk_size", "restart") if key in settings}
     inputs = audit.AuditInputs(
@@ -178,7 +178,7 @@ def contents(out):
 
 def main(arguments):
     """Run it as a command."""
-    from memaudit.runs.storage import open_path
+    from memaudit.runs.files import open_path
 
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=open_path)
@@ -194,7 +194,7 @@ def main(arguments):
 
     from memaudit.cli import main as edge
     from memaudit.cli.predict import stop_explained
-    from memaudit.runs.shards import parse_shard
+    from memaudit.runs.manifest import parse_shard
 
     @click.command()
     def fake():

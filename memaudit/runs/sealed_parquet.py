@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from memaudit.runs.commit import committed_file
-from memaudit.runs.storage import opened
+from memaudit.runs.files import committed_file, opened
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memaudit.errors import OutputError
-from memaudit.runs.spool import RowOutcome, RowSpool, WindowSpool
+from memaudit.runs.reading import DistinctWindows, RowLog, RowOutcome
 
 windows_of_four = st.lists(st.lists(st.integers(0, 2), min_size=4, max_size=4), max_size=40)
 
@@ -14,7 +14,7 @@ windows_of_four = st.lists(st.lists(st.integers(0, 2), min_size=4, max_size=4), 
 @given(windows=windows_of_four, size=st.integers(1, 10))
 def test_windows_come_back_once_each_with_their_count(windows, size):
     """Nothing is scored twice, and no occurrence is lost."""
-    with WindowSpool(4) as spool:
+    with DistinctWindows(4) as spool:
         indices = [spool.add(np.array(window, np.int32)) for window in windows]
         distinct = [window.tolist() for chunk in spool.chunks(size) for window in chunk]
 
@@ -30,7 +30,7 @@ def test_windows_come_back_once_each_with_their_count(windows, size):
 def test_rows_come_back_in_order_as_often_as_wanted(ids):
     """Ids are untrusted: line breaks in them must not break the spool."""
     rows = [RowOutcome(example_id, i, f"c:{i}", "bad", "why") for i, example_id in enumerate(ids)]
-    with RowSpool(None) as spool:
+    with RowLog(None) as spool:
         for row in rows:
             spool.append(row)
 
@@ -40,7 +40,7 @@ def test_rows_come_back_in_order_as_often_as_wanted(ids):
 
 def test_a_spool_has_no_name(tmp_path):
     """A crash leaves nothing behind, and nobody can open it by a path."""
-    with WindowSpool(2, tmp_path) as spool:
+    with DistinctWindows(2, tmp_path) as spool:
         spool.add(np.array([1, 2], np.int32))
         assert list(tmp_path.iterdir()) == []
 
@@ -48,4 +48,4 @@ def test_a_spool_has_no_name(tmp_path):
 def test_a_place_that_is_gone_is_an_output_error(tmp_path):
     """Not a traceback about a temporary file."""
     with pytest.raises(OutputError, match="cannot be written: No such file"):
-        RowSpool(tmp_path / "gone")
+        RowLog(tmp_path / "gone")

@@ -1,4 +1,4 @@
-"""The directory of a run: what is there of it, who writes it, and whether it may be continued.
+"""The folder of a run: what is there of it, who writes it, and whether it may be continued.
 
     manifest.json            what the run was given; written once the corpus has been read
     rows.parquet             what became of each row, and which windows it has
@@ -10,21 +10,28 @@
 
 A process may die at any moment: every file is written beside its place, synced, renamed into it,
 and its folder synced. What is found at the next start is verified bit by bit; what is missing or
-damaged is done again.
+damaged is done again. With `rows.parquet` a run can be put together without its corpus.
 """
 
 import tempfile
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from memaudit.errors import MemauditError, OutputError, UsageError
 from memaudit.runs.chunks import ChunkPlan, sort_chunks
-from memaudit.runs.commit import is_full, output_errors, output_folder, remove_halves, sync_folder
-from memaudit.runs.cutting import RowCuts
-from memaudit.runs.failures import remove_failures
-from memaudit.runs.lock import locked
+from memaudit.runs.files import (
+    is_full,
+    is_remote,
+    locked,
+    output_errors,
+    output_folder,
+    remove_halves,
+    sync_folder,
+)
 from memaudit.runs.manifest import (
     Manifest,
     looks_like_manifest,
@@ -32,9 +39,9 @@ from memaudit.runs.manifest import (
     refuse_differences,
     write_manifest,
 )
-from memaudit.runs.rows_file import rows_are_whole, write_rows
-from memaudit.runs.spool import RowSpool
-from memaudit.runs.storage import is_remote
+from memaudit.runs.reading import RowLog, RowOutcome, RowWindows
+from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed, sealed_writer
+from memaudit.runs.workers import remove_failures
 from memaudit.text import shown_path
 
 MANIFEST, ROWS, CHUNKS, LOCK = "manifest.json", "rows.parquet", "chunks", "lock"
@@ -156,7 +163,7 @@ def _start_over(folder: Path) -> None:
         sync_folder(folder)
 
 
-def keep_rows(run: Run, rows: RowSpool, cuts: RowCuts) -> None:
+def keep_rows(run: Run, rows: RowLog, cuts: RowWindows) -> None:
     """Commit the rows of a run, unless they are there already.
 
     Raises:
@@ -207,3 +214,80 @@ def _forget(made: list[Path], chunks: Path) -> None:
             file.unlink(missing_ok=True)
         remove_failures(chunks)
         chunks.rmdir()
+
+
+_ROWS_A_GROUP = 16_384
+
+
+def write_rows(path: Path, fingerprint: str, rows: RowLog, cuts: RowWindows) -> None:
+    """Commit the rows of a run; they hold no text and no token ids.
+
+    Args:
+        path: of the file.
+        fingerprint: of the run's manifest.
+        rows: of the corpus, in order.
+        cuts: which windows they were cut into.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.int64()
+    names = ("id", "row", "address", "outcome", "reason", "windows")
+    types = (text, number, text, text, text, pa.list_(number))
+    schema = pa.schema(list(zip(names, types, strict=True)))
+    records = _records(rows, cuts)
+    with sealed_writer(path, schema, {"memaudit.run": fingerprint}) as writer:
+        while group := list(islice(records, _ROWS_A_GROUP)):
+            columns = [
+                pa.array(list(values), type=kind)
+                for values, kind in zip(zip(*group, strict=True), types, strict=True)
+            ]
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def _records(rows: RowLog, cuts: RowWindows) -> Iterator[tuple[object, ...]]:
+    lengths = iter(cuts.n_windows)
+    start = 0
+    for row in rows:
+        n_windows = next(lengths) if row.outcome == "scored" else 0
+        windows = cuts.windows[start : start + n_windows].tolist()
+        start += n_windows
+        yield row.example_id, row.row, row.address, row.outcome, row.reason, windows
+
+
+def read_rows(path: Path, fingerprint: str, rows: RowLog) -> RowWindows:
+    """Put the rows of a run into an empty log.
+
+    Returns:
+        which windows they were cut into, without digests.
+
+    Raises:
+        DamagedFileError: the file is not what was written, or belongs to another run.
+        OutputError: it cannot be read.
+    """
+    cuts = RowWindows()
+    with (
+        output_errors(path, "read"),
+        open_sealed(path, {"memaudit.run": fingerprint}) as file,
+    ):
+        for batch in file.iter_batches(_ROWS_A_GROUP):
+            for record in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                example_id, row, address, outcome, reason, windows = record
+                rows.append(RowOutcome(example_id, row, address, outcome, reason))
+                cuts.outcomes[outcome] += 1
+                cuts.windows.extend(windows)
+                cuts.n_windows.extend(array("q", [len(windows)] if windows else []))
+    return cuts
+
+
+def rows_are_whole(path: Path, fingerprint: str) -> bool:
+    """Whether the file is there as it was written."""
+    if not path.exists():
+        return False
+    try:
+        with output_errors(path, "read"), open_sealed(path, {"memaudit.run": fingerprint}):
+            return True
+    except DamagedFileError:
+        return False

@@ -23,7 +23,7 @@ from support.fakes import make_classifier, make_rows
 from memaudit.corpus import Example
 from memaudit.errors import CorpusError, OutputError, UsageError
 from memaudit.objectives import Objective
-from memaudit.runs.directory import begin_run, open_folder
+from memaudit.runs.folder import begin_run, open_folder
 from memaudit.runs.manifest import RunInputs, read_manifest
 from memaudit.windows import WindowShape
 

@@ -1,0 +1,344 @@
+"""Files of a run: where they are kept, how they are committed, and who may write them.
+
+They are in a folder, or at a place in an object store such as `s3://bucket/run`.
+
+In a folder a file is written beside its place, synced and renamed into it, so that a reader finds
+the whole file or none, whenever the process dies. One process writes at a time: it holds a lock
+that the system releases when the process ends, however it ends.
+
+An object store has neither rename nor fsync nor locks, and needs none of them here. An upload makes
+the whole object or nothing. A chunk follows from the manifest and its number alone, so two
+processes that work at one place at the same time can only put equal bytes under equal names. The
+manifest is created on condition that there is none, so of two different runs one is refused.
+Starting over is what needs a lock, so it is refused there.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Literal
+from urllib.parse import unquote, urlsplit
+
+from memaudit.errors import MissingDependency, OutputError
+from memaudit.text import safe_text, shown_path
+
+
+def open_path(value: str) -> Path:
+    """Return the path that a user named: of the file system, or of what fsspec knows.
+
+    The latter is no `Path`, but it has the same methods.
+
+    Raises:
+        MissingDependency: a package for such places is not installed.
+        OutputError: nobody knows such places.
+    """
+    scheme, separator, _ = value.partition("://")
+    if not separator:
+        return Path(value)
+    if scheme == "file":
+        return Path(unquote(urlsplit(value).path))
+    extra = "gs" if scheme in ("gs", "gcs") else "s3"
+    try:
+        from upath import UPath
+    except ImportError as error:
+        raise MissingDependency(
+            "universal-pathlib", needed_for=f"{safe_text(scheme)}://", extra=extra
+        ) from error
+    try:
+        # What others have put there meanwhile must be seen.
+        path: Path = UPath(value, use_listings_cache=False)  # type: ignore[assignment]
+        is_there = path.fs is not None  # type: ignore[attr-defined]  # imports what it needs
+    except ImportError as error:
+        raise MissingDependency(
+            f"for {safe_text(scheme)}://", needed_for=shown_path(value), extra=extra
+        ) from error
+    except ValueError as error:
+        raise OutputError(
+            f"{shown_path(value)}: no such kind of place", hint="give a folder, s3:// or gs://"
+        ) from error
+    assert is_there
+    return path
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a path is in an object store."""
+    return hasattr(path, "fs")
+
+
+def scratch_folder(folder: Path) -> Path | None:
+    """Return where files that have no name go: None, where the system keeps them."""
+    return None if is_remote(folder) else folder
+
+
+@contextmanager
+def uploaded(path: Path, *, is_new: bool) -> Iterator[BinaryIO]:
+    """Open a local file that is put under its name in an object store when all went well.
+
+    Args:
+        path: in the store.
+        is_new: whether to refuse if there is one.
+
+    Raises:
+        FileExistsError: there is one.
+        OutputError: it cannot be put there.
+    """
+    with tempfile.NamedTemporaryFile() as stream:
+        yield stream  # type: ignore[misc]  # it wraps one
+        stream.flush()
+        with _remote_errors(path, "written"):
+            path.fs.put_file(  # type: ignore[attr-defined]  # a path of fsspec
+                stream.name, _key(path), mode="create" if is_new else "overwrite"
+            )
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading; one in an object store is fetched first.
+
+    Raises:
+        OSError: it is not there or cannot be read.
+        OutputError: it cannot be fetched.
+    """
+    if not is_remote(path):
+        with path.open("rb") as stream:
+            yield stream
+        return
+    with tempfile.NamedTemporaryFile() as fetched:
+        with _remote_errors(path, "read"):
+            path.fs.get_file(_key(path), fetched.name)  # type: ignore[attr-defined]
+        with Path(fetched.name).open("rb") as stream:
+            yield stream
+
+
+def check_reachable(path: Path) -> None:
+    """See whether there is an object store, and whether we may look into it.
+
+    Raises:
+        OutputError: no.
+    """
+    with _remote_errors(path, "reached"):
+        path.exists()
+        bucket = _key(path).partition("/")[0]
+        if path.fs.protocol != "memory" and not path.fs.exists(bucket):  # type: ignore[attr-defined]
+            raise FileNotFoundError(f"there is no {bucket}")
+
+
+def _key(path: Path) -> str:
+    key: str = path.path  # type: ignore[attr-defined]  # a path of fsspec
+    return key
+
+
+@contextmanager
+def _remote_errors(path: Path, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileExistsError, OutputError):
+        raise
+    except Exception as error:  # each store has errors of its own
+        raise OutputError(
+            f"{shown_path(path)}: cannot be {verb}: {type(error).__name__}: {error}",
+            hint="check the name, the credentials and the network; what has been scored is kept",
+        ) from error
+
+
+_HALF = re.compile(r"\.(manifest|rows|risk|summary|\d+)(\.\w+){1,2}\.[0-9a-f]{8}\.tmp")
+"""As `committed_file` names the files of a run that are not whole yet."""
+
+
+@contextmanager
+def output_folder(path: Path) -> Iterator[None]:
+    """Make a folder that only its owner can read, and check that it can be written.
+
+    An existing folder keeps its permissions. If the work inside fails, the folders that were
+    made for it and hold nothing are removed again. An object store has no folders.
+
+    Raises:
+        OutputError: the folder cannot be made or written.
+    """
+    if is_remote(path):
+        check_reachable(path)
+        yield
+        return
+    made: list[Path] = []
+    try:
+        with output_errors(path):
+            for folder in _missing_folders(path):
+                folder.mkdir(mode=0o700)
+                made.append(folder)
+                sync_folder(folder.parent)
+            tempfile.TemporaryFile(dir=path).close()
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in reversed(made):
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def committed_file(path: Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
+    """Open a file, readable by its owner alone, that takes its name when all went well.
+
+    What had the name before stays until then, and for ever if the work inside fails.
+
+    Args:
+        path: its name.
+        is_new: whether to refuse if an object store has one; a folder is locked anyway.
+
+    Raises:
+        FileExistsError: as above.
+        OutputError: it cannot be written.
+    """
+    if is_remote(path):
+        with uploaded(path, is_new=is_new) as stream:
+            yield stream
+        return
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with output_errors(path):
+        try:
+            with os.fdopen(os.open(temporary, flags, 0o600), "w+b") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def output_errors(path: Path, verb: Literal["written", "read"] = "written") -> Iterator[None]:
+    """Tell errors of the file system as an `OutputError` about this path."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{shown_path(path)}: cannot be {verb}: {error.strerror or 'I/O error'}",
+            hint="check the space on the disk and the permissions, or choose a place with --out",
+        ) from error
+
+
+def remove_halves(folder: Path) -> None:
+    """Remove what a process that was killed had half written; call it with the lock held."""
+    if is_remote(folder):
+        return
+    for path in folder.glob(".*.tmp") if folder.is_dir() else ():
+        if _HALF.fullmatch(path.name):
+            path.unlink()
+
+
+def is_full(error: OutputError) -> bool:
+    """Whether something could not be written because the disk, or a quota on it, is full."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _missing_folders(path: Path) -> list[Path]:
+    """Return the folders to make, outermost first; the last one if it is no folder, to fail."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    if not missing and not path.is_dir():
+        missing = [path]
+    return missing[::-1]
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk: only then do they survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_ATTEMPTS = 5
+_SECONDS_BETWEEN = 0.05
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, which is made if missing and stays; in an object store there is none.
+
+    Raises:
+        OutputError: another process holds it, or the file system has no locks.
+    """
+    if is_remote(path):
+        yield
+        return
+    with output_errors(path):
+        descriptor = _acquire(path)
+    try:
+        with output_errors(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def lock_holder(path: Path) -> int | None:
+    """Return the id of the process that holds a lock; None if nobody does, 0 if it is unknown."""
+    if is_remote(path):
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if _take(descriptor, fcntl.LOCK_SH):
+            return None
+        content = os.pread(descriptor, 32, 0).strip()
+        return int(content) if content.isdigit() else 0
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(path: Path) -> int:
+    """Return a descriptor that holds the lock."""
+    # More than once: whoever looks at the state of a run holds the lock for a moment.
+    for _ in range(_ATTEMPTS):
+        descriptor = os.open(path, _FLAGS, 0o600)
+        try:
+            if _take(descriptor, fcntl.LOCK_EX) and _is_still_there(path, descriptor):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        time.sleep(_SECONDS_BETWEEN)
+    raise OutputError(
+        f"{shown_path(path.parent)}: in use by process {lock_holder(path) or 'unknown'}",
+        hint="wait for it, or choose another folder with --out",
+    )
+
+
+def _take(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            raise OutputError(
+                f"the file system has no locks: {error.strerror}",
+                hint="choose a folder on a local disk with --out",
+            ) from error
+        raise
+    return True
+
+
+def _is_still_there(path: Path, descriptor: int) -> bool:
+    """Whether the file that is locked still has the name: its last holder may have removed it."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
