@@ -55,18 +55,6 @@ class ThresholdCounts:
         """Share of the extracted that are flagged; None if nothing was extracted."""
         return self.n_caught / self.n_extracted if self.n_extracted else None
 
-    @property
-    def f1(self) -> float | None:
-        """Harmonic mean of precision and recall; None if nothing is flagged or extracted."""
-        total = self.n_flagged + self.n_extracted
-        return 2 * self.n_caught / total if total else None
-
-    @property
-    def false_positive_rate(self) -> float | None:
-        """Share of the not extracted that are flagged; None if all were extracted."""
-        n_negatives = self.n_examples - self.n_extracted
-        return (self.n_flagged - self.n_caught) / n_negatives if n_negatives else None
-
 
 @dataclass(frozen=True, slots=True)
 class ExpectedCount:
@@ -240,45 +228,3 @@ def clopper_pearson(n_hits: int, n_trials: int, confidence: float = 0.95) -> Int
     low = float(betaincinv(n_hits, n_misses + 1, tail)) if n_hits else 0.0
     high = float(betaincinv(n_hits + 1, n_misses, 1 - tail)) if n_misses else 1.0
     return Interval(low, high)
-
-
-def bootstrap_interval(
-    metric: Metric,
-    extracted: NDArray[np.bool_],
-    probabilities: NDArray[np.float64],
-    groups: NDArray[np.generic] | None = None,
-    n: int = 1000,
-    seed: int = 0,
-) -> Interval | None:
-    """Return the 95 % percentile interval of a metric under resampling of the examples.
-
-    It covers the choice of examples alone: another run with another seed varies more.
-
-    Args:
-        metric: such as `pr_auc`; resamples on which it is None are left out.
-        extracted: (n_examples,)
-        probabilities: (n_examples,)
-        groups: (n_examples,) the run of each example: every resample keeps the runs' sizes.
-        n: resamples.
-        seed: the same seed gives the same interval.
-
-    Returns:
-        None if the metric does not exist on half of the resamples or more.
-    """
-    rng = np.random.default_rng(seed)
-    if groups is None:
-        groups = np.zeros(len(extracted), dtype=np.int64)
-    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    values = []
-    for _ in range(n):
-        drawn = np.concatenate(
-            [rows[rng.integers(len(rows), size=len(rows))] for rows in members]
-            or [np.empty(0, dtype=np.int64)]
-        )
-        value = metric(extracted[drawn], probabilities[drawn])
-        if value is not None:
-            values.append(value)
-    if 2 * len(values) <= n:
-        return None
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Interval(float(low), float(high))

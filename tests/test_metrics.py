@@ -10,7 +10,6 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from memaudit.metrics import (
     Interval,
-    bootstrap_interval,
     brier,
     clopper_pearson,
     expected_calibration_error,
@@ -109,20 +108,14 @@ def test_counts_at_a_threshold_include_the_threshold_itself():
     assert (counts.n_flagged, counts.n_caught) == (3, 1)
     assert counts.precision == pytest.approx(1 / 3)
     assert counts.recall == pytest.approx(1 / 2)
-    assert counts.f1 == pytest.approx(2 / 5)
-    assert counts.false_positive_rate == pytest.approx(2 / 3)
 
 
 def test_shares_of_nothing_are_none():
     """Precision without a flag would be 0 / 0."""
     unflagged = precision_recall_at(labelled(0, 0), np.array([0.1, 0.2]), 0.5)
-    all_caught = precision_recall_at(labelled(1), np.array([0.9]), 0.5)
 
     assert unflagged.precision is None
     assert unflagged.recall is None
-    assert unflagged.f1 is None
-    assert unflagged.false_positive_rate == 0.0
-    assert all_caught.false_positive_rate is None
 
 
 def test_calibration_error_is_the_mean_gap_over_bins():
@@ -199,48 +192,6 @@ def test_no_trials_say_nothing_about_a_share():
     assert clopper_pearson(0, 0) == Interval(0.0, 1.0)
     with pytest.raises(ValueError, match="n_hits"):
         clopper_pearson(3, 2)
-
-
-def test_bootstrap_intervals_are_reproducible_and_hold_the_estimate():
-    """The same seed gives the same report; another seed another resample."""
-    rng = np.random.default_rng(1)
-    probabilities = rng.random(200)
-    extracted = rng.random(200) < probabilities
-
-    found = bootstrap_interval(roc_auc, extracted, probabilities, n=200)
-
-    assert found == bootstrap_interval(roc_auc, extracted, probabilities, n=200)
-    assert found != bootstrap_interval(roc_auc, extracted, probabilities, n=200, seed=1)
-    assert found.low < roc_auc(extracted, probabilities) < found.high
-
-
-def test_the_bootstrap_of_a_mean_has_the_width_of_theory():
-    """Closed form: 1.96 standard errors on each side."""
-    values = np.random.default_rng(2).normal(size=400)
-
-    found = bootstrap_interval(lambda _, p: float(p.mean()), values > 0, values, n=2000)
-
-    assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
-
-
-def test_resampling_within_runs_keeps_the_size_of_every_run():
-    """A mean over runs of fixed level does not vary then."""
-    runs = np.repeat([0, 1], [10, 30])
-    everything = np.ones(40, dtype=bool)
-
-    found = bootstrap_interval(
-        lambda _, p: float(p.mean()), everything, runs.astype(float), groups=runs, n=50
-    )
-
-    assert found == Interval(0.75, 0.75)
-
-
-def test_there_is_no_interval_where_the_metric_rarely_exists():
-    """Better none than one of the lucky resamples."""
-    extracted = labelled(*[0] * 20)
-
-    assert bootstrap_interval(pr_auc, extracted, np.linspace(0, 1, 20), n=50) is None
-    assert bootstrap_interval(pr_auc, labelled(), np.empty(0), n=50) is None
 
 
 @laws

@@ -144,11 +144,6 @@ class WatchedEngine:
             )
 
 
-def largest_gap(found: WindowScores, expected: WindowScores) -> float:
-    """Return the largest difference between two engines' scores of one window, nats."""
-    return float(_gaps(found, expected).max())
-
-
 def _gaps(found: WindowScores, expected: WindowScores) -> NDArray[np.float32]:
     """Return (k, S) absolute differences: of each model's scores, and of the divergence.
 

@@ -1,6 +1,5 @@
 """Generation: what a model really says after a prefix, and whether one pass foretold it."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,32 +41,6 @@ class GenerationCheck:
     ties: tuple[int, ...]
     """Those of the disagreements that a tie explains: where the two part, the two best logits
     are at most `TIE_GAP` apart, so that either answer is right."""
-
-    seconds_one_pass: float
-    """Wall time of the one pass over all windows."""
-
-    seconds_generate: float
-    """Wall time of the generation for all windows."""
-
-    @property
-    def one_pass_rate(self) -> float:
-        """Share of the windows extracted by the one pass."""
-        return self.n_extracted_one_pass / self.n_windows
-
-    @property
-    def generated_rate(self) -> float:
-        """Share of the windows extracted by generation."""
-        return self.n_extracted_generated / self.n_windows
-
-    @property
-    def disagreement_rate(self) -> float:
-        """Share of the windows on which the two differ."""
-        return len(self.disagreements) / self.n_windows
-
-    @property
-    def speed_ratio(self) -> float:
-        """How many times as long as the one pass generation took."""
-        return self.seconds_generate / self.seconds_one_pass
 
 
 def continue_greedily(
@@ -135,9 +108,7 @@ def count_generation_disagreements(
         raise ValueError(f"expected windows longer than a prefix_len >= 1, got {prefix_len}")
     suffixes = [window[prefix_len:] for window in windows]
     engine = HfEngine(model, bos_token_id=bos_token_id)
-    start = time.perf_counter()
     scores = [score.teacher for score in engine.score(windows)]
-    scored = time.perf_counter()
     continuations = continue_greedily(
         model,
         [window[:prefix_len] for window in windows],
@@ -145,7 +116,6 @@ def count_generation_disagreements(
         bos_token_id=bos_token_id,
         batch_size=batch_size,
     )
-    end = time.perf_counter()
     generated = [c[: len(true)] for c, true in zip(continuations, suffixes, strict=True)]
     by_pass = [extracted(score, prefix_len) for score in scores]
     by_generation = list(map(np.array_equal, generated, suffixes))
@@ -158,8 +128,6 @@ def count_generation_disagreements(
         n_extracted_generated=sum(by_generation),
         disagreements=tuple(disagreements),
         ties=tuple(i for i, gap in gaps.items() if gap <= TIE_GAP),
-        seconds_one_pass=scored - start,
-        seconds_generate=end - scored,
     )
 
 

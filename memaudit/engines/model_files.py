@@ -56,13 +56,6 @@ def files_digest(paths: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
-def model_digest(source: Path) -> str:
-    """Return the digest of a model folder, code in it included, or of a GGUF file."""
-    if source.suffix == ".gguf" and not source.is_dir():
-        return check_gguf(source).digest
-    return check_folder(source, trust_remote_code=True).digest
-
-
 def find_gguf(path: Path) -> Path | None:
     """Return the GGUF file that a path names, or that is the only model in a folder, else None.
 

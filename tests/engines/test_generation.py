@@ -1,7 +1,6 @@
 """Generation against a naive greedy loop, and the one pass against generation."""
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from support.tiny_models import FAMILIES, N_TOKENS, make_model
 
 from memaudit.engines import generation
 from memaudit.engines.generation import (
-    GenerationCheck,
     continue_greedily,
     count_generation_disagreements,
 )
@@ -341,24 +339,3 @@ def test_calls_that_make_no_sense_are_refused():
     for windows, prefix_len in (([], 3), (make_prefixes(2), 6), (make_prefixes(2), 0)):
         with pytest.raises(ValueError, match="longer than a prefix_len"):
             count_generation_disagreements(model, windows, prefix_len)
-
-
-def test_the_rates_follow_from_the_counts():
-    """A report reads them; they cannot contradict the counts."""
-    check = GenerationCheck(
-        n_windows=8,
-        n_extracted_one_pass=4,
-        n_extracted_generated=3,
-        disagreements=(5,),
-        ties=(),
-        seconds_one_pass=2.0,
-        seconds_generate=16.0,
-    )
-
-    assert (check.one_pass_rate, check.generated_rate, check.disagreement_rate) == (
-        0.5,
-        3 / 8,
-        1 / 8,
-    )
-    assert check.speed_ratio == 8.0
-    assert replace(check, seconds_generate=1.0).speed_ratio == 0.5

@@ -16,12 +16,18 @@ from memaudit.engines.model_files import (
     check_gguf,
     files_digest,
     find_gguf,
-    model_digest,
 )
 from memaudit.errors import ModelError
 
 GGUF = b"GGUF" + struct.pack("<IQQ", 3, 0, 0)
 INDEX = "model.safetensors.index.json"
+
+
+def digest_of(source):
+    """The digest of a folder, code in it included, or of a GGUF file."""
+    if source.is_dir():
+        return check_folder(source, trust_remote_code=True).digest
+    return check_gguf(source).digest
 
 
 def safetensors(n_bytes=16, n_tensors=2):
@@ -279,7 +285,7 @@ def test_a_pickle_beside_safetensors_is_left_alone(folder, tmp_path):
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(TouchWhenLoaded(sentinel)))
     _write_json(folder / "pytorch_model.bin.index.json", {"weight_map": {"w": "gone.bin"}})
     check_folder(folder)
-    assert model_digest(folder)
+    assert digest_of(folder)
     assert not sentinel.exists()
 
 
@@ -346,8 +352,8 @@ def test_links_of_the_hub_cache_are_accepted(tmp_path):
     snapshot = save_in_cache(tmp_path)
     check_folder(snapshot)
     (tmp_path / "link").symlink_to(snapshot)
-    assert model_digest(tmp_path / "link") == model_digest(snapshot)
-    assert model_digest(snapshot) == model_digest(save_model(tmp_path / "copy"))
+    assert digest_of(tmp_path / "link") == digest_of(snapshot)
+    assert digest_of(snapshot) == digest_of(save_model(tmp_path / "copy"))
 
 
 @pytest.mark.parametrize(
@@ -457,22 +463,22 @@ def test_messages_hold_no_control_characters(folder):
 )
 def test_the_digest_changes_with_one_byte_of_a_used_file(folder, name):
     """A run is resumed only with the model that it was begun with."""
-    before = model_digest(folder)
+    before = digest_of(folder)
     content = bytearray((folder / name).read_bytes())
     # Spaces at the end of JSON, and the last weight, are free to change.
     content = content[:-1] + b"\x01" if name == "model.safetensors" else content + b" "
     (folder / name).write_bytes(content)
-    assert model_digest(folder) != before
+    assert digest_of(folder) != before
 
 
 def test_the_digest_ignores_unrelated_files_and_where_the_folder_is(folder, tmp_path):
     """A README or an optimizer's state changes no score."""
-    before = model_digest(folder)
+    before = digest_of(folder)
     for name in ("README.md", "optimizer.pt", "extra.safetensors", ".gitattributes"):
         (folder / name).write_bytes(b"x")
-    assert model_digest(folder) == before == check_folder(folder).digest
+    assert digest_of(folder) == before == check_folder(folder).digest
     folder.rename(tmp_path / "moved")
-    assert model_digest(tmp_path / "moved") == before
+    assert digest_of(tmp_path / "moved") == before
 
 
 def test_the_digest_depends_on_names_and_not_on_the_order(tmp_path):
@@ -493,9 +499,9 @@ def test_the_digest_depends_on_names_and_not_on_the_order(tmp_path):
 def test_code_is_part_of_the_digest(folder):
     """Trusted code that changes is another model."""
     (folder / "modeling_x.py").write_bytes(b"a = 1")
-    before = model_digest(folder)
+    before = digest_of(folder)
     (folder / "modeling_x.py").write_bytes(b"a = 2")
-    assert model_digest(folder) != before
+    assert digest_of(folder) != before
 
 
 def test_a_gguf_file_is_found_by_its_name_or_as_the_only_one_of_a_folder(tmp_path):
@@ -504,10 +510,10 @@ def test_a_gguf_file_is_found_by_its_name_or_as_the_only_one_of_a_folder(tmp_pat
     path.write_bytes(GGUF)
     assert find_gguf(path) == find_gguf(tmp_path) == path
     assert check_folder(tmp_path).gguf_file == check_gguf(path).gguf_file == "m.gguf"
-    assert model_digest(tmp_path) == model_digest(path)
-    before = model_digest(path)
+    assert digest_of(tmp_path) == digest_of(path)
+    before = digest_of(path)
     path.write_bytes(GGUF + b"x")
-    assert model_digest(path) != before
+    assert digest_of(path) != before
 
 
 def test_what_is_no_gguf_model_is_not_found(folder, tmp_path):
@@ -542,7 +548,7 @@ def test_a_gguf_file_without_its_magic_is_refused(tmp_path, content):
     """The name is no proof."""
     path = tmp_path / "m.gguf"
     path.write_bytes(content)
-    for find in (find_gguf, check_gguf, model_digest):
+    for find in (find_gguf, check_gguf, digest_of):
         with pytest.raises(ModelError, match="not a GGUF file"):
             find(path)
 

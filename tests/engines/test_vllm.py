@@ -10,12 +10,11 @@ import pytest
 import torch
 from support.fakes import make_classifier
 from support.tiny_models import make_windows, naive_kl, naive_log_softmax, naive_scores
-from support.vllm_models import FAMILIES, save_vllm_model
+from support.vllm_models import FAMILIES, largest_gap, save_vllm_model
 
 from memaudit.audit import audit_corpus
 from memaudit.classifier import save_classifier
 from memaudit.cli.main import run
-from memaudit.engines.canaries import largest_gap
 from memaudit.engines.models import ModelOptions, load_model
 from memaudit.runs.options import AuditOptions
 from memaudit.windows import WindowShape

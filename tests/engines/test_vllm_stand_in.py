@@ -10,12 +10,12 @@ import pytest
 import torch
 from support.fakes import make_classifier
 from support.tiny_models import edit_json, make_windows, save_model
+from support.vllm_models import largest_gap
 
 from memaudit import engines
 from memaudit.classifier import save_classifier
 from memaudit.cli.main import run
 from memaudit.engines import VllmOptions, vllm, vllm_start
-from memaudit.engines.canaries import largest_gap
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import ModelOptions, load_model
 from memaudit.errors import ModelError

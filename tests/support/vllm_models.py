@@ -39,3 +39,15 @@ def save_vllm_model(folder, family, *, seed=0, bos=False):
     model.save_pretrained(folder)
     save_tokenizer(folder, bos=bos)
     return folder
+
+
+def largest_gap(found, expected):
+    """The largest difference between two engines' scores of one window, nats."""
+    models = [(found.teacher, expected.teacher)]
+    if found.reference is not None:
+        models.append((found.reference, expected.reference))
+    pairs = [(a.logprobs, b.logprobs) for a, b in models]
+    pairs += [(a.entropy, b.entropy) for a, b in models]
+    pairs.append((found.kl_divergence, expected.kl_divergence))
+    known = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return max(float(abs(a - b).max()) for a, b in known)
