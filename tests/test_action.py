@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.composite_action import ACTION, NOT_FOR_A_GATE, ROOT, install_here, run_step, step
 from support.fake_run import ByteWiseEngine, audit_with
+from support.hostile_checkout import hostile_files, infest
 
 from memaudit.classifier import load_classifier
 from memaudit.corpus import CorpusOptions, read_corpus
@@ -39,10 +40,13 @@ def act(job_folder, tmp_path):
     temporary = tmp_path / "runner"
     install_here(temporary)
 
-    def run(**inputs):
+    def run(*, infested=None, variables=(), **inputs):
         workspace = shutil.copytree(job_folder, tmp_path / "checkout", dirs_exist_ok=True)
+        if infested is not None:
+            infest(workspace, tmp_path / "marker", infested)
         named = {name.replace("_", "-"): value for name, value in inputs.items()}
-        return run_step(step(GATE), workspace, temporary, {"run": "runs", **named})
+        given = {"run": "runs", **named}
+        return run_step(step(GATE), workspace, temporary, given, **dict(variables))
 
     return run
 
@@ -97,6 +101,86 @@ def test_what_cannot_be_judged_is_an_error(inputs, act):
     assert job.outputs == {"verdict": "error"}
     assert "error: " in job.log
     assert "could not be judged" in job.summary
+
+
+def test_a_policy_whose_digest_variable_is_not_set_is_an_error(act, tmp_path):
+    """An unset variable is an empty text, and must not mean that any policy will do."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[gate]\nmax-rate = 1.0\n")
+
+    job = act(policy=str(policy), policy_digest="")
+
+    assert (job.code, job.outputs) == (2, {"verdict": "error"}), job.log
+    assert "policy-digest is empty" in job.log
+    assert act(policy=str(policy), policy_digest="unpinned").code == 0
+
+
+KEY = "5e" * 32
+KINDS = sorted({name.split("/")[0] for name in hostile_files("x")})
+
+
+def assert_not_talked_round(job, tmp_path):
+    """It failed as it must, ran nothing of the checkout, and told nobody the key."""
+    marker = tmp_path / "marker"
+    assert not marker.exists(), marker.read_text()
+    assert (job.code, job.outputs["verdict"]) == (1, "fail"), job.log
+    told = job.log + job.summary + str(job.outputs)
+    assert KEY not in told
+    kept = [path for path in (tmp_path / "checkout").rglob("*") if path.is_file()]
+    assert not [path for path in kept if KEY.encode() in path.read_bytes()]
+
+
+def test_no_file_of_a_pull_request_turns_the_gate_round(act, tmp_path):
+    """All kinds at once: modules, settings, programs, in the checkout that the gate looks at."""
+    job = act(infested="", max_rate=0, max_expected=0, key=KEY, data="corpus.jsonl")
+
+    assert len(KINDS) >= 20
+    assert_not_talked_round(job, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_single_file_of_a_pull_request_turns_the_gate_round(kind, act, tmp_path):
+    """One by one, since one kind could keep another from being looked at."""
+    job = act(infested=kind, max_rate=0, max_expected=0, key=KEY)
+
+    assert_not_talked_round(job, tmp_path)
+
+
+@pytest.mark.slow
+def test_no_variable_of_an_earlier_step_turns_the_gate_round(act, tmp_path):
+    """An earlier step may have set variables for all that follow."""
+    checkout = str(tmp_path / "checkout")
+    variables = {
+        "MEMAUDIT_GATE_INCONCLUSIVE": "pass",
+        "MEMAUDIT_GATE_MAX_RATE": "1",
+        "MEMAUDIT_VERSION": "1",
+        "_MEMAUDIT_COMPLETE": "bash_complete",
+        "PYTHONPATH": checkout,
+        "PYTHONSTARTUP": f"{checkout}/json.py",
+        "PYTHONHOME": checkout,
+    }
+
+    job = act(infested="", variables=variables, max_rate=0, max_expected=0, key=KEY)
+
+    assert_not_talked_round(job, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_pull_request_runs_nothing_while_memaudit_is_installed(job_folder, tmp_path):
+    """Its venv.py and pip.py lie in the folder that the job starts in."""
+    workspace = shutil.copytree(job_folder, tmp_path / "checkout")
+    infest(workspace, tmp_path / "marker")
+    temporary = tmp_path / "runner"
+    temporary.mkdir()
+
+    job = run_step(
+        step("Install memaudit"), workspace, temporary, {"run": "runs"}, PIP_NO_INDEX="1"
+    )
+
+    assert (temporary / "memaudit-venv" / "bin" / "pip").exists(), job.log
+    assert job.code != 0  # there is no network for what is to be installed
+    assert not (tmp_path / "marker").exists()
 
 
 @pytest.mark.slow
@@ -194,3 +278,19 @@ def test_other_pipelines_install_the_same(path):
     installed = set(re.findall(r"'([\w-]+>=[\d.]+)'", step("Install memaudit")["run"]))
 
     assert set(re.findall(r"'([\w-]+>=[\d.]+)'", (ROOT / path).read_text())) == installed
+
+
+@pytest.mark.parametrize(
+    "path", ["docs/ci/github.yml", "docs/ci/gitlab.yml", "docs/ci/Jenkinsfile"]
+)
+def test_every_example_names_corpus_policy_and_digest(path):
+    """People copy examples, and one that leaves a check out passes for years."""
+    text = (ROOT / path).read_text()
+    asked = ("data:", "policy:", "policy-digest:") if path.endswith("github.yml") else (
+        '--data "', '--policy "', '--policy-digest "')  # fmt: skip
+
+    assert all(option in text for option in asked)
+    if not path.endswith("github.yml"):
+        assert not re.search(r"(?<!-I )-m (venv|pip|memaudit)", text)
+        assert "allow_failure" not in text
+        assert "|| true" not in text

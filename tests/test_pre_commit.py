@@ -64,7 +64,6 @@ class Checkout:
         self.folder = folder
         self._environment = {
             "PATH": f"{temporary / 'memaudit-venv' / 'bin'}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
             "HOME": str(temporary),
             "PRE_COMMIT_HOME": str(temporary / "pre-commit"),
             "GIT_CONFIG_NOSYSTEM": "1",

@@ -113,6 +113,12 @@ _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
 @click.option(
     "--attest", type=_PATH, metavar="FILE", help="Write the verdict as an in-toto statement."
 )
+@click.option(
+    "--github-files",
+    type=_PATH,
+    metavar="DIR",
+    help="Write gate.json and gate.sarif into DIR and the verdict to $GITHUB_OUTPUT; for the action.",
+)
 @options.as_json
 @options.color
 def gate(**flags: Any) -> int:
@@ -143,6 +149,8 @@ def gate(**flags: Any) -> int:
         with committed_file(flags["attest"]) as stream:
             stream.write(json_text(result.statement(), indent=2).encode() + b"\n")
     _tell(result, flags)
+    if flags["github_files"] is not None:
+        _tell_action(result, flags["github_files"])
     return result.exit_code
 
 
@@ -150,6 +158,12 @@ def _policy(flags: dict[str, Any]) -> "EffectivePolicy":
     from memaudit.gate import effective_policy
     from memaudit.gate.policy import LIMITS
 
+    # A variable that was never set arrives as an empty text. Click drops empty variables itself.
+    if "" in (flags["policy_digest"], os.environ.get("MEMAUDIT_GATE_POLICY_DIGEST")):
+        raise UsageError(
+            "the digest of the policy is empty, so nothing would be pinned",
+            hint="set the variable that --policy-digest comes from, or leave the option out",
+        )
     names = (*LIMITS, "max_bad_rows", "inconclusive", "allow_custom_classifier")
     given = {name: flags[name] for name in names}
     return effective_policy(flags["policy"], given, pinned_digest=flags["policy_digest"])
@@ -163,7 +177,8 @@ def _key(flags: dict[str, Any]) -> bytes | None:
     if reads and not flags["baseline"].exists():
         shown = shown_path(flags["baseline"])
         raise UsageError(f"{shown}: no such baseline", hint="write one with --write-baseline")
-    writes = flags["write_baseline"] is not None or flags["output_format"] == "sarif"
+    has_sarif = flags["output_format"] == "sarif" or flags["github_files"] is not None
+    writes = flags["write_baseline"] is not None or has_sarif
     if not reads and not writes:
         return None
     return read_key(flags["key_file"], create=not reads)
@@ -217,20 +232,42 @@ def _rendered(result: "GateResult", output_format: str) -> str:
     return content
 
 
+def _tell_action(result: "GateResult", folder: Path) -> None:
+    """Write the files that later steps of a GitHub job use, and last of all the verdict.
+
+    Nothing may fail once a verdict is told: the job would read another one than the exit code.
+    """
+    from memaudit.runs.commit import committed_file
+
+    for kind in ("json", "sarif"):
+        with committed_file(folder / f"gate.{kind}") as stream:
+            stream.write(_rendered(result, kind).encode())
+    outputs = {"verdict": result.verdict, "flagged": result.counts["flagged"]}
+    files = {"report": folder / "report.html", "sarif": folder / "gate.sarif"}
+    outputs |= {name: path for name, path in files.items() if path.is_file()}
+    sys.stdout.flush()
+    _append("GITHUB_OUTPUT", "".join(f"{name}={value}\n" for name, value in outputs.items()))
+
+
 def _append_summary(result: "GateResult") -> None:
     """Add to the summary of the job, as far as there is room."""
     from memaudit.reports.markdown import cut, render_markdown
 
-    name = os.environ.get("GITHUB_STEP_SUMMARY")
+    path = Path(os.environ.get("GITHUB_STEP_SUMMARY") or os.devnull)
+    used = path.stat().st_size if path.is_file() else 0
+    _append("GITHUB_STEP_SUMMARY", cut(render_markdown(result), max(0, _SUMMARY_BYTES - used)))
+
+
+def _append(variable: str, text: str) -> None:
+    """Add text to the file that a variable names, if it is set."""
+    name = os.environ.get(variable)
     if not name:
         return
-    path = Path(name)
     try:
-        used = path.stat().st_size if path.exists() else 0
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(cut(render_markdown(result), max(0, _SUMMARY_BYTES - used)))
+        with Path(name).open("a", encoding="utf-8") as stream:
+            stream.write(text)
     except OSError as error:
         raise OutputError(
             f"{shown_path(name)}: cannot be written: {error.strerror}",
-            hint="check the variable GITHUB_STEP_SUMMARY",
+            hint=f"check the variable {variable}",
         ) from error

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -224,6 +225,11 @@ def _refuse_unknown(section: Mapping[str, Any], known: tuple[str, ...], where: s
 
 
 def _require_digest(found: EffectivePolicy, pinned: str) -> None:
+    if not re.fullmatch("[0-9a-f]{64}", pinned.removeprefix("sha256:").lower()):
+        raise UsageError(
+            f"the policy is pinned to '{safe_text(pinned)}', expected a sha256 in hexadecimal",
+            hint="'sha256sum FILE' tells it; if it comes from a variable, check that it is set",
+        )
     if found.digest is None:
         raise UsageError(
             f"no policy file, expected the one with digest {safe_text(pinned[:12])}",

@@ -168,3 +168,28 @@ def test_nothing_heavy_is_imported(arguments):
 
     assert done.returncode == 0, done.stderr
     assert RECITED not in done.stdout
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:", "ab" * 31, "latest"])
+def test_an_empty_digest_pins_nothing_and_is_refused(digest, capsys, tmp_path, monkeypatch):
+    """It is what a variable of a CI job looks like that nobody has set."""
+    (tmp_path / "memaudit.toml").write_text("[gate]\nmax-rate = 1.0\n")
+
+    assert run(["gate", "--run", "run", "--policy-digest", digest]) == 2
+    told = capsys.readouterr().err
+    assert "digest" in told or "pinned" in told
+    monkeypatch.setenv("MEMAUDIT_GATE_POLICY_DIGEST", digest)
+    assert run(["gate", "--run", "run"]) == 2
+
+
+def test_the_verdict_of_a_job_is_told_last_and_only_once_all_is_written(tmp_path, monkeypatch):
+    """A job that reads `pass` from a gate that then fails would go on."""
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "outputs"))
+    told = ["--output-format", "github", "--github-files"]
+    assert gate(*told, str(tmp_path / "missing")) == 2
+    assert not (tmp_path / "outputs").exists()
+
+    assert gate(*told, str(tmp_path), limit="0") == 1
+
+    assert (tmp_path / "outputs").read_text().startswith("verdict=fail\nflagged=10\n")
+    assert json.loads((tmp_path / "gate.json").read_text())["verdict"] == "fail"

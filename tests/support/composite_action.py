@@ -18,14 +18,6 @@ NOT_FOR_A_GATE = (
 )  # fmt: skip
 """Requirements of memaudit that the action does not install."""
 
-_PROGRAM = f"""
-import sys
-for name in {NOT_FOR_A_GATE!r}:
-    sys.modules[name] = None  # as if it were not installed
-from memaudit.__main__ import main
-sys.exit(main())
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -44,17 +36,24 @@ def step(name):
 
 
 def install_here(temporary):
-    """Put this code where the first step would have installed memaudit."""
-    folder = temporary / "memaudit-venv" / "bin"
-    folder.mkdir(parents=True)
-    (folder / "python").symlink_to(sys.executable)
-    program = folder / "program.py"
-    program.write_text(_PROGRAM)
-    (folder / "memaudit").write_text(f'#!/bin/sh\nexec {sys.executable} {program} "$@"\n')
-    (folder / "memaudit").chmod(0o755)
+    """Make a virtual environment like the one of the first step, with this code in it."""
+    folder = temporary / "memaudit-venv"
+    program = Path(os.path.realpath(sys.executable))
+    packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    for made in (folder / "bin", packages):
+        made.mkdir(parents=True)
+    (folder / "pyvenv.cfg").write_text(f"home = {program.parent}\n")
+    (folder / "bin" / "python").symlink_to(program)
+    paths = [str(ROOT), *(path for path in sys.path if path.endswith("-packages"))]
+    # As if what a gate does not need were not installed.
+    hidden = f"import sys; sys.modules.update(dict.fromkeys({NOT_FOR_A_GATE!r}))"
+    (packages / "here.pth").write_text("\n".join([*paths, hidden]) + "\n")
+    command = folder / "bin" / "memaudit"
+    command.write_text(f'#!/bin/sh\nexec {folder}/bin/python -I -m memaudit "$@"\n')
+    command.chmod(0o755)
 
 
-def run_step(one, workspace, temporary, inputs):
+def run_step(one, workspace, temporary, inputs, **variables):
     """Run one step with a runner's shell, variables and files."""
     given = {name: setting.get("default", "") for name, setting in ACTION["inputs"].items()}
     given |= {name: str(value) for name, value in inputs.items()}
@@ -65,14 +64,15 @@ def run_step(one, workspace, temporary, inputs):
     script.write_text(one["run"])
     environment = {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
         "HOME": str(temporary),
         "CI": "true",
         "GITHUB_ACTIONS": "true",
         "GITHUB_ACTION_PATH": str(ROOT),
+        "GITHUB_WORKSPACE": str(workspace),
         "RUNNER_TEMP": str(temporary),
         **{name: str(file) for name, file in files.items()},
         **{name: _resolved(value, given) for name, value in one["env"].items()},
+        **variables,
     }
     shell = ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)]
     done = subprocess.run(
