@@ -237,12 +237,12 @@ def _tell_action(result: "GateResult", folder: Path) -> None:
 
     Nothing may fail once a verdict is told: the job would read another one than the exit code.
     """
-    from memaudit.runs.commit import committed_file
+    from memaudit.runs.files import committed_file
 
     for kind in ("json", "sarif"):
         with committed_file(folder / f"gate.{kind}") as stream:
             stream.write(_rendered(result, kind).encode())
-    outputs = {"verdict": result.verdict, "flagged": result.counts["flagged"]}
+    outputs: dict[str, object] = {"verdict": result.verdict, "flagged": result.counts["flagged"]}
     files = {"report": folder / "report.html", "sarif": folder / "gate.sarif"}
     outputs |= {name: path for name, path in files.items() if path.is_file()}
     sys.stdout.flush()
