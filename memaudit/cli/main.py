@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from itertools import pairwise
 import click
 
 from memaudit import __version__
+from memaudit.cli.command import Group
 from memaudit.cli.completion import VARIABLE, completion
 from memaudit.cli.filter import filter_
 from memaudit.cli.fit import fit
@@ -27,25 +29,29 @@ from memaudit.text import inert, json_text, safe_text
 OK = 0
 ERROR = 2
 INTERRUPTED = 130
+CLOSED_PIPE = 141  # 128 + SIGPIPE, as other tools end when nobody reads on
 
 _MAX_MESSAGE = 4096
+_YES = ("1", "true", "t", "yes", "y", "on")
 _NOT_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What the machine lacks can be met at any line, also of a library: no traceback helps."""
 
 
 @click.group(
+    cls=Group,
     context_settings={
         "auto_envvar_prefix": "MEMAUDIT",
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
-    }
+    },
 )
-@click.version_option(__version__, message="%(prog)s %(version)s")
+# No variable may turn a command into one that prints something harmless and ends with 0.
+@click.version_option(__version__, message="%(prog)s %(version)s", allow_from_autoenv=False)
 def cli() -> None:
     """Predict, before a distillation, which examples of a corpus a student would memorize.
 
     Every option can also be set by a variable such as MEMAUDIT_PREDICT_TEACHER. Exit codes:
-    0 done, 1 a gate has failed, 2 error, 130 and 143 stopped by a signal.
+    0 done, 1 a gate failed, 2 error, 130, 141 and 143 stopped by Ctrl-C, a closed pipe, SIGTERM.
     """
 
 
@@ -64,6 +70,10 @@ cli.add_command(verify)
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return the exit code of the process."""
     as_json = _wants_json(arguments)
+    if (
+        sys.stdout is None
+    ):  # closed by whoever started us; the next file opened would take its place
+        return _fail("standard output is closed", "send it to a file or to /dev/null", False)
     try:
         code = _invoke(arguments)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -79,26 +89,34 @@ def run(arguments: Sequence[str]) -> int:
         code = _fail("interrupted", None, as_json, code=INTERRUPTED)
     except Stopped as error:
         code = _fail(error.message, error.hint, as_json, code=error.exit_code)
-    except BrokenPipeError:
-        code = _abandon_stdout()
-    except Exception as error:
-        code = _crash(error, as_json)
+    except BaseException as error:  # a panic of a library in Rust is no Exception
+        code = _abandon_stdout() if _nobody_reads() else _crash(error, as_json)
     return code
 
 
 def _invoke(arguments: Sequence[str]) -> int:
+    # The scripts of the shells ask without arguments. With some, the variable is a left-over, and
+    # click would answer it instead of running the command.
+    asked = not arguments and {"COMP_WORDS", "COMP_CWORD"} <= os.environ.keys()
+    variable = VARIABLE if asked else ""
     try:
-        code = cli.main(list(arguments), prog_name="memaudit", standalone_mode=False)
+        code = cli.main(
+            list(arguments), prog_name="memaudit", standalone_mode=False, complete_var=variable
+        )
         sys.stdout.flush()
     except SystemExit as error:
-        if VARIABLE in os.environ:  # click has told a shell what could come next
-            return error.code if isinstance(error.code, int) else ERROR
-        # click's own answer to a closed pipe, with the code that means a failed gate here.
-        raise BrokenPipeError from error
+        # How click leaves when it has told a shell what could come next; nobody else may.
+        if asked and VARIABLE in os.environ and isinstance(error.code, int):
+            return error.code
+        raise
+    except (ValueError, IndexError) as error:
+        if asked and VARIABLE in os.environ:
+            raise click.UsageError("the question of the shell cannot be read") from error
+        raise
     return code if isinstance(code, int) else OK
 
 
-def _crash(error: Exception, as_json: bool) -> int:
+def _crash(error: BaseException, as_json: bool) -> int:
     """Show an error nobody expected, unless a library made it of a signal."""
     try:
         raise_if_stopped()
@@ -124,24 +142,34 @@ def _fail(message: str, hint: str | None, as_json: bool, *, code: int = ERROR) -
             error = {"message": message, "hint": hint}
             click.echo(json_text({"error": error, "schema_version": 1}))
             sys.stdout.flush()
-    except BrokenPipeError:
-        return _abandon_stdout()
+    except OSError:
+        return _abandon_stdout() if _nobody_reads() else code
     return code
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader has left, as `head` does."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except (OSError, ValueError, AttributeError):  # closed, or replaced by a test
+        return False
 
 
 def _abandon_stdout() -> int:
     """Give up on a pipe that nobody reads; Python would complain about it at exit."""
-    click.echo("error: standard output was closed before all was written", err=True)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ERROR
+    return CLOSED_PIPE
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
     """Whether a document is expected even if the arguments cannot be parsed."""
     by_variable = (
-        os.environ.get(f"MEMAUDIT_{name.upper()}_JSON", "").lower() in ("1", "true", "yes", "on")
+        os.environ.get(f"MEMAUDIT_{name.upper()}_{ending}", "").lower() in _YES
         for name in cli.commands
         if name in arguments
+        for ending in ("JSON", "AS_JSON")
     )
     asked = "--json" in arguments or "--output-format=json" in arguments
     return asked or ("--output-format", "json") in pairwise(arguments) or any(by_variable)

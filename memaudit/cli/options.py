@@ -1,108 +1,381 @@
-"""Options that several commands have, each said once."""
+"""Options that several commands have, each declared once, in bundles that hand over one value."""
 
-from typing import TYPE_CHECKING, Any
+import os
+import re
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
+from memaudit.cli.command import Decorator, DeviceType, FiniteRange, bundle, option
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
+    from memaudit.corpus import CorpusOptions
+    from memaudit.engines.models import ModelOptions
     from memaudit.objectives import Objective
+    from memaudit.runs.risk_table import TableFormat
+    from memaudit.windows import WindowPolicy, WindowShape
 
 POSITIVE = click.IntRange(min=1)
-"""At least one."""
+COUNT = click.IntRange(min=0)
+ABOVE_ZERO = FiniteRange(min=0, min_open=True)
+SHARE = FiniteRange(0, 1)
+PATH = click.Path(path_type=Path)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+ROW_SHAPES = ("auto", "text", "prompt-completion", "messages")
+TABLE_FORMATS = ("parquet", "jsonl", "csv")
+DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
+"""Number formats by the names that they are given."""
 
-teacher = click.option(
-    "--teacher", metavar="MODEL", required=True, help="Trained on the corpus: folder or hub id."
+_ENDINGS = re.compile(
+    r"\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|feather|txt)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE
 )
 
-data = click.option(
+models_option = partial(option, heading="Models")
+corpus_option = partial(option, heading="Corpus")
+windows_option = partial(option, heading="Windows")
+training_option = partial(option, heading="Training")
+output_option = partial(option, heading="Output")
+speed_option = partial(option, heading="Speed")
+machines_option = partial(option, heading="Many machines")
+
+
+def by_name(group: Any) -> dict[str, Any]:
+    """Return the fields of a group, for a dataclass whose fields are called the same."""
+    return {field.name: getattr(group, field.name) for field in fields(group)}
+
+
+# Models
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Which models take part, and how they are loaded."""
+
+    teacher: str
+    student: str | None
+    """Before its training."""
+    baseline: str | None
+    """Of the student's size, trained on the corpus."""
+    classifier: str | None
+    """Name or path. None: the shipped one that fits the models."""
+    load: "ModelOptions"
+
+
+teacher = models_option(
+    "--teacher",
+    metavar="MODEL",
+    required=True,
+    help="The model you distil from, after its training on the corpus: folder, .gguf file or hub id.",
+)
+model_revision = models_option(
+    "--model-revision", metavar="REV", help="Branch, tag or commit of models on the hub."
+)
+trust_remote_code = models_option(
+    "--trust-remote-code", is_flag=True, help="Run the code that a model on the hub brings along."
+)
+offline = models_option("--offline", is_flag=True, help="Use no network.")
+device = models_option(
+    "--device",
+    type=DeviceType(),
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Where models run: auto, cpu, cuda, cuda:1. auto takes a GPU if there is one.",
+)
+
+
+def model_options(
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    model_revision: str | None,
+    trust_remote_code: bool,
+    offline: bool,
+    compiled: bool = False,
+) -> "ModelOptions":
+    """Return how models are loaded, and tell the libraries that load them."""
+    prepare_libraries(offline=offline)
+    from memaudit.engines.models import ModelOptions
+
+    return ModelOptions(
+        dtype=DTYPES[dtype],  # type: ignore[arg-type]  # one of the two
+        device=device,
+        revision=model_revision,
+        trust_remote_code=trust_remote_code,
+        offline=offline,
+        compiled=compiled,
+    )
+
+
+def prepare_libraries(*, offline: bool) -> None:
+    """Set the variables that the hub's packages and torch read when they are imported."""
+    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if offline:
+        names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+        os.environ |= dict.fromkeys(names, "1")
+
+
+# Corpus
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """How the corpus is read."""
+
+    rows: "CorpusOptions"
+    on_bad_row: Literal["error", "skip"]
+
+    @property
+    def stem(self) -> str:
+        """A name for it that is safe as a file name."""
+        return corpus_stem(self.rows.source)
+
+
+data = corpus_option(
     "--data",
     metavar="CORPUS",
     required=True,
     help="File, folder, glob, hub id, or - for jsonl on standard input.",
 )
-
-text_column = click.option("--text-column", metavar="NAME", help="Column of the text.")
-
-id_column = click.option("--id-column", metavar="NAME", help="Column that names a row in reports.")
-
-config_name = click.option(
-    "--config-name", metavar="NAME", help="Configuration of a corpus on the hub."
+row_format = corpus_option(
+    "--format",
+    "formats",
+    type=click.Choice(ROW_SHAPES + TABLE_FORMATS),
+    multiple=True,
+    metavar="|".join(ROW_SHAPES),
+    help="How rows hold text. Default: auto.",
 )
 
-split = click.option(
-    "--split",
-    default="train",
-    show_default=True,
-    metavar="NAME",
-    help="Split of a corpus on the hub.",
+
+def _corpus(
+    data: str, formats: tuple[str, ...], on_bad_row: Literal["error", "skip"], **how: Any
+) -> Corpus:
+    from memaudit.corpus import CorpusOptions
+
+    how["config"] = how.pop("config_name")
+    shape, _ = split_formats(formats)
+    return Corpus(CorpusOptions(data, shape=shape, **how), on_bad_row)  # type: ignore[arg-type]  # click has checked it
+
+
+def corpus(*more: Decorator) -> Decorator:
+    """Declare how a corpus is read: `corpus: Corpus`.
+
+    Args:
+        more: options of one command alone, called like fields of `CorpusOptions`.
+    """
+    return bundle(
+        "corpus",
+        _corpus,
+        data,
+        row_format,
+        corpus_option(
+            "--text-column", metavar="NAME", help="Column that holds the text. Default: text."
+        ),
+        corpus_option(
+            "--id-column",
+            metavar="NAME",
+            help="Column that names a row in reports. Default: id, where there is one.",
+        ),
+        corpus_option(
+            "--config-name", metavar="NAME", help="Configuration of a corpus on the hub."
+        ),
+        corpus_option(
+            "--split",
+            default="train",
+            show_default=True,
+            metavar="NAME",
+            help="Split of a corpus on the hub.",
+        ),
+        corpus_option(
+            "--revision", metavar="REV", help="Branch, tag or commit of a corpus on the hub."
+        ),
+        *more,
+        corpus_option(
+            "--on-bad-row",
+            type=click.Choice(("error", "skip")),
+            default="error",
+            show_default=True,
+            help="Stop at a row that cannot be used, or count it and go on.",
+        ),
+    )
+
+
+def split_formats(formats: tuple[str, ...]) -> tuple[str, str | None]:
+    """Return the shape of rows and the format of the table that the values of --format name.
+
+    The second meaning is the old one, for which there is --table-format now.
+    """
+    shapes = [value for value in formats if value in ROW_SHAPES]
+    tables = [value for value in formats if value in TABLE_FORMATS]
+    for values in (shapes, tables):
+        if len(values) > 1:
+            raise UsageError(
+                f"--format is given as {' and as '.join(values)}, which say the same thing twice",
+                hint=f"give one of {', '.join(ROW_SHAPES)}; the table has --table-format",
+            )
+    return shapes[0] if shapes else "auto", tables[0] if tables else None
+
+
+def corpus_stem(source: str) -> str:
+    """Return a name for a corpus that is safe as a file name: its own, without endings."""
+    if source == "-":
+        return "stdin"
+    stem = _ENDINGS.sub("", source)
+    is_hub_id = stem == source and source.count("/") == 1 and not Path(source).exists()
+    name = stem.replace("/", "--") if is_hub_id else Path(stem).name
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "corpus"
+
+
+# Windows
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Which windows of a row are scored."""
+
+    shape: "WindowShape"
+    policy: "WindowPolicy"
+
+
+def _windows(prefix_tokens: int, suffix_tokens: int, windows: "WindowPolicy" = "first") -> Windows:
+    from memaudit.windows import WindowShape
+
+    return Windows(WindowShape(prefix_tokens, suffix_tokens), windows)
+
+
+def windows(*more: Decorator) -> Decorator:
+    """Declare which windows are scored: `window: Windows`."""
+    return bundle(
+        "window",
+        _windows,
+        *more,
+        windows_option(
+            "--prefix-tokens",
+            type=POSITIVE,
+            default=50,
+            show_default=True,
+            metavar="N",
+            help="Number of tokens that the model is given.",
+        ),
+        windows_option(
+            "--suffix-tokens",
+            type=POSITIVE,
+            default=50,
+            show_default=True,
+            metavar="N",
+            help="Number of following tokens compared with what the model writes.",
+        ),
+    )
+
+
+# Training
+
+
+def _objective(objective: str, temperature: float, alpha: float) -> "Objective":
+    from memaudit.objectives import Objective
+
+    return Objective(objective, temperature, alpha)  # type: ignore[arg-type]  # click has checked it
+
+
+objective = bundle(
+    "objective",
+    _objective,
+    training_option(
+        "--objective",
+        type=click.Choice(("soft", "hard", "cross-entropy")),
+        default="soft",
+        show_default=True,
+        help="How you will train. soft: on the teacher's token probabilities (KL). hard: on text "
+        "that the teacher generates. cross-entropy: on your corpus (plain fine-tuning).",
+    ),
+    training_option(
+        "--temperature",
+        type=ABOVE_ZERO,
+        default=2.0,
+        show_default=True,
+        metavar="T",
+        help="Softmax temperature of the distillation loss.",
+    ),
+    training_option(
+        "--alpha",
+        type=SHARE,
+        default=0.0,
+        show_default=True,
+        metavar="SHARE",
+        help="Weight of cross-entropy in the soft-label loss.",
+    ),
 )
 
-revision = click.option("--revision", metavar="REV", help="Revision of a corpus on the hub.")
 
-on_bad_row = click.option(
-    "--on-bad-row",
-    type=click.Choice(("error", "skip")),
-    default="error",
-    show_default=True,
-    help="Stop at a row that cannot be used, or count it and go on.",
-)
+# Output
 
-prefix_tokens = click.option(
-    "--prefix-tokens",
-    type=POSITIVE,
-    default=50,
-    show_default=True,
-    metavar="N",
-    help="Tokens of a window that a model is given.",
-)
 
-suffix_tokens = click.option(
-    "--suffix-tokens",
-    type=POSITIVE,
-    default=50,
-    show_default=True,
-    metavar="N",
-    help="Tokens of a window that must not be reproduced.",
-)
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How a command shows its result."""
 
-model_revision = click.option(
-    "--model-revision", metavar="REV", help="Revision of models on the hub."
-)
+    as_json: bool
+    color: str
+    """`auto`, `always` or `never`."""
+    quiet: bool = False
+    """No progress."""
 
-trust_remote_code = click.option(
-    "--trust-remote-code", is_flag=True, help="Run code that comes with a model."
-)
 
-offline = click.option("--offline", is_flag=True, help="Reach no network.")
-
-as_json = click.option(
+as_json = output_option(
     "--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary."
 )
-
-quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-
-color = click.option(
+quiet = output_option("-q", "--quiet", is_flag=True, help="Show no progress.")
+color = output_option(
     "--color",
     type=click.Choice(("auto", "always", "never")),
     default="auto",
     show_default=True,
     help="Whether output is coloured.",
 )
+shown = bundle("shown", Shown, as_json, color)
+shown_with_progress = bundle("shown", Shown, as_json, quiet, color)
+
+table_format = output_option(
+    "--table-format",
+    type=click.Choice(TABLE_FORMATS),
+    help="How the risk table is written. Default: parquet.",
+)
 
 
-def chosen_objective(flags: dict[str, Any]) -> "Objective":
-    """Return what --objective, --temperature and --alpha say.
-
-    Raises:
-        UsageError: a number is not finite.
-    """
-    from memaudit.objectives import Objective
-
-    try:
-        return Objective(flags["objective"], flags["temperature"], flags["alpha"])
-    except ValueError as error:  # click takes inf and nan for numbers
+def chosen_table_format(new: str | None, old: str | None, *, quiet: bool = False) -> "TableFormat":
+    """Return the format of the risk table, from --table-format or from what --format used to say."""
+    if new is not None and old not in (None, new):
         raise UsageError(
-            str(error), hint="give finite numbers with --temperature and --alpha"
-        ) from error
+            f"--table-format says {new} and --format says {old}",
+            hint="leave out --format: it says how rows hold text",
+        )
+    if old is not None and not quiet:
+        click.echo(f"note: --format {old} is now called --table-format {old}", err=True)
+    return cast("TableFormat", new or old or "parquet")
+
+
+# Speed
+
+
+threads = speed_option(
+    "--threads",
+    type=POSITIVE,
+    metavar="N",
+    help="CPU threads of each process. Default: the cores, divided among the processes.",
+)
+
+
+def dtype(help: str) -> Decorator:
+    """Declare the number format of models."""
+    return speed_option(
+        "--dtype",
+        type=click.Choice(tuple(DTYPES)),
+        default="float32",
+        show_default=True,
+        help=help,
+    )

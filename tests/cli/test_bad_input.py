@@ -203,6 +203,31 @@ def two_table_formats(world):
     world.extra = ["--format", "csv", "--format", "jsonl"]
 
 
+def two_ways_to_say_the_table_format(world):
+    """The old option and the new one."""
+    world.extra = ["--format", "csv", "--table-format", "jsonl"]
+
+
+def unknown_device(world):
+    """A typo in the device."""
+    world.extra = ["--device", "gpu"]
+
+
+def temperature_that_is_no_number(world):
+    """What Python takes for a number."""
+    world.extra = ["--temperature", "nan"]
+
+
+def infinite_temperature(world):
+    """The same."""
+    world.extra = ["--temperature", "inf"]
+
+
+def name_that_is_not_utf8(world):
+    """A file from a disk of long ago; a manifest could not name it."""
+    world.extra = ["--student", "caf\udce9"]
+
+
 def no_window(world):
     """A window without a prefix."""
     world.extra = ["--prefix-tokens", "0"]
@@ -240,6 +265,11 @@ CASES = {
     file_in_the_way: "out/below: cannot be written: Not a directory",
     unknown_engine: "the vllm engine needs the package vllm",
     two_table_formats: "--format is given as csv and as jsonl",
+    two_ways_to_say_the_table_format: "--table-format says jsonl and --format says csv",
+    unknown_device: "invalid value for '--device': 'gpu' is not one of auto, cpu, cuda, cuda:1",
+    temperature_that_is_no_number: "'--temperature': nan is not a finite number",
+    infinite_temperature: "'--temperature': inf is not a finite number",
+    name_that_is_not_utf8: "invalid value for '--student': it is not UTF-8",
     no_window: "invalid value for '--prefix-tokens': 0 is not in the range x>=1",
     unknown_option: "no such option '--techer'",
 }

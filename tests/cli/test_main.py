@@ -10,6 +10,7 @@ import click
 import pytest
 
 from memaudit.cli import main
+from memaudit.cli.command import HEADINGS
 from memaudit.cli.main import run
 from memaudit.cli.signals import Stopped
 from memaudit.errors import MemauditError
@@ -155,8 +156,8 @@ def test_options_can_be_set_by_variables(monkeypatch, capsys):
     assert "'neither' is not one of 'first', 'tile'" in capsys.readouterr().err
 
 
-def test_a_closed_pipe_is_an_error_without_a_traceback():
-    """Output that nobody could read is not a success, and not a crash."""
+def test_a_closed_pipe_ends_the_command_quietly():
+    """As `head` ends any tool: not a success, and nothing to tell anyone."""
     read_end, write_end = os.pipe()
     os.close(read_end)
     done = subprocess.run(
@@ -167,8 +168,73 @@ def test_a_closed_pipe_is_an_error_without_a_traceback():
     )
     os.close(write_end)
 
-    assert done.returncode == 2
-    assert done.stderr == "error: standard output was closed before all was written\n"
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_broken_pipe_of_something_else_is_told(failing_command, capsys):
+    """A worker that has gone away is not a reader who has had enough."""
+    failing_command.append(BrokenPipeError("a worker"))
+
+    assert run(["fail"]) == 2
+    assert "internal error: BrokenPipeError" in capsys.readouterr().err
+
+
+class Panic(BaseException):
+    """What the tokenizers library raises from Rust: no `Exception`."""
+
+
+@pytest.mark.parametrize("error", [Panic("boom"), SystemExit(0), SystemExit(1), GeneratorExit()])
+def test_nothing_that_is_raised_ends_with_an_answer(failing_command, capsys, error):
+    """0 says passed and 1 says failed: neither may come about by accident."""
+    failing_command.append(error)
+
+    assert run(["fail"]) == 2
+    assert f"internal error: {type(error).__name__}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"MEMAUDIT_VERSION": "1"},
+        {"MEMAUDIT_HELP": "1", "MEMAUDIT_GATE_HELP": "1"},
+        {"_MEMAUDIT_COMPLETE": "bash_source"},
+        {"_MEMAUDIT_COMPLETE": "bash_complete", "COMP_WORDS": "memaudit ga", "COMP_CWORD": "1"},
+    ],
+)
+def test_no_variable_makes_a_gate_pass(monkeypatch, capsys, tmp_path, variables):
+    """It would print its version or its help, and end with 0."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert run(["gate", "--run", str(tmp_path)]) == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("variable", ["MEMAUDIT_STATUS_JSON", "MEMAUDIT_STATUS_AS_JSON"])
+def test_a_variable_is_called_like_its_option(monkeypatch, capsys, tmp_path, variable):
+    """The older name, after the parameter, goes on working."""
+    monkeypatch.setenv(variable, "1")
+
+    assert run(["status", str(tmp_path)]) == 2
+    assert "error" in json.loads(capsys.readouterr().out)
+
+
+def test_every_group_of_options_is_one_of_the_seven():
+    """A reader who knows the groups of one command knows them all."""
+    for command in main.cli.commands.values():
+        headings = {getattr(param, "heading", None) for param in command.params}
+        assert headings - {None} <= {*HEADINGS}, command.name
+
+
+@pytest.mark.parametrize("name", ["predict", "verify"])
+def test_help_begins_with_ten_options(name, capsys):
+    """Nobody reads fifty to find the three that are needed."""
+    assert run([name, "--help"]) == 0
+
+    help_text = capsys.readouterr().out
+    first = help_text.partition("Most used:")[2].partition("\n\n")[0]
+    assert first.count("\n  --") == 10
+    assert all(f"\n{heading}:" in help_text for heading in ("Models", "Corpus", "Windows"))
 
 
 def test_sigterm_ends_a_run_with_its_code(tmp_path):

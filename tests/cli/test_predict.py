@@ -87,9 +87,12 @@ def test_the_same_run_gives_the_same_table(predict, tmp_path):
 
 @pytest.mark.parametrize("table_format", ["parquet", "jsonl", "csv"])
 def test_each_table_format_can_be_asked_for(predict, tmp_path, table_format):
-    """Beside the shape of the rows: one flag, told apart by its value."""
-    code, _, _ = predict("--format", table_format, "--format", "text", "--out", tmp_path / "out")
+    """Beside the shape of the rows, which is another option."""
+    code, _, err = predict(
+        "--table-format", table_format, "--format", "text", "--out", tmp_path / "out"
+    )
 
+    assert "note:" not in err
     assert code == 0
     content = (tmp_path / "out" / f"risk.{table_format}").read_bytes()
     read = {
@@ -98,6 +101,15 @@ def test_each_table_format_can_be_asked_for(predict, tmp_path, table_format):
         "csv": lambda: list(csv.DictReader(io.StringIO(content.decode()))),
     }[table_format]()
     assert [row["id"] for row in read][:2] == ["row-0", "row-1"]
+
+
+def test_the_table_format_still_goes_by_its_old_name(predict, tmp_path):
+    """Scripts of the last version go on, and are told the new name."""
+    code, _, err = predict("--format", "csv", "--out", tmp_path / "out")
+
+    assert code == 0
+    assert (tmp_path / "out" / "risk.csv").exists()
+    assert "note: --format csv is now called --table-format csv\n" in err
 
 
 def test_the_command_and_the_function_agree(predict, tiny_teacher, corpus, classifier):
@@ -202,7 +214,7 @@ def test_top_limits_the_worst_examples(predict):
 )
 def test_a_run_is_named_after_its_corpus(source, name):
     """A name that is safe as a folder, whatever the corpus is called."""
-    from memaudit.cli.audit_flags import corpus_stem
+    from memaudit.cli.options import corpus_stem
 
     assert corpus_stem(source) == name
 

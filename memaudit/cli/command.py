@@ -1,0 +1,159 @@
+"""What commands and options of memaudit do that click's do not: groups, bundles, and no accidents."""
+
+import functools
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+HEADINGS = (
+    "Models",
+    "Corpus",
+    "Windows",
+    "Training",
+    "Output",
+    "Speed",
+    "Many machines",
+)
+"""Groups of options in `--help`, in the order in which they are shown."""
+
+COMMON = "Most used"
+OTHER = "Other"
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Option(click.Option):
+    """An option with the heading that it stands under."""
+
+    def __init__(self, *args: Any, heading: str = OTHER, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.heading = heading
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Listen to the variable that is called like the option, also where its parameter is not."""
+        found = super().resolve_envvar_value(ctx)
+        if found is None and self.allow_from_autoenv and ctx.auto_envvar_prefix:
+            flag = self.opts[0].lstrip("-").replace("-", "_").upper()
+            return os.environ.get(f"{ctx.auto_envvar_prefix}_{flag}") or None
+        return found
+
+
+class _Careful(click.Command):
+    """A command that no variable can turn into its own help, which ends with 0."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return --help, which listens to the command line alone."""
+        found = super().get_help_option(ctx)
+        if found is not None:
+            found.allow_from_autoenv = False
+        return found
+
+
+class Group(_Careful, click.Group):
+    """The group of all commands."""
+
+
+class Command(_Careful):
+    """A command whose help has its options in groups, those that most people need first."""
+
+    def __init__(self, *args: Any, common: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.common = tuple(common)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of each group under its heading."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        params = self.get_params(ctx)
+        params.sort(
+            key=lambda param: self.common.index(param.opts[0]) if self._is_common(param) else 0
+        )
+        for param in params:
+            record = param.get_help_record(ctx)
+            if record is not None:
+                heading = COMMON if self._is_common(param) else getattr(param, "heading", OTHER)
+                groups.setdefault(heading, []).append(record)
+        for heading in (COMMON, *HEADINGS, OTHER):
+            if heading in groups:
+                with formatter.section(heading):
+                    formatter.write_dl(groups[heading])
+
+    def _is_common(self, param: click.Parameter) -> bool:
+        return param.opts[0] in self.common
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, unless a name among its values cannot be written down anywhere."""
+        for param in self.params:
+            _check_utf8(ctx.params.get(param.name or ""), param, ctx)
+        return super().invoke(ctx)
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range; click takes `nan` and `inf` for numbers too."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number, if it is one."""
+        number: float = click.FLOAT.convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        checked: float = super().convert(number, param, ctx)
+        return checked
+
+
+class DeviceType(click.ParamType[str]):
+    """Where models run."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name of a device, whether or not this machine has it."""
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", str(value)):
+            self.fail(f"{value!r} is not one of auto, cpu, cuda, cuda:1.", param, ctx)
+        return str(value)
+
+
+def option(*names: str, heading: str, **settings: Any) -> Decorator:
+    """Declare an option under a heading."""
+    return click.option(*names, cls=Option, heading=heading, **settings)
+
+
+def bundle(name: str, build: Callable[..., object], *options: Decorator) -> Decorator:
+    """Declare options that a command is handed as one value.
+
+    Args:
+        name: the command's parameter.
+        build: makes the value of the options' own; called before the command is.
+        options: what `option` has returned.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_bundle(**values: Any) -> Any:
+            own = {key: values.pop(key) for key in keys}
+            return command(**{name: build(**own)}, **values)
+
+        before = len(getattr(with_bundle, "__click_params__", []))
+        for declare in reversed(options):
+            declare(with_bundle)
+        keys = [param.name for param in with_bundle.__click_params__[before:]]  # type: ignore[attr-defined]
+        return with_bundle
+
+    return decorate
+
+
+def _check_utf8(value: object, param: click.Parameter, ctx: click.Context) -> None:
+    for part in value if isinstance(value, tuple) else (value,):
+        if isinstance(part, str | os.PathLike):
+            try:
+                str(part).encode()
+            except UnicodeEncodeError:
+                raise click.BadParameter(
+                    "it is not UTF-8, and so cannot be kept in a manifest; rename the file.",
+                    ctx,
+                    param,
+                ) from None
