@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit.corpus import Rendered
 from memaudit.engines.base import Engine
 from memaudit.engines.models import ModelOptions
 from memaudit.features import FEATURE_SETS
@@ -79,7 +80,7 @@ class WordTokenizer:
         """Return one character a token."""
         return [bytes(ids).decode("latin-1") for ids in token_ids]
 
-    def render_messages(self, messages: list[dict[str, str]]) -> str:
+    def render_messages(self, conversation: object) -> Rendered:
         """Not needed here."""
         raise NotImplementedError
 

@@ -13,9 +13,9 @@ waits on the disk.
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from memaudit.classifier import RiskClassifier, check_features, zlib_record
 from memaudit.corpus import BadRow, CorpusOptions, Example
@@ -268,7 +268,7 @@ def _declare(
     check_features(inputs.classifier, models.features, models.engine)
     sensitivity = SENSITIVITY_COLUMNS if options.sensitive else ()
     return RunInputs(
-        corpus=_declared_corpus(inputs.corpus),
+        corpus={} if inputs.corpus is None else inputs.corpus.declared(),
         on_bad_row=options.on_bad_row,
         rows=cuts.outcomes.total(),
         rows_digest=cuts.rows_hash.hexdigest(),
@@ -292,12 +292,6 @@ def _declare(
         survival=None if inputs.cascade is None else inputs.cascade.survival,
         cascade_digest=None if inputs.cascade is None else inputs.cascade.digest,
     )
-
-
-def _declared_corpus(options: CorpusOptions | None) -> dict[str, Any]:
-    """Return how a corpus is read; whether it is streamed makes no difference."""
-    declared = {} if options is None else asdict(options)
-    return {name: value for name, value in declared.items() if name != "streaming"}
 
 
 def _opened(out: Path | str) -> Path:

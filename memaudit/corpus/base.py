@@ -2,13 +2,23 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field, fields
+from datetime import date
+from typing import Any, Literal, get_args
 
 from memaudit.errors import UsageError
 
-CorpusShape = Literal["auto", "text", "prompt-completion", "messages"]
+CorpusShape = Literal[
+    "auto", "text", "prompt-completion", "messages", "sharegpt", "alpaca", "preference", "tokens"
+]
 """How a row holds its text; `auto` settles it from the columns of the first row that has them."""
+
+DEFAULT_TEMPLATE_DATE = "2024-07-26"
+"""A text must not depend on the day it is rendered. Templates of Llama 3 write this date by
+themselves where none is offered."""
+
+Span = tuple[int, int]
+"""Where a part of a text begins and ends, the end left out."""
 
 ProjectColumns = Callable[[Sequence[str], str], tuple[str, ...]]
 """From the names in a schema and the file's name to the columns to read; may raise."""
@@ -16,8 +26,52 @@ ProjectColumns = Callable[[Sequence[str], str], tuple[str, ...]]
 KeepNext = Callable[[], bool]
 """Whether the next row stays when a file is copied; asked once for each row, in order."""
 
+_ADDED = ("mapping", "template_date", "add_special_tokens")
+"""Options that `CorpusOptions` did not have when the first runs were made."""
+
+_NEVER = object()
 MIB = 1024**2
 GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A text as a model is trained on it."""
+
+    text: str
+    """All of it, template and special tokens included. For token ids: their digits."""
+
+    answers: tuple[Span, ...] | None = None
+    """What is trained on, in characters of `text`, or tokens if `token_ids` is given. None: all."""
+
+    token_ids: tuple[int, ...] | None = None
+    """The tokens, where the corpus holds them instead of text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages that a chat template makes a text of."""
+
+    messages: list[dict[str, object]]
+    """Each with `role`, `content` and whatever else the row has; at least one."""
+
+    variables: dict[str, object] = field(default_factory=dict)
+    """What else the template is given: `tools`, `documents`."""
+
+    n_context: int | None = None
+    """Messages at the start that are not trained on, all others are. None: trained on is what the
+    assistant says."""
+
+    date: str = DEFAULT_TEMPLATE_DATE
+    """What templates that ask for today's date are told, as YYYY-MM-DD."""
+
+
+RenderMessages = Callable[[Conversation], Rendered]
+"""A chat template. A ValueError from it makes the row a bad row."""
+
+
+class RenderError(ValueError):
+    """Why a template makes no text of some messages, without text of the corpus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +88,13 @@ class Example:
     """`<file name as given>:<line or row>`, for messages."""
 
     text: str
-    """What the model is trained on. Valid Unicode, may be empty."""
+    """The text as the model sees it in training. Valid Unicode, may be empty."""
+
+    answers: tuple[Span, ...] | None = None
+    """As in `Rendered`."""
+
+    token_ids: tuple[int, ...] | None = None
+    """As in `Rendered`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +151,24 @@ class CorpusOptions:
     max_compression_ratio: int = 1000
     """How many times its packed size a file may unpack to. Not checked below 64 MiB."""
 
+    mapping: tuple[str, ...] = ()
+    """`prompt=question`: columns that hold what a layout calls otherwise."""
+
+    template_date: str = DEFAULT_TEMPLATE_DATE
+    """What chat templates that ask for today's date are told, as YYYY-MM-DD."""
+
+    add_special_tokens: Literal["auto", "yes", "no"] = "auto"
+    """Whether a BOS token stands in front of every window; auto: if the tokenizer adds one. There
+    is never a second one, whatever a text or a template begins with."""
+
     def __post_init__(self) -> None:
+        try:
+            date.fromisoformat(self.template_date)
+        except ValueError as error:
+            raise UsageError(
+                "--template-date: expected a date as YYYY-MM-DD", hint="such as 2026-01-31"
+            ) from error
+        object.__setattr__(self, "mapping", tuple(self.mapping))  # a manifest gives a list
         if self.shape not in get_args(CorpusShape):
             raise ValueError(f"shape must be one of {get_args(CorpusShape)}, got {self.shape!r}")
         limits = (self.max_row_bytes, self.max_decompressed_bytes, self.max_compression_ratio)
@@ -102,6 +179,16 @@ class CorpusOptions:
                 f"--text-column goes with rows of plain text, got --format {self.shape}",
                 hint="leave out one of the two",
             )
+
+    def declared(self) -> dict[str, Any]:
+        """Return what decides how rows are read; whether they are streamed does not.
+
+        What was added later is left out where it has no effect: fingerprints of runs stay.
+        """
+        document = asdict(self)
+        del document["streaming"]
+        added = {field.name: field.default for field in fields(self) if field.name in _ADDED}
+        return {key: value for key, value in document.items() if value != added.get(key, _NEVER)}
 
 
 class RowError(Exception):

@@ -206,5 +206,6 @@ def _decoded(value: object) -> object:
     if isinstance(value, list):
         return [_decoded(item) for item in value]
     if isinstance(value, dict):
-        return {key: _decoded(item) for key, item in value.items()}
+        # Arrow gives every struct all keys: null stands for what a row does not have.
+        return {key: _decoded(item) for key, item in value.items() if item is not None}
     return value

@@ -3,14 +3,16 @@
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from memaudit.corpus.base import (
     BadRow,
+    Conversation,
     CorpusOptions,
     Example,
     Record,
+    RenderMessages,
     RowError,
     Unreadable,
 )
@@ -19,7 +21,7 @@ from memaudit.corpus.discovery import SourceFile, find_files, has_known_ending, 
 from memaudit.corpus.formats import FORMATS
 from memaudit.corpus.hub import HubCorpus, parse_hub_id, read_hub
 from memaudit.corpus.json_lines import read_json_lines
-from memaudit.corpus.shapes import ColumnChooser, RenderMessages, read_example_text, read_id
+from memaudit.corpus.shapes import ColumnChooser, read_content, read_id, render_content
 from memaudit.errors import CorpusError, UsageError
 from memaudit.text import shown_path
 
@@ -119,15 +121,15 @@ def _outcome(
         if columns is None:
             raise RowError("none of the columns that hold text")
         example_id = read_id(item.values, columns, example_id)
-        text = read_example_text(
-            item.values,
-            columns,
-            render_messages=render_messages,
-            max_bytes=options.max_row_bytes,
-        )
+        content = read_content(item.values, columns)
+        if isinstance(content, Conversation):
+            content = replace(content, date=options.template_date)
+        rendered = render_content(content, render_messages, options.max_row_bytes)
     except RowError as error:
         return BadRow(ordinal, example_id, address, f"{item.unit} {item.place}: {error}")
-    return Example(ordinal, example_id, address, text)
+    return Example(
+        ordinal, example_id, address, rendered.text, rendered.answers, rendered.token_ids
+    )
 
 
 def _hub_corpus(options: CorpusOptions) -> HubCorpus | None:

@@ -1,23 +1,37 @@
-"""How a row holds its text: which columns are used, and what they make together."""
+"""Which columns of a corpus are used, and what a row's id and text are."""
 
 import difflib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from datetime import date, time
+from decimal import Decimal
+from typing import NoReturn
+from uuid import UUID
 
-from memaudit.corpus.base import CorpusOptions, RepeatedKeys, RowError
-from memaudit.errors import CorpusError
+from memaudit.corpus.base import (
+    Conversation,
+    CorpusOptions,
+    Rendered,
+    RenderError,
+    RenderMessages,
+    RepeatedKeys,
+    RowError,
+)
+from memaudit.corpus.layouts import LAYOUTS, ROLES, Content, Layout, kind_of, quoted
+from memaudit.errors import CorpusError, UsageError
 from memaudit.text import safe_text
 
-RenderMessages = Callable[[list[dict[str, str]]], str]
-"""A chat template. A ValueError from it makes the row a bad row."""
+_FIRST_LAYOUTS = ("text", "prompt-completion", "messages")
+"""Between these `auto` does not choose; the others are looked for where none of them fits."""
 
-_Settled = Literal["text", "prompt-completion", "messages"]
-_COLUMNS: dict[_Settled, tuple[str, ...]] = {
-    "text": ("text",),
-    "prompt-completion": ("prompt", "completion"),
-    "messages": ("messages",),
+_OTHER_NAMES = {
+    "text": ("content", "body", "document", "article", "raw_content"),
+    "prompt": ("question", "query", "input", "instruction", "problem", "source"),
+    "completion": ("answer", "response", "output", "solution", "target", "label"),
+    "messages": ("conversation", "dialog", "dialogue", "chat", "turns"),
 }
+"""What columns are often called that hold what a layout calls otherwise."""
+
 _DEFAULT_ID = "id"
 _NAMES_KEPT = 100
 _NAMES_SHOWN = 20
@@ -27,19 +41,24 @@ _NAMES_SHOWN = 20
 class Columns:
     """The columns that are used."""
 
-    shape: _Settled
-    """What they hold."""
+    layout: Layout
+    """What they make together."""
 
-    content: tuple[str, ...]
-    """Where the text is, in order."""
+    roles: Mapping[str, str]
+    """From what the layout calls them to their names in the corpus."""
 
     id_column: str | None
     """The id column that was asked for."""
 
     @property
+    def content(self) -> tuple[str, ...]:
+        """Columns that every row needs for its text."""
+        return tuple(self.roles[role] for role in self.layout.required)
+
+    @property
     def used(self) -> tuple[str, ...]:
-        """Content columns, then the id column, there or not."""
-        return (*self.content, self.id_column or _DEFAULT_ID)
+        """Content columns, those that may be missing, then the id column, there or not."""
+        return (*self.roles.values(), self.id_column or _DEFAULT_ID)
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -51,7 +70,9 @@ class ColumnChooser:
     """Settles once, from the first schema or row that has them, which columns are used."""
 
     def __init__(self, options: CorpusOptions) -> None:
-        self._options = options
+        self._shape = options.shape
+        self._names = _mapping(options)
+        self._id_column = self._names.pop("id", options.id_column)
         self._seen: dict[str, None] = {}
         self.has_looked = False
         self.columns: Columns | None = None
@@ -77,7 +98,7 @@ class ColumnChooser:
             self.refuse(shown, names)
         for name in columns.used:
             if names.count(name) > 1:
-                raise CorpusError(f"{shown}: the column {_quoted(name)} is there twice")
+                raise CorpusError(f"{shown}: the column {quoted(name)} is there twice")
         return tuple(name for name in names if name in columns.used)
 
     def refuse(self, shown: str, names: Collection[str] | None = None) -> NoReturn:
@@ -86,151 +107,160 @@ class ColumnChooser:
         wanted = self._missing(there)
         if wanted is None:
             raise CorpusError(
-                f"{shown}: found no text, expected a column 'text', 'messages', "
-                "or 'prompt' and 'completion'",
-                hint=f"name the column of the text with --text-column; {_list_columns(there)}",
+                f"{shown}: found no text, expected a column 'text', 'messages', 'conversations', "
+                "'input_ids', or 'prompt' and 'completion', 'instruction' and 'output', "
+                "'chosen' and 'rejected'",
+                hint=f"{_nearest(there)}; {_list_columns(there)}",
             )
         close = difflib.get_close_matches(wanted, there, n=1)
-        meant = f"did you mean {_quoted(close[0])}? " if close else ""
-        raise CorpusError(
-            f"{shown}: no column {_quoted(wanted)}", hint=meant + _list_columns(there)
-        )
+        meant = f"did you mean {quoted(close[0])}? " if close else ""
+        raise CorpusError(f"{shown}: no column {quoted(wanted)}", hint=meant + _list_columns(there))
 
-    def _asked(self) -> tuple[_Settled, ...]:
-        if self._options.text_column is not None:
-            return ("text",)
-        if self._options.shape != "auto":
-            return (self._options.shape,)
-        return tuple(_COLUMNS)
+    def _asked(self) -> tuple[str, ...]:
+        if self._shape != "auto":
+            return (self._shape,)
+        given = [name for name in LAYOUTS if set(LAYOUTS[name].required) & set(self._names)]
+        return tuple(given) or tuple(LAYOUTS)
 
-    def _content(self, shape: _Settled) -> tuple[str, ...]:
-        if shape == "text" and self._options.text_column is not None:
-            return (self._options.text_column,)
-        return _COLUMNS[shape]
+    def _content(self, layout: str) -> list[str]:
+        return [self._names.get(role, role) for role in LAYOUTS[layout].required]
 
-    def _fitting(self, names: Collection[str]) -> list[_Settled]:
-        return [shape for shape in self._asked() if set(self._content(shape)) <= set(names)]
+    def _fitting(self, names: Collection[str]) -> list[str]:
+        fitting = [name for name in self._asked() if set(self._content(name)) <= set(names)]
+        return [name for name in fitting if name in _FIRST_LAYOUTS] or fitting
 
     def _choose(self, names: Collection[str]) -> Columns | None:
-        shapes = self._fitting(names)
-        if len(shapes) > 1:
+        layouts = self._fitting(names)
+        if len(layouts) > 1:
             raise CorpusError(
-                f"rows could be read as {' or as '.join(shapes)}",
-                hint=f"say which with --format {shapes[0]} or --format {shapes[1]}",
+                f"rows could be read as {' or as '.join(layouts)}",
+                hint=f"say which with --format {layouts[0]} or --format {layouts[1]}",
             )
-        id_column = self._options.id_column
-        if not shapes or (id_column is not None and id_column not in names):
+        if not layouts or (self._id_column is not None and self._id_column not in names):
             return None
-        return Columns(shapes[0], self._content(shapes[0]), id_column)
+        layout = LAYOUTS[layouts[0]]
+        roles = {role: self._names.get(role, role) for role in layout.required + layout.optional}
+        return Columns(layout, roles, self._id_column)
 
     def _missing(self, names: Collection[str]) -> str | None:
-        """Name one missing column; None if several shapes would do and none is there."""
+        """Name one missing column; None if several layouts would do and none is there."""
         if self._fitting(names):
-            assert self._options.id_column is not None
-            return self._options.id_column
+            assert self._id_column is not None
+            return self._id_column
         asked = self._asked()
         if len(asked) > 1:
             return None
         return next(name for name in self._content(asked[0]) if name not in names)
 
 
-def read_id(values: Mapping[str, object], columns: Columns, fallback: str) -> str:
-    """Return the id of a row as text, or the fallback if no id column was asked for.
+def _mapping(options: CorpusOptions) -> dict[str, str]:
+    """Return the columns that were named, by what layouts call them.
 
     Raises:
-        RowError: the id column that was asked for is missing, empty, or neither string nor
-            integer.
+        UsageError: a name is none that a layout has, or is given twice.
     """
-    value = values.get(columns.id_column or _DEFAULT_ID)
-    if isinstance(value, int) and not isinstance(value, bool):
+    found: dict[str, str] = {}
+    given = [] if options.text_column is None else [f"text={options.text_column}"]
+    for item in [*given, *options.mapping]:
+        role, _, column = item.partition("=")
+        if not column or role not in (*ROLES, "id"):
+            raise UsageError(
+                f"--map {safe_text(item)}: expected ROLE=COLUMN",
+                hint=f"roles are {', '.join((*ROLES, 'id'))}",
+            )
+        if role in found:
+            raise UsageError(f"--map gives {role} twice", hint="leave out one of the two")
+        found[role] = column
+    return found
+
+
+def _nearest(names: Collection[str]) -> str:
+    """Return the option that would make a layout of these columns."""
+
+    def other(role: str) -> str | None:
+        there = (role, *_OTHER_NAMES[role])
+        return next((name for name in there if name in names), None)
+
+    prompt, completion, text, chat = map(other, ("prompt", "completion", "text", "messages"))
+    if prompt and completion:
+        return (
+            "if these are questions and answers, give "
+            f"--map prompt={prompt} --map completion={completion}"
+        )
+    if chat:
+        return f"if {quoted(chat)} holds messages, give --map messages={chat}"
+    if text:
+        return f"if {quoted(text)} holds the text, give --text-column {text}"
+    return "name the column of the text with --text-column"
+
+
+def read_id(values: Mapping[str, object], columns: Columns, fallback: str) -> str:
+    """Return the id of a row as text, or the fallback if there is no id column.
+
+    Raises:
+        RowError: the id column that was asked for is missing or empty, or an id is no string,
+            number or boolean.
+    """
+    name = columns.id_column or _DEFAULT_ID
+    value = values.get(name)
+    if isinstance(value, int | float | Decimal | date | time | UUID):  # bool and datetime too
         return str(value)
     if isinstance(value, str) and value and _utf8_len(value) is not None:
         return value
-    if columns.id_column is None:
+    if columns.id_column is None and (value is None or isinstance(value, str)):
         return fallback
-    raise RowError(
-        f"no id in {_quoted(columns.id_column)}, expected a string or an integer, "
-        f"got {_kind(value)}"
-    )
+    raise RowError(f"no id in {quoted(name)}, expected a string or a number, got {kind_of(value)}")
 
 
-def read_example_text(
-    values: Mapping[str, object],
-    columns: Columns,
-    *,
-    render_messages: RenderMessages | None,
-    max_bytes: int,
-) -> str:
-    """Return the text of a row.
-
-    Prompt and completion are joined as they are; lists of messages are rendered together.
+def read_content(values: Mapping[str, object], columns: Columns) -> Content:
+    """Return what a row holds: a text, token ids or messages.
 
     Raises:
-        RowError: a column is missing, of another type, or holds what is not valid Unicode.
-        CorpusError: there are messages and no `render_messages`.
+        RowError: a column is missing, there twice, or of another type.
     """
     repeated = values.repeated if isinstance(values, RepeatedKeys) else frozenset[str]()
     for name in columns.used:
         if name in repeated:
-            raise RowError(f"the key {_quoted(name)} is there twice")
-    parts = [_content(values, name) for name in columns.content]
-    if all(isinstance(part, str) for part in parts) and columns.shape != "messages":
-        text = "".join(str(part) for part in parts)
-    elif all(isinstance(part, list) for part in parts) and columns.shape != "text":
-        text = _render([message for part in parts for message in part], render_messages)
-    else:
-        raise RowError(_expected(columns, parts))
-    n_bytes = _utf8_len(text)
+            raise RowError(f"the key {quoted(name)} is there twice")
+    row: dict[str, object] = {}
+    for role, name in columns.roles.items():
+        is_required = role in columns.layout.required
+        if is_required and name not in values:
+            raise RowError(f"no key {quoted(name)}")
+        if is_required and not isinstance(values[name], str | list):
+            raise RowError(f"{quoted(name)} is {kind_of(values[name])}, expected text")
+        if is_required or values.get(name) is not None:
+            row[role] = values[name]
+    return columns.layout.build(row)
+
+
+def render_content(
+    content: Content, render_messages: RenderMessages | None, max_bytes: int
+) -> Rendered:
+    """Return the text of a row.
+
+    Raises:
+        RowError: the template refuses the messages, or the text is too long or not Unicode.
+        CorpusError: there are messages and no `render_messages`.
+    """
+    if isinstance(content, Conversation):
+        if render_messages is None:
+            raise CorpusError(
+                "rows hold messages, and there is no chat template to render them with",
+                hint="give a model whose tokenizer has a chat template",
+            )
+        try:
+            content = render_messages(content)
+        except RenderError as error:
+            raise RowError(str(error)) from error
+        except ValueError as error:
+            raise RowError("the chat template refuses the messages") from error
+    n_bytes = _utf8_len(content.text)
     if n_bytes is None:
         raise RowError("a lone surrogate, which is not text")
     if n_bytes > max_bytes:
         raise RowError(f"a text of {n_bytes:,} bytes, more than {max_bytes:,}")
-    return text
-
-
-def _content(values: Mapping[str, object], name: str) -> str | list[object]:
-    value = values.get(name)
-    if isinstance(value, str | list):
-        return value
-    if name not in values:
-        raise RowError(f"no key {_quoted(name)}")
-    raise RowError(f"{_quoted(name)} is {_kind(value)}, expected text")
-
-
-def _expected(columns: Columns, parts: Sequence[object]) -> str:
-    names = " and ".join(_quoted(name) for name in columns.content)
-    got = " and ".join(_kind(part) for part in parts)
-    wanted = {
-        "text": "a string",
-        "prompt-completion": "two strings or two lists of messages",
-        "messages": "a list of messages",
-    }
-    return f"expected {wanted[columns.shape]} in {names}, got {got}"
-
-
-def _render(messages: list[object], render_messages: RenderMessages | None) -> str:
-    if render_messages is None:
-        raise CorpusError(
-            "rows hold messages, and there is no chat template to render them with",
-            hint="give a model whose tokenizer has a chat template",
-        )
-    if not messages:
-        raise RowError("no messages")
-    checked = [_message(message, number) for number, message in enumerate(messages, start=1)]
-    try:
-        return render_messages(checked)
-    except ValueError as error:
-        raise RowError("the chat template refuses the messages") from error
-
-
-def _message(message: object, number: int) -> dict[str, str]:
-    """Return role, content and whatever else of the message is a string."""
-    if not isinstance(message, dict) or isinstance(message, RepeatedKeys):
-        raise RowError(f"message {number}: expected an object with a role and content, each once")
-    for key in ("role", "content"):
-        if not isinstance(message.get(key), str):
-            raise RowError(f"message {number}: {key} is {_kind(message.get(key))}")
-    return {key: value for key, value in message.items() if isinstance(value, str)}
+    return content
 
 
 def _utf8_len(text: str) -> int | None:
@@ -241,23 +271,6 @@ def _utf8_len(text: str) -> int | None:
         return len(text.encode())
     except UnicodeEncodeError:
         return None
-
-
-def _kind(value: object) -> str:
-    return {
-        type(None): "null",
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-        str: "a string" if value else "an empty string",
-        list: "a list",
-        dict: "an object",
-        RepeatedKeys: "an object",
-    }.get(type(value), "neither a string nor a list")
-
-
-def _quoted(name: str) -> str:
-    return f"'{safe_text(name, 60)}'"
 
 
 def _list_columns(names: Collection[str]) -> str:

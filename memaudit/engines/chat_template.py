@@ -6,8 +6,11 @@ import selectors
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
+from memaudit.corpus import Conversation, Rendered
+from memaudit.corpus.base import RenderError
 from memaudit.errors import ModelError
 
 _TIME_LIMIT = 5.0
@@ -42,16 +45,16 @@ class TemplateProcess:
             process.stdin.close()
             process.stdout.close()
 
-    def render(self, messages: list[dict[str, str]]) -> str:
-        """Return the text of a conversation.
+    def render(self, conversation: Conversation) -> Rendered:
+        """Return the text of a conversation, and where its answers are.
 
         Raises:
-            ValueError: the template refuses these messages.
+            RenderError: the template refuses these messages, or fails at them.
             ModelError: it is broken, or needs too long or too much memory.
         """
-        return self._ask(messages)
+        return self._ask(asdict(conversation))
 
-    def _ask(self, question: object) -> str:
+    def _ask(self, question: object) -> Rendered:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
@@ -69,9 +72,8 @@ class TemplateProcess:
                 hint="give the corpus as plain text",
             )
         if "refused" in reply:
-            raise ValueError(f"the chat template refuses the messages: {reply['refused']}")
-        text: str = reply["text"]
-        return text
+            raise _refusal(reply["refused"], reply["kind"])
+        return Rendered(reply["text"], tuple((start, end) for start, end in reply["answers"]))
 
     def _read_line(self) -> bytes:
         """Return the next line; TimeoutError after the time limit, EOFError if the process died."""
@@ -88,3 +90,16 @@ class TemplateProcess:
                     raise EOFError
                 parts.append(part)
         return b"".join(parts)
+
+
+def _refusal(error: str, kind: str) -> ModelError | RenderError:
+    """Return what to say of an error of jinja2: whether the row is at fault, or the template."""
+    if kind == "fails always":
+        return ModelError(
+            f"the model's chat template fails at every conversation: {error}",
+            hint="the template belongs to the model: choose another version of it, "
+            "or give the corpus as plain text",
+        )
+    if kind == "fails":
+        return RenderError(f"the chat template fails at these messages: {error}")
+    return RenderError("the chat template refuses the messages")

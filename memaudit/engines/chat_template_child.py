@@ -4,25 +4,186 @@ Not to be imported by the package: it runs as a script, and imports only jinja2.
 """
 
 import json
+import re
 import resource
+import secrets
 import sys
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
 
+import jinja2
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _MEMORY_LIMIT = 512 * 2**20
+_NONCE = secrets.token_hex(8)
+_MARKS = (f"\ue000{_NONCE}(", f"\ue000{_NONCE})")
+"""Around what the assistant said, in what a template with generation blocks renders. The digits
+are new in every process: no text of a corpus holds them."""
+
+_MARK = re.compile("|".join(map(re.escape, _MARKS)))
+_PLAIN = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"}]
+"""What every template can render."""
+
+_FAULTS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    TemplateError,
+)
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what the assistant said; the text is the same without it."""
+    """`{% generation %}` marks what the assistant said."""
 
     tags = {"generation"}  # noqa: RUF012  # jinja2 declares it so
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
+
+    def _marked(self, caller: Callable[[], str]) -> str:
+        return _MARKS[0] + caller() + _MARKS[1]
+
+
+class _Template:
+    """A compiled template, with what transformers offers to one."""
+
+    def __init__(self, setup: dict[str, Any]) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+        )
+        environment.filters["tojson"] = _tojson
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = self._strftime_now
+        self._date = datetime(1970, 1, 1)  # set by every question
+        self._special_tokens = setup["special_tokens"]
+        self._template = environment.from_string(setup["template"])
+
+    def answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Return the text of a conversation and where its answers are."""
+        self._date = datetime.fromisoformat(question["date"])
+        messages = [_message(message) for message in question["messages"]]
+        variables = {"tools": None, "documents": None} | question["variables"]
+
+        def render(first: int, prompt: bool = False) -> str:
+            return self._template.render(
+                **self._special_tokens
+                | variables
+                | {"messages": messages[:first], "add_generation_prompt": prompt}
+            )
+
+        marked = render(len(messages))
+        text = _MARK.sub("", marked)
+        if question["n_context"] is not None:
+            return {"text": text, "answers": _rest(text, messages, question["n_context"], render)}
+        if marked != text:
+            return {"text": text, "answers": _marked_spans(marked)}
+        return {"text": text, "answers": _assistant_spans(text, messages, render)}
+
+    def _strftime_now(self, form: str) -> str:
+        return self._date.strftime(form)
+
+
+_Render = Callable[..., str]
+"""Renders the first so many messages, with or without the prompt for an answer."""
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message as transformers hands it over: without null, reasoning under its names."""
+    there = {key: value for key, value in message.items() if value is not None}
+    names = ("reasoning_content", "thinking", "reasoning")
+    reasoning = next((there[name] for name in names if name in there), None)
+    if reasoning is None:
+        return there
+    return {"thinking": reasoning, **there, "reasoning_content": reasoning}
+
+
+def _marked_spans(marked: str) -> list[tuple[int, int]]:
+    spans: list[tuple[int, int]] = []
+    end, length, start = 0, 0, 0
+    for match in _MARK.finditer(marked):
+        length += match.start() - end
+        end = match.end()
+        if match[0] == _MARKS[0]:
+            start = length
+        elif length > start:
+            spans.append((start, length))
+    return spans
+
+
+def _assistant_spans(
+    text: str, messages: list[dict[str, Any]], render: _Render
+) -> list[tuple[int, int]]:
+    """Return where each of the assistant's turns is, from what it is rendered to without the rest.
+
+    A template may render a turn otherwise when others follow it; then its content is looked for.
+    """
+    spans, end = [], 0
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        start = _start(text, i, render)
+        found = _place(text, message, end)
+        if start is None or start < end:
+            start = found[0] if found else None
+        stop = len(text) if i == len(messages) - 1 else _stop(text, i + 1, render)
+        if stop is None:
+            stop = found[1] if found else None
+        if start is not None and stop is not None and stop > start:
+            spans.append((start, stop))
+            end = stop
+    return spans
+
+
+def _rest(
+    text: str, messages: list[dict[str, Any]], first: int, render: _Render
+) -> list[tuple[int, int]]:
+    start = _start(text, first, render)
+    if start is None and (found := _place(text, messages[first], 0)):
+        start = found[0]
+    return [] if start is None or start >= len(text) else [(start, len(text))]
+
+
+def _start(text: str, first: int, render: _Render) -> int | None:
+    """Return where the answer to the first messages begins: behind the prompt for an answer."""
+    before = _stop(text, first, render)
+    try:
+        prompted = _MARK.sub("", render(first, prompt=True)) if first else ""
+    except _FAULTS:
+        prompted = ""
+    # A template may prompt for a thought that the text does not have: what both share counts.
+    pairs = zip(text, prompted, strict=False)
+    least = min(len(text), len(prompted))
+    shared = next((i for i, (a, b) in enumerate(pairs) if a != b), least)
+    if before is None:
+        return shared if shared and shared == len(prompted) else None
+    return max(before, shared)
+
+
+def _stop(text: str, first: int, render: _Render) -> int | None:
+    """Return how much of the text the first messages are; None if they are rendered otherwise."""
+    try:
+        part = _MARK.sub("", render(first)) if first else ""
+    except _FAULTS:
+        return None
+    return len(part) if first and text.startswith(part) else None
+
+
+def _place(text: str, message: dict[str, Any], start: int) -> tuple[int, int] | None:
+    """Return where the content of a message is."""
+    content = message.get("content")
+    for words in (content, content.strip()) if isinstance(content, str) else ():
+        if words and (found := text.find(words, start)) >= 0:
+            return found, found + len(words)
+    return None
 
 
 def _tojson(
@@ -46,40 +207,38 @@ def _raise_exception(message: object) -> None:
     raise TemplateError(str(message))
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    """Return what templates are written for, but for `strftime_now`: a text has no date of today."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    return environment
-
-
 def main() -> None:
     """Compile the template of the first line, then render the conversation of each other line."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    setup = json.loads(sys.stdin.readline())
     try:
-        template = _environment().from_string(setup["template"])
+        template = _Template(json.loads(sys.stdin.readline()))
     except (TemplateError, RecursionError) as error:
         _reply({"broken": type(error).__name__})
         return
-    _reply({"text": ""})
+    _reply({"text": "", "answers": []})
     for line in sys.stdin:
+        question = json.loads(line)
         try:
-            text = template.render(
-                **setup["special_tokens"], messages=json.loads(line), add_generation_prompt=False
-            )
-        except (ArithmeticError, LookupError, TypeError, ValueError, TemplateError) as error:
+            reply = template.answer(question)
+        except _FAULTS as error:
             # Not what the error says: it could hold the text of the corpus.
-            _reply({"refused": type(error).__name__})
-        else:
-            _reply({"text": text})
+            reply = {"refused": type(error).__name__, "kind": _kind(template, error, question)}
+        _reply(reply)
 
 
-def _reply(reply: dict[str, str]) -> None:
+def _kind(template: _Template, error: Exception, question: dict[str, Any]) -> str:
+    """Return whether a template refuses a row, fails at it, or fails at any."""
+    if type(error) is TemplateError:  # of raise_exception
+        return "refuses"
+    try:
+        template.answer(question | {"messages": _PLAIN, "variables": {}, "n_context": None})
+    except _FAULTS as plain:
+        return "fails always" if type(plain) is type(error) else "fails"
+    return "fails"
+
+
+def _reply(reply: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(reply) + "\n")
     sys.stdout.flush()
 

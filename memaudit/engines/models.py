@@ -48,6 +48,9 @@ class ModelOptions:
     offline: bool = False
     """Use what is in the hub's cache already, and no network."""
 
+    add_special_tokens: Literal["auto", "yes", "no"] = "auto"
+    """Whether a BOS token stands in front of every window; auto: if the tokenizer adds one."""
+
     compiled: bool = False
     """Compile the body before it scores: faster afterwards, and needs a C++ compiler."""
 
@@ -95,7 +98,7 @@ def load_model(source: str, options: ModelOptions = DEFAULT_OPTIONS) -> LoadedMo
     with open_model(source, options) as (files, folder, where):
         from memaudit.engines.tokenizer import load_tokenizer
 
-        tokenizer = load_tokenizer(folder, where)
+        tokenizer = load_tokenizer(folder, where, options.add_special_tokens)
         model = _load_weights(source, folder, where, options)
     return LoadedModel(source, model, tokenizer, files.digest, files)
 

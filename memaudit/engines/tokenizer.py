@@ -2,13 +2,17 @@
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from memaudit.corpus import Conversation, Rendered
+from memaudit.corpus.base import Span
 from memaudit.engines.chat_template import TemplateProcess
 from memaudit.errors import ModelError
+from memaudit.text import safe_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,15 +35,57 @@ _PROBE_CHARACTERS = "".join(chr(code) for code in range(0x20, 0x250))
 class Tokenizer:
     """A tokenizer of transformers, without what it adds, skips or tidies up by default."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        add_special_tokens: Literal["auto", "yes", "no"] = "auto",
+    ) -> None:
+        """Take a tokenizer, and whether a BOS token stands in front; `auto` is as it does it."""
         self._tokenizer: Any = tokenizer
-        self._templates: TemplateProcess | None = None
+        self._add_special_tokens = add_special_tokens
+        self._templates: dict[str, TemplateProcess] = {}
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Return the token ids of each text, all of them, with no special token added."""
+        """Return the token ids of each text, with no special token added.
+
+        A BOS token that a text begins with is left out where engines put one in front.
+        """
+        return [self.without_bos(ids) for ids in self._encoded(texts)["input_ids"]]
+
+    def encode_answers(
+        self, texts: list[str], answers: list[tuple[Span, ...]]
+    ) -> list[tuple[list[int], tuple[Span, ...]]]:
+        """Return the token ids of each text, as `encode` does, and which of them are its answers.
+
+        Args:
+            texts: with at least one character each.
+            answers: parts of each text, in characters. A token that an answer begins in the midst
+                of is none of the answer's.
+        """
+        encoded = self._encoded(texts, return_offsets_mapping=self._tokenizer.is_fast)
+        found = []
+        for i, (ids, spans) in enumerate(zip(encoded["input_ids"], answers, strict=True)):
+            if "offset_mapping" in encoded:
+                starts = [start for start, _ in encoded["offset_mapping"][i]]
+                places = [tuple(bisect_left(starts, edge) for edge in span) for span in spans]
+            else:
+                places = [
+                    tuple(len(self._encoded([texts[i][:edge]])["input_ids"][0]) for edge in span)
+                    for span in spans
+                ]
+            kept = self.without_bos(ids)
+            cut = len(ids) - len(kept)
+            found.append((kept, tuple((max(0, a - cut), max(0, b - cut)) for a, b in places)))
+        return found
+
+    def without_bos(self, ids: list[int]) -> list[int]:
+        """Return token ids without a BOS token at their start, where engines put one in front."""
+        return ids[1:] if ids and ids[0] == self.bos_token_id else ids
+
+    def _encoded(self, texts: list[str], **settings: Any) -> Any:
         if not texts:
-            return []
-        encoded: list[list[int]] = self._tokenizer(
+            return {"input_ids": []}
+        return self._tokenizer(
             texts,
             add_special_tokens=False,
             truncation=False,
@@ -47,8 +93,8 @@ class Tokenizer:
             return_attention_mask=False,
             return_token_type_ids=False,
             verbose=False,
-        )["input_ids"]
-        return encoded
+            **settings,
+        )
 
     def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         """Return the text of each sequence, special tokens included, spaces untouched."""
@@ -59,27 +105,43 @@ class Tokenizer:
             for ids in token_ids
         ]
 
-    def render_messages(self, messages: list[dict[str, str]]) -> str:
-        """Return the text that the chat template makes of messages with role and content.
+    def render_messages(self, conversation: Conversation) -> Rendered:
+        """Return the text that the chat template makes of messages, and where its answers are.
 
         Raises:
-            ValueError: the template refuses these messages.
+            RenderError: the template refuses these messages, or fails at them.
             ModelError: there is no template, it is broken, or it needs too long or too much memory.
         """
-        if self._templates is None:
-            if not self._tokenizer.chat_template:
-                raise ModelError(
-                    "the model has no chat template, and the corpus holds messages",
-                    hint="choose a chat model, or a corpus of plain text",
-                )
-            template = self._tokenizer.get_chat_template()
-            self._templates = TemplateProcess(template, self.special_tokens)
-        return self._templates.render(messages)
+        template = self._template(has_tools="tools" in conversation.variables)
+        if template not in self._templates:
+            self._templates[template] = TemplateProcess(template, self.special_tokens)
+        return self._templates[template].render(conversation)
+
+    def _template(self, *, has_tools: bool) -> str:
+        """Return the template for a conversation, of several by the rule of transformers."""
+        templates: str | dict[str, str] | None = self._tokenizer.chat_template
+        if not templates:
+            raise ModelError(
+                "the model has no chat template, and the corpus holds messages",
+                hint="choose a chat model, or a corpus of plain text",
+            )
+        if isinstance(templates, str):
+            return templates
+        name = "tool_use" if has_tools and "tool_use" in templates else "default"
+        if name not in templates:
+            names = ", ".join(safe_text(name) for name in sorted(templates))
+            raise ModelError(
+                f"the model has several chat templates and none is the default: {names}",
+                hint="save the tokenizer with the template of the training as its only one",
+            )
+        return templates[name]
 
     @cached_property
     def bos_token_id(self) -> int | None:
         """Id of the token that the tokenizer puts in front of a text by default, if it does."""
         bos: int | None = self._tokenizer.bos_token_id
+        if self._add_special_tokens != "auto":
+            return bos if self._add_special_tokens == "yes" else None
         plain = self._tokenizer("a", add_special_tokens=False)["input_ids"]
         default = self._tokenizer("a")["input_ids"]
         return bos if default[:1] == [bos] and plain[:1] != [bos] else None
@@ -131,16 +193,19 @@ class Tokenizer:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def load_tokenizer(folder: Path, where: dict[str, Any]) -> Tokenizer:
+def load_tokenizer(
+    folder: Path, where: dict[str, Any], add_special_tokens: Literal["auto", "yes", "no"] = "auto"
+) -> Tokenizer:
     """Load the tokenizer of a model.
 
     Args:
         folder: checked already.
         where: arguments of `from_pretrained` beyond the folder.
+        add_special_tokens: as `Tokenizer` takes it.
     """
     from transformers import AutoTokenizer
 
-    return Tokenizer(AutoTokenizer.from_pretrained(folder, **where))
+    return Tokenizer(AutoTokenizer.from_pretrained(folder, **where), add_special_tokens)
 
 
 def difference(teacher: Tokenizer, reference: Tokenizer) -> str | None:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.corpus import BadRow, Example
+from memaudit.corpus import BadRow, Conversation, Example, Rendered
 from memaudit.filtering.near_duplicates import NearDuplicates
 from memaudit.filtering.options import FilterOptions
 from memaudit.filtering.outputs import (
@@ -41,7 +41,7 @@ class TeacherTokenizer(Protocol):
         """Return the token ids of each text."""
         ...
 
-    def render_messages(self, messages: list[dict[str, str]]) -> str:
+    def render_messages(self, conversation: Conversation) -> Rendered:
         """Return what the chat template makes of messages."""
         ...
 

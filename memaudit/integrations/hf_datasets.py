@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from memaudit.corpus import CorpusOptions
+from memaudit.corpus import Conversation, CorpusOptions
 from memaudit.corpus.base import RowError
-from memaudit.corpus.shapes import ColumnChooser, Columns, read_example_text
+from memaudit.corpus.layouts import Content
+from memaudit.corpus.shapes import ColumnChooser, Columns, read_content
 from memaudit.integrations.row_risks import RowRisks, read_row_risks, refuse_other_corpus
 
 if TYPE_CHECKING:
@@ -97,15 +98,16 @@ def _compare_texts(dataset: "Dataset", risks: RowRisks) -> None:
         for row, is_read in zip(rows, risks.is_read[start:], strict=False):
             if not is_read:
                 continue
-            if any(isinstance(row[name], list) for name in columns.content):
+            content = _content(row, columns, risks)
+            if isinstance(content, Conversation):
                 return
-            texts.update(_encoded_text(row, columns, risks))
+            texts.update(msgspec.json.encode(content.text))
     if texts.hexdigest() != risks.texts_digest:
         raise refuse_other_corpus(risks, "its texts are others, or in another order")
 
 
 def _columns(dataset: "Dataset", risks: RowRisks) -> Columns:
-    keys = ("shape", "text_column", "id_column")
+    keys = ("shape", "text_column", "id_column", "mapping")
     given = {key: risks.corpus[key] for key in keys if key in risks.corpus}
     chooser = ColumnChooser(CorpusOptions(risks.folder, **given))
     columns = chooser.settle(dataset.column_names)
@@ -118,12 +120,10 @@ def _rows(batch: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
 
 
-def _encoded_text(row: Mapping[str, Any], columns: Columns, risks: RowRisks) -> bytes:
-    """Return the text as the run's digest takes it."""
+def _content(row: Mapping[str, Any], columns: Columns, risks: RowRisks) -> Content:
     try:
-        text = read_example_text(row, columns, render_messages=None, max_bytes=2**63)
+        return read_content(row, columns)
     except RowError as error:
         raise refuse_other_corpus(
             risks, f"a row that it read cannot be read here, {error}"
         ) from error
-    return msgspec.json.encode(text)

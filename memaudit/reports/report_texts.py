@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from memaudit.corpus import CorpusOptions, Example, read_corpus
+from memaudit.corpus import Conversation, CorpusOptions, Example, Rendered, read_corpus
 from memaudit.errors import UsageError
 from memaudit.text import shown_path
 
@@ -45,7 +45,7 @@ def read_row_texts(
     return texts
 
 
-def _refuse_messages(messages: object) -> str:
+def _refuse_messages(conversation: Conversation) -> Rendered:
     raise UsageError(
         "the corpus holds messages, and only the teacher's chat template makes text of them",
         hint="leave out --show-text",

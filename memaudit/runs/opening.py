@@ -1,7 +1,7 @@
 """The opening of an audit: what it is given, found and loaded."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
@@ -60,10 +60,11 @@ def open_inputs(
     classifier = find_classifier(options.classifier, feature_set_name(role), options.objective.kind)
     check_zlib(classifier)
     cascade = chosen_cascade(classifier, options)
-    sources = model_sources(teacher, student, baseline, options)
+    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
+    model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
+    sources = model_sources(teacher, student, baseline, replace(options, model=model))
     # Models are loaded once there is a first row: a typo in a path costs no loading.
     models = cache(lambda: load_models(sources))
-    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
     rows = read_corpus(
         corpus, render_messages=lambda messages: models().tokenizer.render_messages(messages)
     )

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.corpus import BadRow, Example
+from memaudit.corpus import BadRow, Conversation, Example, Rendered
 from memaudit.errors import CorpusError
 from memaudit.runs.files import output_errors
 from memaudit.windows import WindowPolicy, WindowShape, cut_windows, window_key
@@ -35,8 +35,8 @@ class Tokenizer(Protocol):
         """Return the text of each sequence of token ids."""
         ...
 
-    def render_messages(self, messages: list[dict[str, str]], /) -> str:
-        """Return the text that the chat template makes of messages with role and content."""
+    def render_messages(self, conversation: Conversation, /) -> Rendered:
+        """Return the text that the chat template makes of messages, and where its answers are."""
         ...
 
 

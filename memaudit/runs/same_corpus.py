@@ -5,8 +5,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
-from memaudit.corpus.shapes import RenderMessages
+from memaudit.corpus import BadRow, CorpusOptions, Example, RenderMessages, read_corpus
 from memaudit.errors import UsageError
 from memaudit.runs.finished import FinishedRun
 from memaudit.text import shown_path

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
+from memaudit.corpus import BadRow, CorpusOptions, Example, Rendered, read_corpus
 from memaudit.errors import CorpusError
 
 HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
@@ -131,7 +131,11 @@ def test_messages_are_read_from_nested_columns(texts, ending):
     """Chat corpora are published as parquet."""
     table = pa.table({"messages": [HELLO, None, [], HELLO[:1]], "source": list("abcd")})
 
-    found = texts(f"a.{ending}", WRITE[ending](table), render_messages=str)
+    found = texts(
+        f"a.{ending}",
+        WRITE[ending](table),
+        render_messages=lambda found: Rendered(str(found.messages)),
+    )
 
     assert found == [str(HELLO), None, None, str(HELLO[:1])]
 
@@ -164,7 +168,7 @@ def test_a_schema_without_the_column_is_an_error(read, ending):
     with pytest.raises(CorpusError, match="found no text") as caught:
         read(f"a.{ending}", WRITE[ending](pa.table({"body": ["a"]})))
 
-    assert caught.value.hint == "name the column of the text with --text-column; columns: body"
+    assert caught.value.hint == ("if 'body' holds the text, give --text-column body; columns: body")
 
 
 def test_a_second_file_without_the_column_is_an_error(tmp_path):

@@ -1,8 +1,9 @@
 import json
 
 import pytest
+from support.fakes import ByteTokenizer
 
-from memaudit.corpus import BadRow, CorpusOptions, Example
+from memaudit.corpus import BadRow, Conversation, CorpusOptions, Example, Rendered
 from memaudit.errors import CorpusError, UsageError
 
 HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
@@ -13,11 +14,11 @@ def lines(*rows: object) -> bytes:
     return "\n".join(json.dumps(row) for row in rows).encode()
 
 
-def render(messages: list[dict[str, str]]) -> str:
+def render(conversation: Conversation) -> Rendered:
     """Stand in for a chat template that wants the user first."""
-    if messages[0]["role"] == "assistant":
+    if conversation.messages[0]["role"] == "assistant":
         raise ValueError("roles must alternate")
-    return "".join(f"<{message['role']}>{message['content']}" for message in messages)
+    return ByteTokenizer().render_messages(conversation)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ def test_the_text_column_settles_the_shape(texts):
         ({"messages": [*HELLO, {"role": "user"}]}, "message 3: content is null"),
         ({"messages": [{"role": 1, "content": "x"}]}, "message 1: role is a number"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "message 1: content is a list"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "no part of the"),
         ({"messages": HELLO[1:]}, "the chat template refuses the messages"),
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "a lone surrogate"),
     ],
@@ -116,8 +118,8 @@ def test_messages_need_a_chat_template(read, row):
     [
         ({"id": "x", "text": "a"}, {}, "x"),
         ({"id": 7, "text": "a"}, {}, "7"),
-        ({"id": 7.5, "text": "a"}, {}, "a.jsonl:1"),
-        ({"id": True, "text": "a"}, {}, "a.jsonl:1"),
+        ({"id": 7.5, "text": "a"}, {}, "7.5"),
+        ({"id": True, "text": "a"}, {}, "True"),
         ({"id": None, "text": "a"}, {}, "a.jsonl:1"),
         ({"id": "", "text": "a"}, {}, "a.jsonl:1"),
         ({"id": "\ud800", "text": "a"}, {}, "a.jsonl:1"),
@@ -140,7 +142,7 @@ def test_a_bad_row_keeps_its_id(read):
     assert bad.example_id == "x"
 
 
-@pytest.mark.parametrize("key", [None, 1.5, "", [], "\ud800"])
+@pytest.mark.parametrize("key", [None, {}, "", [], "\ud800"])
 def test_an_id_column_that_was_asked_for_must_hold_an_id(read, key):
     """An id made up in its place would be taken for one of the corpus."""
     rows = [{"key": "k", "text": "a"}, {"key": key, "text": "b"}, {"text": "c"}]
@@ -150,7 +152,7 @@ def test_an_id_column_that_was_asked_for_must_hold_an_id(read, key):
     assert isinstance(good, Example)
     assert isinstance(bad, BadRow)
     assert isinstance(missing, BadRow)
-    assert bad.reason.startswith("line 2: no id in 'key', expected a string or an integer")
+    assert bad.reason.startswith("line 2: no id in 'key', expected a string or a number")
 
 
 def test_ids_may_repeat(read):
@@ -163,7 +165,7 @@ def test_ids_may_repeat(read):
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        ({}, "found no text, expected a column 'text'", "--text-column; columns: body, key"),
+        ({}, "found no text, expected a column 'text'", "--text-column body; columns: body, key"),
         ({"text_column": "bdy"}, "no column 'bdy'", "did you mean 'body'? columns: body, key"),
         ({"text_column": "zzz"}, "no column 'zzz'", "columns: body, key"),
         ({"shape": "messages"}, "no column 'messages'", "columns: body, key"),

@@ -2,10 +2,35 @@
 
 import pytest
 
+from memaudit.corpus import Conversation
 from memaudit.engines.chat_template import TemplateProcess
 from memaudit.errors import ModelError
 
 MESSAGES = [{"role": "user", "content": "secret"}]
+CHAT = [
+    {"role": "system", "content": "sys"},
+    {"role": "user", "content": "one"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "three"},
+    {"role": "assistant", "content": "four"},
+]
+PLAIN = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+MARKED = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}"
+    "{{ m.content }}<end>{% endgeneration %}{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
+)
+THINKING = (
+    "{% for m in messages %}<{{ m.role }}>{% if loop.last %}<think>{% endif %}{{ m.content }}<end>\n"
+    "{% endfor %}{% if add_generation_prompt %}<assistant><think>plan{% endif %}"
+)
+
+
+def render(process, messages):
+    """Return the text that a template makes of messages."""
+    return process.render(Conversation(messages)).text
 
 
 @pytest.fixture
@@ -27,7 +52,7 @@ def test_many_conversations_go_through_one_process(start):
     """Starting a process for each row would take longer than scoring it."""
     process = start("{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}")
 
-    texts = [process.render([{"role": "user", "content": f"{i}\n\u2028é"}]) for i in range(20)]
+    texts = [render(process, [{"role": "user", "content": f"{i}\n\u2028é"}]) for i in range(20)]
 
     assert texts == [f"<s>{i}\n\u2028é" for i in range(20)]
 
@@ -36,16 +61,63 @@ def test_json_is_not_escaped_for_html(start):
     """Templates write tool calls as JSON."""
     process = start("{{ messages | tojson }}{{ messages[0] | tojson(indent=1) }}")
 
-    text = process.render([{"role": "<user>"}])
+    text = render(process, [{"role": "<user>"}])
 
     assert text == '[{"role": "<user>"}]{\n "role": "<user>"\n}'
 
 
 def test_a_text_has_no_date_of_today(start):
-    """The same corpus must give the same text tomorrow."""
-    template = "{% if strftime_now is defined %}today{% else %}never{% endif %}"
+    """The same corpus must give the same text tomorrow: today is a date that is given."""
+    process = start("{{ strftime_now('%d %b %Y') }}")
 
-    assert start(template).render(MESSAGES) == "never"
+    assert process.render(Conversation(MESSAGES)).text == "26 Jul 2024"
+    assert process.render(Conversation(MESSAGES, date="2026-01-31")).text == "31 Jan 2026"
+
+
+@pytest.mark.parametrize(
+    ("template", "answers"),
+    [
+        (PLAIN, ["two<end>\n", "four<end>\n"]),
+        (MARKED, ["two<end>", "four<end>"]),
+        (THINKING, ["two", "four<end>\n"]),
+    ],
+    ids=["by what precedes", "marked", "by content"],
+)
+def test_the_answers_of_a_conversation_are_found(start, template, answers):
+    """They are what a student is trained on, whatever the template writes around them."""
+    found = start(template).render(Conversation(CHAT))
+
+    assert [found.text[a:b] for a, b in found.answers] == answers
+
+
+def test_what_follows_a_prompt_is_the_answer(start):
+    """A completion of two messages is trained on as a whole, roles included, as TRL does it."""
+    found = start(PLAIN).render(Conversation(CHAT, n_context=2))
+
+    (answer,) = [found.text[a:b] for a, b in found.answers]
+    assert answer == "two<end>\n<user>three<end>\n<assistant>four<end>\n"
+
+
+def test_everything_in_a_message_reaches_the_template(start):
+    """A call that is dropped makes different texts equal."""
+    calls = [{"function": {"name": "f"}}]
+    process = start("{{ messages | tojson }}{{ tools | tojson }}{{ documents is none }}")
+    message = {"role": "assistant", "content": None, "tool_calls": calls, "reasoning": "r"}
+
+    found = process.render(Conversation([message], {"tools": [{"name": "f"}]}))
+
+    assert found.text == (
+        '[{"thinking": "r", "role": "assistant", "tool_calls": [{"function": {"name": "f"}}], '
+        '"reasoning": "r", "reasoning_content": "r"}][{"name": "f"}]True'
+    )
+
+
+def test_a_fault_of_the_template_is_not_blamed_on_a_row(start):
+    """No repair of a row would help."""
+    with pytest.raises(ModelError, match="fails at every conversation: UndefinedError"):
+        render(start("{{ nothing.at_all() }}"), MESSAGES)
+    with pytest.raises(ValueError, match="fails at these messages: UndefinedError"):
+        render(start("{{ messages[0].content + '' }}"), [{"role": "user", "content": None}])
 
 
 def test_a_refused_conversation_is_a_bad_row_and_the_next_one_works(start):
@@ -54,10 +126,10 @@ def test_a_refused_conversation_is_a_bad_row_and_the_next_one_works(start):
         "{% if messages[0].role != 'user' %}{{ raise_exception(messages[0].content) }}{% endif %}ok"
     )
 
-    with pytest.raises(ValueError, match="refuses the messages: TemplateError") as caught:
-        process.render([{"role": "tool", "content": "secret"}])
+    with pytest.raises(ValueError, match="refuses the messages") as caught:
+        render(process, [{"role": "tool", "content": "secret"}])
     assert "secret" not in str(caught.value)
-    assert process.render(MESSAGES) == "ok"
+    assert render(process, MESSAGES) == "ok"
 
 
 @pytest.mark.parametrize("template", ["{% for %}", "{{ x | no_such_filter }}", "{% endif %}"])
@@ -82,7 +154,7 @@ def test_a_template_without_end_is_ended(start, template):
     process = start(template, time_limit=1.0)
 
     with pytest.raises((ModelError, ValueError), match="template"):
-        process.render(MESSAGES)
+        render(process, MESSAGES)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +170,8 @@ def test_a_template_cannot_reach_out_of_its_sandbox(start, template):
     process = start(template)
 
     try:
-        text = process.render(MESSAGES)
-    except ValueError:
+        text = render(process, MESSAGES)
+    except (ValueError, ModelError):
         text = ""
 
     assert text == ""

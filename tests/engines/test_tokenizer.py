@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tiny_models import save_tokenizer
 
+from memaudit.corpus import Conversation
 from memaudit.engines.tokenizer import Tokenizer, difference, load_tokenizer
 from memaudit.errors import ModelError
 
@@ -92,16 +93,51 @@ def test_messages_are_rendered_as_transformers_renders_them(tmp_path):
     tokenizer = load(tmp_path)
     tokenizer._tokenizer.chat_template = TEMPLATE
 
-    text = tokenizer.render_messages(MESSAGES)
+    found = tokenizer.render_messages(Conversation(MESSAGES))
 
-    assert text == "<s>[user]Hi <b>\n[assistant]é\n"
-    assert text == tokenizer._tokenizer.apply_chat_template(MESSAGES, tokenize=False)
+    assert found.text == "<s>[user]Hi <b>\n[assistant]é\n"
+    assert found.text == tokenizer._tokenizer.apply_chat_template(MESSAGES, tokenize=False)
+    assert [found.text[start:end] for start, end in found.answers] == ["é"]
 
 
 def test_messages_without_a_template_are_refused(tokenizer):
     """There is no right way to guess one."""
     with pytest.raises(ModelError, match="no chat template"):
-        tokenizer.render_messages(MESSAGES)
+        tokenizer.render_messages(Conversation(MESSAGES))
+
+
+def test_of_several_templates_the_one_for_tools_or_the_default_is_taken(tmp_path):
+    """Without a default only the user knows which one the training took."""
+    tokenizer = load(tmp_path)
+    tokenizer._tokenizer.chat_template = {"default": "plain", "tool_use": "tools"}
+
+    assert tokenizer.render_messages(Conversation(MESSAGES)).text == "plain"
+    assert tokenizer.render_messages(Conversation(MESSAGES, {"tools": [{}]})).text == "tools"
+    tokenizer._tokenizer.chat_template = {"rag": "plain", "tool_use": "tools"}
+    with pytest.raises(ModelError, match="none is the default: rag, tool_use"):
+        tokenizer.render_messages(Conversation(MESSAGES))
+
+
+def test_there_is_never_a_second_bos_token(tmp_path):
+    """Templates of Llama 3 and Gemma write one, and the tokenizer adds one too."""
+    adds, does_not = load(tmp_path / "bos", bos=True), load(tmp_path / "plain")
+
+    assert adds.encode(["<s>ab"]) == adds.encode(["ab"]) == [[256]]
+    assert does_not.encode(["<s>ab"]) == [[257, 256]]
+    assert Tokenizer(adds._tokenizer, "no").encode(["<s>ab"]) == [[257, 256]]
+    assert Tokenizer(does_not._tokenizer, "yes").encode(["<s>ab"]) == [[256]]
+    assert Tokenizer(adds._tokenizer, "no").bos_token_id is None
+    assert Tokenizer(does_not._tokenizer, "yes").bos_token_id == 257
+
+
+def test_answers_are_found_among_the_tokens(tmp_path):
+    """A token in which an answer begins in the midst is one of the question's."""
+    tokenizer = load(tmp_path, bos=True)
+    text = "<s>xéabyab"
+    # tokens behind <s>: x, two bytes of é, ab, y, ab
+    found = tokenizer.encode_answers([text], [((3, 4), (5, 8), (6, 8), (8, 10))])
+
+    assert found == [(tokenizer.encode([text])[0], ((0, 1), (3, 5), (4, 5), (5, 6)))]
 
 
 def test_nothing_to_encode_gives_nothing(tokenizer):

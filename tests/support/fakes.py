@@ -5,7 +5,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from memaudit.classifier import Calibration, RiskClassifier, zlib_record
-from memaudit.corpus import BadRow, Example
+from memaudit.corpus import BadRow, Example, Rendered
 from memaudit.runs.models import AuditModels
 from memaudit.runs.scoring import score_here
 from memaudit.scores import TokenScores, WindowScores
@@ -22,8 +22,17 @@ class ByteTokenizer:
     def decode(self, token_ids):
         return [bytes(ids).decode(errors="replace") for ids in token_ids]
 
-    def render_messages(self, messages):
-        return "".join(f"<{message['role']}>{message['content']}" for message in messages)
+    def render_messages(self, conversation):
+        text, answers = "", []
+        for number, message in enumerate(conversation.messages):
+            text += f"<{message['role']}>"
+            start = len(text)
+            text += message.get("content") or ""
+            if conversation.n_context is None and message["role"] == "assistant":
+                answers.append((start, len(text)))
+            elif conversation.n_context == number:
+                answers.append((start, None))
+        return Rendered(text, tuple((start, end or len(text)) for start, end in answers))
 
 
 class RecitingEngine:

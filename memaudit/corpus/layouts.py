@@ -1,0 +1,267 @@
+"""Layouts: how trainers hold a text in columns, and what the columns of a row make together."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from memaudit.corpus.base import Conversation, Rendered, RepeatedKeys, RowError
+from memaudit.text import safe_text
+
+Content = Rendered | Conversation
+"""What a row holds: a text or token ids, or messages for a chat template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One way to hold a text in columns."""
+
+    required: tuple[str, ...]
+    """Columns that every row has."""
+
+    build: Callable[[Mapping[str, object]], Content]
+    """From the columns of a row to its content; may raise `RowError`."""
+
+    optional: tuple[str, ...] = ()
+    """Columns that are used where they are."""
+
+    in_words: str = ""
+    """What is trained on, for the summary."""
+
+
+def _text(row: Mapping[str, object]) -> Content:
+    (name,) = row
+    value = row[name]
+    if not isinstance(value, str):
+        raise RowError(f"expected a string in {quoted(name)}, got {kind_of(value)}")
+    return Rendered(value)
+
+
+def _prompt_completion(row: Mapping[str, object]) -> Content:
+    return _continued(row, "prompt", "completion")
+
+
+def _preference(row: Mapping[str, object]) -> Content:
+    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+    if prompt is not None and type(prompt) is type(chosen):
+        return _continued(row, "prompt", "chosen")
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        return Rendered(chosen, ((_shared(chosen, rejected), len(chosen)),))
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        # What both share is the prompt; of two equal answers the last message is the answer.
+        n_context = min(_shared(chosen, rejected), len(chosen) - 1)
+        return Conversation(_messages(chosen), _variables(row), n_context)
+    raise RowError(
+        "expected two strings or two lists of messages in 'chosen' and 'rejected', "
+        f"got {kind_of(chosen)} and {kind_of(rejected)}"
+    )
+
+
+def _shared(one: str | list[object], other: str | list[object]) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _continued(row: Mapping[str, object], first: str, second: str) -> Content:
+    """Join a prompt with what follows it: two strings, or two lists of messages."""
+    prompt, answer = row[first], row[second]
+    if isinstance(prompt, str) and isinstance(answer, str):
+        text = prompt + answer
+        return Rendered(text, ((len(prompt), len(text)),))
+    if isinstance(prompt, list) and isinstance(answer, list):
+        messages = _messages([*prompt, *answer])
+        return Conversation(messages, _variables(row), len(prompt))
+    raise RowError(
+        f"expected two strings or two lists of messages in {quoted(first)} and {quoted(second)}, "
+        f"got {kind_of(prompt)} and {kind_of(answer)}"
+    )
+
+
+def _chat(row: Mapping[str, object]) -> Content:
+    messages = row["messages"]
+    if not isinstance(messages, list):
+        raise RowError(f"expected a list of messages in 'messages', got {kind_of(messages)}")
+    return Conversation(_messages(messages), _variables(row))
+
+
+_SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "observation": "tool",
+    "tool": "tool",
+}
+
+
+def _sharegpt(row: Mapping[str, object]) -> Content:
+    turns = row["conversations"]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise RowError(f"expected a list of turns in 'conversations', got {kind_of(turns)}")
+    messages = [_turn(turn, number) for number, turn in enumerate(turns, start=1)]
+    if row.get("system"):
+        messages.insert(0, {"role": "system", "content": row["system"]})
+    return Conversation(_messages(messages), _variables(row))
+
+
+def _turn(turn: dict[str, object], number: int) -> dict[str, object]:
+    """Return a turn of ShareGPT as a message."""
+    if "from" not in turn:
+        return turn  # role and content under the name of ShareGPT's column
+    speaker, value = turn["from"], turn.get("value")
+    if isinstance(turn, RepeatedKeys):
+        raise RowError(f"turn {number}: a key is there twice")
+    if speaker == "function_call":
+        return {"role": "assistant", "content": "", "tool_calls": _tool_calls(value, number)}
+    if not isinstance(speaker, str) or speaker not in _SHAREGPT_ROLES:
+        known = ", ".join([*_SHAREGPT_ROLES, "function_call"])
+        raise RowError(f"turn {number}: an unknown speaker, expected one of {known}")
+    others = {key: item for key, item in turn.items() if key not in ("from", "value")}
+    return {"role": _SHAREGPT_ROLES[speaker], "content": value} | others
+
+
+def _tool_calls(value: object, number: int) -> list[object]:
+    """Return what a turn of the speaker `function_call` calls."""
+    calls = _parsed(value, f"turn {number}: the function call")
+    calls = calls if isinstance(calls, list) else [calls]
+    if not all(isinstance(call, dict) and "name" in call for call in calls):
+        raise RowError(f"turn {number}: the function call has no name")
+    return [{"type": "function", "function": call} for call in calls]
+
+
+def _alpaca(row: Mapping[str, object]) -> Content:
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 for pair in history
+    ):
+        raise RowError("expected a list of pairs in 'history'")
+    question = row["instruction"]
+    if isinstance(question, str) and isinstance(row.get("input"), str) and row["input"]:
+        question = f"{question}\n{row['input']}"
+    pairs = [*history, [question, row["output"]]]
+    messages: list[object] = [
+        {"role": role, "content": text}
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    if row.get("system"):
+        messages.insert(0, {"role": "system", "content": row["system"]})
+    return Conversation(_messages(messages))
+
+
+def _tokens(row: Mapping[str, object]) -> Content:
+    ids, labels = row["input_ids"], row.get("labels")
+    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+        raise RowError(f"expected a list of token ids in 'input_ids', got {kind_of(ids)}")
+    text = " ".join(map(str, ids))
+    if labels is None:
+        return Rendered(text, token_ids=tuple(ids))
+    if not isinstance(labels, list) or len(labels) != len(ids):
+        raise RowError("'labels' and 'input_ids' are not of one length")
+    # -100 is what torch's cross-entropy leaves out of the loss.
+    edges = [i for i in range(len(ids)) if (labels[i] == -100) != (i == 0 or labels[i - 1] == -100)]
+    edges += [len(ids)] if len(edges) % 2 else []
+    return Rendered(text, tuple(zip(edges[::2], edges[1::2], strict=True)), tuple(ids))
+
+
+_FOR_TEMPLATES = ("tools", "documents", "chat_template_kwargs")
+
+LAYOUTS: dict[str, Layout] = {
+    "text": Layout(("text",), _text, in_words="the whole text"),
+    "prompt-completion": Layout(
+        ("prompt", "completion"), _prompt_completion, _FOR_TEMPLATES, "completions"
+    ),
+    "messages": Layout(("messages",), _chat, _FOR_TEMPLATES, "assistant turns"),
+    "sharegpt": Layout(
+        ("conversations",), _sharegpt, ("system", *_FOR_TEMPLATES), "assistant turns"
+    ),
+    "alpaca": Layout(("instruction", "output"), _alpaca, ("input", "history", "system"), "outputs"),
+    "preference": Layout(
+        ("chosen", "rejected"), _preference, ("prompt", *_FOR_TEMPLATES), "chosen answers"
+    ),
+    "tokens": Layout(("input_ids",), _tokens, ("labels",), "tokens with a label"),
+}
+"""By the name that --format takes. The first three win over the others where both fit."""
+
+ROLES = tuple(
+    dict.fromkeys(name for each in LAYOUTS.values() for name in (*each.required, *each.optional))
+)
+"""What --map can give another column to, beside `id`."""
+
+
+def _variables(row: Mapping[str, object]) -> dict[str, object]:
+    """Return what a template is given beside messages: tools may be JSON in a string."""
+    found: dict[str, object] = {}
+    for name in ("tools", "documents"):
+        value = row.get(name)
+        if isinstance(value, str) and value.strip():
+            value = _parsed(value, quoted(name))
+        if isinstance(value, list) and value:
+            found[name] = value
+    extra = row.get("chat_template_kwargs")
+    return found | (extra if isinstance(extra, dict) else {})
+
+
+def _parsed(value: object, what: str) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"{what} is not valid JSON") from error
+
+
+def _messages(messages: Sequence[object]) -> list[dict[str, object]]:
+    if not messages:
+        raise RowError("no messages")
+    return [_message(message, number) for number, message in enumerate(messages, start=1)]
+
+
+def _message(message: object, number: int) -> dict[str, object]:
+    """Return a message as it is, but for parts of its content, of which the texts are joined."""
+    if not isinstance(message, dict) or isinstance(message, RepeatedKeys):
+        raise RowError(f"message {number}: expected an object with a role and content, each once")
+    if not isinstance(message.get("role"), str):
+        raise RowError(f"message {number}: role is {kind_of(message.get('role'))}")
+    content = message.get("content")
+    if isinstance(content, list):
+        return message | {"content": _joined_parts(content, number)}
+    # OpenAI writes null, or nothing, beside calls.
+    if isinstance(content, str) or (content is None and message.get("tool_calls")):
+        return message
+    raise RowError(f"message {number}: content is {kind_of(content)}")
+
+
+def _joined_parts(parts: list[object], number: int) -> str:
+    """Return the texts of content in parts; images and sounds say nothing to a text model."""
+    texts = []
+    for part in parts:
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise RowError(f"message {number}: content is a list, not of parts with a type")
+        if part["type"] in ("text", "input_text", "output_text"):
+            if not isinstance(part.get("text"), str):
+                raise RowError(f"message {number}: a part of type text has none")
+            texts.append(part["text"])
+    if not texts:
+        raise RowError(f"message {number}: no part of the content is text")
+    return "".join(texts)
+
+
+def kind_of(value: object) -> str:
+    """Return what a value is, in words without its content."""
+    return {
+        type(None): "null",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a string" if value else "an empty string",
+        list: "a list",
+        dict: "an object",
+        RepeatedKeys: "an object",
+    }.get(type(value), "neither a string nor a list")
+
+
+def quoted(name: str) -> str:
+    """Return a column's name, safe to show."""
+    return f"'{safe_text(name, 60)}'"
