@@ -10,10 +10,12 @@ from typing import Any
 import click
 
 HEADINGS = (
+    "Input",
     "Models",
     "Corpus",
     "Windows",
     "Training",
+    "Limits",
     "Output",
     "Speed",
     "Many machines",
@@ -73,7 +75,7 @@ class Command(_Careful):
         )
         for param in params:
             record = param.get_help_record(ctx)
-            if record is not None:
+            if record is not None and record[1]:  # arguments stand in the usage line
                 heading = COMMON if self._is_common(param) else getattr(param, "heading", OTHER)
                 groups.setdefault(heading, []).append(record)
         for heading in (COMMON, *HEADINGS, OTHER):

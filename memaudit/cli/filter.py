@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli import options
+from memaudit.cli.command import Command, FiniteRange
+from memaudit.cli.options import (
+    corpus_option,
+    input_option,
+    limits_option,
+    models_option,
+    output_option,
+)
 from memaudit.errors import UsageError
 from memaudit.text import json_text
 
@@ -20,45 +28,45 @@ _PATH = click.Path(path_type=Path)
 _SIMILARITY = 0.8
 
 
-@click.command("filter", short_help="Write a corpus without what would be memorized.")
-@click.option(
+@click.command("filter", short_help="Write a corpus without what would be memorized.", cls=Command)
+@input_option(
     "--run", "run_folder", type=_PATH, required=True, metavar="DIR", help="What predict wrote."
 )
-@click.option(
+@corpus_option(
     "--data",
     metavar="CORPUS",
     required=True,
     help="The corpus that was predicted, unchanged: file, folder or glob.",
 )
-@click.option(
+@output_option(
     "--out",
     type=_PATH,
     metavar="FILE",
     help="Where what stays goes, in the format it has; a folder if the corpus has several files.",
 )
-@click.option(
+@limits_option(
     "--max-probability",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     metavar="P",
     help="Rows above it are too risky. Default: the flagged ones are.",
 )
-@click.option(
+@limits_option(
     "--top", type=click.IntRange(min=0), metavar="K", help="The K riskiest rows are too risky."
 )
-@click.option(
+@limits_option(
     "--expected-at-most",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     metavar="N",
     help="Remove as little as brings the number memorized to N, by the upper end of its interval.",
 )
-@click.option(
+@limits_option(
     "--strategy",
     type=click.Choice(("drop", "deduplicate", "downsample")),
     default="drop",
     show_default=True,
     help="Remove risky rows, all copies of them but one, or but --max-copies.",
 )
-@click.option(
+@limits_option(
     "--max-copies",
     type=options.POSITIVE,
     default=1,
@@ -66,24 +74,24 @@ _SIMILARITY = 0.8
     metavar="N",
     help="Copies of a risky row that downsample keeps.",
 )
-@click.option(
+@limits_option(
     "--near-duplicates",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     is_flag=False,
     flag_value=_SIMILARITY,
     metavar="SIMILARITY",
     help=f"Deduplicate texts that are nearly those of risky rows, too; {_SIMILARITY} if no number is given.",
 )
-@click.option(
+@models_option(
     "--teacher",
     metavar="MODEL",
     help="Its tokenizer counts tokens, and renders messages if the corpus has them.",
 )
-@click.option("--dry-run", is_flag=True, help="Tell what would come of it; write nothing.")
-@click.option(
+@output_option("--dry-run", is_flag=True, help="Tell what would come of it; write nothing.")
+@output_option(
     "--push-to-hub", metavar="NAME", help="Upload the result as a private dataset owner/name."
 )
-@click.option("--public", is_flag=True, help="With --push-to-hub: for everybody to read.")
+@output_option("--public", is_flag=True, help="With --push-to-hub: for everybody to read.")
 @options.model_revision
 @options.trust_remote_code
 @options.offline

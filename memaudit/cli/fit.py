@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from memaudit.cli import options
+from memaudit.cli.command import Command, FiniteRange
+from memaudit.cli.options import input_option, output_option, training_option
 from memaudit.errors import UsageError
 from memaudit.text import json_text
 
@@ -14,8 +16,8 @@ _FEATURE_SETS = ("teacher", "teacher+student", "teacher+baseline")
 _PATH = click.Path(path_type=Path)
 
 
-@click.command(short_help="Fit a classifier on what verify found.")
-@click.option(
+@click.command(short_help="Fit a classifier on what verify found.", cls=Command)
+@input_option(
     "--labels",
     type=_PATH,
     metavar="PATH",
@@ -23,7 +25,7 @@ _PATH = click.Path(path_type=Path)
     required=True,
     help="Folder of verify, or a table with extracted_by_student. One for each --scores.",
 )
-@click.option(
+@input_option(
     "--scores",
     type=_PATH,
     metavar="PATH",
@@ -31,37 +33,37 @@ _PATH = click.Path(path_type=Path)
     required=True,
     help="Folder of predict on the same corpus, or its risk table. May be repeated.",
 )
-@click.option(
+@output_option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
     required=True,
     help="Folder of the classifier, which is called like it.",
 )
-@click.option(
+@training_option(
     "--feature-set",
     type=click.Choice(_FEATURE_SETS),
     help="Default: the one that the scores have the columns of.",
 )
-@click.option(
+@training_option(
     "--features",
     metavar="NAME,…",
     help="What to fit on. Default: chosen if there are two or more runs, else those of the shipped classifier.",
 )
-@click.option(
+@training_option(
     "--objective",
     type=click.Choice(("soft", "hard", "cross-entropy")),
     help="What the students learned from. Default: what verify wrote beside the labels, else soft.",
 )
-@click.option(
+@training_option(
     "--calibration-share",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=0.3,
     show_default=True,
     metavar="SHARE",
     help="Of the runs or examples, for calibration and threshold.",
 )
-@click.option(
+@training_option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
@@ -69,7 +71,7 @@ _PATH = click.Path(path_type=Path)
     metavar="N",
     help="Of the split.",
 )
-@click.option(
+@output_option(
     "--export",
     type=click.Choice(("joblib", "skops")),
     help="Also write the equal scikit-learn pipeline.",

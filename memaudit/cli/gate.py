@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli import options
+from memaudit.cli.command import Command, FiniteRange
+from memaudit.cli.options import corpus_option, input_option, limits_option, output_option
 from memaudit.errors import OutputError, UsageError
 from memaudit.text import json_text, shown_path
 
@@ -21,80 +23,80 @@ _SUMMARY_BYTES = 900_000
 _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
 
 
-@click.command(short_help="Hold a run to limits; the exit code is the verdict.")
-@click.option(
+@click.command(short_help="Hold a run to limits; the exit code is the verdict.", cls=Command)
+@input_option(
     "--run", "run_folder", type=_PATH, required=True, metavar="DIR", help="What predict wrote."
 )
-@click.option(
+@limits_option(
     "--policy",
     type=_PATH,
     metavar="FILE",
     help="TOML with a section [gate] or [tool.memaudit.gate]. Default: memaudit.toml, else pyproject.toml.",
 )
-@click.option(
+@limits_option(
     "--policy-digest",
     metavar="SHA256",
     help="The policy file must have this digest, and no other option may weaken it.",
 )
-@click.option(
+@limits_option(
     "--max-rate",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     metavar="SHARE",
     help="Flagged examples among the scored.",
 )
-@click.option(
+@limits_option(
     "--max-expected",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     metavar="N",
     help="Examples expected to be memorized, by the upper bound.",
 )
-@click.option("--max-recited", type=_COUNT, metavar="N", help="Examples that the teacher recites.")
-@click.option(
+@limits_option("--max-recited", type=_COUNT, metavar="N", help="Examples that the teacher recites.")
+@limits_option(
     "--max-verified",
     type=_COUNT,
     metavar="N",
     help="Examples that a distilled student recites; needs --verification.",
 )
-@click.option(
+@limits_option(
     "--max-sensitive",
     type=_COUNT,
     metavar="N",
     help="Examples at risk with personal data or secrets; needs a run with --sensitive.",
 )
-@click.option(
+@limits_option(
     "--max-secrets",
     type=_COUNT,
     metavar="N",
     help="Examples with a secret at risk; needs a run with --sensitive.",
 )
-@click.option("--max-bad-rows", type=_COUNT, metavar="N", help="Rows that were not scored.")
-@click.option(
+@limits_option("--max-bad-rows", type=_COUNT, metavar="N", help="Rows that were not scored.")
+@limits_option(
     "--inconclusive",
     type=click.Choice(("fail", "pass")),
     help="What a rule without evidence does. Default: fail, with exit code 2.",
 )
-@click.option(
+@limits_option(
     "--allow-custom-classifier",
     is_flag=True,
     default=None,
     help="Accept probabilities of a classifier that does not come with memaudit.",
 )
-@click.option(
+@input_option(
     "--verification", type=_PATH, metavar="DIR", help="What verify wrote, for the same corpus."
 )
-@click.option(
+@corpus_option(
     "--data", metavar="CORPUS", help="The corpus: read again, and refused if it has changed."
 )
-@click.option(
+@input_option(
     "--baseline",
     type=_PATH,
     metavar="OLD",
     help="An earlier run's DIR or a baseline file: only what is new counts.",
 )
-@click.option(
+@output_option(
     "--write-baseline", type=_PATH, metavar="FILE", help="Write this run's examples as known ones."
 )
-@click.option(
+@input_option(
     "--key-file",
     type=_PATH,
     default=Path(".memaudit-key"),
@@ -102,18 +104,18 @@ _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
     metavar="FILE",
     help="Key of the hashes in a baseline file and in SARIF; made if missing.",
 )
-@click.option(
+@output_option(
     "--output-format",
     type=click.Choice(_FORMATS),
     default="text",
     show_default=True,
     help="How the result is told.",
 )
-@click.option("--output", type=_PATH, metavar="FILE", help="Where to. Default: standard output.")
-@click.option(
+@output_option("--output", type=_PATH, metavar="FILE", help="Where to. Default: standard output.")
+@output_option(
     "--attest", type=_PATH, metavar="FILE", help="Write the verdict as an in-toto statement."
 )
-@click.option(
+@output_option(
     "--github-files",
     type=_PATH,
     metavar="DIR",

@@ -6,31 +6,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli import options
+from memaudit.cli.command import Command
 from memaudit.cli.folders import FolderType
+from memaudit.cli.options import chosen_table_format, output_option
 from memaudit.text import json_text
 
 if TYPE_CHECKING:
     from memaudit.runs.conclusion import ReportOptions
 
 
-@click.command(short_help="Put the shards of a run together.")
+@click.command(short_help="Put the shards of a run together.", cls=Command)
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=FolderType())
-@click.option(
+@output_option(
     "--out",
     type=FolderType(),
     metavar="DIR",
     required=True,
     help="Where the whole run goes.",
 )
-@click.option(
-    "--format",
-    "table_format",
-    type=click.Choice(("parquet", "jsonl", "csv")),
-    default="parquet",
-    show_default=True,
-    help="How the risk table is written.",
-)
-@click.option(
+@options.table_format
+@options.old_table_format
+@output_option(
     "--top",
     type=click.IntRange(min=0),
     default=10,
@@ -59,4 +55,6 @@ def merge(folders: tuple[Path, ...], out: Path, as_json: bool, color: str, **fla
 def _report_options(flags: dict[str, Any]) -> "ReportOptions":
     from memaudit.runs.conclusion import ReportOptions
 
-    return ReportOptions(flags["table_format"], flags["top"])
+    return ReportOptions(
+        chosen_table_format(flags["table_format"], flags["old_format"]), flags["top"]
+    )

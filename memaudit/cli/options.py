@@ -34,10 +34,12 @@ _ENDINGS = re.compile(
     r"\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|feather|txt)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE
 )
 
+input_option = partial(option, heading="Input")
 models_option = partial(option, heading="Models")
 corpus_option = partial(option, heading="Corpus")
 windows_option = partial(option, heading="Windows")
 training_option = partial(option, heading="Training")
+limits_option = partial(option, heading="Limits")
 output_option = partial(option, heading="Output")
 speed_option = partial(option, heading="Speed")
 machines_option = partial(option, heading="Many machines")
@@ -344,6 +346,10 @@ table_format = output_option(
     "--table-format",
     type=click.Choice(TABLE_FORMATS),
     help="How the risk table is written. Default: parquet.",
+)
+
+old_table_format = output_option(
+    "--format", "old_format", type=click.Choice(TABLE_FORMATS), hidden=True, help="Its old name."
 )
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli import options
+from memaudit.cli.command import Command
+from memaudit.cli.options import corpus_option, input_option, output_option
 from memaudit.errors import UsageError
 from memaudit.text import inert, json_text, shown_path
 
@@ -17,20 +19,20 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-@click.command(short_help="Show what a run found, as a page, Markdown and plots.")
-@click.option(
+@click.command(short_help="Show what a run found, as a page, Markdown and plots.", cls=Command)
+@input_option(
     "--run", type=_FOLDER, metavar="DIR", required=True, help="Folder that predict wrote."
 )
-@click.option(
+@input_option(
     "--verification",
     type=_FOLDER,
     metavar="DIR",
     help="Folder that verify wrote for the same corpus: what really happened.",
 )
-@click.option("--html", type=_FILE, metavar="FILE", help="A page that needs no network.")
-@click.option("--markdown", type=_FILE, metavar="FILE", help="The same in short, as Markdown.")
-@click.option("--plots", type=_FOLDER, metavar="DIR", help="Its charts, as PNG and SVG.")
-@click.option(
+@output_option("--html", type=_FILE, metavar="FILE", help="A page that needs no network.")
+@output_option("--markdown", type=_FILE, metavar="FILE", help="The same in short, as Markdown.")
+@output_option("--plots", type=_FOLDER, metavar="DIR", help="Its charts, as PNG and SVG.")
+@output_option(
     "--top",
     type=click.IntRange(0, 500),
     default=200,
@@ -38,7 +40,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     metavar="N",
     help="Worst examples listed.",
 )
-@click.option(
+@output_option(
     "--show-text",
     type=click.IntRange(min=0),
     default=0,
@@ -46,7 +48,9 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     metavar="N",
     help="Characters of the worst examples' text on the page; needs --data.",
 )
-@click.option("--data", metavar="CORPUS", help="The corpus of the run, read again for --show-text.")
+@corpus_option(
+    "--data", metavar="CORPUS", help="The corpus of the run, read again for --show-text."
+)
 @options.as_json
 def report(**flags: Any) -> None:
     """Show what the run in DIR found: one page with everything, for who signs and who cleans.

@@ -5,15 +5,16 @@ from pathlib import Path
 import click
 
 from memaudit.cli import options
+from memaudit.cli.command import Command
 from memaudit.cli.folders import FolderType
+from memaudit.cli.options import Shown
 from memaudit.text import json_text
 
 
-@click.command(short_help="Show how far a run is.")
+@click.command(cls=Command, short_help="Show how far a run is.")
 @click.argument("folder", metavar="DIR", type=FolderType())
-@options.as_json
-@options.color
-def status(folder: Path, as_json: bool, color: str) -> None:
+@options.shown
+def status(folder: Path, shown: Shown) -> None:
     """Show how far the run in DIR is, how fast, and which chunks are missing or damaged.
 
     It may be running meanwhile.
@@ -22,7 +23,7 @@ def status(folder: Path, as_json: bool, color: str) -> None:
     from memaudit.runs.status import run_status
 
     found = run_status(folder)
-    if as_json:
+    if shown.as_json:
         click.echo(json_text(found.document()))
     else:
-        print_status(found, color=color)
+        print_status(found, color=shown.color)

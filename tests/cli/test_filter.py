@@ -69,7 +69,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
         (["--out", "o.jsonl", "--public"], "--public goes with --push-to-hub"),
         (["--dry-run", "--push-to-hub", "a/b"], "does not go with --dry-run"),
         (["--out", "o.jsonl", "--near-duplicates", "0.5"], "goes with --strategy deduplicate"),
-        (["--out", "o.jsonl", "--expected-at-most", "nan"], "not a number of at least 0"),
+        (["--out", "o.jsonl", "--expected-at-most", "nan"], "not a finite number"),
         (["--out", "missing/../run.jsonl"], "is the corpus itself"),
     ],
 )

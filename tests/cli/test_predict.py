@@ -176,7 +176,7 @@ def test_tiling_scores_more_windows(predict):
 def test_no_output_holds_text_of_the_corpus(predict, tmp_path):
     """Every row carries a canary: none may sing, in no format, on no stream."""
     for table_format in ("parquet", "jsonl", "csv"):
-        _, out, err = predict("--format", table_format)
+        _, out, err = predict("--table-format", table_format)
         assert "CANARY" not in out + err
     folder = tmp_path / "runs" / "corpus"
     for path in folder.rglob("*"):
