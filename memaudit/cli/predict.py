@@ -1,5 +1,6 @@
 """`memaudit predict`: a corpus in, a risk table and a summary out."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,11 +111,12 @@ def _predict_all(audit: dict[str, Any], out: Path, shown: Shown) -> None:
 
 
 def _plan(audit: dict[str, Any], shown: Shown) -> None:
-    from memaudit.planning import plan_audit
+    started = time.monotonic(), 0.0  # importing torch is part of what an audit takes
+    from memaudit.dry_run import plan_audit
     from memaudit.reports.plan import print_plan
 
     with _watched(shown) as progress:
-        plan = plan_audit(**audit, progress=progress)
+        plan = plan_audit(**audit, progress=progress, started=started)
     if shown.as_json:
         click.echo(json_text(plan.document()))
     else:

@@ -261,7 +261,7 @@ def _print_estimate(
     models: Models, corpus: Corpus, chosen: "VerificationOptions", shown: Shown
 ) -> None:
     from memaudit.reports.verification import print_estimate
-    from memaudit.verification import estimate_verification
+    from memaudit.verification.estimate import estimate_verification
 
     assert models.student is not None  # click requires it
     with _watched(shown, hint=None) as progress:

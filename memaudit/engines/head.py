@@ -16,8 +16,8 @@ from memaudit.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_TILE_POSITIONS = {"cpu": 1024, "cuda": 4096}
-_TILE_ROWS = {"cpu": 256, "cuda": 8192}
+TILE_POSITIONS = {"cpu": 1024, "cuda": 4096}
+TILE_ROWS = {"cpu": 256, "cuda": 8192}
 """By device. On a CPU the fastest of those tried: a tile and its exponentials fit into the cache of
 a core (1 MiB each), and matrix products are still large enough."""
 _NOTHING_YET = -1e30
@@ -221,12 +221,12 @@ def _score_pair_tile(
 
 
 def _position_tiles(target_ids_N: Tensor) -> list[slice]:
-    size = _TILE_POSITIONS[target_ids_N.device.type]
+    size = TILE_POSITIONS[target_ids_N.device.type]
     return [slice(start, start + size) for start in range(0, len(target_ids_N), size)]
 
 
 def _row_tiles(head: Head, start: int, stop: int) -> list[tuple[int, int]]:
-    size = _TILE_ROWS[head.weight.device.type]
+    size = TILE_ROWS[head.weight.device.type]
     return [(first, min(first + size, stop)) for first in range(start, stop, size)]
 
 

@@ -20,8 +20,8 @@ from memaudit.scores import WindowScores
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_BATCH_TOKENS_CPU = 2048
-_BATCH_TOKENS_CUDA = 16_384
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}
+"""Tokens run at once unless said otherwise, by kind of device; padding counts."""
 _PROBE_LEN = 8
 
 _Item = TypeVar("_Item")
@@ -69,8 +69,7 @@ class HfEngine:
         self._name = engine_name("hf", dtype, compiled=compiled)
         self._bos_token_id = bos_token_id
         self._bos = [] if bos_token_id is None else [bos_token_id]
-        on_cpu = self._device.type == "cpu"
-        self._batch_tokens = batch_tokens or (_BATCH_TOKENS_CPU if on_cpu else _BATCH_TOKENS_CUDA)
+        self._batch_tokens = batch_tokens or BATCH_TOKENS[self._device.type]
         with _evaluation(self._models):
             self._heads = [_checked_head(model, compiled=compiled) for model in self._models]
         self._limits = [

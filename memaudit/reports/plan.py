@@ -5,8 +5,7 @@ import sys
 from rich.table import Table
 from rich.text import Text
 
-from memaudit.planning import AuditPlan
-from memaudit.planning.costs import UTILISATION
+from memaudit.cost import GPUS, UTILISATION, AuditPlan
 from memaudit.reports.style import make_console, untrusted
 
 _FLOPS_UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
@@ -53,7 +52,7 @@ def _counts(plan: AuditPlan) -> Table:
     if plan.screened_windows or plan.asks_reference:
         note = f"{plan.screened_windows / plan.distinct_windows:.1%} of the distinct"
         if plan.asks_reference:
-            note += f", by the corpus; the {plan.models[1].role} will spare the teacher more"
+            note += f", by the corpus; the {list(plan.models)[1]} will spare the teacher more"
         table.add_row("screened", f"{plan.screened_windows:,}", note)
     table.add_row("tokens", f"{plan.tokens:,}", "of distinct windows, for each model")
     return table
@@ -62,13 +61,13 @@ def _counts(plan: AuditPlan) -> Table:
 def _needs(plan: AuditPlan) -> Table:
     table = _grid()
     table.add_column(overflow="fold")
-    for model in plan.models:
-        size = _scaled(model.parameters, ((1e9, "B"), (1e6, "M"), (1e3, "k")))
-        table.add_row(model.role, untrusted(f"{model.source}, {size} parameters"))
+    for role, sizes in plan.models.items():
+        size = _scaled(sizes.parameters, ((1e9, "B"), (1e6, "M"), (1e3, "k")))
+        table.add_row(role, untrusted(f"{sizes.source}, {size} parameters"))
     flops = _scaled(plan.body_flops + plan.head_flops, _FLOPS_UNITS)
     head_share = plan.head_flops / max(1, plan.body_flops + plan.head_flops)
     table.add_row("compute", f"{flops}, {head_share:.0%} of it in the output layer")
-    table.add_row("memory", f"{_scaled(plan.memory, _BYTE_UNITS)} at most, models in {plan.dtype}")
+    table.add_row("memory", f"{_scaled(plan.memory, _BYTE_UNITS)}, models in {plan.dtype}")
     disk = _scaled(plan.disk, _BYTE_UNITS)
     table.add_row("disk", f"{disk} at most, {_scaled(plan.temporary_disk, _BYTE_UNITS)} meanwhile")
     table.add_row("here", _here(plan))
@@ -76,13 +75,13 @@ def _needs(plan: AuditPlan) -> Table:
 
 
 def _here(plan: AuditPlan) -> str:
-    if plan.seconds is None or plan.calibration is None:
+    if plan.seconds is None or plan.cpu_seconds is None or plan.sample is None:
         why = "nothing to score" if plan.scored_windows == 0 else "not enough memory for the models"
-        return f"not calibrated: {why}"
-    rate = plan.calibration.windows_per_second * plan.window_tokens
+        return f"not measured: {why}"
+    rate = plan.sample.windows / plan.sample.seconds * plan.window_tokens
     return (
-        f"{duration(plan.seconds)} at {rate:,.0f} tokens/s; calibrating took "
-        f"{duration(plan.calibration.total_seconds)}"
+        f"{duration(plan.seconds)} at {rate:,.0f} tokens/s, {duration(plan.cpu_seconds)} of CPU "
+        f"time; the sample took {duration(plan.sample.total_seconds)}"
     )
 
 
@@ -91,9 +90,12 @@ def _gpus(plan: AuditPlan) -> Table:
     table.add_column("on one GPU")
     table.add_column("time", justify="right")
     table.add_column("memory", justify="right")
-    for gpu in plan.gpus:
-        memory = _scaled(gpu.memory, _BYTE_UNITS) + ("" if gpu.fits else ", too much")
-        table.add_row(gpu.name, duration(gpu.seconds) if gpu.fits else "–", memory)
+    needed = _scaled(plan.model_memory("cuda"), _BYTE_UNITS)
+    for gpu in GPUS:
+        if plan.fits_on(gpu):
+            table.add_row(gpu.name, duration(plan.seconds_on(gpu)), needed)
+        else:
+            table.add_row(gpu.name, "–", f"{needed}, too much")
     return table
 
 
@@ -101,8 +103,8 @@ def _how_told(plan: AuditPlan) -> str:
     number_format = "float32" if plan.dtype == "float32" else "bfloat16 (T4: float16)"
     return (
         f"Times on GPUs are derived, not measured: {UTILISATION:.0%} of the published dense peak, "
-        f"bodies in {number_format}, output layers in float32. The time here is that of a few "
-        "windows from all over the corpus, and of the reading that was done for this plan."
+        f"bodies in {number_format}, output layers in float32. Time and memory here were "
+        "measured on a few windows from all over the corpus, which was read whole for this plan."
     )
 
 

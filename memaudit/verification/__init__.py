@@ -1,14 +1,11 @@
 """Verification: really distil, see what the student recites, compare with what was predicted."""
 
-from memaudit.verification.estimate import Estimate, estimate_verification
 from memaudit.verification.options import VerificationOptions
 from memaudit.verification.result import VerificationResult
 from memaudit.verification.run import verify_distillation
 
 __all__ = [
-    "Estimate",
     "VerificationOptions",
     "VerificationResult",
-    "estimate_verification",
     "verify_distillation",
 ]

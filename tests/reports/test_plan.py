@@ -1,7 +1,9 @@
 """A plan on a terminal says what is measured and what is derived."""
 
+import dataclasses
+
 import pytest
-from support.planning_documents import CALIBRATED, PLAN, changed
+from support.planning_documents import MODEL, PLAN, SAMPLED, changed
 
 from memaudit.reports.plan import duration, print_plan
 
@@ -28,17 +30,17 @@ def test_times_on_gpus_are_marked_as_derived(capsys, monkeypatch):
 
 def test_the_time_here_comes_with_its_rate_and_what_it_took_to_tell(capsys, monkeypatch):
     """Or with why there is none."""
-    assert "here 7.0 s at 20 tokens/s; calibrating took 9.0 s" in printed(
-        CALIBRATED, capsys, monkeypatch
+    assert "here 7.0 s at 20 tokens/s, 10 s of CPU time; the sample took 9.0 s" in printed(
+        SAMPLED, capsys, monkeypatch
     )
-    assert "not calibrated: not enough memory" in printed(PLAN, capsys, monkeypatch)
+    assert "not measured: not enough memory" in printed(PLAN, capsys, monkeypatch)
     nothing = changed(screened_windows=10)
-    assert "not calibrated: nothing to score" in printed(nothing, capsys, monkeypatch)
+    assert "not measured: nothing to score" in printed(nothing, capsys, monkeypatch)
 
 
 def test_a_name_of_a_model_cannot_command_the_terminal(capsys, monkeypatch):
     """It comes from the command line of who knows whom."""
-    evil = changed(models=(PLAN.models[0].__class__("teacher", "\x1b[31m", *[1] * 6),))
+    evil = changed(models={"teacher": dataclasses.replace(MODEL, source="\x1b[31m")})
 
     print_plan(evil, color="never")
     assert "\x1b" not in capsys.readouterr().out

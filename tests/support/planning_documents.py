@@ -2,11 +2,9 @@
 
 import dataclasses
 
-from memaudit.planning.costs import ModelCost
-from memaudit.planning.plan import AuditPlan, Calibration
+from memaudit.cost import AuditPlan, ModelSizes, Sample
 
-MODEL = ModelCost(
-    role="teacher",
+MODEL = ModelSizes(
     source="t",
     parameters=1_100,
     head_parameters=100,
@@ -26,9 +24,9 @@ PLAN = AuditPlan(
     features=19,
     chunk_size=4,
     dtype="float32",
-    on_gpu=False,
+    device="cpu",
     workers=1,
-    models=(MODEL,),
+    models={"teacher": MODEL},
     reading_seconds=2.0,
 )
 
@@ -38,5 +36,14 @@ def changed(**fields):
     return dataclasses.replace(PLAN, **fields)
 
 
-CALIBRATED = changed(calibration=Calibration(20, 4.0, 3.0, 9.0))
-"""Five windows a second, after three seconds of loading."""
+SAMPLE = Sample(
+    windows=20,
+    seconds=4.0,
+    cpu_seconds=6.0,
+    seconds_before=5.0,
+    cpu_seconds_before=7.0,
+    total_seconds=9.0,
+    memory=10**9,
+)
+SAMPLED = changed(sample=SAMPLE)
+"""Five windows per second, after three seconds of loading and two of reading."""

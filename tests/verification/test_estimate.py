@@ -6,7 +6,7 @@ from support.verifying import make_miniatures, make_options
 from memaudit.distillation import TrainingOptions
 from memaudit.engines.models import load_model
 from memaudit.objectives import Objective
-from memaudit.verification import estimate_verification
+from memaudit.verification.estimate import estimate_verification
 
 
 @pytest.fixture(scope="module")

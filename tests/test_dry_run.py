@@ -1,16 +1,16 @@
-"""A plan counts what the audit will find, loads what it must, and writes nothing."""
+"""A dry run counts what will be found, loads what it must, and writes nothing."""
 
 import dataclasses
 import json
 
 import pytest
 
+from memaudit import dry_run
 from memaudit.audit import audit_corpus
 from memaudit.corpus import CorpusOptions
+from memaudit.dry_run import load_sizes, plan_audit
 from memaudit.engines.models import load_model
-from memaudit.engines.outlines import load_outline
 from memaudit.errors import CorpusError, UsageError
-from memaudit.planning import making, plan_audit
 from memaudit.runs.options import AuditOptions
 from memaudit.windows import WindowShape
 
@@ -26,15 +26,15 @@ def corpus(tmp_path):
     return CorpusOptions(str(path))
 
 
-def test_an_outline_has_the_sizes_of_the_model_without_its_weights(tiny_teacher):
+def test_the_sizes_of_a_model_are_known_without_its_weights(tiny_teacher):
     """A plan for a model too large to load must be right all the same."""
-    outline, model = load_outline(str(tiny_teacher)), load_model(str(tiny_teacher)).model
+    (sizes, _), model = load_sizes(str(tiny_teacher)), load_model(str(tiny_teacher)).model
 
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
-    assert outline.parameters == sum(each.numel() for each in model.parameters())
-    assert outline.head_parameters == head.weight.numel() == 256 * 16
-    assert outline.body_parameters == outline.parameters - 2 * embeddings.weight.numel()
-    assert (outline.layers, outline.hidden, outline.attention_width) == (1, 16, 16)
+    assert sizes.parameters == sum(each.numel() for each in model.parameters())
+    assert sizes.head_parameters == head.weight.numel() == 256 * 16
+    assert sizes.body_parameters == sizes.parameters - 2 * embeddings.weight.numel()
+    assert (sizes.layers, sizes.attention_width) == (1, 16)
 
 
 def test_a_plan_counts_what_the_audit_finds(tiny_teacher, corpus):
@@ -45,8 +45,8 @@ def test_a_plan_counts_what_the_audit_finds(tiny_teacher, corpus):
     assert plan.outcomes == result.outcomes
     assert (plan.windows, plan.distinct_windows) == (result.windows, result.distinct_windows)
     assert plan.tokens == result.tokens
-    assert plan.calibration is not None
-    assert plan.calibration.windows == plan.distinct_windows
+    assert plan.sample is not None
+    assert plan.sample.windows == plan.distinct_windows
     assert plan.seconds is not None
 
 
@@ -60,23 +60,21 @@ def test_a_plan_of_a_cascade_counts_what_it_will_leave_out(tiny_teacher, corpus)
     assert plan.tokens == result.tokens
 
 
-def test_a_reference_is_outlined_beside_the_teacher(tiny_teacher, tiny_student, corpus):
+def test_a_reference_is_sized_up_beside_the_teacher(tiny_teacher, tiny_student, corpus):
     """It takes as much memory as it takes."""
     plan = plan_audit(str(tiny_teacher), corpus, student=str(tiny_student), options=OPTIONS)
 
-    assert [model.role for model in plan.models] == ["teacher", "student"]
+    assert list(plan.models) == ["teacher", "student"]
 
 
-def test_a_model_that_does_not_fit_is_planned_without_a_calibration(
-    tiny_teacher, corpus, monkeypatch
-):
+def test_a_model_that_does_not_fit_is_planned_without_a_sample(tiny_teacher, corpus, monkeypatch):
     """Half an answer is better than a machine that swaps."""
-    monkeypatch.setattr(making, "_enough_memory", lambda plan: False)
-    monkeypatch.setattr(making, "load_models", None)
+    monkeypatch.setattr(dry_run, "_enough_memory", lambda plan: False)
+    monkeypatch.setattr(dry_run, "load_models", None)
 
     plan = plan_audit(str(tiny_teacher), corpus, options=OPTIONS)
-    assert plan.calibration is None
-    assert plan.gpus[0].seconds > 0
+    assert plan.sample is None
+    assert plan.memory > 0
 
 
 def test_a_plan_fails_as_the_audit_would(tiny_teacher, corpus, tmp_path):

@@ -1,0 +1,244 @@
+"""The dry run of an audit: the corpus is read, a few windows are scored, nothing is written."""
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from memaudit.audit import Progress, ReportProgress
+from memaudit.classifier import check_zlib, find_classifier
+from memaudit.corpus import CorpusOptions, read_corpus
+from memaudit.cost import AuditPlan, ModelSizes, Sample
+from memaudit.engines.models import DEFAULT_OPTIONS as DEFAULT_MODEL_OPTIONS
+from memaudit.engines.models import ModelOptions, open_model
+from memaudit.errors import ModelError
+from memaudit.features import FEATURE_SETS, ReferenceRole
+from memaudit.runs.chunks import ChunkPlan, feature_set_name
+from memaudit.runs.models import ModelSources, load_models
+from memaudit.runs.opening import allowed_rows, chosen_cascade, model_sources, reference_role
+from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
+from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, cut_rows
+from memaudit.runs.scoring import ChunkWork
+from memaudit.runs.screening import windows_to_score
+from memaudit.screening import Cascade
+
+if TYPE_CHECKING:
+    from memaudit.engines.tokenizer import Tokenizer
+
+_SAMPLE_SECONDS = 5.0
+
+
+def load_sizes(
+    source: str, options: ModelOptions = DEFAULT_MODEL_OPTIONS
+) -> "tuple[ModelSizes, Tokenizer]":
+    """Read the sizes of a model from its config, without its weights, and load its tokenizer.
+
+    Raises:
+        ModelError: as for `load_model`, except for faults that only the weights show.
+    """
+    with open_model(source, options) as (_, folder, where):
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        from memaudit.engines.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer(folder, where)
+        config = AutoConfig.from_pretrained(folder, **where)
+        with torch.device("meta"):  # shapes without memory
+            model: Any = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=options.trust_remote_code
+            )
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if not hasattr(head, "weight"):
+        raise ModelError(
+            f"{type(model).__name__} has no linear output layer",
+            hint="use a causal language model",
+        )
+    config = model.config.get_text_config()
+    hidden, n_heads = config.hidden_size, config.num_attention_heads
+    feed_forward = getattr(config, "intermediate_size", None) or 4 * hidden
+    apart = {id(layer.weight): layer.weight.numel() for layer in (embeddings, head)}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    sizes = ModelSizes(
+        source=source,
+        parameters=parameters,
+        body_parameters=parameters - sum(apart.values()),
+        head_parameters=head.weight.numel(),
+        layers=config.num_hidden_layers,
+        attention_width=n_heads * (getattr(config, "head_dim", None) or hidden // n_heads),
+        activation_width=6 * hidden + 3 * feed_forward,
+    )
+    return sizes, tokenizer
+
+
+def plan_audit(  # audit_corpus, and when it began
+    teacher: str,
+    data: str | Path | CorpusOptions,
+    *,
+    student: str | None = None,
+    baseline: str | None = None,
+    options: AuditOptions = DEFAULT_OPTIONS,
+    progress: ReportProgress | None = None,
+    started: tuple[float, float] | None = None,
+) -> AuditPlan:
+    """Say what `audit_corpus` would do and need with the same arguments.
+
+    The corpus is read whole; a few windows are scored if the models fit into memory. `started`
+    holds the readings of `time.monotonic` and `time.process_time` from which on times count.
+    None: from now on, so that importing this module is left out.
+
+    Raises:
+        UsageError, CorpusError, ModelError, ClassifierError: as for `audit_corpus`.
+    """
+    started = started or _now()
+    role = reference_role(student, baseline)
+    classifier = find_classifier(options.classifier, feature_set_name(role), options.objective.kind)
+    check_zlib(classifier)
+    chunks = _chunk_plan(role, options, chosen_cascade(classifier, options))
+    sources = model_sources(teacher, student, baseline, options)
+    sizes, tokenizer = load_sizes(teacher, options.model)
+    models = {"teacher": sizes}
+    if sources.reference is not None and role is not None:
+        models[role], _ = load_sizes(sources.reference, options.model)
+    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
+    rows = read_corpus(corpus, render_messages=tokenizer.render_messages)
+    reading = _now()
+
+    def report(done: int) -> None:
+        if progress is not None:
+            progress(Progress("read", done, None, _since(reading)[0]))
+
+    with RowLog(None) as row_log, DistinctWindows(options.shape.length) as windows:
+        cuts = cut_rows(
+            allowed_rows(rows, options.on_bad_row),
+            tokenizer,
+            (row_log, windows),
+            shape=options.shape,
+            policy=options.windows,
+            on_batch=report,
+        )
+        reading_seconds, _ = _since(reading)
+        chunks = replace(chunks, n_windows=len(windows))
+        kept = windows_to_score(chunks, windows, tokenizer)
+        plan = _counted(cuts, chunks, options, len(kept), models)
+        has_bos = tokenizer.bos_token_id is not None
+        plan = replace(plan, extra_tokens=int(has_bos), reading_seconds=reading_seconds)
+        if len(kept) == 0 or not _enough_memory(plan):
+            return plan
+        return replace(plan, sample=_run_sample(sources, chunks, windows, kept, started))
+
+
+def _chunk_plan(
+    role: ReferenceRole | None, options: AuditOptions, cascade: Cascade | None
+) -> ChunkPlan:
+    """Return the chunks that an audit would have, without a place for them."""
+    return ChunkPlan(
+        folder=Path(),
+        fingerprint="",
+        shape=options.shape,
+        role=role,
+        objective=options.objective,
+        features=FEATURE_SETS[feature_set_name(role)],
+        n_windows=0,
+        chunk_size=options.chunk_size,
+        cascade=cascade,
+    )
+
+
+def _counted(
+    cuts: RowWindows,
+    chunks: ChunkPlan,
+    options: AuditOptions,
+    n_kept: int,
+    models: dict[str, ModelSizes],
+) -> AuditPlan:
+    """Return the plan as far as it follows from counts and options."""
+    on_gpu = options.model.device != "cpu" and torch.cuda.is_available()
+    return AuditPlan(
+        outcomes=dict(cuts.outcomes),
+        windows=len(cuts.windows),
+        distinct_windows=chunks.n_windows,
+        screened_windows=chunks.n_windows - n_kept,
+        asks_reference=chunks.cascade is not None and chunks.cascade.needs_reference,
+        window_tokens=chunks.shape.length,
+        features=len(chunks.features),
+        chunk_size=chunks.chunk_size,
+        dtype=options.model.dtype,
+        device="cuda" if on_gpu else "cpu",
+        workers=options.workers if options.ray is None else options.ray.replicas,
+        models=models,
+    )
+
+
+def _enough_memory(plan: AuditPlan) -> bool:
+    """Whether this machine has the memory to load the models; True where it does not say."""
+    available = _bytes_in("/proc/meminfo", "MemAvailable")
+    return plan.device != "cpu" or available is None or plan.model_memory("cpu") <= available
+
+
+def _run_sample(
+    sources: ModelSources,
+    chunks: ChunkPlan,
+    windows: DistinctWindows,
+    kept: NDArray[np.int64],
+    started: tuple[float, float],
+) -> Sample:
+    """Load the models; score windows from all over the corpus, ever more, for some seconds."""
+    loading = _now()
+    n_processes = sources.workers if sources.ray is None else sources.ray.replicas
+    n_threads = sources.threads or max(1, torch.get_num_threads() // n_processes)
+    models = load_models(replace(sources, threads=n_threads, workers=1, ray=None))
+    seconds_before, cpu_seconds_before = _since(started)
+
+    def score(n: int) -> tuple[float, float]:
+        """Return how long a chunk of windows takes, its features and its file included."""
+        chosen = kept[np.linspace(0, len(kept) - 1, n).astype(np.int64)]
+        token_ids = np.stack([windows.window(int(index)) for index in chosen])
+        work = ChunkWork(0, token_ids, windows.occurrences[chosen])
+        with tempfile.TemporaryDirectory(prefix="memaudit-") as folder:
+            plan = replace(chunks, folder=Path(folder), features=models.features, cascade=None)
+            begun = _now()
+            for _ in models.score(replace(plan, n_windows=n, chunk_size=n), iter([work])):
+                pass
+            return _since(begun)
+
+    score(1)  # what happens only once is not timed
+    n, limit, sampling = 1, min(len(kept), chunks.chunk_size), _now()
+    seconds, cpu_seconds = score(n)
+    while n < limit and _since(sampling)[0] + 2 * seconds <= _SAMPLE_SECONDS:
+        n = min(2 * n, limit)
+        seconds, cpu_seconds = score(n)
+    memory = _bytes_in("/proc/self/status", "VmHWM")
+    if memory is not None and torch.cuda.is_available():
+        memory += torch.cuda.max_memory_reserved()
+    return Sample(
+        windows=n,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        seconds_before=seconds_before,
+        cpu_seconds_before=cpu_seconds_before,
+        total_seconds=_since(loading)[0],
+        memory=memory,
+    )
+
+
+def _now() -> tuple[float, float]:
+    """Return seconds on the clock, and CPU seconds of this process."""
+    return time.monotonic(), time.process_time()
+
+
+def _since(start: tuple[float, float]) -> tuple[float, float]:
+    now = _now()
+    return now[0] - start[0], now[1] - start[1]
+
+
+def _bytes_in(path: str, field: str) -> int | None:
+    """Return a number that Linux tells in kB; None on another system."""
+    if not Path(path).exists():
+        return None
+    fields = dict(line.split(":", 1) for line in Path(path).read_text().splitlines())
+    return int(fields[field].split()[0]) * 1024
