@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from memaudit.reports.verification import print_estimate, print_verification
-from memaudit.verification import Estimate, VerificationResult
+from memaudit.verification import VerificationResult
+from memaudit.verification.estimate import Estimate
 from memaudit.verification.result import (
     ROLES,
     Comparison,
