@@ -4,7 +4,6 @@ import errno
 import hashlib
 import os
 import re
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,8 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.errors import ClassifierError, OutputError
+from memaudit.errors import ClassifierError
 from memaudit.features import FEATURE_SETS
+from memaudit.files import output_errors, written_file
 from memaudit.metrics import ExpectedCount, expected_count
 from memaudit.objectives import ObjectiveKind
 from memaudit.text import safe_text
@@ -308,22 +308,10 @@ def save_classifier(classifier: RiskClassifier, path: Path) -> None:
     file = path if path.suffix == ".json" else path / FILE_NAME
     parsed = _ClassifierFile(classifier=classifier, digest=classifier.digest, format=FORMAT)
     content = msgspec.json.format(msgspec.json.encode(parsed, order="sorted"), indent=2) + b"\n"
-    try:
+    with output_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(temporary).replace(file)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{safe_text(str(file))}: cannot be written: {error.strerror}",
-            hint="check the space on the disk and the permissions of the folder",
-        ) from error
+    with written_file(file) as stream:
+        stream.write(content)
 
 
 def shipped_classifiers_dir() -> Path:

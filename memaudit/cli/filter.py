@@ -44,6 +44,7 @@ _SIMILARITY = 0.8
     metavar="FILE",
     help="Where what stays goes, in the format it has; a folder if the corpus has several files.",
 )
+@output_option("--force", is_flag=True, help="Replace FILE if it is there.")
 @limits_option(
     "--max-probability",
     type=FiniteRange(0, 1),
@@ -111,7 +112,14 @@ def filter_(**flags: Any) -> None:
     run = read_finished_run(flags["run_folder"])
     out = None if flags["dry_run"] else flags["out"]
     with _tokenizer(flags) as tokenizer:
-        result = filter_corpus(run, flags["data"], out, options=chosen, tokenizer=tokenizer)
+        result = filter_corpus(
+            run,
+            flags["data"],
+            out,
+            options=chosen,
+            tokenizer=tokenizer,
+            replaces=flags["force"],
+        )
     if flags["push_to_hub"] is not None:
         from memaudit.filtering import push_to_hub
 

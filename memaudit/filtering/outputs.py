@@ -13,6 +13,7 @@ from memaudit.corpus.byte_streams import packed
 from memaudit.corpus.discovery import SourceFile, find_files, open_regular
 from memaudit.corpus.formats import FORMATS
 from memaudit.errors import CorpusError, UsageError
+from memaudit.files import is_special
 from memaudit.filtering.options import FilterOptions
 from memaudit.filtering.result import FileDigest, FilterResult
 from memaudit.filtering.selection import Selection
@@ -21,7 +22,7 @@ from memaudit.runs.finished import FinishedRun
 from memaudit.text import shown_path
 
 
-def plan_files(source: str, out: Path) -> list[tuple[SourceFile, Path]]:
+def plan_files(source: str, out: Path, *, replaces: bool) -> list[tuple[SourceFile, Path]]:
     """Return each file of a corpus with the place of its filtered copy.
 
     One file gives a file; a folder or a glob gives a folder with the same names below it.
@@ -34,6 +35,11 @@ def plan_files(source: str, out: Path) -> list[tuple[SourceFile, Path]]:
     if source == "-":
         raise UsageError(
             "standard input cannot be read twice", hint="give the corpus as a file with --data"
+        )
+    if is_special(out):
+        raise UsageError(
+            f"{shown}: is neither a file nor a folder, and what was written is read back",
+            hint="choose another place with --out",
         )
     files = find_files(source)
     if len(files) == 1 and files[0].path == Path(source):
@@ -54,6 +60,11 @@ def plan_files(source: str, out: Path) -> list[tuple[SourceFile, Path]]:
     written = {place.resolve() for _, place in places}
     if any(file.path.resolve() in written for file in files):
         raise UsageError(f"{shown}: is the corpus itself", hint="choose another place with --out")
+    if out.is_file() and not replaces:
+        raise UsageError(
+            f"{shown}: is there already",
+            hint="replace it with --force, or choose another place with --out",
+        )
     return places
 
 

@@ -53,6 +53,7 @@ def filter_corpus(
     *,
     options: FilterOptions = DEFAULT_OPTIONS,
     tokenizer: TeacherTokenizer | None = None,
+    replaces: bool = False,
 ) -> FilterResult:
     """Write a corpus without what a student would memorize of it.
 
@@ -66,6 +67,7 @@ def filter_corpus(
             what would come of it.
         options: which rows go.
         tokenizer: the teacher's: counts tokens, and renders messages if the corpus has them.
+        replaces: whether a file that is there is replaced; it may be the only copy of something.
 
     Raises:
         UsageError: the corpus is not the run's, or the options or the place do not fit.
@@ -73,7 +75,7 @@ def filter_corpus(
         MissingDependency: near-duplicates are asked for without rensa.
         OutputError: the place cannot be written.
     """
-    places = None if out is None else plan_files(data, out)
+    places = None if out is None else plan_files(data, out, replaces=replaces)
     selection = select_rows(run, options)
     sizes = _Sizes(run.n_rows, tokenizer)
     selection = _reread(run, data, options, selection, sizes, tokenizer)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import UsageError
+from memaudit.files import read_small
 from memaudit.runs.files import committed_file, output_errors
 from memaudit.runs.finished import FinishedRun
 from memaudit.runs.judging import Judgement
@@ -29,6 +30,8 @@ from memaudit.text import shown_path
 KEY_BYTES = 32
 """Length of a key."""
 
+_MAX_KEY_BYTES = 1024
+_MAX_BASELINE_BYTES = 1 << 30  # about 100 bytes for each distinct example
 _FORMAT = 1
 _HASH_BYTES = 16
 _EXACT = ("zlib_entropy", "suffix_zlib_entropy", "zlib_ratio")
@@ -76,7 +79,7 @@ def read_key(path: Path, *, create: bool) -> bytes:
         with committed_file(path) as stream:
             stream.write(secrets.token_bytes(KEY_BYTES).hex().encode() + b"\n")
     with output_errors(path, "read"):
-        content = path.read_bytes()[:200] if path.is_file() else b""
+        content = read_small(path, _MAX_KEY_BYTES) if path.is_file() else b""
     with suppress(ValueError):
         key = bytes.fromhex(content.decode("ascii", errors="replace").strip())
         if len(key) == KEY_BYTES:
@@ -183,7 +186,7 @@ def read_baseline(path: Path, key: bytes) -> Baseline:
     """
     where = shown_path(path)
     with output_errors(path, "read"):
-        content = path.read_bytes()
+        content = read_small(path, _MAX_BASELINE_BYTES)
     try:
         file = msgspec.json.decode(content, type=_BaselineFile)
     except (ValueError, RecursionError) as error:

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import msgspec
 
 from memaudit.errors import UsageError
+from memaudit.files import read_small
 from memaudit.text import safe_text, shown_path
 
-MAX_POLICY_BYTES = 1 << 20
-"""A policy takes less than 1 % of it."""
+MAX_POLICY_BYTES = 1 << 18
+"""A policy takes less than 1 % of it, and a pyproject.toml less than half."""
 
 LIMITS = (
     "max_rate",
@@ -171,10 +172,7 @@ def _read_policy(path: Path) -> EffectivePolicy:
     """Return the policy in a file; without a digest if the file has none."""
     where = shown_path(path)
     try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_POLICY_BYTES + 1)
-        if len(content) > MAX_POLICY_BYTES:
-            raise UsageError(f"{where}: more than {MAX_POLICY_BYTES:,} bytes, no policy is")
+        content = read_small(path, MAX_POLICY_BYTES)
         document = tomllib.loads(content.decode())
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)

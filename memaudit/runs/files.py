@@ -17,16 +17,18 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from memaudit.errors import MissingDependency, OutputError
+from memaudit.files import open_regular, written_file
+from memaudit.files import output_errors as output_errors
+from memaudit.files import sync_folder as sync_folder
 from memaudit.text import safe_text, shown_path
 
 
@@ -107,7 +109,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         OutputError: it cannot be fetched.
     """
     if not is_remote(path):
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             yield stream
         return
     with tempfile.NamedTemporaryFile() as fetched:
@@ -184,9 +186,7 @@ def output_folder(path: Path) -> Iterator[None]:
 
 @contextmanager
 def committed_file(path: Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
-    """Open a file, readable by its owner alone, that takes its name when all went well.
-
-    What had the name before stays until then, and for ever if the work inside fails.
+    """Open a file that takes its name when all went well, as `written_file` does, or an object.
 
     Args:
         path: its name.
@@ -200,30 +200,8 @@ def committed_file(path: Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
         with uploaded(path, is_new=is_new) as stream:
             yield stream
         return
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with output_errors(path):
-        try:
-            with os.fdopen(os.open(temporary, flags, 0o600), "w+b") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def output_errors(path: Path, verb: Literal["written", "read"] = "written") -> Iterator[None]:
-    """Tell errors of the file system as an `OutputError` about this path."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{shown_path(path)}: cannot be {verb}: {error.strerror or 'I/O error'}",
-            hint="check the space on the disk and the permissions, or choose a place with --out",
-        ) from error
+    with written_file(path) as stream:
+        yield stream
 
 
 def remove_halves(folder: Path) -> None:
@@ -247,15 +225,6 @@ def _missing_folders(path: Path) -> list[Path]:
     if not missing and not path.is_dir():
         missing = [path]
     return missing[::-1]
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk: only then do they survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -13,8 +13,9 @@ import msgspec
 
 from memaudit.classifier import RiskClassifier, ZlibRecord
 from memaudit.errors import OutputError, UsageError
+from memaudit.files import read_small
 from memaudit.objectives import Objective
-from memaudit.runs.files import committed_file, output_errors
+from memaudit.runs.files import committed_file, is_remote, output_errors
 from memaudit.screening import Cascade
 from memaudit.sensitivity import detector_versions
 from memaudit.text import safe_text, shown_path
@@ -64,6 +65,9 @@ def chunk_ranges(chunks: list[int]) -> str:
     shown = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:10]]
     return ", ".join(shown + ["…"] * (len(ranges) > 10))
 
+
+MAX_BYTES = 8 << 20
+"""Of a manifest; one takes about 10 kB, most of it for the classifier."""
 
 FORMAT = 1
 """Of run directories; goes up when an older reader would misread one."""
@@ -297,12 +301,11 @@ def read_manifest(path: Path) -> Manifest:
             f"{folder}: not the folder of a run, it has no {path.name}",
             hint="give the folder that --out of 'memaudit predict' named",
         )
-    with output_errors(path, "read"):
-        content = path.read_bytes()
+    content = _content(path)
     try:
         read = msgspec.json.decode(content, type=_ManifestFile)
         is_whole = read.digest == _digest(read.manifest) and read.manifest.format == FORMAT
-    except ValueError:
+    except (ValueError, RecursionError):
         is_whole = False
     else:
         if is_whole:
@@ -315,8 +318,14 @@ def read_manifest(path: Path) -> Manifest:
 
 def looks_like_manifest(path: Path) -> bool:
     """Whether a file is a manifest of ours, be it damaged or of another version."""
-    content = path.read_bytes()
+    content = _content(path)
     return b'"manifest"' in content and b'"texts_digest"' in content
+
+
+def _content(path: Path) -> bytes:
+    """Return what is in the file: at most what a manifest can hold, and of no pipe or device."""
+    with output_errors(path, "read"):
+        return path.read_bytes() if is_remote(path) else read_small(path, MAX_BYTES)
 
 
 def _digest(manifest: Manifest) -> str:

@@ -1,6 +1,7 @@
 """`memaudit filter`: from a run and its corpus to a smaller one."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -124,3 +125,23 @@ def test_nothing_heavy_is_imported():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_a_file_that_is_there_is_replaced_only_by_force(capsys, tmp_path):
+    """It may be the only copy of something."""
+    (tmp_path / "o.jsonl").write_text("precious")
+
+    assert filter_("--out", "o.jsonl", "--top", "1") == 2
+    assert (tmp_path / "o.jsonl").read_text() == "precious"
+    assert "--force" in capsys.readouterr().err
+
+    assert filter_("--out", "o.jsonl", "--top", "1", "--force") == 0
+    assert "precious" not in (tmp_path / "o.jsonl").read_text()
+
+
+def test_a_pipe_is_no_place_for_a_corpus(capsys, tmp_path):
+    """What was written is read back for its digest, and a pipe would be waited for."""
+    os.mkfifo(tmp_path / "o.jsonl")
+
+    assert filter_("--out", "o.jsonl", "--top", "1", "--force") == 2
+    assert "neither a file nor a folder" in capsys.readouterr().err

@@ -90,7 +90,7 @@ def test_nothing_to_remove_gives_the_same_file(template, tmp_path):
             run = run_in_memory(template, source, seed=seed)
             out = tmp_path / f"out-{source.name}"
 
-            filter_corpus(run, str(source), out, options=FilterOptions(top=0))
+            filter_corpus(run, str(source), out, options=FilterOptions(top=0), replaces=True)
 
             assert out.read_bytes() == source.read_bytes()
 

@@ -172,4 +172,4 @@ def test_another_file_does_not_take_the_place_of_the_pinned_one(tmp_path):
 def test_a_pinned_policy_that_was_removed_is_missed(tmp_path):
     """Deleting the file must not leave the flags in charge."""
     with pytest.raises(UsageError, match="no policy file"):
-        effective_policy(None, {"max_rate": 1.0}, pinned_digest="ab", folder=tmp_path)
+        effective_policy(None, {"max_rate": 1.0}, pinned_digest="ab" * 32, folder=tmp_path)

@@ -1,6 +1,8 @@
 """The gate in many situations, through the command: policy by state of the run."""
 
+import os
 import shutil
+import time
 
 import pytest
 from support.fake_run import fake_audit
@@ -280,3 +282,33 @@ def test_there_are_situations_enough():
     """The table is the contract of the gate."""
     assert len(CASES) >= 25
     assert {code for _, _, code, _ in CASES.values()} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", ["memaudit.toml", "run/manifest.json", "run/rows.parquet",
+                                  "run/chunks/00000.parquet", "key", "base.json"])  # fmt: skip
+@pytest.mark.parametrize("kind", ["pipe", "endless", "blank lines", "folder"])
+def test_nothing_that_a_gate_reads_keeps_it_waiting(name, kind, situation, capsys):
+    """A pipe, an endless device and a huge file in the place of a file end with a message."""
+    situation.write("memaudit.toml", "[gate]\nmax-rate = 1.0\n")
+    key = situation.folder / "key"
+    key.write_text("ab" * 32)
+    command = ["gate", "--run", "run", "--policy", "memaudit.toml", "--key-file", "key"]
+    assert run_command([*command, "--write-baseline", "base.json"]) == 0
+    path = situation.folder / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as stream:  # a hole of zeros would be read in no time
+            stream.writelines([b"\n" * 1_000_000] * 20)
+    capsys.readouterr()
+
+    started = time.monotonic()
+    assert run_command([*command, "--baseline", "base.json"]) == 2
+
+    assert time.monotonic() - started < 5
+    assert "error: " in capsys.readouterr().err

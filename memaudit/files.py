@@ -1,0 +1,159 @@
+"""Files on a disk: written whole or not at all, and small ones read within bounds.
+
+Every output of every command goes through `written_file`. Every small file that may come from
+somewhere else (a policy, a manifest, a key) goes through `read_small`.
+"""
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Literal, cast
+
+from memaudit.errors import OutputError
+from memaudit.text import shown_path
+
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_SECONDS_FOR_A_READER = 5.0
+_OWN_DESCRIPTOR = re.compile(r"/proc/(\d+)/fd/(\d+)")
+_MAX_LINKS = 8
+
+
+@contextmanager
+def output_errors(path: Path, verb: Literal["written", "read"] = "written") -> Iterator[None]:
+    """Tell errors of the file system as an `OutputError` about this path."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{shown_path(path)}: cannot be {verb}: {error.strerror or 'I/O error'}",
+            hint="check the space on the disk and the permissions, or choose a place with --out",
+        ) from error
+
+
+@contextmanager
+def written_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, readable by its owner alone, that takes its name when all went well.
+
+    What had the name before stays until then, and for ever if the work inside fails. A link is
+    replaced, and what it points to is not: it may have been planted. What is no regular file, such
+    as /dev/null, /dev/stdout or a pipe, is never replaced. It is given all of the content at the
+    end, or none.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with output_errors(path):
+        descriptor = _own_descriptor(path)
+        if descriptor is not None or _is_special(path):
+            with tempfile.TemporaryFile() as stream:
+                yield cast(BinaryIO, stream)
+                stream.seek(0)
+                with os.fdopen(_opened_special(path, descriptor), "wb") as special:
+                    shutil.copyfileobj(stream, special)
+            return
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            with os.fdopen(os.open(temporary, _NEW, 0o600), "w+b") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk: only then do they survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, once it is a regular one: a pipe or a device may never end.
+
+    Raises:
+        OSError: it is not there, is something else, or cannot be read.
+    """
+    # Without O_NONBLOCK a pipe that nobody writes to would be waited for.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    stream = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return stream
+
+
+def read_small(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a regular file that cannot be large.
+
+    Raises:
+        OSError: it is not there, is no regular file, has more bytes, or cannot be read.
+    """
+    with open_regular(path) as stream:
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"more than {max_bytes:,} bytes", str(path))
+    return content
+
+
+def is_special(path: Path) -> bool:
+    """Whether something is there under the name that is neither a regular file nor a folder."""
+    return _own_descriptor(path) is not None or _is_special(path)
+
+
+def _is_special(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _own_descriptor(path: Path) -> int | None:
+    """Return the open file of this process that a name such as /dev/stdout stands for, if any.
+
+    Opening it by its name would begin at the start of what the shell has redirected it to.
+    """
+    place = path.absolute()
+    for _ in range(_MAX_LINKS):
+        place = Path(os.path.realpath(place.parent), place.name)
+        match = _OWN_DESCRIPTOR.fullmatch(str(place))
+        if match is not None:
+            return int(match[2]) if int(match[1]) == os.getpid() else None
+        try:
+            place = place.parent / place.readlink()
+        except OSError:  # not a link
+            return None
+    return None
+
+
+def _opened_special(path: Path, descriptor: int | None) -> int:
+    if descriptor is not None:
+        sys.stdout.flush()  # what was printed before comes first
+        return os.dup(descriptor)
+    if path.is_block_device():
+        raise OSError(errno.EINVAL, "is a disk", str(path))
+    patience = time.monotonic() + _SECONDS_FOR_A_READER
+    while True:
+        try:
+            opened = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > patience:
+                raise
+            time.sleep(0.05)  # nobody reads the pipe yet
+        else:
+            os.set_blocking(opened, True)
+            return opened

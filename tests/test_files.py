@@ -1,0 +1,116 @@
+"""Files: nothing that is no regular file is replaced, waited for or read without end."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from memaudit.errors import OutputError
+from memaudit.files import read_small, written_file
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+
+
+def write(path, content=b"new"):
+    """Write a file as every command does."""
+    with written_file(path) as stream:
+        stream.write(content)
+
+
+@needs_root
+def test_a_device_is_written_into_and_stays_a_device(tmp_path):
+    """As root, a file in the place of /dev/null would fill the disk of the whole machine."""
+    null = tmp_path / "null"
+    os.mknod(null, 0o666 | 0o020000, os.makedev(1, 3))
+
+    write(null)
+
+    assert null.is_char_device()
+    assert [path.name for path in tmp_path.iterdir()] == ["null"]
+
+
+@needs_root
+def test_a_full_device_is_an_error(tmp_path):
+    """What could not be written must not look as if it had been."""
+    full = tmp_path / "full"
+    os.mknod(full, 0o666 | 0o020000, os.makedev(1, 7))
+
+    with pytest.raises(OutputError, match="No space left"):
+        write(full, b"x" * 100_000)
+
+
+@needs_root
+def test_a_disk_is_refused(tmp_path):
+    """A typo must not overwrite a file system."""
+    disk = tmp_path / "disk"
+    os.mknod(disk, 0o600 | 0o060000, os.makedev(240, 0))
+
+    with pytest.raises(OutputError, match="is a disk"):
+        write(disk)
+
+
+def test_a_pipe_is_given_the_whole_content_or_none(tmp_path):
+    """Its reader cannot tell half a document from a whole one."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+
+    write(pipe, b"x" * 200_000)
+
+    reader.join(10)
+    assert got == [b"x" * 200_000]
+    assert pipe.is_fifo()
+
+
+def test_a_pipe_that_nobody_reads_is_an_error(tmp_path, monkeypatch):
+    """A job that waits for ever tells nobody why."""
+    monkeypatch.setattr("memaudit.files._SECONDS_FOR_A_READER", 0.1)
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(OutputError):
+        write(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
+@pytest.mark.parametrize("to_file", [True, False])
+def test_standard_output_by_name_is_written_where_it_goes(name, to_file, tmp_path):
+    """Neither the link in /dev is replaced, nor what the shell has written before."""
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    program = (
+        "from pathlib import Path\nfrom memaudit.files import written_file\n"
+        f"print('before')\nwith written_file(Path({name!r})) as stream: stream.write(b'new')\n"
+    )
+    out = tmp_path / "out"
+    out.write_bytes(b"earlier ")
+    with out.open("ab") as stream:
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, check=True,
+            stdout=stream if to_file else subprocess.PIPE,
+        )  # fmt: skip
+
+    told = out.read_bytes() if to_file else b"earlier " + done.stdout
+    assert told == b"earlier before\nnew"
+    assert Path("/dev/stdout").is_symlink()
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless", "folder", "large", "none"])
+def test_a_small_file_is_read_within_bounds(kind, tmp_path):
+    """A policy that is a pipe would be waited for, and one that is /dev/zero never ends."""
+    path = tmp_path / "file"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "large":
+        path.write_bytes(b"\n" * 1001)
+
+    with pytest.raises(OSError, match=r"regular|directory|bytes|file"):
+        read_small(path, 1000)
