@@ -21,11 +21,23 @@ if TYPE_CHECKING:
 
 POSITIVE = click.IntRange(min=1)
 COUNT = click.IntRange(min=0)
+DEFAULT_TEMPLATE_DATE = "2024-07-26"
+"""As in `memaudit.corpus.base`, which the help does not wait for."""
+
 ABOVE_ZERO = FiniteRange(min=0, min_open=True)
 SHARE = FiniteRange(0, 1)
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(path_type=Path, file_okay=False)
-ROW_SHAPES = ("auto", "text", "prompt-completion", "messages")
+ROW_SHAPES = (
+    "auto",
+    "text",
+    "prompt-completion",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "preference",
+    "tokens",
+)
 TABLE_FORMATS = ("parquet", "jsonl", "csv")
 DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
 """Number formats by the names that they are given."""
@@ -179,6 +191,13 @@ def corpus(*more: Decorator) -> Decorator:
             "--text-column", metavar="NAME", help="Column that holds the text. Default: text."
         ),
         corpus_option(
+            "--map",
+            "mapping",
+            multiple=True,
+            metavar="ROLE=COLUMN",
+            help="Column that holds what a format calls otherwise, such as prompt=question. May repeat.",
+        ),
+        corpus_option(
             "--id-column",
             metavar="NAME",
             help="Column that names a row in reports. Default: id, where there is one.",
@@ -195,6 +214,21 @@ def corpus(*more: Decorator) -> Decorator:
         ),
         corpus_option(
             "--revision", metavar="REV", help="Branch, tag or commit of a corpus on the hub."
+        ),
+        corpus_option(
+            "--template-date",
+            default=DEFAULT_TEMPLATE_DATE,
+            show_default=True,
+            metavar="YYYY-MM-DD",
+            help="Date that a chat template is told when it asks for today's.",
+        ),
+        corpus_option(
+            "--add-special-tokens",
+            type=click.Choice(("auto", "yes", "no")),
+            default="auto",
+            show_default=True,
+            help="Put a BOS token in front of every window. auto: if the tokenizer adds one. "
+            "There is never a second one.",
         ),
         *more,
         corpus_option(

@@ -1,6 +1,7 @@
 """Chat templates come with a model and are programs: they get little time, memory and reach."""
 
 import pytest
+from support.compare_templates import CONVERSATIONS, SPECIAL_TOKENS, by_transformers
 
 from memaudit.corpus import Conversation
 from memaudit.engines.chat_template import TemplateProcess
@@ -39,7 +40,7 @@ def start():
     started = []
 
     def start(template, **settings):
-        process = TemplateProcess(template, {"bos_token": "<s>"}, **settings)
+        process = TemplateProcess(template, SPECIAL_TOKENS, **settings)
         started.append(process)
         return process
 
@@ -110,6 +111,38 @@ def test_everything_in_a_message_reaches_the_template(start):
         '[{"thinking": "r", "role": "assistant", "tool_calls": [{"function": {"name": "f"}}], '
         '"reasoning": "r", "reasoning_content": "r"}][{"name": "f"}]True'
     )
+
+
+TOOLS = (
+    "{{ bos_token }}{% for t in tools or [] %}{{ t.function | tojson(indent=2) }}{% endfor %}"
+    "{% for d in documents or [] %}{{ d.title }}{% endfor %}{% for m in messages %}{{ m.role }}:"
+    "{%- if m.tool_calls is defined %}{% for c in m.tool_calls %}{{ c.function.arguments | tojson }}"
+    "{% endfor %}{% endif %}{{ m.reasoning_content }}{{ m.content }}{{ m.name }}\n{% endfor %}"
+    "{{ strftime_now('%Y') }}"
+)
+STRICT = (
+    "{% for m in messages %}{% if m.role not in ('user', 'assistant') %}"
+    "{{ raise_exception('no ' + m.role) }}{% endif %}{{ m.content | upper }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+@pytest.mark.parametrize("template", [PLAIN, MARKED, TOOLS, STRICT])
+def test_a_text_is_the_one_that_transformers_makes(start, template, name):
+    """It is what a student is trained on: the other engine of templates decides, not this one.
+
+    `support/compare_templates.py` does the same for a folder of templates.
+    """
+    messages, variables = CONVERSATIONS[name]
+    process = start(template)
+
+    expected = by_transformers(template, messages, variables)
+    try:
+        found = process.render(Conversation(messages, variables)).text
+    except ValueError:
+        found = None
+
+    assert found == expected
 
 
 def test_a_fault_of_the_template_is_not_blamed_on_a_row(start):
