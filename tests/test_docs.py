@@ -102,21 +102,6 @@ def test_every_page_is_in_the_navigation():
     assert named == {page.name for page in (ROOT / "docs").glob("*.md")}
 
 
-OF_OTHER_TOOLS = {"--array", "--constraint", "--editable", "--no-deps", "--norc", "--quiet"}
-
-
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.parent.name == "docs"], ids=lambda page: page.name
-)
-def test_every_option_named_is_an_option(page):
-    """A reader who types it must not meet a usage error."""
-    options = [option for command in cli.commands.values() for option in command.params]
-    ours = {name for option in options for name in (*option.opts, *option.secondary_opts)}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", page.read_text(encoding="utf-8")))
-
-    assert named - OF_OTHER_TOOLS <= ours | {"--help", "--version"}
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The site, built as CI builds it."""

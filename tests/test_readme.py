@@ -4,21 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-
-from memaudit.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_every_option_named_is_an_option():
-    """A reader who types it must not meet a usage error."""
-    helps = "".join(CliRunner().invoke(cli, [name, "--help"]).output for name in cli.commands)
-    ours = set(re.findall(r"--[a-z][a-z-]+", README))
-    of_other_tools = {"--constraint", "--editable", "--quiet", "--numprocesses"}
-
-    assert ours - of_other_tools <= set(re.findall(r"--[a-z][a-z-]+", helps))
 
 
 def test_the_python_example_runs(monkeypatch, capsys):

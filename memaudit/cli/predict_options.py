@@ -99,6 +99,21 @@ corpus = options.corpus(
         metavar="BYTES",
         help="A longer row is a bad row.",
     ),
+    options.corpus_option(
+        "--max-decompressed-bytes",
+        type=POSITIVE,
+        default=256 * 1024**3,
+        metavar="BYTES",
+        help="Refuse a compressed file that unpacks to more. Default: 256 GiB.",
+    ),
+    options.corpus_option(
+        "--max-compression-ratio",
+        type=POSITIVE,
+        default=1000,
+        show_default=True,
+        metavar="N",
+        help="Refuse a file that unpacks to more than N times its size.",
+    ),
 )
 
 window = options.windows(
