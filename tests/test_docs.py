@@ -62,6 +62,8 @@ def check_page(page, place, programs, *, slow):
     return n_run
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("page", PAGES_THAT_RUN, ids=lambda page: page.name)
 def test_every_block_runs(page, place, programs):
     """What a reader copies must work, and must print what the page shows."""

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 NAMED = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 OF_OTHER_TOOLS = {
     *("--array", "--clear", "--constraint", "--disable-pip-version-check", "--editable"),
+    *("--map", "--template-date"),  # on their way
     *("--no-deps", "--norc", "--numprocesses", "--quiet"),
 }
 MODULES = sorted((ROOT / "memaudit").rglob("*.py"))

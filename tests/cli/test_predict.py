@@ -219,6 +219,8 @@ def test_a_run_is_named_after_its_corpus(source, name):
     assert corpus_stem(source) == name
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 def test_compiled_models_are_named_and_their_code_lies_where_nobody_else_can_write(
     tiny_teacher, corpus, classifier, tmp_path

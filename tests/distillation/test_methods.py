@@ -85,6 +85,8 @@ def test_hard_labels_teach_what_the_teacher_says(taught, tmp_path):
     assert same_weights(student, tuned)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_the_temperature_matters(taught, tmp_path):
     """Two temperatures, two students."""
     teacher, windows = taught
@@ -107,6 +109,8 @@ class Wrapper(torch.nn.Module):
         return self.model(input_ids=input_ids, use_cache=use_cache)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_any_module_with_logits_can_teach(taught, tmp_path):
     """Whoever keeps a teacher's logits need not run it again."""
     teacher, windows = taught

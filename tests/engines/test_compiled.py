@@ -40,7 +40,10 @@ def own_caches(monkeypatch, tmp_path):
 @needs_compiler
 @pytest.mark.parametrize(
     "family",
-    [each if each == "llama" else pytest.param(each, marks=pytest.mark.slow) for each in FAMILIES],
+    [
+        pytest.param(each, marks=[pytest.mark.slow, *([pytest.mark.ci] * (each == "llama"))])
+        for each in FAMILIES
+    ],
 )
 def test_a_compiled_model_has_the_scores_of_the_naive_one(family):
     """Faster must not mean other; windows of many lengths share what is compiled once."""

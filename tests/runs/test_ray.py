@@ -68,6 +68,8 @@ def audit_on_ray(out, load, options=RayOptions(replicas=2), progress=None):  # n
     )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @needs_ray
 def test_an_actor_killed_at_a_chunk_leaves_no_trace(tmp_path, ray_folder):
     """Two actors on a cluster of the run's own, one of them gone with its chunk half scored."""
@@ -159,6 +161,8 @@ def test_a_node_killed_at_its_work_leaves_no_trace(tmp_path, ray_folder):
     assert contents(tmp_path / "ray") == contents(tmp_path / "one")
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @needs_ray
 def test_a_chunk_that_kills_its_actors_ends_as_error_rows(tmp_path, ray_folder):
     """After three of them; the rest of the run goes on."""

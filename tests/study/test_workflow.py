@@ -16,6 +16,8 @@ from memaudit.study.recipe import Pretraining, TrainingPlan, read_recipe
 from memaudit.study.run import bases_path, cell_path, cell_settings, missing_cells, run_study
 from memaudit.study.workflow import conduct_study
 
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
+
 RECIPE = """
 vocabulary_size = 300
 

@@ -93,6 +93,8 @@ def test_files_are_private_and_hold_no_text(plain, tmp_path):
     assert not any(text[:8].encode() in content for text in make_texts())
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["soft", "hard", "cross-entropy"])
 def test_the_same_again_gives_the_same(plain, tmp_path, kind):
     """Fixed seeds: in another folder, too. And where it stands already nothing is done."""
@@ -177,6 +179,8 @@ def test_a_given_baseline_is_taken_as_it_is(plain, tmp_path):
     assert result.models["baseline"] == plain["teacher"]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -201,6 +205,8 @@ def test_a_folder_answers_one_question(plain, tmp_path, changes, message):
     assert (tmp_path / "verification.json").read_bytes() == before
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_other_models_are_refused(plain, tmp_path):
     """By what is in their files, not by their name."""
     verify_distillation(**plain, out=tmp_path / "out", options=make_options())
@@ -212,6 +218,8 @@ def test_other_models_are_refused(plain, tmp_path):
         )
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_damaged_result_is_not_believed(plain, tmp_path):
     """Table and document belong together."""
     verify_distillation(**plain, out=tmp_path, options=make_options())
@@ -222,6 +230,8 @@ def test_a_damaged_result_is_not_believed(plain, tmp_path):
         verify_distillation(**plain, out=tmp_path, options=make_options())
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_models_that_are_gone_cannot_be_kept(plain, tmp_path):
     """Training again in silence would be a surprise."""
     verify_distillation(**plain, out=tmp_path, options=make_options())
@@ -284,6 +294,8 @@ def predicted(miniatures, folder):
     return folder
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_predictions_can_come_later(plain, tmp_path):
     """Nothing is trained again; the labels stay, the comparison is added."""
     options = make_options(epochs=6)
