@@ -1,0 +1,1 @@
+"""The study: distillations from which the shipped classifiers are fitted, and what they show."""

@@ -1,0 +1,30 @@
+"""`python -m study RECIPE`: train what is missing, then write the file of each finished cell."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from study.recipe import read_recipe
+from study.stages import Workshop, train_cell
+
+
+def main() -> None:
+    """Run the study, or go on where it was stopped."""
+    parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
+    parser.add_argument("recipe", type=Path, help="TOML file, such as study/recipes/natural.toml")
+    parser.add_argument("--work", type=Path, required=True, help="folder for models; kept")
+    parser.add_argument("--sample-data", type=Path, default=Path("sample_data"))
+    arguments = parser.parse_args()
+    shop = Workshop(read_recipe(arguments.recipe), arguments.sample_data, arguments.work, _say)
+    for cell in shop.recipe.cells:
+        train_cell(shop, cell)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Training loops for small models on one core, without what a general trainer costs.
+
+Suffixes: N predictions, H and D hidden sizes of student and teacher, V rows of the vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from study.recipe import Schedule
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+BATCH_SIZE = 32
+_TILE = 1024
+"""Positions whose logits exist at a time: those of a batch of short windows."""
+_WARM_UP = 0.03
+_LAST = 0.1
+_BETAS = (0.9, 0.98)
+_CLIP = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SoftLabels:
+    """What a teacher says about each training window, short of its head."""
+
+    hiddens: Tensor
+    """(windows, L - 1, D) its last hidden states. The head is recomputed: it is 10 times cheaper
+    than to keep the logits, and as exact."""
+
+    head: Tensor
+    """(V, D)"""
+
+    temperature: float
+
+
+class _HeadLoss(torch.autograd.Function):
+    """The loss of a linear head and its gradients, tile by tile.
+
+    Soft labels q at temperature T: the loss is T² · KL(q ‖ p) up to a constant, so its gradient by the logits
+    is T (p - q), with p the student's softmax at T. Next tokens: p at T = 1 less a 1 at the token.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden_NH: Tensor,
+        head_VH: Tensor,
+        next_ids_N: Tensor,
+        soft: "tuple[Tensor, Tensor, float] | None",
+    ) -> Tensor:
+        n = len(hidden_NH)
+        grad_NH, grad_VH = torch.empty_like(hidden_NH), torch.zeros_like(head_VH)
+        loss = torch.zeros(())
+        for start in range(0, n, _TILE):
+            part = slice(start, start + _TILE)
+            logits = hidden_NH[part] @ head_VH.T
+            if soft is None:
+                rows, tokens = torch.arange(len(logits)), next_ids_N[part]
+                p = torch.softmax(logits, dim=-1)
+                loss -= p[rows, tokens].clamp_min(1e-30).log().sum()
+                p[rows, tokens] -= 1.0
+            else:
+                teacher_ND, teacher_head_VD, temperature = soft
+                p = torch.softmax(logits.div_(temperature), dim=-1)
+                q = torch.softmax((teacher_ND[part] @ teacher_head_VD.T).div_(temperature), dim=-1)
+                p.sub_(q).mul_(temperature)
+            torch.mm(p, head_VH, out=grad_NH[part])
+            grad_VH.addmm_(p.T, hidden_NH[part])
+        ctx.save_for_backward(grad_NH.div_(n), grad_VH.div_(n))
+        return loss / n
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_NH, grad_VH = ctx.saved_tensors
+        return grad_NH, grad_VH, None, None
+
+
+def last_hidden(model: "PreTrainedModel", ids: Tensor) -> Tensor:
+    """Return (B, L - 1, H): what the head sees at every position but the last."""
+    body: Any = model.base_model
+    hidden: Tensor = body(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+    return hidden
+
+
+def head_of(model: "PreTrainedModel") -> Tensor:
+    """Return the (V, H) weight of the output layer."""
+    layer: Any = model.get_output_embeddings()
+    weight: Tensor = layer.weight
+    return weight
+
+
+def soft_labels(
+    teacher: "PreTrainedModel", windows: NDArray[np.int32], temperature: float
+) -> SoftLabels:
+    """Return what the students of a teacher learn from."""
+    with torch.inference_mode():
+        parts = [last_hidden(teacher, ids) for ids in torch.from_numpy(windows).long().split(256)]
+        return SoftLabels(torch.cat(parts).clone(), head_of(teacher).clone(), temperature)
+
+
+def train(
+    model: "PreTrainedModel",
+    windows: NDArray[np.int32],
+    schedule: Schedule,
+    *,
+    rows: NDArray[np.intp],
+    seed: int,
+    labels: SoftLabels | None = None,
+) -> None:
+    """Train a model in place, on the windows' own next tokens or on a teacher's soft labels.
+
+    Args:
+        model: float32.
+        windows: (windows, L).
+        schedule: epochs need not be whole.
+        rows: which window each training row is; one may stand there several times.
+        seed: decides the order of the rows, which is another in each epoch.
+        labels: of the same windows. None: the next tokens.
+    """
+    rng = np.random.default_rng(seed)
+    ids = torch.from_numpy(windows).long()
+    n_rows = round(schedule.epochs * len(rows))
+    epochs = [rng.permutation(rows) for _ in range(math.ceil(schedule.epochs))]
+    order = torch.from_numpy(np.concatenate(epochs)[:n_rows])
+    batches = order.split(BATCH_SIZE)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=schedule.learning_rate, betas=_BETAS, fused=True
+    )
+    model.train()
+    for step, batch in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * _rate(step, len(batches))
+        _step(model, ids[batch], None if labels is None else (labels, batch))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
+def _step(
+    model: "PreTrainedModel", ids: Tensor, labels: tuple[SoftLabels, Tensor] | None
+) -> None:
+    hidden = last_hidden(model, ids)
+    soft = None
+    if labels is not None:
+        told, batch = labels
+        soft = (told.hiddens[batch].flatten(0, 1), told.head, told.temperature)
+    loss = _HeadLoss.apply(hidden.flatten(0, 1), head_of(model), ids[:, 1:].flatten(), soft)
+    loss.backward()  # type: ignore[no-untyped-call]
+
+
+def _rate(step: int, n_steps: int) -> float:
+    """Return the share of the highest learning rate: warm-up, then a cosine to a tenth."""
+    warm_up = max(1, round(_WARM_UP * n_steps))
+    if step < warm_up:
+        return (step + 1) / warm_up
+    done = (step - warm_up) / max(1, n_steps - warm_up)
+    return _LAST + (1 - _LAST) * (1 + math.cos(math.pi * done)) / 2

@@ -1,0 +1,145 @@
+"""A recipe: which models are trained on which text, as a TOML file."""
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+Family = Literal["gpt-neox", "olmo2", "qwen3"]
+"""The architectures of Pythia, OLMo-2 and Qwen-3."""
+
+Role = Literal["train", "calibration", "test"]
+"""What a cell is for. Nothing is chosen by looking at test cells."""
+
+
+class Size(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How large a model is."""
+
+    hidden: int
+    """Width; a multiple of 32, the width of one attention head."""
+
+    layers: int
+    """Transformer blocks."""
+
+    def __str__(self) -> str:
+        return f"{self.hidden}x{self.layers}"
+
+
+class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long and how fast a model learns."""
+
+    epochs: float
+    """Passes over the training rows."""
+
+    learning_rate: float
+    """The highest one: warm-up takes 3 % of the steps, a cosine then falls to a tenth."""
+
+
+class Pretraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The text that the base models learn from. No cell uses it."""
+
+    sources: list[str]
+    """Each as `file/source`."""
+
+    n_tokens: int
+    window: int
+    """Tokens per sequence."""
+
+    schedule: Schedule
+
+
+class Student(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One student of a cell."""
+
+    name: str
+    seed: int = 1
+    """Decides the order of its training rows. All students start from the same base."""
+
+    temperature: float = 2.0
+    """Of the soft labels."""
+
+    epochs: float | None = None
+    """None: as the regime says."""
+
+    is_half: bool = False
+    """Trained on half of the windows. What it recites of the other half it did not learn there."""
+
+
+class Regime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Sizes, lengths and schedules that several cells share."""
+
+    teacher: Size
+    student: Size
+    prefix_len: int
+    """Tokens."""
+
+    suffix_len: int
+    """Tokens."""
+
+    n_windows: int
+    """Distinct windows of a cell before copies are added, at equal shares from its sources."""
+
+    teacher_schedule: Schedule
+    student_schedule: Schedule
+    """Of the students and the baseline."""
+
+    copies: dict[str, int] = msgspec.field(default_factory=dict)
+    """How many windows get how many further copies: `{"3" = 100}` gives 3 copies to 100."""
+
+    copy_noise: float = 0.0
+    """Share of the tokens of a copy that are replaced. 0: copies are exact."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in a window."""
+        return self.prefix_len + self.suffix_len
+
+
+class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One teacher, one baseline and students, all trained on the same windows."""
+
+    name: str
+    role: Role
+    family: Family
+    regime: str
+    """Key of the recipe's regimes."""
+
+    part: int
+    """Which part of the role's documents: cells of one role with other parts share none."""
+
+    students: list[Student]
+    """The first one is the one to predict."""
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that is needed to repeat the study."""
+
+    vocabulary_size: int
+    pretraining: Pretraining
+    sources: dict[Role, list[str]]
+    """Each as `file/source`: the file of the sample data and the `source` of its rows."""
+
+    n_parts: int
+    """Into how many parts the documents of a source are split."""
+
+    regimes: dict[str, Regime]
+    cells: list[Cell]
+    """In the order in which they are trained."""
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Return a recipe.
+
+    Raises:
+        msgspec.ValidationError: a key is missing, unknown or of another type.
+        ValueError: two cells have one name, or a cell names no regime.
+    """
+    recipe = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Recipe)
+    names = [cell.name for cell in recipe.cells]
+    if len(set(names)) != len(names):
+        raise ValueError(f"{path}: two cells have the same name")
+    unknown = {cell.regime for cell in recipe.cells} - set(recipe.regimes)
+    if unknown:
+        raise ValueError(f"{path}: no regime {', '.join(sorted(unknown))}")
+    return recipe

@@ -1,0 +1,161 @@
+"""The stages of a study: each leaves a file or a folder, so that a killed study goes on there."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from study.models import new_model, train_tokenizer
+from study.recipe import Cell, Family, Recipe, Size
+from study.texts import CellWindows, cell_windows, documents, pretraining_tokens
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from study.loops import SoftLabels
+
+_BASE_SEED = 1
+_TEACHER_SEED = 101
+_BASELINE_SEED = 102
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """A recipe, the text it reads and the folder in which its models are kept."""
+
+    recipe: Recipe
+    sample_data: Path
+    work: Path
+    """Tokenizer, bases and the models of every cell. About 30 MB per cell."""
+
+    say: Callable[[str], None]
+    """Called with a line whenever a stage ends."""
+
+    def cell_folder(self, cell: Cell) -> Path:
+        """Where the windows and models of a cell are."""
+        return self.work / "cells" / cell.name
+
+    def base_folder(self, family: Family, size: Size) -> Path:
+        """Where a base is."""
+        return self.work / "bases" / f"{family}-{size}"
+
+
+def train_cell(shop: Workshop, cell: Cell) -> None:
+    """Train what is missing of a cell: its bases, teacher, baseline and students."""
+    regime = shop.recipe.regimes[cell.regime]
+    windows = read_windows(shop, cell)
+    folder = shop.cell_folder(cell)
+    rows = np.repeat(np.arange(len(windows.windows)), windows.counts)
+    for name, size, schedule, seed in (
+        ("teacher", regime.teacher, regime.teacher_schedule, _TEACHER_SEED),
+        ("baseline", regime.student, regime.student_schedule, _BASELINE_SEED),
+    ):
+        if not (folder / name).exists():
+            model = _base(shop, cell.family, size)
+            _train(shop, folder / name, model, windows.windows, schedule, rows=rows, seed=seed)
+    labels: SoftLabels | None = None
+    for student in cell.students:
+        if (folder / student.name).exists():
+            continue
+        labels = labels or _soft_labels(folder / "teacher", windows.windows)
+        schedule = regime.student_schedule
+        if student.epochs is not None:
+            schedule = msgspec.structs.replace(schedule, epochs=student.epochs)
+        own = rows[windows.in_half[rows]] if student.is_half else rows
+        labels = _at(labels, student.temperature)
+        model = _base(shop, cell.family, regime.student)
+        _train(
+            shop, folder / student.name, model, windows.windows, schedule,
+            rows=own, seed=student.seed, labels=labels,
+        )
+
+
+def read_windows(shop: Workshop, cell: Cell) -> CellWindows:
+    """Return the windows of a cell; they are cut when they are first asked for."""
+    path = shop.cell_folder(cell) / "windows.npz"
+    if not path.exists():
+        made = cell_windows(cell, shop.recipe, shop.sample_data, read_tokenizer(shop))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(".windows.npz")
+        np.savez_compressed(unfinished, **{f.name: getattr(made, f.name) for f in fields(made)})
+        unfinished.rename(path)
+        shop.say(f"{cell.name}: {len(made.windows):,} windows")
+    with np.load(path) as arrays:
+        return CellWindows(**{name: arrays[name] for name in arrays})
+
+
+def read_tokenizer(shop: Workshop) -> "PreTrainedTokenizerFast":
+    """Return the study's tokenizer; it is trained when it is first asked for."""
+    from transformers import PreTrainedTokenizerFast
+
+    folder = shop.work / "tokenizer"
+    if not folder.exists():
+        plan = shop.recipe.pretraining
+        texts = [text for source in plan.sources for text in documents(shop.sample_data, source)]
+        trained = train_tokenizer(texts, shop.recipe.vocabulary_size)
+        _save(folder, trained)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def load_model(folder: Path) -> "PreTrainedModel":
+    """Return a trained model of the study, ready to score."""
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def training_seconds(folder: Path) -> float:
+    """Return the processor seconds that a model took."""
+    return float((folder / "seconds.txt").read_text(encoding="ascii"))
+
+
+def _base(shop: Workshop, family: Family, size: Size) -> "PreTrainedModel":
+    folder = shop.base_folder(family, size)
+    if not folder.exists():
+        plan, tokenizer = shop.recipe.pretraining, read_tokenizer(shop)
+        sequences = pretraining_tokens(plan, shop.sample_data, tokenizer)
+        model = new_model(family, size, shop.recipe.vocabulary_size, _BASE_SEED)
+        rows = np.arange(len(sequences))
+        _train(shop, folder, model, sequences, plan.schedule, rows=rows, seed=_BASE_SEED)
+    return load_model(folder)
+
+
+def _train(
+    shop: Workshop, folder: Path, model: "PreTrainedModel", windows: "NDArray[np.int32]",
+    schedule: Any, **options: Any,
+) -> None:
+    from study.loops import train
+
+    before = time.process_time()
+    train(model, windows, schedule, **options)
+    seconds = time.process_time() - before
+    _save(folder, model, seconds=seconds)
+    shop.say(f"{folder.parent.name}/{folder.name}: {seconds:.0f} s")
+
+
+def _soft_labels(teacher: Path, windows: "NDArray[np.int32]") -> "SoftLabels":
+    from study.loops import soft_labels
+
+    return soft_labels(load_model(teacher), windows, 1.0)
+
+
+def _at(labels: "SoftLabels", temperature: float) -> "SoftLabels":
+    from study.loops import SoftLabels
+
+    return SoftLabels(labels.hiddens, labels.head, temperature)
+
+
+def _save(folder: Path, thing: Any, *, seconds: float | None = None) -> None:
+    """Write a folder that is either complete or not there."""
+    unfinished = folder.with_name(f".{folder.name}")
+    thing.save_pretrained(unfinished)
+    if seconds is not None:
+        (unfinished / "seconds.txt").write_text(f"{seconds:.1f}", encoding="ascii")
+    unfinished.rename(folder)
