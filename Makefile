@@ -21,4 +21,4 @@ test:
 
 # Rebuilds the classifiers, the demo models, the demo corpus and the study's tables: about an hour on two cores.
 models:
-	$(PYTHON) -m memaudit study models/recipes/cpu.toml --jobs 2 --models models --markdown models/STUDY.md
+	$(PYTHON) -m study.heavy study/recipes/heavy.toml --jobs 2 --models models --markdown models/STUDY.md

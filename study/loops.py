@@ -48,7 +48,7 @@ class _HeadLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden_NH: Tensor,
         head_VH: Tensor,
@@ -144,16 +144,14 @@ def train(
     model.eval()
 
 
-def _step(
-    model: "PreTrainedModel", ids: Tensor, labels: tuple[SoftLabels, Tensor] | None
-) -> None:
+def _step(model: "PreTrainedModel", ids: Tensor, labels: tuple[SoftLabels, Tensor] | None) -> None:
     hidden = last_hidden(model, ids)
     soft = None
     if labels is not None:
         told, batch = labels
         soft = (told.hiddens[batch].flatten(0, 1), told.head, told.temperature)
-    loss = _HeadLoss.apply(hidden.flatten(0, 1), head_of(model), ids[:, 1:].flatten(), soft)
-    loss.backward()  # type: ignore[no-untyped-call]
+    apply: Any = _HeadLoss.apply
+    apply(hidden.flatten(0, 1), head_of(model), ids[:, 1:].flatten(), soft).backward()
 
 
 def _rate(step: int, n_steps: int) -> float:

@@ -70,8 +70,14 @@ def train_cell(shop: Workshop, cell: Cell) -> None:
         labels = _at(labels, student.temperature)
         model = _base(shop, cell.family, regime.student)
         _train(
-            shop, folder / student.name, model, windows.windows, schedule,
-            rows=own, seed=student.seed, labels=labels,
+            shop,
+            folder / student.name,
+            model,
+            windows.windows,
+            schedule,
+            rows=own,
+            seed=student.seed,
+            labels=labels,
         )
 
 
@@ -99,7 +105,8 @@ def read_tokenizer(shop: Workshop) -> "PreTrainedTokenizerFast":
         texts = [text for source in plan.sources for text in documents(shop.sample_data, source)]
         trained = train_tokenizer(texts, shop.recipe.vocabulary_size)
         _save(folder, trained)
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    return tokenizer
 
 
 def load_model(folder: Path) -> "PreTrainedModel":
@@ -128,8 +135,12 @@ def _base(shop: Workshop, family: Family, size: Size) -> "PreTrainedModel":
 
 
 def _train(
-    shop: Workshop, folder: Path, model: "PreTrainedModel", windows: "NDArray[np.int32]",
-    schedule: Any, **options: Any,
+    shop: Workshop,
+    folder: Path,
+    model: "PreTrainedModel",
+    windows: "NDArray[np.int32]",
+    schedule: Any,
+    **options: Any,
 ) -> None:
     from study.loops import train
 

@@ -119,7 +119,10 @@ def cell_windows(
     for index, source in enumerate(names):
         mine = documents(sample_data, source)[cell.part :: recipe.n_parts]
         of_training = [text for i, text in enumerate(mine) if i % _HELD_OUT_EVERY]
-        parts = ((of_training, regime.n_windows, trained), (mine[::_HELD_OUT_EVERY], _N_HELD_OUT, held_out))
+        parts = (
+            (of_training, regime.n_windows, trained),
+            (mine[::_HELD_OUT_EVERY], _N_HELD_OUT, held_out),
+        )
         for texts, n_all, found in parts:
             share = _share(n_all, len(names), index)
             found += [(w, index) for w in _distinct(texts, share, regime.length, tokenizer, seen)]
@@ -178,9 +181,16 @@ def _with_copies(
         of = np.array(owners)[first]
         windows, sources = np.concatenate([windows, added]), np.concatenate([sources, sources[of]])
         counts = np.concatenate([counts, np.ones(len(added), dtype=np.int32)])
-        groups, in_half = np.concatenate([groups, groups[of]]), np.concatenate([in_half, in_half[of]])
+        groups, in_half = (
+            np.concatenate([groups, groups[of]]),
+            np.concatenate([in_half, in_half[of]]),
+        )
     return CellWindows(
-        windows, counts, groups, sources, in_half,
+        windows,
+        counts,
+        groups,
+        sources,
+        in_half,
         np.array([window for window, _ in held_out], dtype=np.int32),
         np.array([source for _, source in held_out], dtype=np.int8),
     )

@@ -21,7 +21,6 @@ from memaudit.cli.predict import predict
 from memaudit.cli.report import report
 from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.cli.status import status
-from memaudit.cli.study import study
 from memaudit.cli.verify import verify
 from memaudit.errors import MemauditError
 from memaudit.text import inert, json_text, safe_text
@@ -63,7 +62,6 @@ cli.add_command(predict)
 cli.add_command(status)
 cli.add_command(merge)
 cli.add_command(report)
-cli.add_command(study)
 cli.add_command(verify)
 
 

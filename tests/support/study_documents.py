@@ -1,7 +1,7 @@
 """The document of a study that never ran: round numbers, in the schema of study/results.py."""
 
-from memaudit.reports.study_classifiers import CLASSIFIER_FIGURES
-from memaudit.study.rates import ratio_figures
+from study.heavy.classifier_tables import CLASSIFIER_FIGURES
+from study.heavy.rates import ratio_figures
 
 FAMILIES = ("gpt-neox", "olmo2", "qwen3")
 CORPORA = ("mixed", "prose", "wiki")

@@ -1,1 +1,0 @@
-"""Studies: real distillations over corpora and recipes, and the classifiers fitted on them."""

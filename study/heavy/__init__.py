@@ -1,0 +1,1 @@
+"""The heavy regime: few examples, many epochs. The classifiers in `models/` come from it."""
