@@ -6,7 +6,7 @@ import pytest
 
 from study.heavy.texts import CORPORA, shared_rate, shingles, texts_of_role
 
-SAMPLE_DATA = Path(__file__).parents[2] / "sample_data"
+SAMPLE_DATA = Path(__file__).parents[3] / "sample_data"
 
 
 def test_equal_texts_share_everything_and_unrelated_ones_nothing():
