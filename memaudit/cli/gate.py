@@ -96,6 +96,12 @@ _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
 @output_option(
     "--write-baseline", type=_PATH, metavar="FILE", help="Write this run's examples as known ones."
 )
+@output_option(
+    "--write-policy",
+    type=_PATH,
+    metavar="FILE",
+    help="Write a policy with these limits that also asks for what this run scored, with what.",
+)
 @input_option(
     "--key-file",
     type=_PATH,
@@ -131,6 +137,8 @@ def gate(**flags: Any) -> int:
     """
     from memaudit.gate import GateInputs, check_gate
     from memaudit.gate.identity import write_baseline
+    from memaudit.gate.policy import policy_text
+    from memaudit.gate.scope import policy_for
     from memaudit.runs.files import committed_file
     from memaudit.runs.finished import read_finished_run
 
@@ -147,6 +155,10 @@ def gate(**flags: Any) -> int:
     result = check_gate(run, policy, inputs)
     if flags["write_baseline"] is not None and inputs.key is not None:
         write_baseline(flags["write_baseline"], run, inputs.key)
+    if flags["write_policy"] is not None:
+        asked = policy_for(result.judged, policy.policy, run.manifest.classifier.digest)
+        with committed_file(flags["write_policy"]) as stream:
+            stream.write(policy_text(asked).encode())
     if flags["attest"] is not None:
         with committed_file(flags["attest"]) as stream:
             stream.write(json_text(result.statement(), indent=2).encode() + b"\n")

@@ -5,10 +5,12 @@ Anything that cannot be settled is an error, not a pass. The order of the checks
 1. The run was read back and verified by `read_finished_run`. Everything below relies on that.
 2. Its scores must be trusted: finite, and from a classifier and a cascade that the policy allows.
    This comes before any rule, because a rule that passes on a forged probability says nothing.
-3. Its corpus must be the one at hand, if one was given. This is slow, so it comes after what can
+3. It must have scored what the policy asks for: with another column or an untrained teacher
+   every limit holds.
+4. Its corpus must be the one at hand, if one was given. This is slow, so it comes after what can
    refuse the run for free, and before the rules, which speak of that corpus.
-4. Known examples are set aside and verified ones are matched. Both change what the rules count.
-5. Each rule passes, fails, or has no evidence to be judged by.
+5. Known examples are set aside and verified ones are matched. Both change what the rules count.
+6. Each rule passes, fails, or has no evidence to be judged by.
 """
 
 import json
@@ -32,6 +34,7 @@ from memaudit.gate.identity import (
 from memaudit.gate.policy import EffectivePolicy, GatePolicy
 from memaudit.gate.result import Finding, GateResult, Guarantee, Level, RuleResult, Verdict
 from memaudit.gate.rules import Evidence, apply_rules, recited_rows, sensitive_rows
+from memaudit.gate.scope import judged, require_scope, scope_rules
 from memaudit.gate.verified import read_verification
 from memaudit.metrics import ExpectedCount
 from memaudit.runs.finished import FinishedRun, read_finished_run
@@ -90,11 +93,16 @@ def check_gate(
         ClassifierError: the classifier is not one that is allowed, or a score is not finite.
     """
     _require_trusted_scores(run, policy.policy)
+    found = judged(run)
+    require_scope(found, policy.policy, has_data=inputs.data is not None)
     if inputs.data is not None:
         require_same_corpus(run, inputs.data)
     counts, baseline = _counted(run, inputs, policy)
     evidence = _evidence(run, inputs, counts, is_new_only=baseline is not None)
-    rules = apply_rules(policy.policy, evidence)
+    rules = (
+        *apply_rules(policy.policy, evidence, found.out_of_range_share),
+        *scope_rules(found, policy.policy),
+    )
     findings, n_findings = _findings(evidence, policy.policy, inputs.key, n_worst)
     return GateResult(
         verdict=_verdict(rules, policy.policy),
@@ -104,6 +112,7 @@ def check_gate(
         n_findings=n_findings,
         counts=_counts(evidence),
         policy=policy,
+        judged=found,
         provenance=_provenance(evidence, baseline),
     )
 

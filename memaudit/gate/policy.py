@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import json
 import math
 import re
 import tomllib
@@ -29,6 +30,7 @@ LIMITS = (
 )
 """Fields of a policy of which at least one must be set."""
 
+_SHARES = ("min_scored_share", "min_looked_at_share", "max_out_of_range_share")
 _IN_PYPROJECT = ("tool", "memaudit")
 _SECTION = "gate"
 
@@ -74,13 +76,63 @@ class GatePolicy(
     baseline_digest: str | None = None
     """The one baseline that is allowed."""
 
+    signers: tuple[str, ...] | None = None
+    """Public keys, 64 hexadecimal digits each, of which one must have signed the run."""
+
+    data: Literal["required"] | None = None
+    """Whether the corpus must be at hand, to be compared with the one that was scored."""
+
+    teacher_digest: str | tuple[str, ...] | None = None
+    """The one teacher that is allowed, or several."""
+
+    text_column: str | None = None
+    """Column that must have been scored; one that was not named is called `text`."""
+
+    layout: str | None = None
+    """`--format` that the corpus must have been read with, such as `auto` or `messages`."""
+
+    windows: Literal["first", "tile"] | None = None
+    """Which windows of an example must have been scored."""
+
+    prefix_tokens: int | None = None
+    """Tokens of each window that the model must have been given."""
+
+    suffix_tokens: int | None = None
+    """Tokens of each window that must have been compared."""
+
+    objective: str | tuple[str, ...] | None = None
+    """What the student must have been taken to learn from."""
+
+    temperature: float | tuple[float, float] | None = None
+    """Of soft labels: one number, or the lowest and the highest that are allowed."""
+
+    alpha: float | tuple[float, float] | None = None
+    """Weight of cross-entropy in the loss of soft labels; likewise."""
+
+    min_scored_share: float | None = None
+    """Rows that were scored, or screened, among all rows, in [0, 1]."""
+
+    min_looked_at_share: float | None = None
+    """Rows whose trained tokens lie in a window, among the scored, in [0, 1]."""
+
+    max_out_of_range_share: float = 0.5
+    """Scored rows beyond the range of a feature in training, in [0, 1].
+
+    Beyond this share a prediction is a guess, so predicted rules have no evidence to pass by.
+    """
+
+    max_age: float | None = None
+    """Days since the run was made, at least 0."""
+
     def __post_init__(self) -> None:
-        for name in (*LIMITS, "max_bad_rows"):
+        if not all(re.fullmatch("[0-9a-f]{64}", key) for key in self.signers or ()):
+            raise ValueError("expected signers to be keys of 64 hexadecimal digits")
+        for name in (*LIMITS, *_SHARES, "max_bad_rows", "max_age"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"expected {_key(name)} to be at least 0, got {value:g}")
-        if self.max_rate is not None and self.max_rate > 1:
-            raise ValueError(f"expected max-rate in [0, 1], got {self.max_rate:g}")
+            if name in ("max_rate", *_SHARES) and value is not None and value > 1:
+                raise ValueError(f"expected {_key(name)} in [0, 1], got {value:g}")
 
     @property
     def has_limits(self) -> bool:
@@ -146,6 +198,17 @@ def effective_policy(
             "or [tool.memaudit.gate] in pyproject.toml",
         )
     return EffectivePolicy(policy, found.source, found.digest, pinned_digest is not None)
+
+
+def policy_text(policy: GatePolicy) -> str:
+    """Return a policy as a TOML file, without the keys that it leaves as they are."""
+    unset = msgspec.to_builtins(GatePolicy())
+    lines = [
+        f"{key} = {json.dumps(value, ensure_ascii=False)}\n"
+        for key, value in msgspec.to_builtins(policy).items()
+        if value != unset[key]
+    ]
+    return "".join(["[gate]\n", *lines])
 
 
 def _named_policy(path: Path) -> EffectivePolicy:
@@ -215,7 +278,7 @@ def _parse(section: Mapping[str, Any], where: str) -> GatePolicy:
 def _refuse_unknown(section: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in section:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
             raise UsageError(
                 f"{where}: unknown key '{safe_text(key, 60)}'",
                 hint=f"did you mean '{close[0]}'?" if close else f"keys: {', '.join(known)}",

@@ -30,6 +30,9 @@ RULES: dict[str, str] = {
     "MEM005": "unscored-rows",
     "MEM006": "sensitive-at-risk",
     "MEM007": "secrets-at-risk",
+    "MEM008": "scored-share",
+    "MEM009": "looked-at-share",
+    "MEM010": "age-of-run",
 }
 """Names by stable id."""
 
@@ -122,6 +125,77 @@ class Finding:
         return RULE_OF_LEVEL[self.level]
 
 
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """What the run scored, with what: a verdict is about this and about nothing else."""
+
+    teacher: str
+    """Path or hub id, as given: untrusted."""
+
+    teacher_digest: str
+    """Of its files."""
+
+    text_column: str
+    """Column that was scored; `text` where none was named."""
+
+    layout: str
+    """`--format` that the corpus was read with."""
+
+    mapping: tuple[str, ...]
+    """`--map` that it was read with: `prompt=question` and the like."""
+
+    windows: str
+    """`first` or `tile`."""
+
+    prefix_tokens: int
+    """Tokens of each window that the model was given."""
+
+    suffix_tokens: int
+    """Tokens of each window that were compared."""
+
+    objective: str
+    """What the student was taken to learn from."""
+
+    temperature: float
+    """Of soft labels."""
+
+    alpha: float
+    """Weight of cross-entropy in the loss of soft labels."""
+
+    rows: int
+    """In the corpus."""
+
+    scored: int
+    """Rows that were scored, or that a cascade found unlikely to matter."""
+
+    looked_at: int | None
+    """Scored rows whose trained tokens lie in a window. None: the run does not say."""
+
+    out_of_range_share: float
+    """Scored rows beyond the range of a feature in training, for the feature that is worst."""
+
+    date: str | None
+    """When the run was made, as ISO 8601 in UTC; from the signature if there is one. None: unknown."""
+
+    signed_by: str | None
+    """Public key that signed it, once it was verified. None: unsigned, or not verified."""
+
+    @property
+    def in_words(self) -> str:
+        """In three sentences; teacher and column are untrusted, so show it with `safe_text` only."""
+        recipe = self.objective
+        if self.objective == "soft":
+            recipe += f" labels at temperature {self.temperature:g}, alpha {self.alpha:g}"
+        columns = ", ".join((f"column {self.text_column}", f"layout {self.layout}", *self.mapping))
+        signed = f"signed by {self.signed_by[:12]}" if self.signed_by else "not signed"
+        return (
+            f"Judged: teacher {self.teacher} ({self.teacher_digest[:12]}); {columns}; "
+            f"{self.windows} windows of {self.prefix_tokens} + {self.suffix_tokens} tokens; "
+            f"{recipe}. {self.scored:,} of {self.rows:,} rows were scored, "
+            f"{self.out_of_range_share:.0%} of them are unlike the classifier's training data. "
+            f"Made {self.date or 'at an unknown time'}, {signed}."
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
     """What a gate found. No text of the corpus is in it."""
@@ -146,6 +220,9 @@ class GateResult:
 
     policy: EffectivePolicy
     """What was asked."""
+
+    judged: Judged
+    """What the run scored, with what."""
 
     provenance: dict[str, str | None]
     """Run, corpus, models and classifier, by digest and name."""
@@ -180,6 +257,7 @@ class GateResult:
             "policy_source": self.policy.source,
             "policy_digest": self.policy.digest,
             "policy_pinned": self.policy.is_pinned,
+            "judged": msgspec.to_builtins(self.judged),
             **self.provenance,
         }
 
@@ -203,6 +281,7 @@ class GateResult:
                     "digest": self.policy.digest,
                     "pinned": self.policy.is_pinned,
                 },
+                "judged": msgspec.to_builtins(self.judged),
                 "run": self.provenance["run"],
                 "digests": {
                     name.removesuffix("_digest"): value

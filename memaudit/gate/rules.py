@@ -1,7 +1,7 @@
 """The rules: what a policy asks, held against the evidence."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from memaudit.gate.result import Guarantee, RuleResult, Status
 from memaudit.gate.verified import VerifiedRows
 from memaudit.metrics import ExpectedCount
 from memaudit.runs.finished import FinishedRun
+
+_PREDICTED = ("MEM001", "MEM002", "MEM006", "MEM007")
+"""Rules that rest on the classifier's probabilities."""
 
 _KNOWN = ("scored", "screened", "too_short")
 """Outcomes of rows about which something is known; a screened one was found unlikely to matter."""
@@ -56,9 +59,30 @@ def recited_rows(run: FinishedRun) -> NDArray[np.bool_]:
     return recited
 
 
-def apply_rules(policy: GatePolicy, evidence: Evidence) -> tuple[RuleResult, ...]:
-    """Return what came of each rule that the policy asks for, in the order of their ids."""
-    return tuple(_results(policy, evidence))
+def apply_rules(
+    policy: GatePolicy, evidence: Evidence, out_of_range: float
+) -> tuple[RuleResult, ...]:
+    """Return what came of each rule that the policy asks for, in the order of their ids.
+
+    Args:
+        policy: what is allowed.
+        evidence: what is known.
+        out_of_range: share of scored rows unlike those that the classifier was fitted on.
+    """
+    rules = tuple(_results(policy, evidence))
+    if out_of_range <= policy.max_out_of_range_share:
+        return rules
+    why = (
+        f", and the prediction is a guess: {out_of_range:.0%} of the scored rows are unlike those "
+        f"the classifier was trained on, at most {policy.max_out_of_range_share:.0%} allowed"
+    )
+    # What fails already stays failed: a policy may let pass what is inconclusive.
+    return tuple(
+        replace(rule, status="inconclusive", message=rule.message + why)
+        if rule.id in _PREDICTED and rule.status == "pass"
+        else rule
+        for rule in rules
+    )
 
 
 def _results(policy: GatePolicy, evidence: Evidence) -> Iterator[RuleResult]:

@@ -42,6 +42,7 @@ def print_gate(result: GateResult, stream: TextIO, *, color: str = "auto") -> No
         console.print(_findings(result))
     console.print()
     console.print(Text(safe_text(_guarantee(result), 2000), style="dim"))
+    console.print(Text(safe_text(result.judged.in_words, 5000), style="dim"))
     console.print(Text(safe_text(_provenance(result), 5000), style="dim"))
 
 

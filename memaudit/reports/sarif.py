@@ -23,6 +23,9 @@ _DESCRIPTIONS = {
     "MEM005": ("", "Rows of the corpus could not be used, so nothing is known about them."),
     "MEM006": ("", "An example at risk holds personal data or a secret."),
     "MEM007": ("", "An example holds a secret that is at risk."),
+    "MEM008": ("", "Too few rows of the corpus were scored."),
+    "MEM009": ("", "Too few rows have tokens that a student is trained on in a window."),
+    "MEM010": ("", "The run is older than the policy allows, or nobody knows how old."),
 }
 _HELP = (
     "Remove the example, or keep one copy of it, with 'memaudit filter'; then predict again. "

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
@@ -148,7 +149,8 @@ def write_outputs(
     """
     was_another = _is_of_another_run(table.with_name("summary.json"), result.run)
     with committed_file(table.with_name("summary.json")) as summary, committed_file(table) as file:
-        document = json.dumps(result.document(), sort_keys=True, indent=2, allow_nan=False)
+        dated = result.document() | {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+        document = json.dumps(dated, sort_keys=True, indent=2, allow_nan=False)
         summary.write(document.encode() + b"\n")
         write_risk_table(
             file,

@@ -6,6 +6,7 @@ import pytest
 
 from memaudit.errors import UsageError
 from memaudit.gate import GatePolicy, effective_policy
+from memaudit.gate.policy import policy_text
 
 
 def write_policy(folder, text, name="memaudit.toml"):
@@ -173,3 +174,36 @@ def test_a_pinned_policy_that_was_removed_is_missed(tmp_path):
     """Deleting the file must not leave the flags in charge."""
     with pytest.raises(UsageError, match="no policy file"):
         effective_policy(None, {"max_rate": 1.0}, pinned_digest="ab" * 32, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("min-scored-share = 1.5", "in \\[0, 1\\]"),
+        ("max-out-of-range-share = -0.1", "at least 0"),
+        ("min-looked-at-share = nan", "at least 0"),
+        ("max-age = inf", "at least 0"),
+        ("temperature = [1.0]", "length"),
+        ("temperature = 'warm'", "expected"),
+        ("windows = 'last'", "invalid"),
+        ("data = 'optional'", "invalid"),
+        ("signers = ['ab']", "64 hexadecimal"),
+    ],
+)
+def test_what_must_have_been_scored_is_read_strictly(tmp_path, line, said):
+    """A key that is misread asks for nothing."""
+    path, _ = write_policy(tmp_path, f"[gate]\nmax-rate = 0.1\n{line}\n")
+
+    with pytest.raises(UsageError, match=said):
+        effective_policy(path, {})
+
+
+def test_a_policy_that_was_written_is_read_back_the_same(tmp_path):
+    """Whoever pins it pins what was meant."""
+    policy = GatePolicy(
+        max_rate=0.25, teacher_digest="a" * 64, text_column='a "b" \\ é', objective="soft",
+        temperature=2.5, alpha=0.0, data="required", signers=("c" * 64,), min_scored_share=0.9,
+    )  # fmt: skip
+    path, _ = write_policy(tmp_path, policy_text(policy))
+
+    assert effective_policy(path, {}).policy == policy

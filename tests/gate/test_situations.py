@@ -1,5 +1,6 @@
 """The gate in many situations, through the command: policy by state of the run."""
 
+import json
 import os
 import shutil
 import time
@@ -11,7 +12,9 @@ from support.finished_runs import write_jsonl
 from support.gated import RECITED, TEXTS, make_run, shipped, verify_run
 
 from memaudit.cli.main import run as run_command
+from memaudit.objectives import Objective
 from memaudit.runs.manifest import Shard
+from memaudit.windows import WindowShape
 
 
 class Situation:
@@ -33,6 +36,25 @@ class Situation:
 
     def again(self, texts=TEXTS, name="other", **options):
         return make_run(self.folder, texts, name=name, **options)
+
+    def pin(self, **options):
+        """Write a policy for the run, and make another run, of the same corpus if nothing is said."""
+        limits = ["--max-rate", "1", "--write-policy", "memaudit.toml"]
+        assert run_command(["gate", "--run", "run", *limits]) == 0
+        if options:
+            make_run(self.folder, TEXTS, name="other", **options)
+            shutil.copy(self.folder / "other.jsonl", self.corpus)
+
+    def dated(self, date):
+        document = json.loads((self.run / "summary.json").read_text())
+        (self.run / "summary.json").write_text(json.dumps(document | {"date": date}))
+        self.write("age.toml", "[gate]\nmax-rate = 1.0\nmax-age = 30\n")
+
+    def unlike(self, share):
+        for module in ("check", "scope"):
+            self._monkeypatch.setattr(
+                f"memaudit.gate.{module}.out_of_range_rates", lambda _: {"log_occurrences": share}
+            )
 
     def verified(self, recites, name="verified", **settings):
         verify_run(self.run, self.folder / name, recites, **settings)
@@ -85,6 +107,7 @@ def sampled(situation):
 
 OK = ["--max-rate", "0.2"]
 V = ["--verification", "verified"]
+D = ["--data", "run.jsonl"]
 
 CASES = {
     # name: (preparation, arguments, exit code, what is said)
@@ -226,6 +249,50 @@ CASES = {
         lambda s: s.again([*TEXTS[::-1]]), ["--run", "other", "--baseline", "run",
                                             "--max-rate", "0"], 0,
         "0 new examples"),
+    "the policy that was written for the run": (
+        lambda s: s.pin(), [*D], 0, "The gate passes"),
+    "the policy asks for the corpus": (lambda s: s.pin(), [], 2, "the corpus must be given"),
+    "another teacher than the policy's": (
+        lambda s: s.pin(models={"teacher_digest": "1" * 64}), [*D, "--run", "other"], 2,
+        "teacher digest is 1111"),
+    "a harmless temperature": (
+        lambda s: s.pin(objective=Objective("soft", 1000.0)), [*D, "--run", "other"], 2,
+        "temperature is 1000, not 2.0"),
+    "other windows than the policy's": (
+        lambda s: s.pin(shape=WindowShape(2, 6)), [*D, "--run", "other"], 2, "prefix tokens is 2"),
+    "tiled windows": (
+        lambda s: s.pin(windows="tile"), [*D, "--run", "other"], 2, "windows is tile, not first"),
+    "a harmless column": (
+        lambda s: s.write("memaudit.toml", '[gate]\nmax-rate = 1.0\ntext-column = "body"\n'), [], 2,
+        "text column is text, not body"),
+    "one of several teachers": (
+        lambda s: s.write("memaudit.toml", '[gate]\nmax-rate = 1.0\nteacher-digest = ["a", "'
+                          + "0" * 64 + '"]\ntemperature = [1.0, 2.0]\n'), [], 0, "passes"),
+    "a temperature beyond the range": (
+        lambda s: s.write("memaudit.toml", "[gate]\nmax-rate = 1.0\ntemperature = [3, 4]\n"), [], 2,
+        "temperature is 2, not 3.0 or 4.0"),
+    "most rows are too short": (
+        lambda s: s.again([*TEXTS, *["short"] * 60]),
+        ["--run", "other", "--policy", "share.toml"], 2,
+        "20 of 81 rows were scored (24.7%), at least 90.0% required"),
+    "enough rows were scored": (None, ["--policy", "share.toml"], 0, "MEM008"),
+    "nobody counted what was looked at": (
+        lambda s: s.write("memaudit.toml", "[gate]\nmax-rate = 1.0\nmin-looked-at-share = 0.1\n"),
+        [], 2, "does not say in how many rows"),
+    "a run of today": (
+        lambda s: s.write("memaudit.toml", "[gate]\nmax-rate = 1.0\nmax-age = 1\n"), [], 0,
+        "made 0.0 days ago"),
+    "a run that is too old": (
+        lambda s: s.dated("2020-01-01T00:00:00+00:00"), ["--policy", "age.toml"], 2, "days ago"),
+    "a run of tomorrow": (
+        lambda s: s.dated("2999-01-01T00:00:00+00:00"), ["--policy", "age.toml"], 2, "days ago"),
+    "a run without a date": (
+        lambda s: s.dated("no date"), ["--policy", "age.toml"], 2, "nobody knows when"),
+    "a corpus unlike the classifier's": (
+        lambda s: s.unlike(0.6), OK, 2, "the prediction is a guess: 60% of the scored rows"),
+    "a corpus unlike the classifier's, and a finding": (
+        lambda s: s.unlike(0.6), ["--max-rate", "0", "--inconclusive", "pass"], 1, "fails"),
+    "a corpus a little unlike the classifier's": (lambda s: s.unlike(0.5), OK, 0, "50% of them"),
     "a baseline that is none": (
         lambda s: s.write("base.json", "{}"), ["--baseline", "base.json", *OK], 2, "a key of 32"),
     "a baseline that is missing": (None, ["--baseline", "gone", *OK], 2, "no such baseline"),
@@ -268,6 +335,7 @@ def test_a_gate_ends_as_it_must(name, situation, capsys):
     prepare, arguments, code, said = CASES[name]
     if prepare is not None:
         prepare(situation)
+    situation.write("share.toml", "[gate]\nmax-rate = 1.0\nmin-scored-share = 0.9\n")
     arguments = arguments if "--run" in arguments else ["--run", "run", *arguments]
 
     found = run_command(["gate", *arguments])

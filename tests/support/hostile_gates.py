@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 
 from memaudit.gate import EffectivePolicy, GatePolicy, GateResult
-from memaudit.gate.result import Finding, Guarantee, RuleResult
+from memaudit.gate.result import Finding, Guarantee, Judged, RuleResult
 
 N_STRINGS = 10_000
 """Hostile strings that every format is fed."""
@@ -54,8 +54,20 @@ def make_result(findings=(), *, verdict="fail", source=None, reasons=()):
         n_findings=len(findings),
         counts={"rows": 10},
         policy=EffectivePolicy(GatePolicy(max_rate=0.1), source, "ab" * 32 if source else None),
+        judged=make_judged(source or "teacher"),
         provenance={"run": "cd" * 32, "classifier": "by-heart", "corpus_digest": "ef" * 32},
     )
+
+
+def make_judged(name="teacher", **changes):
+    """Return what a run scored, with names that anybody may have chosen."""
+    given = {
+        "teacher": name, "teacher_digest": "0" * 64, "text_column": name, "layout": "auto",
+        "mapping": (), "windows": "first", "prefix_tokens": 50, "suffix_tokens": 50,
+        "objective": "soft", "temperature": 2.0, "alpha": 0.0, "rows": 10, "scored": 9,
+        "looked_at": None, "out_of_range_share": 0.0, "date": None, "signed_by": None,
+    }  # fmt: skip
+    return Judged(**(given | changes))
 
 
 def make_finding(example_id="row-1", address="data/corpus.jsonl:17", reason="occurs 3 times"):
