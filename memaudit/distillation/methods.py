@@ -1,20 +1,72 @@
 """The ways a model is trained: on the corpus itself, or on what a teacher makes of it."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.distillation.hard_labels import generate_hard_labels
 from memaudit.distillation.losses import cross_entropy_loss, soft_loss
-from memaudit.distillation.options import TrainingOptions
 from memaudit.objectives import Objective
+from memaudit.windows import window_key
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """How a model is trained; the loss is the function's own."""
+
+    epochs: float = 3.0
+    """Passes over the examples, above 0."""
+
+    learning_rate: float = 5e-5
+    """Peak, of AdamW; reached after `warmup_share` of the steps, then a cosine to zero."""
+
+    batch_size: int = 32
+    """Examples in one optimizer step, on all devices together."""
+
+    warmup_share: float = 0.05
+    """Of the steps, in [0, 1]."""
+
+    weight_decay: float = 0.0
+    """Of AdamW."""
+
+    seed: int = 0
+    """Of the order of the examples, and of dropout where the model has it."""
+
+    gradient_accumulation: int = 1
+    """Parts that a batch is run in: the same step, up to rounding, in less memory."""
+
+    bf16: bool = False
+    """Run in bfloat16 under autocast; the weights and the optimizer stay as they are."""
+
+    on_cpu: bool = False
+    """Train on the CPU even where there is a GPU."""
+
+    save_every: int | None = None
+    """Steps between checkpoints in the work folder, from which a killed training goes on. None
+    writes none."""
+
+    on_step: Callable[[int, int], None] | None = None
+    """Told the steps done and their total, after each step."""
+
+    def __post_init__(self) -> None:
+        if not (self.epochs > 0 and self.learning_rate > 0):
+            raise ValueError("epochs and learning_rate must be above 0")
+        if min(self.batch_size, self.gradient_accumulation) < 1:
+            raise ValueError("batch_size and gradient_accumulation must be at least 1")
+        if self.save_every is not None and self.save_every < 1:
+            raise ValueError(f"save_every must be at least 1, got {self.save_every}")
+
+    def n_steps(self, n_examples: int) -> int:
+        """Return the optimizer steps of a training on so many examples, at least 1."""
+        return max(1, round(-(-n_examples // self.batch_size) * self.epochs))
 
 
 def fine_tune(
@@ -22,7 +74,7 @@ def fine_tune(
     examples: Sequence[NDArray[np.int32]],
     options: TrainingOptions,
     *,
-    work_dir: "Path",
+    work_dir: Path,
 ) -> None:
     """Train the model in place on the examples by cross-entropy.
 
@@ -49,7 +101,7 @@ def distil(
     *,
     objective: Objective,
     prefix_len: int,
-    work_dir: "Path",
+    work_dir: Path,
 ) -> None:
     """Train the student in place on what the teacher makes of the examples.
 
@@ -76,3 +128,59 @@ def distil(
     placed: Any = teacher  # torch's own `to` is wrapped in a way that types cannot follow
     placed.to(training_device(options)).eval()
     train(student, examples, soft_loss(teacher, objective), options, work_dir)
+
+
+def generate_hard_labels(
+    teacher: "PreTrainedModel", examples: Sequence[NDArray[np.int32]], prefix_len: int
+) -> list[NDArray[np.int32]]:
+    """Return each example with all after its prefix replaced by the teacher's greedy continuation.
+
+    Equal prefixes are continued once. An example that is not longer than the prefix stays as it is.
+
+    Args:
+        teacher: used as it is, in evaluation mode, on its device.
+        examples: token ids, each (T,); a BOS token, where the model wants one, is part of them.
+        prefix_len: tokens of each example that the teacher is given, at least 1.
+
+    Returns:
+        in the order given, each (T,) as its example.
+    """
+    from memaudit.engines.generation import continue_greedily
+
+    if prefix_len < 1:
+        raise ValueError(f"prefix_len must be at least 1, got {prefix_len}")
+    prefixes: dict[int, dict[bytes, NDArray[np.int32]]] = defaultdict(dict)
+    for example in examples:
+        if len(example) > prefix_len:
+            prefix = example[:prefix_len]
+            prefixes[len(example)][window_key(prefix)] = prefix
+    written: dict[tuple[int, bytes], NDArray[np.int32]] = {}
+    for length, by_key in prefixes.items():
+        found = continue_greedily(teacher, list(by_key.values()), length - prefix_len)
+        written |= {
+            (length, key): np.concatenate([by_key[key], suffix]).astype(np.int32)
+            for key, suffix in zip(by_key, found, strict=True)
+        }
+    return [
+        written[len(example), window_key(example[:prefix_len])]
+        if len(example) > prefix_len
+        else example
+        for example in examples
+    ]
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep the library's warnings and progress bars off the terminal meanwhile."""
+    from transformers.utils import logging
+
+    switches: Any = logging
+    verbosity, had_bars = switches.get_verbosity(), switches.is_progress_bar_enabled()
+    switches.set_verbosity_error()
+    switches.disable_progress_bar()
+    try:
+        yield
+    finally:
+        switches.set_verbosity(verbosity)
+        if had_bars:
+            switches.enable_progress_bar()

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from memaudit.distillation.losses import NO_TARGET, Batch, LossFunction
-from memaudit.distillation.options import TrainingOptions
-from memaudit.distillation.quiet import quiet_transformers
+from memaudit.distillation.methods import TrainingOptions, quiet_transformers
 from memaudit.errors import ModelError
 
 if TYPE_CHECKING:

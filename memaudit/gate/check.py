@@ -35,7 +35,7 @@ from memaudit.gate.policy import EffectivePolicy, GatePolicy
 from memaudit.gate.result import Finding, GateResult, Guarantee, Level, RuleResult, Verdict
 from memaudit.gate.rules import Evidence, apply_rules, recited_rows, sensitive_rows
 from memaudit.gate.scope import judged, require_scope, scope_rules
-from memaudit.gate.verified import read_verification
+from memaudit.labels import read_verified_rows
 from memaudit.metrics import ExpectedCount
 from memaudit.runs.finished import FinishedRun, read_finished_run
 from memaudit.runs.judging import out_of_range_rates
@@ -215,7 +215,7 @@ def _evidence(
     probabilities = run.judgement.window_probabilities[windows]
     # Copies of a text are memorized together, so they make one term of the count.
     expected = run.manifest.classifier.expected_count(probabilities, copies)
-    verified = None if inputs.verification is None else read_verification(inputs.verification, run)
+    verified = None if inputs.verification is None else read_verified_rows(inputs.verification, run)
     return Evidence(
         run=run,
         counts=counts,

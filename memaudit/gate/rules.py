@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from memaudit.gate.policy import GatePolicy
 from memaudit.gate.result import Guarantee, RuleResult, Status
-from memaudit.gate.verified import VerifiedRows
+from memaudit.labels import VerifiedRows
 from memaudit.metrics import ExpectedCount
 from memaudit.runs.finished import FinishedRun
 

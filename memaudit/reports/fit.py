@@ -6,12 +6,19 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from memaudit.evaluation import Figure
 from memaudit.reports.style import make_console, untrusted
 from memaudit.training import FitResult
-from memaudit.training.card import JUDGED, SPLIT_NOTES, make_card
-from memaudit.training.held_out import Figure, HeldOutRun
-from memaudit.training.labels import JoinCounts
-from memaudit.training.promise import PROMISED_RECALL, positives_needed, recall_promise
+from memaudit.training.card import (
+    JUDGED,
+    PROMISED_RECALL,
+    SPLIT_NOTES,
+    make_card,
+    positives_needed,
+    recall_bound,
+)
+from memaudit.training.joining import JoinCounts
+from memaudit.training.result import HeldOutRun
 
 _JUDGED_ON = {
     "run": "runs that the fit had not seen",
@@ -70,7 +77,7 @@ def notes(result: FitResult) -> list[str]:
     n_positives = result.n_calibration_positives
     found = [
         f"{n_positives} memorized examples calibrate it: with none of them missed they could "
-        f"vouch for a recall of {recall_promise(n_positives):.1%} at 95% confidence; "
+        f"vouch for a recall of {recall_bound(n_positives):.1%} at 95% confidence; "
         f"{PROMISED_RECALL:.0%} needs {positives_needed(PROMISED_RECALL)}."
     ]
     if result.held_out_kind != "run":
@@ -116,8 +123,12 @@ def _runs_table(result: FitResult) -> Table:
 def _judged_cells(part: HeldOutRun | None) -> tuple[str, str, str]:
     if part is None:
         return ("–", "–", "–")
-    n_caught = int((part.flagged & part.run.extracted).sum())
-    return (f"{part.probabilities.sum():,.1f}", f"{int(part.flagged.sum()):,}", f"{n_caught:,}")
+    compared = part.compared
+    return (
+        f"{compared.probabilities.sum():,.1f}",
+        f"{int(compared.flagged.sum()):,}",
+        f"{compared.n_caught:,}",
+    )
 
 
 def _facts(result: FitResult) -> Table:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
+from memaudit.evaluation import Rate
+from memaudit.labels import ROLES
 from memaudit.metrics import ExpectedCount
 from memaudit.reports.report_numbers import percent_by_name
 from memaudit.reports.report_view import (
@@ -13,7 +15,6 @@ from memaudit.reports.report_view import (
     verdict,
 )
 from memaudit.text import inert, safe_text
-from memaudit.verification.result import ROLES, Rate
 
 _WORST_SHOWN = 20
 _METRICS = {

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memaudit.labels import ROLES
 from memaudit.reports.plot_style import (
     BLUE,
     GREY,
@@ -16,7 +17,6 @@ from memaudit.reports.plot_style import (
 )
 from memaudit.reports.report_view import Report
 from memaudit.runs.files import output_folder
-from memaudit.verification.result import ROLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,6 +1,5 @@
 """What a report says of a verification: the sets, and this run's predictions against them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,24 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.gate.verified import read_verification
-from memaudit.metrics import ExpectedCount, pr_auc, roc_auc
-from memaudit.verification.result import (
-    ROLES,
-    MissedExample,
-    Rate,
-    VerificationResult,
-    read_document,
-)
-from memaudit.verification.table import read_table
+from memaudit.evaluation import MissedExample, Rate
+from memaudit.labels import ROLES, VerificationResult, VerifiedRows, read_verified_rows
+from memaudit.metrics import ExpectedCount
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from memaudit.runs.finished import FinishedRun
-
-
-_MISSED_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,54 +91,25 @@ def read_verified(folder: Path, run: "FinishedRun") -> Verified:
         UsageError: it is of another corpus, teacher, objective or window.
         OutputError: it is missing or damaged.
     """
-    read_verification(folder, run)  # refuses what does not belong to the run
-    result = read_document(json.loads((folder / "verification.json").read_text(encoding="utf-8")))
-    return verified_run(result, read_table(folder / "verification.parquet"), run)
+    return shown_rows(read_verified_rows(folder, run))
 
 
-def verified_run(result: VerificationResult, table: "pa.Table", run: "FinishedRun") -> Verified:
-    """Compare the run with the labels of its rows.
-
-    Args:
-        result: of a verification.
-        table: its rows, those of the run.
-        run: finished.
-    """
-    looked_at = table["outcome"].to_numpy() == "scored"
-    recited_by = {
-        role: table[f"extracted_by_{role}"].fill_null(False).to_numpy().astype(np.bool_)
-        for role in ROLES
-    }
-    rows = np.flatnonzero(looked_at)
-    examples = table["example"].to_numpy(zero_copy_only=False)[rows].astype(np.int64)
-    _, first, copies = np.unique(examples, return_index=True, return_counts=True)
-    first_rows = rows[first]
-    extracted, flagged = recited_by["student"][first_rows], run.is_flagged[first_rows]
-    probabilities = run.probabilities[first_rows]
-    n_caught = int((flagged & extracted).sum())
+def shown_rows(rows: VerifiedRows) -> Verified:
+    """Return what a report shows of a verification."""
+    found = rows.comparison
     return Verified(
-        result=result,
-        sets=_sets(result),
-        expected=run.judgement.classifier.expected_count(probabilities),
-        expected_rows=float((copies * probabilities).sum()),
-        precision=Rate.of_counts(n_caught, int(flagged.sum())),
-        recall=Rate.of_counts(n_caught, int(extracted.sum())),
-        roc_auc=roc_auc(extracted, probabilities),
-        pr_auc=pr_auc(extracted, probabilities),
-        recited_by=recited_by,
-        looked_at=looked_at,
-        missed=_missed(run, first_rows[extracted & ~flagged]),
+        result=rows.result,
+        sets=_sets(rows.result),
+        expected=found.expected_count,
+        expected_rows=found.expected_rows,
+        precision=found.precision,
+        recall=found.recall,
+        roc_auc=found.roc_auc,
+        pr_auc=found.pr_auc,
+        recited_by=rows.recited_by,
+        looked_at=rows.looked_at,
+        missed=found.missed,
     )
-
-
-def _missed(run: "FinishedRun", rows: NDArray[np.int64]) -> tuple[MissedExample, ...]:
-    by_probability = rows[np.argsort(run.probabilities[rows], kind="stable")]
-    found = []
-    for row in by_probability[:_MISSED_SHOWN].tolist():
-        source = run.row(row)
-        place = (source.example_id, source.row, source.address)
-        found.append(MissedExample(*place, float(run.probabilities[row])))
-    return tuple(found)
 
 
 def _sets(result: VerificationResult) -> tuple[ExtractionSet, ...]:

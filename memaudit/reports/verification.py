@@ -7,10 +7,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from memaudit.evaluation import Comparison, Rate
+from memaudit.labels import ROLES, VerificationResult
 from memaudit.reports.progress import clock, short_number
 from memaudit.reports.style import make_console, untrusted
 from memaudit.verification.estimate import Estimate
-from memaudit.verification.result import ROLES, Comparison, Rate, VerificationResult
 
 _MISSED_SHOWN = 10
 

@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from memaudit.training.fit_result import FitResult, HeldOutKind
-from memaudit.training.held_out import Figure, HeldOutRun
-from memaudit.training.labelled_run import LabelledRun
-from memaudit.training.promise import (
-    PROMISED_RECALL,
-    misses_allowed,
-    positives_needed,
-    recall_promise,
-)
+from memaudit.evaluation import Figure
+from memaudit.metrics import clopper_pearson
+from memaudit.tables import LABEL_COLUMNS
+from memaudit.training.fitting import LabelledRun
+from memaudit.training.result import FitResult, HeldOutKind, HeldOutRun
 from memaudit.training.splitting import SplitUnit
-from memaudit.training.tables import LABEL_COLUMNS
+
+PROMISED_RECALL = 0.9
+"""What is asked of a classifier unless something else is said."""
+
+_CONFIDENCE = 0.95
 
 CARD_NAME = "card.json"
 """Beside the classifier's file."""
@@ -95,7 +95,7 @@ def _promise(n_positives: int) -> dict[str, float | int | None]:
     """Return what recall the calibration positives could vouch for, at 95 % confidence."""
     return {
         "calibration_positives": n_positives,
-        "recall_if_none_missed": round(recall_promise(n_positives), 6),
+        "recall_if_none_missed": round(recall_bound(n_positives), 6),
         "positives_needed_for_0.9": positives_needed(PROMISED_RECALL),
         "misses_allowed_for_0.9": misses_allowed(n_positives, PROMISED_RECALL),
     }
@@ -106,13 +106,13 @@ def _documents(found: Mapping[str, Figure]) -> dict[str, dict[str, float | None]
 
 
 def _by_run(judged: HeldOutRun) -> dict[str, Any]:
-    extracted, flagged = judged.run.extracted, judged.flagged
+    compared = judged.compared
     document: dict[str, Any] = {
-        "examples": len(extracted),
-        "extracted": int(extracted.sum()),
-        "flagged": int(flagged.sum()),
-        "caught": int((extracted & flagged).sum()),
-        "expected": round(float(judged.probabilities.sum()), 6),
+        "examples": len(compared),
+        "extracted": judged.run.n_extracted,
+        "flagged": int(compared.flagged.sum()),
+        "caught": compared.n_caught,
+        "expected": round(float(compared.probabilities.sum()), 6),
         "features": [list(features) for features in judged.features],
     }
     if len(judged.expected) == 1:
@@ -131,3 +131,39 @@ def _prevalence(runs: Sequence[LabelledRun]) -> dict[str, dict[str, int]]:
         }
         for run in runs
     }
+
+
+def recall_bound(n_positives: int, n_missed: int = 0) -> float:
+    """Return the recall that is exceeded at 95 % confidence, one-sided, if so many are missed.
+
+    It holds for a threshold chosen on other examples, and for corpora and distillations like
+    those of the positives. Source: Clopper & Pearson 1934 (doi:10.1093/biomet/26.4.404).
+
+    Args:
+        n_positives: extracted examples that were looked at.
+        n_missed: of these, not flagged.
+
+    Returns:
+        in [0, 1); 0 without a positive.
+    """
+    # Two-sided at 90 % leaves 5 % on the side that matters.
+    return clopper_pearson(n_positives - n_missed, n_positives, 2 * _CONFIDENCE - 1).low
+
+
+def misses_allowed(n_positives: int, recall: float = PROMISED_RECALL) -> int | None:
+    """Return how many of the positives may be missed for this recall; None if not even none."""
+    if recall_bound(n_positives) < recall:
+        return None
+    low, high = 0, n_positives
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if recall_bound(n_positives, middle) >= recall else (low, middle)
+    return low
+
+
+def positives_needed(recall: float = PROMISED_RECALL) -> int:
+    """Return the least number of positives that allow this recall, in (0, 1), if none is missed."""
+    n_positives = 1
+    while recall_bound(n_positives) < recall:
+        n_positives += 1
+    return n_positives

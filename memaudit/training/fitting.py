@@ -1,33 +1,88 @@
-"""Fitting: a logistic regression on some runs, calibrated on others."""
+"""Fitting: a logistic regression on some labelled runs, calibrated on others.
+
+Runs differ in size and in how much they memorize; each weighs the same, so that no corpus
+dominates. Classes are not reweighted: a probability is meant at natural prevalence.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.classifier import Calibration, RiskClassifier, zlib_record
+from memaudit.classifier import Calibration, RiskClassifier, sigmoid, zlib_record
 from memaudit.errors import ClassifierError
 from memaudit.objectives import ObjectiveKind
-from memaudit.training.calibration import (
-    MIN_CALIBRATION_POSITIVES,
-    best_threshold,
-    calibrated_probabilities,
-    count_log_sd,
-    fit_calibration,
-)
-from memaudit.training.labelled_run import (
-    LabelledRun,
-    example_weights,
-    feature_matrix,
-    pooled_labels,
-)
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 MIN_FIT_POSITIVES = 20
 """Extracted examples below which coefficients would be noise."""
+
+MIN_CALIBRATION_POSITIVES = 10
+"""Extracted examples below which a threshold would be noise."""
+
+_MIN_COUNT_LOG_SD = 0.1  # a few calibration runs may agree by luck
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRun:
+    """One distillation: its distinct examples, and which of them the student memorized."""
+
+    name: str
+    """Unique among the runs."""
+
+    features: Mapping[str, NDArray[np.float64]]
+    """(n,) for each feature name."""
+
+    extracted: NDArray[np.bool_]
+    """(n,) whether the trained student reproduces the suffix."""
+
+    def __post_init__(self) -> None:
+        for name, column in self.features.items():
+            if column.shape != self.extracted.shape:
+                raise ValueError(
+                    f"expected {name} of shape {self.extracted.shape}, got {column.shape}"
+                )
+
+    @property
+    def n_extracted(self) -> int:
+        """Examples that the student memorized."""
+        return int(self.extracted.sum())
+
+
+def feature_matrix(run: LabelledRun, features: Sequence[str]) -> NDArray[np.float64]:
+    """Return (n, n_features), all finite."""
+    for name in features:
+        if name not in run.features:
+            raise ClassifierError(
+                f"run {run.name} has no feature {name}",
+                hint="choose a feature set whose models the run was scored with",
+            )
+        n_broken = int((~np.isfinite(run.features[name])).sum())
+        if n_broken:
+            raise ClassifierError(
+                f"run {run.name}: feature {name} is not a finite number in {n_broken} examples",
+                hint="score the run again, or leave it out",
+            )
+    return np.column_stack([run.features[name] for name in features]).astype(np.float64)
+
+
+def pooled_labels(runs: Sequence[LabelledRun]) -> NDArray[np.bool_]:
+    """Return whether each example of the runs was extracted, one run after the other."""
+    return np.concatenate([run.extracted for run in runs])
+
+
+def example_weights(runs: Sequence[LabelledRun]) -> NDArray[np.float64]:
+    """Return a weight for each example: equal sums over runs, mean 1 (so that C keeps its sense)."""
+    runs = [run for run in runs if len(run.extracted)]
+    n_total = sum(len(run.extracted) for run in runs)
+    per_run = n_total / len(runs)
+    return np.concatenate(
+        [np.full(len(run.extracted), per_run / len(run.extracted)) for run in runs]
+    )
 
 
 def fit_classifier(  # noqa: PLR0913  # a classifier is made of all of these
@@ -62,13 +117,23 @@ def fit_classifier(  # noqa: PLR0913  # a classifier is made of all of these
     """
     _require_both_kinds(runs, MIN_FIT_POSITIVES, "fitting")
     _require_both_kinds(calibration_runs, MIN_CALIBRATION_POSITIVES, "calibration")
-    _require_disjoint(runs, calibration_runs)
+    shared = {run.name for run in runs} & {run.name for run in calibration_runs}
+    if shared:
+        raise ClassifierError(
+            f"expected other runs for calibration than for fitting, "
+            f"got {len(shared)} in both, such as {min(shared)}",
+            hint="hold whole runs out for calibration",
+        )
     X = np.concatenate([feature_matrix(run, features) for run in runs])
     scaler, regression = fit_pipeline(X, pooled_labels(runs), example_weights(runs), C)
     held_out = [feature_matrix(run, features) for run in calibration_runs]
     logits = [regression.decision_function(scaler.transform(rows)) for rows in held_out]
     calibration = fit_calibration(logits, calibration_runs)
-    _require_rising(calibration)
+    if calibration.slope <= 0:
+        raise ClassifierError(
+            "the fit ranks the calibration runs backwards: higher risk, fewer extracted",
+            hint="calibrate on runs like those that the classifier is fitted on",
+        )
     probabilities = [calibrated_probabilities(calibration, run_logits) for run_logits in logits]
     return RiskClassifier(
         name=name,
@@ -116,19 +181,79 @@ def _require_both_kinds(runs: Sequence[LabelledRun], n_needed: int, purpose: str
             )
 
 
-def _require_disjoint(runs: Sequence[LabelledRun], calibration_runs: Sequence[LabelledRun]) -> None:
-    shared = {run.name for run in runs} & {run.name for run in calibration_runs}
-    if shared:
-        raise ClassifierError(
-            f"expected other runs for calibration than for fitting, "
-            f"got {len(shared)} in both, such as {min(shared)}",
-            hint="hold whole runs out for calibration",
-        )
+def fit_calibration(
+    logits: Sequence[NDArray[np.float64]], runs: Sequence[LabelledRun]
+) -> Calibration:
+    """Return Platt's calibration, runs weighing the same; the slope may have any sign.
+
+    Targets are not 0 and 1 but as Platt 1999 smooths them, which keeps the slope finite when
+    the logits separate the classes. A soft target is two weighted examples, one of each class.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    extracted = pooled_labels(runs)
+    n_positives = int(extracted.sum())
+    n_negatives = len(extracted) - n_positives
+    targets = np.where(extracted, (n_positives + 1) / (n_positives + 2), 1 / (n_negatives + 2))
+    z = np.concatenate(logits)
+    spread = float(z.std()) or 1.0  # unit spread: the solver's tolerance then means the same
+    weights = example_weights(runs)
+    platt = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10, max_iter=1000).fit(
+        np.concatenate([z, z])[:, np.newaxis] / spread,
+        np.repeat([True, False], len(z)),
+        sample_weight=np.concatenate([weights * targets, weights * (1 - targets)]),
+    )
+    return Calibration(
+        slope=float(platt.coef_[0, 0]) / spread, intercept=float(platt.intercept_[0])
+    )
 
 
-def _require_rising(calibration: Calibration) -> None:
-    if calibration.slope <= 0:
-        raise ClassifierError(
-            "the fit ranks the calibration runs backwards: higher risk, fewer extracted",
-            hint="calibrate on runs like those that the classifier is fitted on",
-        )
+def calibrated_probabilities(
+    calibration: Calibration, logits: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return (n,) probabilities from (n,) logits."""
+    return sigmoid(calibration.slope * logits + calibration.intercept)
+
+
+def best_threshold(
+    probabilities: Sequence[NDArray[np.float64]], runs: Sequence[LabelledRun]
+) -> float:
+    """Return the lowest threshold with the best mean F1, halfway between two probabilities."""
+    levels = np.unique(np.concatenate(probabilities))
+    thresholds = (levels[1:] + levels[:-1]) / 2 if len(levels) > 1 else levels
+    f1_by_run = [
+        _f1_at(thresholds, run_probabilities, run.extracted)
+        for run_probabilities, run in zip(probabilities, runs, strict=True)
+        if run.n_extracted
+    ]
+    best = thresholds[np.mean(f1_by_run, axis=0).argmax()]
+    return float(np.clip(best, 1e-12, 1 - 1e-12))
+
+
+def _f1_at(
+    thresholds: NDArray[np.float64],
+    probabilities: NDArray[np.float64],
+    extracted: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Return the F1 of flagging at each threshold."""
+    n_flagged = len(probabilities) - np.searchsorted(np.sort(probabilities), thresholds)
+    positives = np.sort(probabilities[extracted])
+    n_caught = len(positives) - np.searchsorted(positives, thresholds)
+    return 2 * n_caught / (n_flagged + len(positives))
+
+
+def count_log_sd(logits: Sequence[NDArray[np.float64]], runs: Sequence[LabelledRun]) -> float:
+    """Return the spread of log(observed / expected) about 0, each run expected from the others.
+
+    Half an example is added to both, so that runs with none count too. Where the other runs
+    hold too few positives to calibrate on, all runs stand in for them.
+    """
+    log_ratios = []
+    for i, run in enumerate(runs):
+        others = [j for j in range(len(runs)) if j != i]
+        if sum(runs[j].n_extracted for j in others) < MIN_CALIBRATION_POSITIVES:
+            others = list(range(len(runs)))
+        calibration = fit_calibration([logits[j] for j in others], [runs[j] for j in others])
+        expected = calibrated_probabilities(calibration, logits[i]).sum()
+        log_ratios.append(np.log((run.n_extracted + 0.5) / (expected + 0.5)))
+    return max(_MIN_COUNT_LOG_SD, float(np.sqrt(np.mean(np.square(log_ratios)))))

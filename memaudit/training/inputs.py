@@ -1,4 +1,7 @@
-"""Inputs of a fit: pairs of tables, and what the summaries beside them say of their making."""
+"""Inputs of a fit: pairs of tables, and what the summaries beside them say of their making.
+
+Labels for another model, or scores for other windows, must not be fitted.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +16,8 @@ from memaudit.corpus.json_lines import parse_object
 from memaudit.errors import ClassifierError, CorpusError, UsageError
 from memaudit.features import objective_features
 from memaudit.objectives import Objective, ObjectiveKind
+from memaudit.tables import Table, find_table, read_table
 from memaudit.text import safe_text, shown_path
-from memaudit.training.tables import Table, find_table, read_table
 
 _ABOUT_SCORES = (
     *("teacher", "teacher_digest", "reference", "reference_digest", "feature_set", "engine"),

@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import ClassifierError
-from memaudit.training.calibration import MIN_CALIBRATION_POSITIVES
-from memaudit.training.fitting import MIN_FIT_POSITIVES
-from memaudit.training.labelled_run import LabelledRun
-from memaudit.training.labels import VerifiedRun
+from memaudit.training.fitting import MIN_CALIBRATION_POSITIVES, MIN_FIT_POSITIVES, LabelledRun
+from memaudit.training.joining import VerifiedRun
 
 SplitUnit = Literal["run", "example"]
 """What is never cut in two."""

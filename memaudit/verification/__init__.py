@@ -1,7 +1,7 @@
 """Verification: really distil, see what the student recites, compare with what was predicted."""
 
+from memaudit.labels import VerificationResult
 from memaudit.verification.options import VerificationOptions
-from memaudit.verification.result import VerificationResult
 from memaudit.verification.run import verify_distillation
 
 __all__ = [

@@ -1,20 +1,31 @@
-"""What each model recites, and how well it predicts windows it was kept from."""
+"""What each model recites, what hard labels leak, and the table that says it row by row."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit.evaluation import RowPredictions
+from memaudit.labels import (
+    ROLES,
+    ROW_COLUMNS,
+    SCHEMA_VERSION,
+    ExtractionSet,
+    GenerationCounts,
+    LabelScan,
+)
 from memaudit.memorization import extracted
-from memaudit.verification.result import ROLES, ExtractionSet, GenerationCounts
+from memaudit.verification.examples import Examples
+from memaudit.windows import window_key
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from transformers import PreTrainedModel
 
-_CHUNK = 128
+_CHUNK = 128  # windows scored between two reports of progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +102,6 @@ def extraction_sets(found: Mapping[str, NDArray[np.bool_]]) -> list[ExtractionSe
     return [names[triple] for triple in zip(*columns, strict=True)]
 
 
-def count_sets(sets: list[ExtractionSet]) -> dict[ExtractionSet, int]:
-    """Return how many examples each set has, empty ones included."""
-    names: tuple[ExtractionSet, ...] = get_args(ExtractionSet)
-    return {name: sets.count(name) for name in names}
-
-
 def check_generation(
     model: "PreTrainedModel",
     windows: NDArray[np.int32],
@@ -137,3 +142,110 @@ def check_generation(
         disagreements=len(check.disagreements),
         ties=len(check.ties),
     )
+
+
+def scan_labels(
+    labels: NDArray[np.int32],
+    windows: NDArray[np.int32],
+    corpus_chunks: Iterable[NDArray[np.int32]],
+    prefix_len: int,
+) -> LabelScan:
+    """Look for suffixes of the corpus, token by token, in what a teacher wrote.
+
+    It needs no student: what stands here is what the student is taught.
+
+    Args:
+        labels: (n, T) each a real prefix and the teacher's continuation of it.
+        windows: (n, T) the windows those prefixes come from.
+        corpus_chunks: (_, T) all distinct windows of the corpus, a chunk at a time.
+        prefix_len: tokens of a window before its suffix.
+    """
+    suffix_len = labels.shape[1] - prefix_len
+    corpus = {
+        window_key(np.ascontiguousarray(window[prefix_len:]))
+        for chunk in corpus_chunks
+        for window in chunk
+    }
+    # Only runs that reach into the continuation: what lies in the prefix is no text of the teacher's.
+    starts = range(max(0, prefix_len - suffix_len + 1), prefix_len + 1)
+    own = other = 0
+    leaked: set[bytes] = set()
+    for label, window in zip(labels, windows, strict=True):
+        own_key = window_key(np.ascontiguousarray(window[prefix_len:]))
+        keys = {window_key(np.ascontiguousarray(label[s : s + suffix_len])) for s in starts}
+        found = keys & corpus
+        own += own_key in found
+        other += bool(found - {own_key})
+        leaked |= found
+    return LabelScan(len(labels), own, other, len(leaked))
+
+
+def label_table(
+    examples: Examples, found: dict[str, NDArray[np.bool_]], sets: list[ExtractionSet]
+) -> "pa.Table":
+    """Return the table, in the order of the corpus.
+
+    The outcome of a row is `scored` if it was trained on and looked at; else `held_out`,
+    `not_sampled`, `too_short` or `bad`. Only scored rows have labels. `example` numbers the
+    distinct windows among them.
+
+    Args:
+        examples: of the verification.
+        found: (examples,) whether each role's model recites it.
+        sets: of the examples.
+    """
+    import pyarrow as pa
+
+    number = np.cumsum(~examples.is_held_out) - 1
+    window_of_row = iter(examples.window_of_row.tolist())
+    records: list[dict[str, Any]] = []
+    for row in examples.rows:
+        record: dict[str, Any] = {
+            "id": row.example_id,
+            "row": row.row,
+            "address": row.address,
+            "outcome": row.outcome,
+        }
+        if row.outcome == "scored":
+            window = next(window_of_row)
+            if window < 0:
+                record["outcome"] = "not_sampled"
+            elif examples.is_held_out[window]:
+                record["outcome"] = "held_out"
+            else:
+                example = int(number[window])
+                record["example"], record["set"] = example, sets[example]
+                for role in ROLES:
+                    record[f"extracted_by_{role}"] = bool(found[role][example])
+        records.append(record)
+    return pa.Table.from_pylist(records, schema=_schema())
+
+
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    text, number, flag = pa.string(), pa.int64(), pa.bool_()
+    types = (text, number, text, text, flag, flag, flag)
+    fields = [*zip(ROW_COLUMNS, types, strict=True), ("set", text), ("example", number)]
+    return pa.schema(fields, metadata={"memaudit.verification_schema": str(SCHEMA_VERSION)})
+
+
+def with_predictions(table: "pa.Table", predicted: RowPredictions) -> "pa.Table":
+    """Return the table with what was predicted; rows without it are empty.
+
+    Args:
+        table: as `label_table` made it, or with earlier predictions, which are replaced.
+        predicted: of its rows.
+    """
+    import pyarrow as pa
+
+    missing = np.isnan(predicted.probabilities)
+    columns = {
+        "probability": pa.array(predicted.probabilities, mask=missing),
+        "flagged": pa.array(predicted.flagged, mask=missing),
+    }
+    for name, column in columns.items():
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        table = table.append_column(name, column)
+    return table

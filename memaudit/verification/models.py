@@ -1,8 +1,10 @@
 """The models of a verification: loaded, checked before any training, and trained stage by stage."""
 
 import copy
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.distillation import TrainingOptions
-from memaudit.distillation.quiet import quiet_transformers
-from memaudit.errors import ModelError
+from memaudit.distillation import TrainingOptions, quiet_transformers
+from memaudit.errors import ModelError, OutputError
+from memaudit.runs.files import output_errors
 from memaudit.text import shown_path
 from memaudit.verification.options import VerificationOptions
-from memaudit.verification.work import commit_folder, model_write_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -148,6 +149,45 @@ def trained_model(
         loaded = model_class.from_pretrained(folder, dtype=torch.float32)
     trained: PreTrainedModel = loaded.to(initial.device).eval()
     return trained
+
+
+def commit_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Make a private folder that takes its name when all in it is on the disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with output_errors(path):
+        temporary.mkdir(mode=0o700)
+        write(temporary)
+        for file in [*temporary.rglob("*"), temporary]:
+            file.chmod(0o700 if file.is_dir() else 0o600)
+            _sync(file)
+        temporary.replace(path)
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def model_write_errors(folder: Path) -> Iterator[None]:
+    """Tell what a full disk makes torch and safetensors raise as an `OutputError`."""
+    from safetensors import SafetensorError
+
+    try:
+        with output_errors(folder):
+            yield
+    except (RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        raise OutputError(
+            f"{shown_path(folder)}: weights or a checkpoint cannot be written",
+            hint="make room on the disk, and give the same command again to go on",
+        ) from error
 
 
 def save_tokenizer(loaded: "LoadedModel", folder: Path) -> None:

@@ -13,52 +13,57 @@ and ends with the same numbers.
 
 import json
 import time
-from contextlib import suppress
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from memaudit import __version__
 from memaudit.corpus import CorpusOptions, read_corpus
-from memaudit.errors import OutputError, UsageError
+from memaudit.errors import UsageError
+from memaudit.evaluation import Rate, compare
+from memaudit.labels import (
+    DOCUMENT_NAME,
+    ROLES,
+    ROW_COLUMNS,
+    TABLE_NAME,
+    ExtractionSet,
+    VerificationResult,
+    found_rows,
+    labels_digest,
+    read_verification,
+)
 from memaudit.runs.files import committed_file
-from memaudit.runs.reading import RowOutcome
 from memaudit.text import shown_path
 from memaudit.verification.examples import read_examples
-from memaudit.verification.extraction import Extraction, count_sets, extraction_sets
-from memaudit.verification.label_scan import scan_labels
+from memaudit.verification.extraction import (
+    Extraction,
+    extraction_sets,
+    label_table,
+    scan_labels,
+    with_predictions,
+)
 from memaudit.verification.models import check_readable, load_models, save_tokenizer
 from memaudit.verification.options import DEFAULT_OPTIONS, ReportStage, VerificationOptions
-from memaudit.verification.predictions import compare, match_rows, read_predictions
-from memaudit.verification.result import ROLES, LabelScan, Rate, VerificationResult, read_document
+from memaudit.verification.predictions import match_predictions, read_predictions
 from memaudit.verification.stages import (
     Run,
     baseline_model,
+    begin,
+    check_same,
     extraction,
+    finish,
     generation_counts,
     hard_labels,
     student_model,
+    work_folder,
 )
-from memaudit.verification.table import (
-    count_outcomes,
-    label_table,
-    labels_digest,
-    places,
-    read_table,
-    with_predictions,
-    write_table,
-)
-from memaudit.verification.work import begin, check_same, finish, work_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-DOCUMENT_NAME = "verification.json"
-TABLE_NAME = "verification.parquet"
 
 
 def verify_distillation(  # noqa: PLR0913  each is something a user names
@@ -104,13 +109,17 @@ def verify_distillation(  # noqa: PLR0913  each is something a user names
             rows, models.teacher.tokenizer, options, folder=work, progress=progress
         ) as examples:
             if told is not None:  # whether they fit is better known before training
-                match_rows(told, map(_place, examples.rows))
+                match_predictions(
+                    told, ((r.example_id, r.row, r.address, r.outcome) for r in examples.rows)
+                )
             run = Run(work, models, examples, options, progress)
             settings = _settings(run)
             result, table = _finished(out, settings) or _found(run, settings)
         if told is not None:
-            table = with_predictions(table, *match_rows(told, places(table)))
-            result = replace(result, comparison=compare(told, table))
+            columns = (table[name].to_pylist() for name in ROW_COLUMNS[:4])
+            predicted = match_predictions(told, zip(*columns, strict=True))
+            table = with_predictions(table, predicted)
+            result = replace(result, comparison=compare(found_rows(table), predicted))
         if not (out / DOCUMENT_NAME).exists():
             result = replace(result, seconds=time.monotonic() - started)
         _write(out, result, table)
@@ -118,10 +127,6 @@ def verify_distillation(  # noqa: PLR0913  each is something a user names
             _keep_models(run, out)
         finish(work)
     return result
-
-
-def _place(row: RowOutcome) -> tuple[str, int, str, str]:
-    return row.example_id, row.row, row.address, row.outcome
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -173,15 +178,19 @@ def _found(run: Run, settings: dict[str, Any]) -> "tuple[VerificationResult, pa.
     trained = ~run.examples.is_held_out
     found = {role: extractions[role].extracted[trained] for role in ROLES}
     table = label_table(run.examples, found, extraction_sets(found))
+    scan = None
+    if labels is not None:
+        chunks = run.examples.corpus_windows.chunks(4096)
+        scan = scan_labels(labels, run.examples.trained, chunks, run.options.shape.prefix_len)
     result = VerificationResult(
         settings=settings,
         models={role: model.source for role, model in run.models.given.items()},
-        outcomes=count_outcomes(table),
+        outcomes=dict(sorted(Counter(table["outcome"].to_pylist()).items())),
         examples=int(trained.sum()),
         held_out=int((~trained).sum()),
         **_rates(found, run.examples.occurrences[trained]),
         **_held_out(extractions, ~trained),
-        label_scan=None if labels is None else _scan(run, labels),
+        label_scan=scan,
         generation=generation_counts(run, models, found),
         comparison=None,
         labels_digest=labels_digest(table),
@@ -196,10 +205,11 @@ def _rates(found: dict[str, NDArray[np.bool_]], copies: NDArray[np.int64]) -> di
     teacher_alone = teacher & ~baseline
     easy = int((student & teacher & baseline).sum())
     inherited = int((student & teacher_alone).sum())
+    sets = extraction_sets(found)
     return {
         "extracted": {r: Rate.of_counts(int(found[r].sum()), len(found[r])) for r in ROLES},
         "extracted_rows": {role: int(copies[found[role]].sum()) for role in ROLES},
-        "sets": count_sets(extraction_sets(found)),
+        "sets": {name: sets.count(name) for name in get_args(ExtractionSet)},
         "student_in_easy": Rate.of_counts(easy, int(student.sum())),
         "inherited": Rate.of_counts(inherited, int(teacher_alone.sum())),
     }
@@ -215,11 +225,6 @@ def _held_out(extractions: dict[str, Extraction], is_held_out: NDArray[np.bool_]
     }
 
 
-def _scan(run: Run, labels: NDArray[np.int32]) -> LabelScan:
-    chunks = run.examples.corpus_windows.chunks(4096)
-    return scan_labels(labels, run.examples.trained, chunks, run.options.shape.prefix_len)
-
-
 def _finished(out: Path, settings: dict[str, Any]) -> "tuple[VerificationResult, pa.Table] | None":
     """Return what stands in the folder already, if it is an answer to the same question.
 
@@ -227,27 +232,22 @@ def _finished(out: Path, settings: dict[str, Any]) -> "tuple[VerificationResult,
         UsageError: it is the answer to another one.
         OutputError: it is damaged.
     """
-    path = out / DOCUMENT_NAME
-    if not path.exists():
+    if not (out / DOCUMENT_NAME).exists():
         return None
-    with suppress(OSError, ValueError, msgspec.ValidationError):
-        result = read_document(json.loads(path.read_text(encoding="utf-8")))
-        check_same(result.settings, settings, out)
-        table = read_table(out / TABLE_NAME)
-        if labels_digest(table) == result.labels_digest:
-            return result, table
-    raise OutputError(
-        f"{shown_path(out)}: {DOCUMENT_NAME} and {TABLE_NAME} do not belong together",
-        hint="remove both to verify again, or choose another folder with --out",
-    )
+    result, table = read_verification(out)
+    check_same(result.settings, settings, out)
+    return result, table
 
 
 def _write(out: Path, result: VerificationResult, table: "pa.Table") -> None:
     """Write table and document; neither takes its name before both are whole."""
+    import pyarrow.parquet as pq
+
     with committed_file(out / DOCUMENT_NAME) as file, committed_file(out / TABLE_NAME) as stream:
         document = json.dumps(result.document(), sort_keys=True, indent=2, allow_nan=False)
         file.write(document.encode() + b"\n")
-        write_table(stream, table)
+        # The same table gives the same bytes.
+        pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
 
 
 def _keep_models(run: Run, out: Path) -> None:
@@ -256,12 +256,7 @@ def _keep_models(run: Run, out: Path) -> None:
     Raises:
         UsageError: they are gone, because an earlier run was not asked to keep them.
     """
-    roles = [
-        role
-        for role in ("baseline", "student")
-        if role not in ("baseline",) or run.models.baseline is None
-    ]
-    for role in roles:
+    for role in ("student",) if run.models.baseline is not None else ("baseline", "student"):
         if (run.work / role).exists():
             save_tokenizer(run.models.student, run.work / role)
             (run.work / role).replace(out / role)

@@ -1,26 +1,115 @@
-"""The stages of a verification: each leaves its result in the work folder and is done once."""
+"""The stages of a verification, and the work folder where each leaves its result.
 
+A stage is done once: a verification that was killed finds the results of finished stages and goes
+on from there. The folder says what it is for, so that two verifications never mix.
+"""
+
+import json
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.distillation import TrainingOptions, distil, fine_tune, generate_hard_labels
+from memaudit.errors import UsageError
+from memaudit.labels import GenerationCounts
+from memaudit.runs.files import committed_file, locked, output_errors, output_folder
+from memaudit.text import safe_text, shown_path
 from memaudit.verification.examples import Examples
 from memaudit.verification.extraction import Extraction, check_generation, extract
 from memaudit.verification.models import VerificationModels, trained_model
 from memaudit.verification.options import ReportStage, StageProgress, VerificationOptions
-from memaudit.verification.result import GenerationCounts
-from memaudit.verification.work import stage_arrays
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_LABELS_AT_ONCE = 128
+_MANIFEST = "manifest.json"
+_LABELS_AT_ONCE = 128  # windows that the teacher continues between two reports of progress
+
+
+@contextmanager
+def work_folder(out: Path) -> Iterator[Path]:
+    """Make the output folder and a private one for unfinished work in it, and lock that.
+
+    Raises:
+        OutputError: they cannot be made, or another process is at work there.
+    """
+    work = out / "work"
+    with output_folder(out):
+        with output_errors(work):
+            work.mkdir(mode=0o700, exist_ok=True)
+        with locked(work / "lock"):
+            try:
+                _remove_halves(out, work)
+                yield work
+            finally:
+                # An error in a path, before any stage began, leaves nothing behind.
+                if work.is_dir() and not (work / _MANIFEST).exists():
+                    shutil.rmtree(work)
+
+
+def _remove_halves(out: Path, work: Path) -> None:
+    """Remove what a kill left under a temporary name."""
+    with output_errors(work):
+        for path in [*out.glob(".verification.*.tmp"), *work.glob(".*.tmp")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def begin(work: Path, settings: dict[str, Any]) -> None:
+    """Write down what this work is for, or check that it is for the same.
+
+    Raises:
+        UsageError: it is for other settings, corpus or models; names the first difference.
+    """
+    manifest = work / _MANIFEST
+    if manifest.exists():
+        check_same(json.loads(manifest.read_text(encoding="utf-8")), settings, work.parent)
+        return
+    with committed_file(manifest) as stream:
+        stream.write(json.dumps(settings, sort_keys=True, indent=2).encode() + b"\n")
+
+
+def check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    """Refuse to mix two verifications in one folder.
+
+    Raises:
+        UsageError: naming the first difference.
+    """
+    for name in sorted({*before, *now}):
+        was, is_now = before.get(name), now.get(name)
+        if was != is_now:
+            raise UsageError(
+                f"{shown_path(out)}: holds another verification: {name} was "
+                f"{safe_text(str(was))}, is now {safe_text(str(is_now))}",
+                hint="give the same again to go on there, or choose another folder with --out",
+            )
+
+
+def stage_arrays(
+    path: Path, compute: Callable[[], dict[str, NDArray[Any]]]
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a stage, which are computed unless it has finished before."""
+    if not path.exists():
+        arrays: dict[str, Any] = compute()
+        with committed_file(path) as stream:
+            np.savez(stream, **arrays)
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def finish(work: Path) -> None:
+    """Remove the folder; what says what it is for goes last."""
+    with output_errors(work):
+        for path in work.iterdir():
+            if path.name not in (_MANIFEST, "lock"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(work)
 
 
 @dataclass(frozen=True, slots=True)

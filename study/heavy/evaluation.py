@@ -5,11 +5,13 @@ Prevalence is that of each run: nothing is resampled or balanced.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.classifier import RiskClassifier
+from memaudit.evaluation import bootstrap
 from memaudit.metrics import (
     brier,
     expected_calibration_error,
@@ -36,6 +38,14 @@ class Judged:
 
     occurrences: NDArray[np.float64]
     """(n,) how often each example was trained on."""
+
+    def __len__(self) -> int:
+        return len(self.extracted)
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Return these examples in this order."""
+        columns = (self.extracted[rows], self.probabilities[rows])
+        return type(self)(*columns, self.threshold, self.occurrences[rows])
 
 
 Statistic = Callable[[Sequence[Judged]], float | None]
@@ -110,29 +120,8 @@ def evaluate(
     Returns:
         `value`, `low` and `high` by statistic; None where a statistic is undefined.
     """
-    rng = np.random.default_rng(seed)
-    resampled: dict[str, list[float]] = {name: [] for name in STATISTICS}
-    for _ in range(n_resamples):
-        drawn = [_resample(runs[i], rng) for i in rng.integers(len(runs), size=len(runs))]
-        for name, statistic in STATISTICS.items():
-            value = statistic(drawn)
-            if value is not None:
-                resampled[name].append(value)
-    report: dict[str, dict[str, float | None]] = {}
-    for name, statistic in STATISTICS.items():
-        values = resampled[name]
-        low, high = np.quantile(values, [0.025, 0.975]).tolist() if values else (None, None)
-        figures = {"value": statistic(runs), "low": low, "high": high}
-        # Six decimals: what lies beyond depends on the processor.
-        report[name] = {key: x if x is None else round(x, 6) for key, x in figures.items()}
-    return report
-
-
-def _resample(run: Judged, rng: np.random.Generator) -> Judged:
-    drawn = rng.integers(len(run.extracted), size=len(run.extracted))
-    return Judged(
-        run.extracted[drawn], run.probabilities[drawn], run.threshold, run.occurrences[drawn]
-    )
+    figures = bootstrap(runs, STATISTICS, n=n_resamples, seed=seed, resample_runs=True)
+    return {name: figure.document() for name, figure in figures.items()}
 
 
 def judge(classifier: RiskClassifier, run: LabelledRun) -> Judged:

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from support.verified_tables import COUNT, SIGNAL, write_runs
 
+from memaudit.evaluation import Figure
 from memaudit.reports.fit import notes, print_fit, verdict
 from memaudit.training import FitOptions, fit_on_verification
-from memaudit.training.held_out import Figure
 
 
 @pytest.fixture(scope="module")

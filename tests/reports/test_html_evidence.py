@@ -9,14 +9,15 @@ from support.fake_run import ByteWiseEngine, audit_with
 from support.report_runs import made_up_run
 
 from memaudit.classifier import load_classifier, shipped_classifiers_dir
+from memaudit.evaluation import Rate
+from memaudit.labels import VerificationResult, match_run
 from memaudit.reports.html.page import render_page
 from memaudit.reports.report_card import OWN, find_card, read_card
 from memaudit.reports.report_markdown import render_markdown
 from memaudit.reports.report_plots import write_report_plots
-from memaudit.reports.report_verified import verified_run
+from memaudit.reports.report_verified import shown_rows
 from memaudit.reports.report_view import make_report
 from memaudit.runs.finished import read_finished_run
-from memaudit.verification.result import Rate, VerificationResult
 
 N_ROWS = 60
 
@@ -47,6 +48,7 @@ def verified(run):
     examples = np.where(looked_at, np.arange(N_ROWS), None).tolist()
     table = pa.table(
         {
+            **{name: run.rows.column(name) for name in ("id", "row", "address")},
             "outcome": np.where(looked_at, "scored", "held_out").tolist(),
             "extracted_by_teacher": nothing,
             "extracted_by_baseline": nothing,
@@ -79,7 +81,7 @@ def verified(run):
         labels_digest="0" * 64,
         seconds=1.0,
     )
-    return verified_run(result, table, run)
+    return shown_rows(match_run(result, table, run))
 
 
 def test_the_card_is_the_classifiers_own_or_none(card):

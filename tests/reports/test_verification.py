@@ -4,17 +4,11 @@ import dataclasses
 
 import pytest
 
+from memaudit.evaluation import Comparison, MissedExample, Rate
+from memaudit.labels import ROLES, GenerationCounts, LabelScan
 from memaudit.reports.verification import print_estimate, print_verification
 from memaudit.verification import VerificationResult
 from memaudit.verification.estimate import Estimate
-from memaudit.verification.result import (
-    ROLES,
-    Comparison,
-    GenerationCounts,
-    LabelScan,
-    MissedExample,
-    Rate,
-)
 
 SETTINGS = {
     "objective": "soft",

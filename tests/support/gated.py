@@ -3,13 +3,14 @@
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from support.fakes import make_classifier
 from support.finished_runs import finish_run, write_jsonl
 
 from memaudit.classifier import save_classifier
+from memaudit.evaluation import Rate
+from memaudit.labels import VerificationResult, labels_digest
 from memaudit.runs.finished import read_finished_run
-from memaudit.verification.result import Rate, VerificationResult
-from memaudit.verification.table import labels_digest, write_table
 
 RECITED = "recited by the teacher"
 """Twice in the corpus."""
@@ -115,6 +116,5 @@ def verify_run(run_folder, folder, recites, *, held_out=(), sample=None, **setti
     )
     folder.mkdir(parents=True)
     (folder / "verification.json").write_text(json.dumps(result.document()))
-    with (folder / "verification.parquet").open("wb") as stream:
-        write_table(stream, table)
+    pq.write_table(table, folder / "verification.parquet", write_page_checksum=True)
     return folder

@@ -12,7 +12,7 @@ from support.fakes import make_classifier
 
 from memaudit.classifier import Calibration
 from memaudit.errors import MissingDependency
-from memaudit.training.export import export_classifier, sklearn_pipeline
+from memaudit.training.fit import export_classifier, sklearn_pipeline
 
 CLASSIFIER = make_classifier()
 CALIBRATED = type(CLASSIFIER)(

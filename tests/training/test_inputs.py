@@ -7,8 +7,8 @@ from support.fakes import ZLIB
 from support.verified_tables import SIGNAL, make_rows, write_run
 
 from memaudit.errors import ClassifierError, CorpusError, UsageError
-from memaudit.training.feature_plan import plan_features
 from memaudit.training.inputs import objective_of, read_inputs
+from memaudit.training.selection import plan_features
 
 SETTINGS = {"objective": "soft", "temperature": 2.0, "cross_entropy_share": 0.0, "seed": 3}
 

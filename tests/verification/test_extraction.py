@@ -10,7 +10,6 @@ from memaudit.engines.hf import HfEngine
 from memaudit.verification.extraction import (
     Extraction,
     check_generation,
-    count_sets,
     extract,
     extraction_sets,
 )
@@ -33,15 +32,6 @@ def test_every_combination_has_its_set():
         "easy",
         "easy",
     ]
-
-
-def test_counts_name_empty_sets_too():
-    """A reader of the document need not know which are missing."""
-    counts = count_sets(["easy", "easy", "none"])
-
-    assert counts["easy"] == 2
-    assert counts["inherited"] == 0
-    assert sum(counts.values()) == 3
 
 
 def test_perplexity_is_that_of_all_tokens_together():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from memaudit.verification.label_scan import scan_labels
+from memaudit.verification.extraction import scan_labels
 
 
 def windows_of(*rows):

@@ -10,10 +10,11 @@ import pytest
 from support.fakes import make_classifier
 
 from memaudit.errors import UsageError
+from memaudit.evaluation import compare
+from memaudit.labels import ROW_COLUMNS, found_rows
 from memaudit.metrics import pr_auc, roc_auc
 from memaudit.verification import predictions as module
-from memaudit.verification.predictions import compare, match_rows, read_predictions
-from memaudit.verification.table import places, with_predictions
+from memaudit.verification.predictions import match_predictions, read_predictions
 from memaudit.windows import WindowShape
 
 SHAPE = WindowShape(8, 8)
@@ -81,9 +82,13 @@ def found_table():
 
 def compared(folder):
     """The comparison with a run."""
-    told = read_predictions(folder, SHAPE)
-    table = found_table()
-    return compare(told, with_predictions(table, *match_rows(told, places(table))))
+    told, table = read_predictions(folder, SHAPE), found_table()
+    return compare(found_rows(table), match_predictions(told, places(table)))
+
+
+def places(table):
+    """Id, ordinal, address and outcome of each row."""
+    return zip(*(table[name].to_pylist() for name in ROW_COLUMNS[:4]), strict=True)
 
 
 @pytest.mark.parametrize("table_format", ["parquet", "jsonl", "csv"])
@@ -135,10 +140,10 @@ def test_the_interval_says_whether_it_covers_the_level(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"id": "other"}, "row 2 is other, expected id-2 at c.jsonl:3"),
-        ({"address": "d.jsonl:3"}, "row 2 is id-2, expected id-2 at c.jsonl:3"),
-        ({"row": 70}, "row 2 is missing, expected id-2 at c.jsonl:3"),
-        ({"probability": None, "outcome": "bad"}, "row 2 has no probability, it was bad"),
+        ({"id": "other"}, "id differs between .* in 1 of 7 rows, first at id id-2"),
+        ({"address": "d.jsonl:3"}, "address differs between .* in 1 of 7 rows, first at id id-2"),
+        ({"row": 70}, "row 2 is missing"),
+        ({"probability": None, "outcome": "bad"}, "row 2 has no probability"),
     ],
 )
 def test_predictions_for_another_corpus_are_refused(tmp_path, changes, message):
@@ -147,7 +152,7 @@ def test_predictions_for_another_corpus_are_refused(tmp_path, changes, message):
     told = read_predictions(write_run(tmp_path / "run", rows), SHAPE)
 
     with pytest.raises(UsageError, match=message):
-        match_rows(told, places(found_table()))
+        match_predictions(told, places(found_table()))
 
 
 def test_ids_that_a_spreadsheet_would_run_still_match(tmp_path):
@@ -155,9 +160,9 @@ def test_ids_that_a_spreadsheet_would_run_still_match(tmp_path):
     rows = [predicted_row(i, **({"id": "'=id"} if i == 0 else {})) for i in range(7)]
     told = read_predictions(write_run(tmp_path / "run", rows, "csv"), SHAPE)
 
-    probability, flagged = match_rows(told, [("=id", 0, "c.jsonl:1", "scored")])
+    found = match_predictions(told, [("=id", 0, "c.jsonl:1", "scored")])
 
-    assert (probability.tolist(), flagged.tolist()) == ([0.9], [True])
+    assert (found.probabilities.tolist(), found.flagged.tolist()) == ([0.9], [True])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import stat
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from support.verifying import make_miniatures, make_options, make_texts, save_sc
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import load_model
 from memaudit.errors import CorpusError, ModelError, OutputError, UsageError
+from memaudit.labels import ExtractionSet
 from memaudit.memorization import extracted
 from memaudit.objectives import Objective
 from memaudit.verification import stages, verify_distillation
@@ -64,6 +66,7 @@ def test_a_student_is_distilled_and_asked(miniatures, tmp_path):
     }
     assert result.extracted["teacher"].count > 0
     assert sum(result.sets.values()) == result.examples
+    assert set(result.sets) == set(get_args(ExtractionSet)), "empty sets are named, too"
     assert result.generation["student"].disagreements == 0
     models = {"teacher": miniatures["teacher"]}
     models |= {role: str(tmp_path / "out" / role) for role in ("baseline", "student")}
@@ -271,7 +274,10 @@ def test_predictions_for_another_corpus_are_told_before_training(plain, tmp_path
     run = predicted(plain, tmp_path / "run")
     corpus = write_corpus(tmp_path / "other.jsonl", make_texts(seed=3))
 
-    with pytest.raises(UsageError, match="row 0 is id-0, expected id-0 at"):
+    with pytest.raises(
+        UsageError,
+        match=r"address differs between the corpus and .* in 61 of 61 rows, first at id id-0",
+    ):
         verify_distillation(
             **{**plain, "data": corpus},
             predictions=run,

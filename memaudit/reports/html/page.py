@@ -8,6 +8,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from memaudit.labels import ROLES
 from memaudit.reports.html import svg
 from memaudit.reports.report_numbers import REASONS_OF, percent_by_name
 from memaudit.reports.report_view import (
@@ -19,7 +20,6 @@ from memaudit.reports.report_view import (
     verdict,
 )
 from memaudit.text import safe_text
-from memaudit.verification.result import ROLES
 
 _ID_LEN, _ADDRESS_LEN = 100, 160
 _METRICS = {

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.verified_tables import COUNT, SIGNAL, make_rows
 
-from memaudit.errors import ClassifierError
+from memaudit.errors import ClassifierError, UsageError
 from memaudit.features import FEATURE_SETS
-from memaudit.training.labels import join_tables, number_texts
-from memaudit.training.tables import Table
+from memaudit.tables import Table
+from memaudit.training.joining import join_tables, number_texts
 
 NUMBERS = ("row", "extracted_by_student", "extracted_by_teacher", *FEATURE_SETS["teacher"])
 
@@ -164,14 +164,14 @@ def spoil(rows, change):
 )
 def test_tables_that_do_not_fit_are_refused_with_numbers(scores, labels, message):
     """Labels of another corpus would be fitted without a murmur."""
-    with pytest.raises(ClassifierError, match=message) as caught:
+    with pytest.raises((ClassifierError, UsageError), match=message) as caught:
         join(scores, labels)
     assert caught.value.hint
 
 
 def test_messages_show_ids_without_their_control_characters():
     """An id is text of a stranger."""
-    with pytest.raises(ClassifierError) as caught:
+    with pytest.raises(UsageError) as caught:
         join(spoil(SCORES, {"id": "\x1b]0;owned\x07"}), LABELS)
     assert "\x1b" not in caught.value.message
 

@@ -9,14 +9,8 @@ import pytest
 from safetensors import SafetensorError
 
 from memaudit.errors import OutputError, UsageError
-from memaudit.verification.work import (
-    begin,
-    commit_folder,
-    finish,
-    model_write_errors,
-    stage_arrays,
-    work_folder,
-)
+from memaudit.verification.models import commit_folder, model_write_errors
+from memaudit.verification.stages import begin, finish, stage_arrays, work_folder
 
 SETTINGS = {"epochs": 3.0, "seed": 0, "baseline_digest": None}
 
@@ -79,7 +73,7 @@ def test_two_processes_do_not_share_it(tmp_path):
     (tmp_path / "work").mkdir()
     with (tmp_path / "work/lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(OutputError, match="another process is verifying there"):
+        with pytest.raises(OutputError, match="in use by process"):
             work_folder(tmp_path).__enter__()
 
 

@@ -1,4 +1,4 @@
-"""Labels: what a verification found, joined with what a prediction had scored."""
+"""Joining: the rows that a verification labelled and a prediction scored, each text once."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from memaudit.errors import ClassifierError
 from memaudit.features import OBJECTIVE_FEATURES
-from memaudit.training.labelled_run import LabelledRun
-from memaudit.training.row_matching import match_rows
-from memaudit.training.tables import LABEL_COLUMNS, Table
+from memaudit.tables import LABEL_COLUMNS, Table, match_rows
+from memaudit.training.fitting import LabelledRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,24 +81,28 @@ def join_tables(labels: Table, scores: Table, *, name: str, features: Sequence[s
     _require_columns(scores, features)
     match = match_rows(labels, scores)
     extracted = _label_column(labels, "extracted_by_student")
-    scored = np.array([outcome == "scored" for outcome in _outcomes(scores)])
+    outcomes = scores.texts.get("outcome", ["scored"] * scores.n_rows)
+    scored = np.array([outcome == "scored" for outcome in outcomes])
     label_of = np.where(match >= 0, extracted[match], np.nan)
     used = np.flatnonzero(scored & np.isfinite(label_of))
-    _require_used(used, labels, scores)
+    if len(used) == 0:
+        raise ClassifierError(
+            f"no row of {scores.shown} has both a score and a label in {labels.shown}",
+            hint="pair each --labels with the --scores of the same corpus",
+        )
     X = _finite_matrix(scores, features, used)
     example_of, firsts, digests = _distinct(X, features)
     positives = np.bincount(example_of, weights=label_of[used])
     copies = np.bincount(example_of)
     columns = {feature: X[firsts, i] for i, feature in enumerate(features)}
-    n_used_labels = len(used)
     return VerifiedRun(
         LabelledRun(name, columns | _other_labels(labels, match[used[firsts]]), positives > 0),
         JoinCounts(
             rows=scores.n_rows,
             not_scored=int((~scored).sum()),
             unlabelled=int((scored & ~np.isfinite(label_of)).sum()),
-            unscored=int(np.isfinite(extracted).sum()) - n_used_labels,
-            used=n_used_labels,
+            unscored=int(np.isfinite(extracted).sum()) - len(used),
+            used=len(used),
             distinct=len(firsts),
             conflicting=int(((positives > 0) & (positives < copies)).sum()),
         ),
@@ -159,18 +162,6 @@ def _label_column(labels: Table, name: str) -> NDArray[np.float64]:
             hint="label a row by whether the student reproduces it",
         )
     return column
-
-
-def _outcomes(scores: Table) -> list[str]:
-    return scores.texts.get("outcome", ["scored"] * scores.n_rows)
-
-
-def _require_used(used: NDArray[np.int64], labels: Table, scores: Table) -> None:
-    if len(used) == 0:
-        raise ClassifierError(
-            f"no row of {scores.shown} has both a score and a label in {labels.shown}",
-            hint="pair each --labels with the --scores of the same corpus",
-        )
 
 
 def _finite_matrix(

@@ -1,4 +1,7 @@
-"""Tables: the columns of a risk table or of labels, from parquet, Arrow, jsonl or csv."""
+"""Tables: a risk table or labels, from parquet, Arrow, jsonl or csv, and how their rows match.
+
+This is the one reader of the tables that predict and verify write, and of a table of one's own.
+"""
 
 import hashlib
 import math
@@ -6,7 +9,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +19,7 @@ from memaudit.corpus.discovery import SourceFile, find_files, open_regular
 from memaudit.corpus.formats import FORMATS
 from memaudit.errors import CorpusError, UsageError
 from memaudit.features import FEATURE_SETS
-from memaudit.text import shown_path
+from memaudit.text import safe_text, shown_path
 
 ALL_FEATURES = tuple(dict.fromkeys(chain.from_iterable(FEATURE_SETS.values())))
 """Every feature of any set, each once."""
@@ -25,7 +28,7 @@ LABEL_COLUMNS = ("extracted_by_student", "extracted_by_teacher", "extracted_by_b
 """What a verification found; the first is what a classifier predicts."""
 
 _TEXT_COLUMNS = ("id", "address", "outcome")
-_NUMBER_COLUMNS = ("row", *LABEL_COLUMNS, *ALL_FEATURES)
+_NUMBER_COLUMNS = ("row", *LABEL_COLUMNS, "probability", "flagged", *ALL_FEATURES)
 _ENDINGS = ("parquet", "jsonl", "csv")
 _WORDS = {"true": 1.0, "false": 0.0, "": math.nan}
 
@@ -44,7 +47,8 @@ class Table:
     """`id`, `address` and `outcome`, those that there are."""
 
     numbers: dict[str, NDArray[np.float64]]
-    """(n,) for `row`, labels (0 or 1) and features, those that there are; NaN where empty."""
+    """(n,) for `row`, labels and flags (0 or 1), probability and features, those that there are;
+    NaN where empty."""
 
     n_rows: int
     """At least 1."""
@@ -103,13 +107,9 @@ def read_table(path: Path) -> Table:
     if n_rows == 0:
         raise CorpusError(f"{shown}: empty, there are no rows", hint="check how it was written")
     columns = {name: np.array(values, dtype=np.float64) for name, values in numbers.items()}
-    return Table(shown, file_sha256(path), texts, columns, n_rows)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Table(shown, sha256, texts, columns, n_rows)
 
 
 def _records(source: SourceFile) -> Iterator[Record | Unreadable]:
@@ -158,3 +158,70 @@ def _number(value: object) -> float:
         word = _WORDS.get(value.strip().lower())
         return float(value) if word is None else word
     raise ValueError
+
+
+def match_rows(labels: Table, scores: Table) -> NDArray[np.int64]:
+    """Return the row of one table that belongs to each row of another.
+
+    Rows are joined by ordinal, or by id where a table has no ordinals. Where both tables have
+    them, ids and addresses have to agree: an ordinal alone would join any two corpora.
+
+    Returns:
+        (n_scores,) rows of `labels`; -1 where there is none.
+
+    Raises:
+        UsageError: a key is missing, empty or repeats, or ids or addresses differ.
+    """
+    by = "row" if all("row" in table.numbers for table in (labels, scores)) else "id"
+    place = {key: i for i, key in enumerate(_keys(labels, by))}
+    match = np.array([place.get(key, -1) for key in _keys(scores, by)], dtype=np.int64)
+    for column in ("id", "address"):
+        _require_agreement(column, labels, scores, match)
+    return match
+
+
+def _keys(table: Table, by: str) -> list[float] | list[str]:
+    if by not in table.texts and by not in table.numbers:
+        raise UsageError(
+            f"{table.shown}: expected the column {by}, for the other table has no other key",
+            hint="give both tables the columns id and row",
+        )
+    keys = table.numbers["row"].tolist() if by == "row" else _bare(table.texts["id"])
+    n_empty = sum(str(key) in ("", "nan") for key in keys)
+    if n_empty:
+        raise UsageError(
+            f"{table.shown}: {by} is empty in {n_empty:,} of {table.n_rows:,} rows",
+            hint="give every row its ordinal in the corpus",
+        )
+    n_repeated = len(keys) - len(set(keys))
+    if n_repeated:
+        raise UsageError(
+            f"{table.shown}: {by} repeats in {n_repeated:,} of {table.n_rows:,} rows, "
+            "so that rows cannot be told apart",
+            hint="give both tables the column row, the ordinal in the corpus",
+        )
+    return keys
+
+
+def _bare(words: Sequence[str]) -> list[str]:
+    """Return words without the `'` that csv tables put before what a spreadsheet would run."""
+    return [word.removeprefix("'") for word in words]
+
+
+def _require_agreement(column: str, labels: Table, scores: Table, match: NDArray[np.int64]) -> None:
+    if column not in labels.texts or column not in scores.texts:
+        return
+    # Two commands may name a corpus by different paths, but its file has the same name and lines.
+    comparable = (lambda word: PurePath(word).name) if column == "address" else str
+    ours = [comparable(word) for word in _bare(scores.texts[column])]
+    theirs = [comparable(word) for word in _bare(labels.texts[column])]
+    wrong = [i for i, j in enumerate(match.tolist()) if j >= 0 and ours[i] != theirs[j]]
+    if wrong:
+        label = f"row {wrong[0]:,}"
+        if "id" in scores.texts:
+            label = f"id {safe_text(scores.texts['id'][wrong[0]])}"
+        raise UsageError(
+            f"{column} differs between {scores.shown} and {labels.shown} in {len(wrong):,} of "
+            f"{int((match >= 0).sum()):,} rows, first at {label}",
+            hint="predict and verify on the same corpus, or pair the tables in the same order",
+        )

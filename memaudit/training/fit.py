@@ -1,37 +1,45 @@
-"""A fit on one's own verification: labels and scores in, a classifier with its card out."""
+"""A fit on one's own verification: labels and scores in, a classifier with its card out.
+
+The classifier can also be written as the scikit-learn pipeline that equals it. No such file is
+ever loaded here: a pickle runs what is in it.
+"""
 
 import json
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from memaudit import __version__
 from memaudit.classifier import RiskClassifier, save_classifier
-from memaudit.errors import ClassifierError
+from memaudit.errors import ClassifierError, MissingDependency
+from memaudit.evaluation import Figure
 from memaudit.runs.files import committed_file, output_folder
 from memaudit.training.card import CARD_NAME, make_card
-from memaudit.training.export import ExportFormat, export_classifier, import_skops
-from memaudit.training.feature_plan import (
-    FeaturePlan,
-    choose_features,
-    plan_features,
-    shipped_for,
-)
-from memaudit.training.fit_result import DEFAULT_OPTIONS, FitOptions, FitResult, HeldOutKind
 from memaudit.training.fitting import fit_classifier
-from memaudit.training.held_out import (
-    Figure,
+from memaudit.training.inputs import Input, objective_of, read_inputs
+from memaudit.training.joining import VerifiedRun, join_tables, number_texts
+from memaudit.training.result import (
+    DEFAULT_OPTIONS,
+    ExportFormat,
+    FitOptions,
+    FitResult,
+    HeldOutKind,
     HeldOutRun,
     held_out_figures,
     judge_held_out,
     merge_by_name,
 )
-from memaudit.training.inputs import Input, objective_of, read_inputs
-from memaudit.training.labels import VerifiedRun, join_tables, number_texts
-from memaudit.training.selection import SelectionResult
+from memaudit.training.selection import (
+    FeaturePlan,
+    SelectionResult,
+    choose_features,
+    plan_features,
+    shipped_for,
+)
 from memaudit.training.splitting import (
     Split,
     final_split,
@@ -39,6 +47,9 @@ from memaudit.training.splitting import (
     source_name,
     split_unit,
 )
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 
 def fit_on_verification(
@@ -190,3 +201,58 @@ def _save(result: FitResult) -> None:
                 export_classifier(result.classifier, folder, export)
             else:
                 (folder / f"classifier.{export}").unlink(missing_ok=True)
+
+
+def sklearn_pipeline(classifier: RiskClassifier) -> "Pipeline":
+    """Return a scaler and a logistic regression with the classifier's probabilities, to 1e-12.
+
+    Calibration is folded into the regression. Its `predict` decides at 0.5: compare the second
+    column of `predict_proba` with the classifier's threshold instead.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    calibration = classifier.calibration
+    scaler = StandardScaler()
+    scaler.mean_ = np.array(classifier.means)
+    scaler.scale_ = np.array(classifier.scales)
+    scaler.var_ = np.square(scaler.scale_)
+    regression = LogisticRegression()
+    regression.coef_ = calibration.slope * np.array([classifier.coefficients])
+    regression.intercept_ = np.array(
+        [calibration.slope * classifier.intercept + calibration.intercept]
+    )
+    regression.classes_ = np.array([False, True])
+    scaler.n_features_in_ = regression.n_features_in_ = len(classifier.features)
+    return make_pipeline(scaler, regression)
+
+
+def export_classifier(classifier: RiskClassifier, folder: Path, export: ExportFormat) -> Path:
+    """Write the equal pipeline into a folder and return its file, `classifier.<format>`.
+
+    Raises:
+        MissingDependency: skops is asked for and not installed.
+        OutputError: it cannot be written.
+    """
+    path = folder / f"classifier.{export}"
+    with committed_file(path) as stream:
+        if export == "joblib":
+            import joblib
+
+            joblib.dump(sklearn_pipeline(classifier), stream)
+        else:
+            stream.write(import_skops().dumps(sklearn_pipeline(classifier)))
+    return path
+
+
+def import_skops() -> Any:
+    """Return the module `skops.io`.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    try:
+        return import_module("skops.io")
+    except ImportError as error:
+        raise MissingDependency("skops", needed_for="--export skops", extra="skops") from error

@@ -5,7 +5,7 @@ import pytest
 from support.verified_tables import SIGNAL, make_rows, write_table
 
 from memaudit.errors import CorpusError, UsageError
-from memaudit.training.tables import find_table, read_table
+from memaudit.tables import find_table, read_table
 
 SCORES, LABELS = make_rows(n=5)
 

@@ -80,7 +80,11 @@ def test_figures_are_of_runs_that_were_not_fitted_on(three_runs):
     assert result.figures["pr_auc"].value == pytest.approx(np.mean(best), abs=0.02)
     assert result.figures["calibration_error"].value < 0.06
     for part in result.held_out:
-        assert 0.7 * part.run.n_extracted < part.probabilities.sum() < 1.4 * part.run.n_extracted
+        assert (
+            0.7 * part.run.n_extracted
+            < part.compared.probabilities.sum()
+            < 1.4 * part.run.n_extracted
+        )
 
 
 def test_the_shipped_classifier_stands_beside_it(three_runs):
@@ -206,7 +210,7 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
 )
 def test_a_classifier_is_called_like_its_folder_in_plain_letters(tmp_path, folder, name):
     """Names of classifiers go into tables and terminals."""
-    from memaudit.training.verified_fit import _classifier_name
+    from memaudit.training.fit import _classifier_name
 
     assert _classifier_name(tmp_path / folder) == name
 

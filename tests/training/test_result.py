@@ -6,7 +6,7 @@ from support.fakes import make_classifier
 
 from memaudit.metrics import clopper_pearson, pr_auc, roc_auc
 from memaudit.training import LabelledRun
-from memaudit.training.held_out import held_out_figures, judge_held_out, merge_by_name
+from memaudit.training.result import held_out_figures, judge_held_out, merge_by_name
 
 CLASSIFIER = make_classifier()
 
@@ -38,10 +38,13 @@ def test_ranking_is_a_mean_over_runs_and_shares_are_over_examples():
     """A large run does not drown a small one; a count is a count."""
     found = figures()
 
-    pairs = [(part.run.extracted, part.probabilities) for part in RUNS]
+    pairs = [(part.run.extracted, part.compared.probabilities) for part in RUNS]
     extracted, flagged = (
         np.concatenate(columns)
-        for columns in ([part.run.extracted for part in RUNS], [part.flagged for part in RUNS])
+        for columns in (
+            [part.run.extracted for part in RUNS],
+            [part.compared.flagged for part in RUNS],
+        )
     )
     n_caught = int((extracted & flagged).sum())
     assert found["roc_auc"].value == pytest.approx(np.mean([roc_auc(*pair) for pair in pairs]))
@@ -98,7 +101,7 @@ def test_parts_of_a_run_are_put_together():
 
     (merged,) = merge_by_name([first, second])
 
-    assert len(merged.run.extracted) == len(merged.probabilities) == 160
+    assert len(merged.run.extracted) == len(merged.compared.probabilities) == 160
     assert merged.run.n_extracted == first.run.n_extracted + second.run.n_extracted
     assert merged.expected == first.expected + second.expected
     assert [run.name for run in merge_by_name([first, RUNS[1], second])] == ["a", "run-1"]

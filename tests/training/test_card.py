@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memaudit.training.promise import misses_allowed, positives_needed, recall_promise
+from memaudit.training.card import misses_allowed, positives_needed, recall_bound
 
 
 @pytest.mark.parametrize(("recall", "n_needed"), [(0.9, 29), (0.95, 59), (0.99, 299)])
@@ -27,11 +27,11 @@ def test_a_miss_lowers_the_promise(n_positives, n_missed):
     """And without one it is the root of 5 %."""
     n_missed = min(n_missed, n_positives)
 
-    assert recall_promise(n_positives) == pytest.approx(0.05 ** (1 / n_positives))
-    assert recall_promise(n_positives, n_missed) <= recall_promise(n_positives)
-    assert recall_promise(n_positives, n_positives) == 0
+    assert recall_bound(n_positives) == pytest.approx(0.05 ** (1 / n_positives))
+    assert recall_bound(n_positives, n_missed) <= recall_bound(n_positives)
+    assert recall_bound(n_positives, n_positives) == 0
 
 
 def test_nothing_is_promised_without_a_positive():
     """Nor does it crash."""
-    assert recall_promise(0) == 0
+    assert recall_bound(0) == 0
