@@ -13,17 +13,17 @@ waits on the disk.
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from memaudit.classifier import RiskClassifier, check_features, zlib_record
 from memaudit.corpus import BadRow, CorpusOptions, Example
-from memaudit.runs.chunks import feature_set_name
+from memaudit.runs.chunks import SUFFIX_TOKENS, feature_set_name
 from memaudit.runs.conclusion import ReportOptions, Session, conclude
 from memaudit.runs.files import open_path, output_errors, remove_halves, scratch_folder
 from memaudit.runs.folder import Run, begin_run, keep_rows, open_folder, unscored_chunks
-from memaudit.runs.manifest import Manifest, RunInputs, Shard, software_versions
+from memaudit.runs.manifest import AnswersRead, Manifest, RunInputs, Shard, software_versions
 from memaudit.runs.models import AuditModels
 from memaudit.runs.opening import AuditInputs, chosen_cascade, open_inputs
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
@@ -32,6 +32,7 @@ from memaudit.runs.result import AuditResult
 from memaudit.runs.scoring import chunks_to_score
 from memaudit.runs.status import RunStatus, run_status
 from memaudit.sensitivity import SENSITIVITY_COLUMNS
+from memaudit.windows import WindowPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,8 +219,7 @@ def _scored(
             inputs.rows,
             inputs.models.tokenizer,
             (rows, windows),
-            shape=options.shape,
-            policy=options.windows,
+            choice=options.window_choice,
             on_batch=_stage("read", None, progress),
         )
         manifest = Manifest(
@@ -267,6 +267,9 @@ def _declare(
     models = inputs.models
     check_features(inputs.classifier, models.features, models.engine)
     sensitivity = SENSITIVITY_COLUMNS if options.sensitive else ()
+    answers = None
+    if cuts.answers.rows:
+        answers = AnswersRead(options.turns, options.min_suffix_len, **asdict(cuts.answers))
     return RunInputs(
         corpus={} if inputs.corpus is None else inputs.corpus.declared(),
         on_bad_row=options.on_bad_row,
@@ -277,7 +280,7 @@ def _declare(
         teacher_digest=models.teacher_digest,
         reference_digest=models.reference_digest,
         feature_set=feature_set_name(models.role),
-        features=models.features + sensitivity,
+        features=models.features + ((SUFFIX_TOKENS,) if answers else ()) + sensitivity,
         classifier_digest=inputs.classifier.digest,
         objective=options.objective,
         engine=models.engine,
@@ -285,13 +288,21 @@ def _declare(
         threads=models.threads,
         prefix_tokens=options.shape.prefix_len,
         suffix_tokens=options.shape.suffix_len,
-        windows=options.windows,
+        windows=_policy(options, cuts),
         chunk_size=options.chunk_size,
         zlib=zlib_record(),
         versions=software_versions(sensitive=options.sensitive),
         survival=None if inputs.cascade is None else inputs.cascade.survival,
         cascade_digest=None if inputs.cascade is None else inputs.cascade.digest,
+        answers=answers,
     )
+
+
+def _policy(options: AuditOptions, cuts: RowWindows) -> WindowPolicy:
+    """Return what `auto` came to for a corpus: windows in its answers, or at the start of rows."""
+    if options.windows != "auto":
+        return options.windows
+    return "answers" if cuts.answers.rows else "first"
 
 
 def _opened(out: Path | str) -> Path:

@@ -117,8 +117,7 @@ def plan_audit(  # audit_corpus, and when it began
             allowed_rows(rows, options.on_bad_row),
             tokenizer,
             (row_log, windows),
-            shape=options.shape,
-            policy=options.windows,
+            choice=options.window_choice,
             on_batch=report,
         )
         reading_seconds, _ = _since(reading)

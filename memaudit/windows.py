@@ -1,15 +1,32 @@
 """Windows: the runs of tokens that are scored, each a prefix and the suffix that must not leak."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-WindowPolicy = Literal["first", "tile"]
-"""`first`: one window at the start of the example, as in the paper. `tile`: all that fit in a row."""
+WindowPolicy = Literal["auto", "first", "tile", "answers"]
+"""Which windows of an example are scored.
+
+`first`: one at its start, as in the paper. `answers`: one for each answer, where the loss is: what
+precedes it and how it begins. `tile`: all that fit in a row, of an example with answers those of
+the answers. `auto`: `answers` where there are answers, else `first`; a run is one of the others.
+"""
+
+Turns = Literal["all", "last"]
+"""Of which answers of an example windows are cut."""
+
+MIN_SUFFIX_LEN = 16
+"""Tokens of the shortest answer that is scored, unless said otherwise."""
+
+NO_TOKEN = -1
+"""Stands in a window for what a short context or a short answer lacks: in front and at the end.
+
+So every window has one length and splits at one place, and equal ones are equal byte by byte.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +52,27 @@ class WindowShape:
         return self.prefix_len + self.suffix_len
 
 
+@dataclass(frozen=True, slots=True)
+class WindowChoice:
+    """Which windows of a row are cut."""
+
+    shape: WindowShape = field(default_factory=WindowShape)
+    """Tokens of a window; of context and answer at most."""
+
+    policy: WindowPolicy = "auto"
+    """Where they lie."""
+
+    turns: Turns = "all"
+    """Of which answers."""
+
+    min_suffix_len: int = MIN_SUFFIX_LEN
+    """Shorter answers are not scored."""
+
+    def __post_init__(self) -> None:
+        if self.min_suffix_len < 1:
+            raise ValueError(f"min_suffix_len must be at least 1, got {self.min_suffix_len}")
+
+
 def cut_windows(
     token_ids: Sequence[int], shape: WindowShape, policy: WindowPolicy = "first"
 ) -> Iterator[NDArray[np.int32]]:
@@ -47,8 +85,56 @@ def cut_windows(
         (shape.length,) token ids.
     """
     starts = range(0, len(token_ids) - shape.length + 1, shape.length)
-    for start in starts[:1] if policy == "first" else starts:
+    for start in starts if policy == "tile" else starts[:1]:
         yield np.asarray(token_ids[start : start + shape.length], dtype=np.int32)
+
+
+def cut_answers(
+    token_ids: Sequence[int],
+    answers: Sequence[tuple[int, int]],
+    shape: WindowShape,
+    *,
+    tiled: bool = False,
+    min_suffix_len: int = MIN_SUFFIX_LEN,
+) -> Iterator[NDArray[np.int32]]:
+    """Yield windows whose suffixes lie in answers: the start of each, or all of it in parts.
+
+    An answer at the very start of the text lends its first token as context.
+
+    Args:
+        token_ids: of the example.
+        answers: where each begins and ends, in tokens.
+        shape: the longest context and suffix.
+        tiled: whether answers are covered to their end, rather than at their start alone.
+        min_suffix_len: a shorter suffix gives no window.
+
+    Yields:
+        (shape.length,) token ids, `NO_TOKEN` where there is none.
+    """
+    shortest = min(min_suffix_len, shape.suffix_len)
+    for first, end in answers:
+        begin = max(first, 1)
+        starts = range(begin, end, shape.suffix_len) if tiled else (begin,)
+        for start in starts:
+            suffix = token_ids[start : min(end, start + shape.suffix_len)]
+            if len(suffix) < shortest:
+                continue
+            context = token_ids[max(0, start - shape.prefix_len) : start]
+            window = np.full(shape.length, NO_TOKEN, dtype=np.int32)
+            window[shape.prefix_len - len(context) : shape.prefix_len] = context
+            window[shape.prefix_len : shape.prefix_len + len(suffix)] = suffix
+            yield window
+
+
+def without_padding(window: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the tokens of a window: (T,) with T >= 2."""
+    tokens: NDArray[np.int32] = window[window != NO_TOKEN]
+    return tokens
+
+
+def context_len(window: NDArray[np.int32], shape: WindowShape) -> int:
+    """Return how many tokens precede the suffix, at least 1."""
+    return int((window[: shape.prefix_len] != NO_TOKEN).sum())
 
 
 def window_key(window: NDArray[np.int32]) -> bytes:

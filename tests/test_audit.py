@@ -11,6 +11,7 @@ from support.fakes import RecitingEngine, make_classifier, make_models, make_row
 
 import memaudit
 from memaudit.audit import audit_corpus, audit_rows
+from memaudit.corpus import Example
 from memaudit.errors import CorpusError, ModelError, UsageError
 from memaudit.features import FEATURE_SETS
 from memaudit.runs.options import AuditOptions
@@ -80,6 +81,88 @@ def test_only_the_first_window_counts_by_default():
 
     assert result.flagged == 0
     assert engine.scored == [tuple(b"unknown!")]
+
+
+def answered(*pairs):
+    """Rows of a question and an answer, each."""
+    return [
+        Example(i, f"id{i}", f"c:{i + 1}", q + a, ((len(q), len(q + a)),))
+        for i, (q, a) in enumerate(pairs)
+    ]
+
+
+def audit_answers(rows, folder, *known, **changes):
+    """Audit rows with answers; return the result, the engine and the table."""
+    models = make_models(*known)
+    options = AuditOptions(shape=SHAPE, table_format="jsonl", min_suffix_len=2, **changes)
+    result = audit_rows(rows, models, make_classifier(), out=folder, options=options)
+    return result, models.score.args[0], read_table(folder)
+
+
+def test_a_row_is_judged_by_its_answer(tmp_path):
+    """A system prompt that the teacher recites says nothing about what the student learns."""
+    rows = answered(("recited! question? ", "unknown answer"), ("recited! other one? ", "secret"))
+
+    result, engine, (first, second) = audit_answers(rows, tmp_path, "ne? secr")
+
+    assert engine.scored == [tuple(b"on? unkn"), tuple(b"ne? secr")]
+    assert (first["flagged"], second["flagged"]) == (False, True)
+    assert [row["suffix_tokens"] for row in (first, second)] == [4.0, 4.0]
+    assert result.policy == "answers"
+    found = result.document()["answers"]
+    assert (found["windows"], found["all_windows"], found["unseen_rows"]) == (2, 2, 0)
+
+
+def test_short_answers_are_scored_as_they_are(tmp_path):
+    """Most answers are shorter than fifty tokens, and no less someone's."""
+    rows = answered(("question? ", "yes"), ("q", "no!"), ("question? ", "a"))
+
+    result, engine, table = audit_answers(rows, tmp_path)
+
+    assert engine.scored == [tuple(b"on? yes"), tuple(b"qno!")]
+    assert [row["suffix_tokens"] for row in table] == [3.0, 3.0, None]
+    assert (table[2]["outcome"], table[2]["reason"]) == (
+        "too_short",
+        "1 tokens in the longest answer, a window needs 2",
+    )
+    assert result.answers.unseen_rows == 1
+
+
+def test_of_several_answers_all_or_the_last_are_scored(tmp_path):
+    """Some trainers learn the last turn alone."""
+    row = Example(0, "id", "c:1", "ask1ans1ask2ans2", ((4, 8), (12, 16)))
+
+    for turns, expected in (("all", [b"ask1ans1", b"ask2ans2"]), ("last", [b"ask2ans2"])):
+        _, engine, _ = audit_answers([row], tmp_path / turns, turns=turns)
+        assert engine.scored == [tuple(each) for each in expected]
+
+
+def test_tiles_of_a_row_with_answers_lie_in_the_answers(tmp_path):
+    """What is not trained on cannot be memorized from this training."""
+    rows = answered(("a very long question? ", "an answer!"))
+
+    _, engine, _ = audit_answers(rows, tmp_path, windows="tile")
+
+    assert engine.scored == [tuple(b"on? an a"), tuple(b"an answe"), tuple(b"nswer!")]
+
+
+def test_windows_at_the_start_tell_how_many_answers_they_miss(tmp_path):
+    """Whoever asks for the start of rows must see that no answer was read."""
+    rows = answered(("a very long question? ", "an answer!"), ("short", "answer"))
+
+    result, _, table = audit_answers(rows, tmp_path, windows="first")
+
+    assert (result.answers.windows, result.answers.unseen_rows) == (1, 1)
+    assert [row["suffix_tokens"] for row in table] == [4.0, 4.0]
+
+
+def test_tokens_that_are_given_are_not_cut_anew(tmp_path):
+    """A corpus that is tokenised is trained on as it is."""
+    row = Example(0, "id", "c:1", "7 8 9 1 2", ((2, 5),), (7, 8, 9, 1, 2))
+
+    _, engine, _ = audit_answers([row], tmp_path)
+
+    assert engine.scored == [(7, 8, 9, 1, 2)]
 
 
 def test_short_and_bad_rows_are_kept_with_a_reason(tmp_path):

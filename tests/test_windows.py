@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memaudit.windows import WindowShape, cut_windows, window_key
+from memaudit.windows import (
+    WindowShape,
+    context_len,
+    cut_answers,
+    cut_windows,
+    window_key,
+    without_padding,
+)
 
 laws = settings(deadline=None)
 lengths = st.integers(1, 6)
@@ -79,3 +86,51 @@ def test_the_key_of_a_slice_is_the_key_of_its_tokens():
 
     assert window_key(tokens[2:5]) == window_key(np.array([2, 3, 4], dtype=np.int32))
     assert window_key(tokens[::2]) == window_key(np.array([0, 2, 4, 6, 8], dtype=np.int32))
+
+
+def test_a_window_in_an_answer_is_its_context_and_its_start():
+    """What a student learns is the answer: the question is given, as it is when it is asked."""
+    shape = WindowShape(3, 4)
+
+    (window,) = cut_answers(list(range(10, 30)), [(8, 18)], shape)
+
+    assert window.tolist() == [15, 16, 17, 18, 19, 20, 21]
+    assert context_len(window, shape) == 3
+
+
+def test_short_contexts_and_answers_are_filled_up():
+    """All windows have one length and split at one place, so that equal ones are equal bytes."""
+    shape = WindowShape(3, 4)
+
+    (window,) = cut_answers([10, 11, 12], [(1, 3)], shape, min_suffix_len=2)
+
+    assert window.tolist() == [-1, -1, 10, 11, 12, -1, -1]
+    assert without_padding(window).tolist() == [10, 11, 12]
+    assert context_len(window, shape) == 1
+    assert list(cut_answers([10, 11, 12], [(1, 3)], shape, min_suffix_len=3)) == []
+
+
+def test_an_answer_without_a_question_lends_its_first_token():
+    """The first token of a text has no prediction."""
+    (window,) = cut_answers([10, 11, 12, 13, 14], [(0, 5)], WindowShape(3, 4))
+
+    assert window.tolist() == [-1, -1, 10, 11, 12, 13, 14]
+
+
+@given(
+    ids=st.lists(st.integers(0, 9), max_size=40),
+    data=st.data(),
+    shape=st.builds(WindowShape, st.integers(1, 6), st.integers(1, 6)),
+)
+def test_tiles_of_an_answer_cover_it_once(ids, data, shape):
+    """Nothing that is trained on escapes, and nothing else is looked for."""
+    start = data.draw(st.integers(0, len(ids)))
+    end = data.draw(st.integers(start, len(ids)))
+
+    windows = list(cut_answers(ids, [(start, end)], shape, tiled=True, min_suffix_len=1))
+
+    suffixes = [without_padding(window[shape.prefix_len :]).tolist() for window in windows]
+    assert [i for suffix in suffixes for i in suffix] == ids[max(start, 1) : end]
+    for window in windows:
+        assert len(window) == shape.length
+        assert 1 <= context_len(window, shape) <= shape.prefix_len

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memaudit.engines.models import ModelOptions
     from memaudit.objectives import Objective
     from memaudit.runs.risk_table import TableFormat
-    from memaudit.windows import WindowPolicy, WindowShape
+    from memaudit.windows import Turns, WindowPolicy, WindowShape
 
 POSITIVE = click.IntRange(min=1)
 COUNT = click.IntRange(min=0)
@@ -276,12 +276,20 @@ class Windows:
 
     shape: "WindowShape"
     policy: "WindowPolicy"
+    turns: "Turns"
+    min_suffix_len: int
 
 
-def _windows(prefix_tokens: int, suffix_tokens: int, windows: "WindowPolicy" = "first") -> Windows:
+def _windows(
+    prefix_tokens: int,
+    suffix_tokens: int,
+    windows: "WindowPolicy" = "auto",
+    turns: "Turns" = "all",
+    min_suffix_len: int = 16,
+) -> Windows:
     from memaudit.windows import WindowShape
 
-    return Windows(WindowShape(prefix_tokens, suffix_tokens), windows)
+    return Windows(WindowShape(prefix_tokens, suffix_tokens), windows, turns, min_suffix_len)
 
 
 def windows(*more: Decorator) -> Decorator:

@@ -71,6 +71,8 @@ def predict(  # noqa: PLR0913  one for each group of options
                 objective=objective,
                 shape=window.shape,
                 windows=window.policy,
+                turns=window.turns,
+                min_suffix_len=window.min_suffix_len,
                 on_bad_row=corpus.on_bad_row,
                 ray=machines.ray,
                 **options.by_name(speed),

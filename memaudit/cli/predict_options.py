@@ -119,10 +119,27 @@ corpus = options.corpus(
 window = options.windows(
     options.windows_option(
         "--windows",
-        type=click.Choice(("first", "tile")),
-        default="first",
+        type=click.Choice(("auto", "first", "tile")),
+        default="auto",
         show_default=True,
-        help="Score one window at the start of each row, or all that fit into it.",
+        help="auto: the start of each answer where rows have answers, else the start of each row. "
+        "first: the start of each row. tile: all of each answer, or of each row.",
+    ),
+    options.windows_option(
+        "--turns",
+        type=click.Choice(("all", "last")),
+        default="all",
+        show_default=True,
+        help="Which answers of a conversation are scored.",
+    ),
+    options.windows_option(
+        "--min-suffix",
+        "min_suffix_len",
+        type=POSITIVE,
+        default=16,
+        show_default=True,
+        metavar="N",
+        help="Number of tokens of the shortest answer that is scored.",
     ),
 )
 

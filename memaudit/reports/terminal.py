@@ -9,6 +9,7 @@ from rich.text import Text
 from memaudit.metrics import ExpectedCount
 from memaudit.objectives import Objective
 from memaudit.reports.style import make_console, untrusted
+from memaudit.runs.manifest import AnswersRead
 from memaudit.runs.result import AuditResult
 
 
@@ -131,9 +132,20 @@ def _outcomes(result: AuditResult) -> Table:
     table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim")
     table.add_row("examples", f"{result.rows:,}", "")
+    if (found := result.answers) is not None:
+        table.add_row("answers", f"{found.windows:,}", _looked_at(found))
     for (outcome, explanation), count in zip(explanations.items(), counts, strict=True):
         table.add_row(outcome, f"{count:,}", explanation if count else "")
     return table
+
+
+def _looked_at(found: AnswersRead) -> str:
+    """Return which part of what is trained on was looked at."""
+    turns = " of the last turn" if found.turns == "last" else ""
+    told = f"of {found.all_windows:,} windows lie in trained text{turns}"
+    if found.unseen_rows:
+        told += f"; of {found.unseen_rows:,} of {found.rows:,} examples no answer is in a window"
+    return told
 
 
 def _worst_table(result: AuditResult) -> Table:

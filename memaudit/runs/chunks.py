@@ -26,6 +26,9 @@ from memaudit.screening import Cascade
 from memaudit.sensitivity import SENSITIVITY_COLUMNS
 from memaudit.windows import WindowShape
 
+SUFFIX_TOKENS = "suffix_tokens"
+"""Column of a chunk and of the risk table, where windows end with answers that differ in length."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkPlan:

@@ -136,6 +136,7 @@ def _result(
         kept_windows=session.kept_windows,
         shape=inputs.shape,
         policy=inputs.windows,
+        answers=inputs.answers,
         objective=inputs.objective,
         names=run.manifest.names,
         run=inputs.fingerprint,

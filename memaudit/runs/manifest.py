@@ -19,7 +19,7 @@ from memaudit.runs.files import committed_file, is_remote, output_errors
 from memaudit.screening import Cascade
 from memaudit.sensitivity import detector_versions
 from memaudit.text import safe_text, shown_path
-from memaudit.windows import WindowPolicy, WindowShape
+from memaudit.windows import Turns, WindowPolicy, WindowShape
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -108,6 +108,28 @@ class ModelNames:
     """Of this package."""
 
 
+class AnswersRead(msgspec.Struct, frozen=True):
+    """Which answers of a corpus were looked at, where its rows say what is trained on."""
+
+    turns: Turns
+    """Of which answers windows were cut."""
+
+    min_suffix_tokens: int
+    """Of the shortest answer that was scored."""
+
+    rows: int
+    """Rows that say what is trained on."""
+
+    windows: int
+    """Windows of those whose suffix has a trained token."""
+
+    all_windows: int
+    """Windows of those."""
+
+    unseen_rows: int
+    """Rows of those no trained token of which lies in the suffix of a window."""
+
+
 class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     """What a run was given. Two runs with equal inputs have equal chunks and equal tables."""
 
@@ -180,10 +202,16 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     cascade_digest: str | None = None
     """Of the cascade, its screen included."""
 
+    answers: AnswersRead | None = None
+    """Where rows say what is trained on: how much of that lies in windows. None: all is."""
+
     @property
     def fingerprint(self) -> str:
         """Hexadecimal SHA-256 of all of them."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+        document = msgspec.to_builtins(self)
+        if self.answers is None:  # runs on plain text keep the fingerprint that they had before
+            del document["answers"]
+        return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
 
     @property
     def shape(self) -> WindowShape:

@@ -8,7 +8,7 @@ from memaudit.engines import EngineName, VllmOptions, engine_to_try
 from memaudit.engines.models import ModelOptions
 from memaudit.objectives import Objective
 from memaudit.runs.risk_table import TableFormat
-from memaudit.windows import WindowPolicy, WindowShape
+from memaudit.windows import MIN_SUFFIX_LEN, Turns, WindowChoice, WindowPolicy, WindowShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,14 @@ class AuditOptions:
     shape: WindowShape = field(default_factory=WindowShape)
     """Tokens of prefix and suffix."""
 
-    windows: WindowPolicy = "first"
+    windows: WindowPolicy = "auto"
     """Which windows of a row are scored."""
+
+    turns: Turns = "all"
+    """Which answers of a conversation are."""
+
+    min_suffix_len: int = MIN_SUFFIX_LEN
+    """Tokens of the shortest answer that is scored."""
 
     on_bad_row: Literal["error", "skip"] = "error"
     """Whether a row that cannot be used ends the audit, or is counted and left out."""
@@ -94,6 +100,11 @@ class AuditOptions:
             raise ValueError(
                 "chunk_size and workers must be at least 1, n_worst and show_text at least 0"
             )
+
+    @property
+    def window_choice(self) -> WindowChoice:
+        """Which windows are cut."""
+        return WindowChoice(self.shape, self.windows, self.turns, self.min_suffix_len)
 
 
 DEFAULT_OPTIONS = AuditOptions()

@@ -8,7 +8,7 @@ import hashlib
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.corpus import BadRow, Conversation, Example, Rendered
+from memaudit.corpus.base import Span
 from memaudit.errors import CorpusError
 from memaudit.runs.files import output_errors
-from memaudit.windows import WindowPolicy, WindowShape, cut_windows, window_key
+from memaudit.windows import (
+    WindowChoice,
+    cut_answers,
+    cut_windows,
+    window_key,
+    without_padding,
+)
 
 
 class Tokenizer(Protocol):
@@ -33,6 +40,16 @@ class Tokenizer(Protocol):
 
     def decode(self, token_ids: list[list[int]], /) -> list[str]:
         """Return the text of each sequence of token ids."""
+        ...
+
+    def encode_answers(
+        self, texts: list[str], answers: list[tuple[Span, ...]], /
+    ) -> list[tuple[list[int], tuple[Span, ...]]]:
+        """Return the token ids of each text, and which of them are its answers."""
+        ...
+
+    def without_bos(self, ids: list[int], /) -> list[int]:
+        """Return token ids without a BOS token at their start, where engines put one in front."""
         ...
 
     def render_messages(self, conversation: Conversation, /) -> Rendered:
@@ -153,9 +170,9 @@ class DistinctWindows(_NamelessFile):
             yield self.read(start, min(size, len(self) - start))
 
     def window(self, index: int) -> NDArray[np.int32]:
-        """Return one window: (window_len,) token ids."""
+        """Return one window, without what stands for tokens that it lacks: (T,) token ids."""
         (window,) = self.read(index, 1)
-        return np.asarray(window, dtype=np.int32)
+        return without_padding(np.asarray(window, dtype=np.int32))
 
     def read(self, start: int, count: int) -> NDArray[np.int32]:
         """Return some of the distinct windows: (count, window_len) token ids."""
@@ -168,6 +185,23 @@ class DistinctWindows(_NamelessFile):
 
 _ROWS_AT_ONCE = 256
 _CHARACTERS_AT_ONCE = 1_000_000
+
+
+@dataclass(slots=True)
+class AnswerCounts:
+    """How much of the answers of a corpus lies in windows."""
+
+    rows: int = 0
+    """Rows that say which part of them is trained on."""
+
+    windows: int = 0
+    """Windows of those whose suffix has a trained token."""
+
+    all_windows: int = 0
+    """Windows of those."""
+
+    unseen_rows: int = 0
+    """Rows of those no trained token of which lies in the suffix of a window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,14 +223,16 @@ class RowWindows:
     texts_hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     """SHA-256 of their texts."""
 
+    answers: AnswerCounts = field(default_factory=AnswerCounts)
+    """How much of what is trained on was looked at, where rows say what that is."""
+
 
 def cut_rows(
     rows: Iterable[Example | BadRow],
     tokenizer: Tokenizer,
     kept: tuple[RowLog, DistinctWindows],
     *,
-    shape: WindowShape,
-    policy: WindowPolicy,
+    choice: WindowChoice,
     on_batch: Callable[[int], None],
 ) -> RowWindows:
     """Give every row its outcome and keep its windows.
@@ -205,8 +241,7 @@ def cut_rows(
         rows: of the corpus, in order.
         tokenizer: the teacher's.
         kept: where rows and windows go, both empty.
-        shape: of the windows.
-        policy: which windows of a row are cut.
+        choice: which windows of a row are cut.
         on_batch: told how many rows are done, after each batch.
 
     Raises:
@@ -215,46 +250,123 @@ def cut_rows(
     row_log, distinct = kept
     cuts = RowWindows()
     for batch in _batches(rows):
-        texts = [row.text for row in batch if isinstance(row, Example)]
-        cuts.texts_hash.update(b"".join(msgspec.json.encode(text) for text in texts))
-        encoded = iter(tokenizer.encode(texts))
+        examples = [row for row in batch if isinstance(row, Example)]
+        cuts.texts_hash.update(b"".join(msgspec.json.encode(row.text) for row in examples))
+        encoded = iter(_encode(examples, tokenizer))
         for row in batch:
             if isinstance(row, BadRow):
                 outcome = _outcome(row, "bad", row.reason)
             else:
-                token_ids = next(encoded)
-                indices = [distinct.add(w) for w in cut_windows(token_ids, shape, policy)]
-                outcome = _example_outcome(row, len(token_ids), len(indices), shape)
+                token_ids, answers = next(encoded)
+                windows = list(_windows(token_ids, answers, choice))
+                if answers is not None:
+                    _count(cuts.answers, answers, windows, choice)
+                indices = [distinct.add(window) for window in windows]
+                outcome = _example_outcome(row, (token_ids, answers), len(indices), choice)
                 cuts.windows.extend(indices)
                 cuts.n_windows.extend([len(indices)] if indices else [])
             cuts.outcomes[outcome.outcome] += 1
             cuts.rows_hash.update(msgspec.json.encode(outcome))
             row_log.append(outcome)
         on_batch(cuts.outcomes.total())
-    _require_scored(cuts, shape)
+    _require_scored(cuts, choice)
     return cuts
 
 
+_Encoded = tuple[list[int], tuple[Span, ...] | None]
+"""Token ids, and which of them are trained on; None: all."""
+
+
+def _encode(examples: list[Example], tokenizer: Tokenizer) -> list[_Encoded]:
+    """Return the tokens of each example, and its answers in tokens."""
+    found: dict[int, _Encoded] = {}
+    plain = [i for i, row in enumerate(examples) if row.token_ids is None and row.answers is None]
+    for i, token_ids in zip(
+        plain, tokenizer.encode([examples[i].text for i in plain]), strict=True
+    ):
+        found[i] = token_ids, None
+    parts = [
+        (i, row.answers)
+        for i, row in enumerate(examples)
+        if row.token_ids is None and row.answers is not None
+    ]
+    texts = [examples[i].text for i, _ in parts]
+    encoded = tokenizer.encode_answers(texts, [answers for _, answers in parts])
+    found |= {i: each for (i, _), each in zip(parts, encoded, strict=True)}
+    for i, row in enumerate(examples):
+        if row.token_ids is not None:
+            token_ids = tokenizer.without_bos(list(row.token_ids))
+            cut = len(row.token_ids) - len(token_ids)
+            answers = row.answers
+            if answers is not None:
+                answers = tuple((max(0, a - cut), b - cut) for a, b in answers)
+            found[i] = token_ids, answers
+    return [found[i] for i in range(len(examples))]
+
+
+def _windows(
+    token_ids: list[int], answers: tuple[Span, ...] | None, choice: WindowChoice
+) -> Iterator[NDArray[np.int32]]:
+    if answers is None or choice.policy == "first":
+        return cut_windows(token_ids, choice.shape, choice.policy)
+    return cut_answers(
+        token_ids,
+        answers if choice.turns == "all" else answers[-1:],
+        choice.shape,
+        tiled=choice.policy == "tile",
+        min_suffix_len=choice.min_suffix_len,
+    )
+
+
+def _count(
+    counts: AnswerCounts,
+    answers: tuple[Span, ...],
+    windows: Sequence[NDArray[np.int32]],
+    choice: WindowChoice,
+) -> None:
+    """Count a row with answers, and its windows."""
+    n_seen = len(windows)
+    if choice.policy == "first":
+        start, end = choice.shape.prefix_len, choice.shape.length
+        n_seen = int(bool(windows) and any(a < end and b > start for a, b in answers))
+    counts.rows += 1
+    counts.windows += n_seen
+    counts.all_windows += len(windows)
+    counts.unseen_rows += n_seen == 0
+
+
 def _example_outcome(
-    example: Example, n_tokens: int, n_windows: int, shape: WindowShape
+    example: Example, encoded: _Encoded, n_windows: int, choice: WindowChoice
 ) -> RowOutcome:
     if n_windows > 0:
         return _outcome(example, "scored", "")
-    return _outcome(example, "too_short", f"{n_tokens} tokens, a window needs {shape.length}")
+    token_ids, answers = encoded
+    if answers is None or choice.policy == "first":
+        reason = f"{len(token_ids)} tokens, a window needs {choice.shape.length}"
+    elif not answers:
+        reason = "no answer: nothing of it is trained on"
+    else:
+        longest = max(end - start for start, end in answers)
+        shortest = min(choice.min_suffix_len, choice.shape.suffix_len)
+        reason = f"{longest} tokens in the longest answer, a window needs {shortest}"
+    return _outcome(example, "too_short", reason)
 
 
 def _outcome(row: Example | BadRow, outcome: Outcome, reason: str) -> RowOutcome:
     return RowOutcome(row.example_id, row.row, row.address, outcome, reason)
 
 
-def _require_scored(cuts: RowWindows, shape: WindowShape) -> None:
+def _require_scored(cuts: RowWindows, choice: WindowChoice) -> None:
     if cuts.n_windows:
         return
     n_short, n_bad = cuts.outcomes["too_short"], cuts.outcomes["bad"]
+    by_answers = bool(cuts.answers.rows) and choice.policy != "first"
+    shortest = choice.min_suffix_len if by_answers else choice.shape.length
+    options = "--min-suffix" if by_answers else "--prefix-tokens and --suffix-tokens"
     raise CorpusError(
-        f"no row can be scored: {n_short} are shorter than a window of {shape.length} tokens, "
-        f"{n_bad} are bad",
-        hint="choose a shorter window with --prefix-tokens and --suffix-tokens"
+        f"no row can be scored: {n_short} are shorter than "
+        f"{'an answer' if by_answers else 'a window'} of {shortest} tokens, {n_bad} are bad",
+        hint=f"choose a shorter window with {options}"
         if n_short
         else "see what is wrong with the first one: leave out --on-bad-row skip",
     )

@@ -5,9 +5,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from memaudit.metrics import ExpectedCount
 from memaudit.objectives import Objective
-from memaudit.runs.manifest import ModelNames
+from memaudit.runs.manifest import AnswersRead, ModelNames
 from memaudit.runs.reading import Outcome
 from memaudit.sensitivity import SensitivitySummary
 from memaudit.windows import WindowPolicy, WindowShape
@@ -81,6 +83,9 @@ class AuditResult:
 
     objective: Objective
     """What the student was taken to learn from."""
+
+    answers: AnswersRead | None = None
+    """Which part of what is trained on was looked at. None: rows are trained on as a whole."""
 
     names: ModelNames
     """Models, engine and classifier."""
@@ -207,6 +212,7 @@ class AuditResult:
             "objective": self.objective.kind,
             "temperature": self.objective.temperature,
             "cross_entropy_share": self.objective.cross_entropy_share,
+            "answers": None if self.answers is None else msgspec.to_builtins(self.answers),
             "prefix_tokens": self.shape.prefix_len,
             "suffix_tokens": self.shape.suffix_len,
             **asdict(self.names),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from memaudit.engines.base import Engine
 from memaudit.errors import ModelError
 from memaudit.features import corpus_features, model_features, one_model_features
-from memaudit.runs.chunks import ChunkPlan, write_chunk
+from memaudit.runs.chunks import SUFFIX_TOKENS, ChunkPlan, write_chunk
 from memaudit.runs.reading import DistinctWindows, Tokenizer
 from memaudit.scores import WindowScores
 from memaudit.sensitivity import (
@@ -19,6 +19,7 @@ from memaudit.sensitivity import (
     secret_argmax_rate,
     sensitivity_counts,
 )
+from memaudit.windows import context_len, without_padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class ChunkWork:
     """Which chunk of the plan it is."""
 
     windows: NDArray[np.int32]
-    """(n, T) token ids."""
+    """(n, T) token ids, `NO_TOKEN` where a window lacks some."""
 
     occurrences: NDArray[np.int64]
     """(n,) how often each window occurs in the corpus."""
@@ -93,16 +94,16 @@ def chunk_features(
             kept = list(range(len(work.windows)))
         else:
             kept = _screen(plan, engine, work, corpus_features_later.result())
-        scores = _score(engine, [work.windows[i] for i in kept]) if kept else []
+        windows = [without_padding(window) for window in work.windows]
+        scores = _score(engine, [windows[i] for i in kept]) if kept else []
         known = corpus_features_later.result()
     X = np.array([[row.get(name, np.nan) for name in plan.features] for row in known])
     for i, window_scores in zip(kept, scores, strict=True):
-        features = known[i] | model_features(
-            window_scores, prefix_len=plan.shape.prefix_len, role=plan.role
-        )
+        prefix_len = context_len(work.windows[i], plan.shape)
+        features = known[i] | model_features(window_scores, prefix_len=prefix_len, role=plan.role)
         if features.get("secrets"):
             features["secret_argmax_rate"] = secret_argmax_rate(
-                load_detector(), tokenizer.decode, work.windows[i], window_scores.teacher.is_argmax
+                load_detector(), tokenizer.decode, windows[i], window_scores.teacher.is_argmax
             )
             features["secret_at_risk"] = float(is_secret_at_risk(features))
         X[i] = [features[name] for name in plan.features]
@@ -113,12 +114,16 @@ def chunk_features(
 def _corpus_features(
     plan: ChunkPlan, tokenizer: Tokenizer, work: ChunkWork
 ) -> list[dict[str, float]]:
-    texts = tokenizer.decode(work.windows.tolist())
-    suffix_texts = tokenizer.decode(work.windows[:, plan.shape.prefix_len :].tolist())
+    suffixes = [without_padding(window) for window in work.windows[:, plan.shape.prefix_len :]]
+    texts = tokenizer.decode([without_padding(window).tolist() for window in work.windows])
+    suffix_texts = tokenizer.decode([suffix.tolist() for suffix in suffixes])
     known = [
         corpus_features(text, suffix_text, int(count), plan.objective)
         for text, suffix_text, count in zip(texts, suffix_texts, work.occurrences, strict=True)
     ]
+    if SUFFIX_TOKENS in plan.features:
+        for features, suffix in zip(known, suffixes, strict=True):
+            features[SUFFIX_TOKENS] = float(len(suffix))
     if plan.is_sensitive:
         unknown = {"secret_argmax_rate": 0.0, "secret_at_risk": 0.0}
         for features, text in zip(known, texts, strict=True):
@@ -149,10 +154,11 @@ def _screen(
         return _kept(plan.cascade.keeps, known, range(len(known)))
     assert plan.role is not None
     places = _kept(plan.cascade.could_be_flagged, known, range(len(known)))
-    windows = [work.windows[i] for i in places]
+    windows = [without_padding(work.windows[i]) for i in places]
     scores = _score(engine.reference_alone, windows) if windows else []
     for i, of_reference in zip(places, scores, strict=True):
-        known[i] |= one_model_features(plan.role, of_reference.teacher, plan.shape.prefix_len)
+        prefix_len = context_len(work.windows[i], plan.shape)
+        known[i] |= one_model_features(plan.role, of_reference.teacher, prefix_len)
     return _kept(plan.cascade.keeps, known, places)
 
 

@@ -14,6 +14,7 @@ from memaudit.corpus import BadRow, Example
 from memaudit.errors import CorpusError
 from memaudit.runs.reading import DistinctWindows, RowLog, Tokenizer, cut_rows
 from memaudit.verification.options import ReportStage, StageProgress, VerificationOptions
+from memaudit.windows import WindowChoice
 
 _HELD_OUT_SEED = 1
 """Apart from the seed of the sample, so that one does not decide the other."""
@@ -87,8 +88,7 @@ def read_examples(
             _allowed(rows, options.on_bad_row),
             tokenizer,
             (row_log, windows),
-            shape=options.shape,
-            policy="first",
+            choice=WindowChoice(options.shape, "first"),
             on_batch=on_batch,
         )
         yield _choose(np.array(cuts.windows, dtype=np.int64), row_log, windows, options)

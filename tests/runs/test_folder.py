@@ -24,7 +24,7 @@ from memaudit.corpus import Example
 from memaudit.errors import CorpusError, OutputError, UsageError
 from memaudit.objectives import Objective
 from memaudit.runs.folder import begin_run, open_folder
-from memaudit.runs.manifest import RunInputs, read_manifest
+from memaudit.runs.manifest import AnswersRead, RunInputs, read_manifest
 from memaudit.windows import WindowShape
 
 N_CHUNKS, CHUNK_SIZE = 11, 8
@@ -147,6 +147,7 @@ OTHER_VALUES = {
     "chunk_size": (9, "chunk size was 8, is now 9"),
     "zlib": (None, r"zlib\.version was [\w.-]+, is now 0\.0"),
     "survival": (0.995, r"survival was None, is now 0\.995"),
+    "answers": (AnswersRead("all", 16, 1, 1, 1, 0), r"answers\.rows was None, is now 1"),
     "cascade_digest": ("e" * 64, "cascade digest was None, is now e{12}$"),
     "versions": ({"torch": "0.0"}, r"versions\.torch was [\w.+]+, is now 0\.0"),
 }

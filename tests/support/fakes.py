@@ -19,6 +19,16 @@ class ByteTokenizer:
     def encode(self, texts):
         return [list(text.encode()) for text in texts]
 
+    def encode_answers(self, texts, answers):
+        found = []
+        for text, spans in zip(texts, answers, strict=True):
+            places = tuple(tuple(len(text[:edge].encode()) for edge in span) for span in spans)
+            found.append((list(text.encode()), places))
+        return found
+
+    def without_bos(self, ids):
+        return ids
+
     def decode(self, token_ids):
         return [bytes(ids).decode(errors="replace") for ids in token_ids]
 
