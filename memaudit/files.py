@@ -4,9 +4,11 @@ Every output of every command goes through `written_file`. Every small file that
 somewhere else (a policy, a manifest, a key) goes through `read_small`.
 """
 
+import ctypes
 import errno
 import os
 import re
+import resource
 import secrets
 import shutil
 import stat
@@ -14,13 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from memaudit.errors import OutputError
 from memaudit.text import shown_path
 
+_PR_SET_DUMPABLE = 4
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SECONDS_FOR_A_READER = 5.0
 _OWN_DESCRIPTOR = re.compile(r"/proc/(\d+)/fd/(\d+)")
@@ -157,3 +160,17 @@ def _opened_special(path: Path, descriptor: int | None) -> int:
         else:
             os.set_blocking(opened, True)
             return opened
+
+
+def forbid_core_dumps() -> None:
+    """Let the system keep no image of this process if it crashes: corpus text would be in it.
+
+    The processes that this one starts inherit the limit.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError, AttributeError):  # not Linux
+        # A program that takes dumps from a pipe is not bound by the limit. It gets none of a
+        # process that is not dumpable; such a one cannot be debugged or share memory of a GPU, so
+        # this is done only where it is needed.
+        if Path("/proc/sys/kernel/core_pattern").read_bytes().startswith(b"|"):
+            ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -1,6 +1,8 @@
 """Files: nothing that is no regular file is replaced, waited for or read without end."""
 
 import os
+import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -114,3 +116,53 @@ def test_a_small_file_is_read_within_bounds(kind, tmp_path):
 
     with pytest.raises(OSError, match=r"regular|directory|bytes|file"):
         read_small(path, 1000)
+
+
+DYING = """
+import os, resource, sys
+from memaudit.cli import main
+import click
+@click.command()
+def die():
+    print(*resource.getrlimit(resource.RLIMIT_CORE), flush=True)
+    os.abort()
+main.cli.add_command(die)
+main.run(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_command_that_crashes_leaves_no_image_of_its_memory(allowed, tmp_path):
+    """A core dump holds every text that was read."""
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    if hard == 0:
+        pytest.skip("core dumps are off already")
+    arguments = [*(["--core-dumps"] if allowed else []), "die"]
+
+    done = subprocess.run(
+        [sys.executable, "-c", DYING, *arguments], cwd=tmp_path, capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (4096, hard)),
+    )  # fmt: skip
+
+    assert done.returncode == -signal.SIGABRT, done.stderr
+    assert done.stdout.split()[0] == ("4096" if allowed else "0")
+    assert [path.name for path in tmp_path.iterdir() if not allowed] == []
+
+
+def test_a_worker_leaves_no_image_either(tmp_path):
+    """It is a process of its own, and the texts are there."""
+    program = (
+        "import resource, signal, multiprocessing as m\n"
+        "from memaudit.files import forbid_core_dumps\n"
+        "def told(pipe): pipe.send(resource.getrlimit(resource.RLIMIT_CORE))\n"
+        "if __name__ == '__main__':\n"
+        "    forbid_core_dumps()\n"
+        "    ours, theirs = m.Pipe()\n"
+        "    m.get_context('spawn').Process(target=told, args=(theirs,)).start()\n"
+        "    print(ours.recv())\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+
+    done = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True)
+
+    assert done.stdout == "(0, 0)\n", done.stderr

@@ -23,6 +23,7 @@ from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.cli.status import status
 from memaudit.cli.verify import verify
 from memaudit.errors import MemauditError
+from memaudit.files import forbid_core_dumps
 from memaudit.text import inert, json_text, safe_text
 
 OK = 0
@@ -46,12 +47,20 @@ _NOT_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUO
 )
 # No variable may turn a command into one that prints something harmless and ends with 0.
 @click.version_option(__version__, message="%(prog)s %(version)s", allow_from_autoenv=False)
-def cli() -> None:
+@click.option(
+    "--core-dumps",
+    is_flag=True,
+    allow_from_autoenv=False,
+    help="Let the system write an image of a process that crashes; corpus text is in it.",
+)
+def cli(*, core_dumps: bool) -> None:
     """Predict, before a distillation, which examples of a corpus a student would memorize.
 
     Every option can also be set by a variable such as MEMAUDIT_PREDICT_TEACHER. Exit codes:
     0 done, 1 a gate failed, 2 error, 130, 141 and 143 stopped by Ctrl-C, a closed pipe, SIGTERM.
     """
+    if not core_dumps:
+        forbid_core_dumps()
 
 
 cli.add_command(completion)

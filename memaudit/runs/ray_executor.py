@@ -19,6 +19,7 @@ from typing import Any
 
 from memaudit.engines.base import Engine
 from memaudit.errors import MissingDependency, ModelError
+from memaudit.files import forbid_core_dumps
 from memaudit.runs.chunks import ChunkPlan
 from memaudit.runs.manifest import software_versions
 from memaudit.runs.options import RayOptions
@@ -52,6 +53,7 @@ class Replica:
 
     def start(self) -> object:
         """Load the models; return what went wrong, or None."""
+        forbid_core_dumps()  # Ray started this process, so it inherits no limit from us
         try:
             found = software_versions(sensitive=self._plan.is_sensitive)
             _require_versions(self._versions, found)

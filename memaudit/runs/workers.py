@@ -12,6 +12,7 @@ removes the marker and tries again.
 import hashlib
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 from collections import Counter
@@ -26,6 +27,7 @@ import msgspec
 
 from memaudit.engines.base import Engine
 from memaudit.errors import MemauditError, ModelError
+from memaudit.files import forbid_core_dumps
 from memaudit.runs.chunks import ChunkPlan
 from memaudit.runs.files import committed_file, output_errors, scratch_folder
 from memaudit.runs.manifest import chunk_ranges
@@ -308,6 +310,8 @@ def _serve(load: LoadScorer, number: int, plan: ChunkPlan, pipe: Connection) -> 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    if resource.getrlimit(resource.RLIMIT_CORE)[0] == 0:
+        forbid_core_dumps()  # the limit is inherited, the rest of it is not
     try:
         engine, tokenizer = load(number)
         while True:
