@@ -576,8 +576,6 @@ def test_no_command_says_or_leaves_what_a_text_says(box, name, fault, request, r
     """Reports, tables and logs are passed on to people who may not read the corpus."""
     if LINES[name].startswith("merge") or " verified" in LINES[name]:
         shutil.copytree(request.getfixturevalue("verified"), box.folder, dirs_exist_ok=True)
-    if name == "report_plots":
-        pytest.importorskip("matplotlib")
     if fault in FAULTS_OF_CALLS and shutil.which("strace") is None:
         pytest.skip("needs strace")
     FAULTS[fault](box)

@@ -127,9 +127,10 @@ def filter_(**flags: Any) -> None:
     if flags["as_json"]:
         click.echo(json_text(result.document()))
     else:
-        from memaudit.reports.filter import print_filter
+        from memaudit.reports.gate import filter_page
+        from memaudit.reports.terminal import print_page
 
-        print_filter(result, color=flags["color"])
+        print_page(filter_page(result), color=flags["color"])
 
 
 def _check_flags(flags: dict[str, Any]) -> None:

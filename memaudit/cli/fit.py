@@ -87,7 +87,8 @@ def fit(**flags: Any) -> None:
     """
     pairs = _pairs(flags["labels"], flags["scores"])
 
-    from memaudit.reports.fit import fit_document, print_fit
+    from memaudit.reports.terminal import print_page
+    from memaudit.reports.verify import fit_document, fit_page
     from memaudit.training import FitOptions, fit_on_verification
 
     options = FitOptions(
@@ -103,7 +104,7 @@ def fit(**flags: Any) -> None:
     if flags["as_json"]:
         click.echo(json_text(fit_document(result)))
     else:
-        print_fit(result, color=flags["color"])
+        print_page(fit_page(result), color=flags["color"])
 
 
 def _pairs(labels: tuple[Path, ...], scores: tuple[Path, ...]) -> list[tuple[Path, Path]]:

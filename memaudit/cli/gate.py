@@ -204,9 +204,10 @@ def _tell(result: "GateResult", flags: dict[str, Any]) -> None:
     if flags["output_format"] == "github":
         _append_summary(result)
     if flags["output_format"] == "text" and flags["output"] is None:
-        from memaudit.reports.gate import print_gate
+        from memaudit.reports.gate import gate_page
+        from memaudit.reports.terminal import print_page
 
-        print_gate(result, sys.stdout, color=flags["color"])
+        print_page(gate_page(result), color=flags["color"])
         return
     content = _rendered(result, flags["output_format"])
     if flags["output"] is None:
@@ -222,26 +223,27 @@ def _rendered(result: "GateResult", output_format: str) -> str:
         case "json":
             content = json_text(result.document()) + "\n"
         case "sarif":
-            from memaudit.reports.sarif import render_sarif
+            from memaudit.reports.ci import render_sarif
 
             content = render_sarif(result, root=root)
         case "junit":
-            from memaudit.reports.junit import render_junit
+            from memaudit.reports.ci import render_junit
 
             content = render_junit(result)
         case "github":
-            from memaudit.reports.github import render_annotations
+            from memaudit.reports.ci import render_annotations
 
             content = render_annotations(result, root=root)
         case "markdown":
-            from memaudit.reports.markdown import render_markdown
+            from memaudit.reports.gate import gate_markdown
 
-            content = render_markdown(result)
+            content = gate_markdown(result)
         case _:
-            from memaudit.reports.gate import print_gate
+            from memaudit.reports.gate import gate_page
+            from memaudit.reports.terminal import print_page
 
             stream = StringIO()
-            print_gate(result, stream, color="never")
+            print_page(gate_page(result), stream, color="never")
             content = stream.getvalue()
     return content
 
@@ -265,11 +267,12 @@ def _tell_action(result: "GateResult", folder: Path) -> None:
 
 def _append_summary(result: "GateResult") -> None:
     """Add to the summary of the job, as far as there is room."""
-    from memaudit.reports.markdown import cut, render_markdown
+    from memaudit.reports.gate import gate_markdown
+    from memaudit.reports.markdown import cut
 
     path = Path(os.environ.get("GITHUB_STEP_SUMMARY") or os.devnull)
     used = path.stat().st_size if path.is_file() else 0
-    _append("GITHUB_STEP_SUMMARY", cut(render_markdown(result), max(0, _SUMMARY_BYTES - used)))
+    _append("GITHUB_STEP_SUMMARY", cut(gate_markdown(result), max(0, _SUMMARY_BYTES - used)))
 
 
 def _append(variable: str, text: str) -> None:

@@ -42,14 +42,15 @@ def merge(folders: tuple[Path, ...], out: Path, as_json: bool, color: str, **fla
     The risk table is the one that a single run would have written, byte for byte. Parts that are
     missing, given twice, or of different runs are refused.
     """
-    from memaudit.reports.terminal import print_summary
+    from memaudit.reports.predict import summary_page
+    from memaudit.reports.terminal import print_page
     from memaudit.runs.merging import merge_runs
 
     result = merge_runs(folders, out, report=_report_options(flags))
     if as_json:
         click.echo(json_text(result.document()))
     else:
-        print_summary(result, color=color)
+        print_page(summary_page(result), color=color)
 
 
 def _report_options(flags: dict[str, Any]) -> "ReportOptions":

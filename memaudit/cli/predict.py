@@ -99,13 +99,14 @@ def _default_name(stem: str, shard: str | None) -> str:
 
 def _predict_all(audit: dict[str, Any], out: Path, shown: Shown) -> None:
     from memaudit.audit import audit_corpus
-    from memaudit.reports.terminal import print_summary
+    from memaudit.reports.predict import summary_page
+    from memaudit.reports.terminal import print_page
     from memaudit.runs.workers import failure_error
 
     with _watched(shown) as progress:
         result = audit_corpus(**audit, out=out, progress=progress)
     if not shown.as_json:
-        print_summary(result, color=shown.color)
+        print_page(summary_page(result), color=shown.color)
     if result.errors:
         raise failure_error(result.failures, result.errors)
     if shown.as_json:
@@ -115,26 +116,28 @@ def _predict_all(audit: dict[str, Any], out: Path, shown: Shown) -> None:
 def _plan(audit: dict[str, Any], shown: Shown) -> None:
     started = time.monotonic(), 0.0  # importing torch is part of what an audit takes
     from memaudit.dry_run import plan_audit
-    from memaudit.reports.plan import print_plan
+    from memaudit.reports.predict import plan_page
+    from memaudit.reports.terminal import print_page
 
     with _watched(shown) as progress:
         plan = plan_audit(**audit, progress=progress, started=started)
     if shown.as_json:
         click.echo(json_text(plan.document()))
     else:
-        print_plan(plan, color=shown.color)
+        print_page(plan_page(plan), color=shown.color)
 
 
 def _predict_shard(audit: dict[str, Any], out: Path, shard: str, shown: Shown) -> None:
     from memaudit.audit import score_shard
-    from memaudit.reports.status import print_status
+    from memaudit.reports.predict import status_page
+    from memaudit.reports.terminal import print_page
     from memaudit.runs.manifest import parse_shard
     from memaudit.runs.workers import failure_error
 
     with _watched(shown) as progress:
         status = score_shard(**audit, out=out, shard=parse_shard(shard), progress=progress)
     if not shown.as_json:
-        print_status(status, color=shown.color)
+        print_page(status_page(status), color=shown.color)
     if status.failures:
         raise failure_error(status.failures)
     if shown.as_json:

@@ -1,4 +1,4 @@
-"""`memaudit report`: what a run found, as a page, as Markdown and as plots."""
+"""`memaudit report`: what a run found, as a page, as Markdown and as charts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +10,16 @@ from memaudit.cli import options
 from memaudit.cli.command import Command
 from memaudit.cli.options import corpus_option, input_option, output_option
 from memaudit.errors import UsageError
-from memaudit.text import inert, json_text, shown_path
+from memaudit.text import inert, json_text, safe_text, shown_path
 
 if TYPE_CHECKING:
-    from memaudit.reports.report_view import Report
+    from memaudit.reports.report import Report
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-@click.command(short_help="Show what a run found, as a page, Markdown and plots.", cls=Command)
+@click.command(short_help="Show what a run found, as a page, Markdown and charts.", cls=Command)
 @input_option(
     "--run", type=_FOLDER, metavar="DIR", required=True, help="Folder that predict wrote."
 )
@@ -31,7 +31,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @output_option("--html", type=_FILE, metavar="FILE", help="A page that needs no network.")
 @output_option("--markdown", type=_FILE, metavar="FILE", help="The same in short, as Markdown.")
-@output_option("--plots", type=_FOLDER, metavar="DIR", help="Its charts, as PNG and SVG.")
+@output_option("--plots", type=_FOLDER, metavar="DIR", help="Its charts, as SVG.")
 @output_option(
     "--top",
     type=click.IntRange(0, 500),
@@ -53,24 +53,25 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @options.as_json
 def report(**flags: Any) -> None:
-    """Show what the run in DIR found: one page with everything, for who signs and who cleans.
+    """Show what the run in DIR found.
 
-    The page is a single file that loads nothing. It names examples by id and address, and holds
-    no text of the corpus unless --show-text asks for it. Only its owner can read the files.
+    One HTML page for the person who approves the release and the person who cleans the data. The
+    page is a single file that loads nothing. It names examples by id and address, and holds no
+    text of the corpus unless --show-text asks for it. Only its owner can read the files.
     """
     _check(flags)
-    from memaudit.reports.report_view import verdict
-
     made = _make(flags)
     written = _write(made, flags)
     if flags["as_json"]:
         document = made.document() | {"written": [str(path) for path in written]}
         click.echo(json_text(document))
         return
-    click.echo(inert(verdict(made)))
-    click.echo()
-    for path in written:
-        click.echo(inert(shown_path(path)))
+    from memaudit.reports.page import plain
+    from memaudit.reports.report_page import verdict
+
+    said = plain(verdict(made))
+    lines = [safe_text(said, len(said)), "", *map(shown_path, written)]
+    click.echo(inert("\n".join(lines)))
 
 
 def _check(flags: dict[str, Any]) -> None:
@@ -86,14 +87,10 @@ def _check(flags: dict[str, Any]) -> None:
         )
     if flags["show_text"] and not flags["html"]:
         raise UsageError("only the page shows text", hint="add --html, or leave out --show-text")
-    if flags["plots"]:
-        from memaudit.reports.plot_style import require_matplotlib
-
-        require_matplotlib()
 
 
 def _make(flags: dict[str, Any]) -> "Report":
-    from memaudit.reports.report_view import make_report
+    from memaudit.reports.report import make_report, read_row_texts
     from memaudit.runs.finished import read_finished_run
 
     run = read_finished_run(flags["run"])
@@ -103,35 +100,36 @@ def _make(flags: dict[str, Any]) -> "Report":
 
         verified = read_verified(flags["verification"], run)
     made = make_report(run, n_worst=flags["top"], verified=verified)
-    if flags["show_text"]:
-        from memaudit.reports.report_texts import read_row_texts
-
-        rows = [worst.row for worst in made.worst]
-        texts = read_row_texts(run.manifest, flags["data"], rows, flags["show_text"])
-        made = replace(made, row_texts=texts)
-    return made
+    if not flags["show_text"]:
+        return made
+    rows = [worst.row for worst in made.worst]
+    texts = read_row_texts(run.manifest, flags["data"], rows, flags["show_text"])
+    return replace(made, row_texts=texts)
 
 
 def _write(made: "Report", flags: dict[str, Any]) -> list[Path]:
-    written = []
+    from memaudit.reports.report_page import report_page
+
+    page, written = report_page(made), []
     if flags["html"]:
-        from memaudit.reports.html.page import render_page
+        from memaudit.reports.html import render_html
 
-        written.append(_write_text(flags["html"], render_page(made)))
+        written.append(_write_file(flags["html"], render_html(page).encode()))
     if flags["markdown"]:
-        from memaudit.reports.report_markdown import render_markdown
+        from memaudit.reports.markdown import render_markdown
 
-        written.append(_write_text(flags["markdown"], render_markdown(made)))
+        written.append(_write_file(flags["markdown"], render_markdown(page).encode()))
     if flags["plots"]:
-        from memaudit.reports.report_plots import write_report_plots
+        from memaudit.reports.charts import draw_alone
 
-        written += write_report_plots(made, flags["plots"])
+        for chart in page.charts:
+            written.append(_write_file(flags["plots"] / f"{chart.name}.svg", draw_alone(chart)))
     return written
 
 
-def _write_text(path: Path, text: str) -> Path:
+def _write_file(path: Path, content: bytes) -> Path:
     from memaudit.runs.files import committed_file, output_folder
 
     with output_folder(path.parent), committed_file(path) as stream:
-        stream.write(text.encode())
+        stream.write(content)
     return path

@@ -19,11 +19,12 @@ def status(folder: Path, shown: Shown) -> None:
 
     It may be running meanwhile.
     """
-    from memaudit.reports.status import print_status
+    from memaudit.reports.predict import status_page
+    from memaudit.reports.terminal import print_page
     from memaudit.runs.status import run_status
 
     found = run_status(folder)
     if shown.as_json:
         click.echo(json_text(found.document()))
     else:
-        print_status(found, color=shown.color)
+        print_page(status_page(found), color=shown.color)

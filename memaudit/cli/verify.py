@@ -236,7 +236,8 @@ def _verify(
     predictions: Path | None,
     out: Path,
 ) -> None:
-    from memaudit.reports.verification import print_verification
+    from memaudit.reports.terminal import print_page
+    from memaudit.reports.verify import verification_page
     from memaudit.verification import verify_distillation
 
     assert models.student is not None  # click requires it
@@ -254,13 +255,14 @@ def _verify(
     if shown.as_json:
         click.echo(json_text(result.document()))
     else:
-        print_verification(result, out, color=shown.color)
+        print_page(verification_page(result, out), color=shown.color)
 
 
 def _print_estimate(
     models: Models, corpus: Corpus, chosen: "VerificationOptions", shown: Shown
 ) -> None:
-    from memaudit.reports.verification import print_estimate
+    from memaudit.reports.terminal import print_page
+    from memaudit.reports.verify import estimate_page
     from memaudit.verification.estimate import estimate_verification
 
     assert models.student is not None  # click requires it
@@ -276,7 +278,7 @@ def _print_estimate(
     if shown.as_json:
         click.echo(json_text(estimate.document()))
     else:
-        print_estimate(estimate, color=shown.color)
+        print_page(estimate_page(estimate), color=shown.color)
 
 
 @contextmanager

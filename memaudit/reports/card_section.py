@@ -1,15 +1,17 @@
 """A section for the card of a dataset on the hub: what an audit says about it, and tags."""
 
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from memaudit.errors import UsageError
-from memaudit.text import inert, safe_text
+from memaudit.reports import words
+from memaudit.reports.markdown import render_markdown
+from memaudit.reports.page import Page, Section, Sentence, facts, name
 
 if TYPE_CHECKING:
-    from memaudit.objectives import Objective
     from memaudit.runs.finished import FinishedRun
 
 TAGS = ("memaudit", "memorization")
@@ -21,31 +23,20 @@ _END = "<!-- memaudit: end -->"
 _UNSCORED = ("screened", "too_short", "bad", "error")
 """Outcomes of rows without a probability; those that no row has are not listed."""
 
-_LIMITS = (
-    "A low probability is no promise: it speaks of verbatim continuation of these windows by "
-    "greedy decoding, not of paraphrase, of other windows, or of what sampling may bring up."
-)
-
 
 def card_section(run: "FinishedRun") -> str:
     """Return the section as Markdown, between two comments that mark it.
 
     It holds counts, names and digests: no id, no address and no text of the corpus.
     """
-    lines = [
-        _START,
-        "## Memorization audit",
-        "",
-        _verdict(run),
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in _facts(run)),
-        "",
-        _LIMITS,
-        _END,
-    ]
-    return inert("\n".join(lines) + "\n")
+    inputs = run.manifest.inputs
+    page = Page(
+        title="Memorization audit",
+        verdict=_verdict(run),
+        sections=(Section(blocks=(facts(dict(_facts(run))),)),),
+        notes=(words.not_a_guarantee(inputs.prefix_tokens, inputs.suffix_tokens),),
+    )
+    return f"{_START}\n{render_markdown(page, level=2)}{_END}\n"
 
 
 def with_card_section(card: str, run: "FinishedRun") -> str:
@@ -89,48 +80,33 @@ def _with_section(text: str, section: str) -> str:
     return f"{before}{section.rstrip()}{after}"
 
 
-def _verdict(run: "FinishedRun") -> str:
+def _verdict(run: "FinishedRun") -> Sentence:
     expected = run.judgement.classifier.expected_count(*_distinct(run))
-    teacher = PurePath(run.manifest.names.teacher).name
     return (
-        f"memaudit predicts that a student distilled from {_code(teacher)} by "
-        f"{_objective(run.manifest.inputs.objective)} would memorize {expected.mean:,.0f} "
-        f"({expected.low:,.0f} to {expected.high:,.0f}) of {run.n_rows:,} examples."
+        "memaudit predicts that a student distilled from ",
+        name(PurePath(run.manifest.names.teacher).name),
+        f" by {words.objective_in_words(run.manifest.inputs.objective)} would memorize "
+        f"{words.expected(expected)} of {run.n_rows:,} examples.",
     )
 
 
-def _objective(objective: "Objective") -> str:
-    share = f" with {objective.cross_entropy_share:.0%} cross-entropy"
-    words = {
-        "soft": f"soft labels at T = {objective.temperature:g}",
-        "hard": "hard labels",
-        "cross-entropy": "cross-entropy on the corpus",
-    }[objective.kind]
-    return words + (share if objective.kind == "soft" and objective.cross_entropy_share else "")
-
-
-def _facts(run: "FinishedRun") -> list[tuple[str, str]]:
+def _facts(run: "FinishedRun") -> Iterator[tuple[str, Sentence]]:
     inputs, names, outcomes = run.manifest.inputs, run.manifest.names, run.outcomes
-    rate = run.is_flagged.sum() / run.n_rows
-    return [
-        ("examples", f"{run.n_rows:,}"),
-        ("scored", f"{outcomes['scored']:,}"),
-        *((name.replace("_", " "), f"{outcomes[name]:,}") for name in _UNSCORED if outcomes[name]),
-        ("at risk", f"{run.is_flagged.sum():,} ({rate:.2%})"),
-        ("window", f"{inputs.prefix_tokens} + {inputs.suffix_tokens} tokens, {inputs.windows}"),
-        ("teacher", f"{_code(PurePath(names.teacher).name)}, {inputs.teacher_digest[:12]}"),
-        ("classifier", f"{_code(names.classifier)}, {inputs.classifier_digest[:12]}"),
-        ("run", inputs.fingerprint[:12]),
-        ("memaudit", _code(names.memaudit_version)),
-    ]
+    n_flagged = int(run.is_flagged.sum())
+    yield "examples", f"{run.n_rows:,}"
+    yield "scored", f"{outcomes['scored']:,}"
+    for outcome in _UNSCORED:
+        if outcomes[outcome]:
+            yield outcome.replace("_", " "), f"{outcomes[outcome]:,}"
+    yield "at risk", f"{n_flagged:,} ({words.percent(n_flagged / run.n_rows)})"
+    yield "window", f"{inputs.prefix_tokens} + {inputs.suffix_tokens} tokens, {inputs.windows}"
+    yield "teacher", (name(PurePath(names.teacher).name), f", {inputs.teacher_digest[:12]}")
+    yield "classifier", (name(names.classifier), f", {inputs.classifier_digest[:12]}")
+    yield "run", inputs.fingerprint[:12]
+    yield "memaudit", name(names.memaudit_version)
 
 
 def _distinct(run: "FinishedRun") -> tuple[np.ndarray, np.ndarray]:
     """Return the probability of each distinct window that decides a row, and of how many rows."""
     distinct, copies = np.unique(run.judgement.worst_windows, return_counts=True)
     return run.judgement.window_probabilities[distinct], copies
-
-
-def _code(name: str) -> str:
-    """Return a name as a code span of a table, where it can mean nothing else."""
-    return "`" + safe_text(name).replace("`", "'").replace("|", "¦") + "`"

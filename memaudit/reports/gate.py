@@ -1,96 +1,190 @@
-"""A gate on a terminal: the verdict first, then rule by rule, then the worst examples."""
+"""The pages of `memaudit gate` and `memaudit filter`: the verdict first, then why."""
 
-from typing import TextIO
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from rich.table import Table
-from rich.text import Text
+from memaudit.reports import words
+from memaudit.reports.markdown import render_markdown
+from memaudit.reports.page import (
+    PATH_LEN,
+    Cell,
+    Column,
+    Kind,
+    Page,
+    Section,
+    Sentence,
+    Table,
+    Words,
+    facts,
+    name,
+)
 
-from memaudit.gate.result import GateResult
-from memaudit.reports.style import make_console
-from memaudit.text import safe_text
+if TYPE_CHECKING:
+    from memaudit.filtering.result import FilterResult
+    from memaudit.gate.result import GateResult
 
-_LISTED = 10
-_STYLES = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+_KINDS: dict[str, Kind] = {"pass": "good", "fail": "risk", "inconclusive": "warning"}
+_MARKS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "⚠️ inconclusive"}
 _VERDICTS = {
     "pass": "The gate passes",
     "fail": "The gate fails",
-    "inconclusive": "The gate cannot be decided, which fails it",
+    "inconclusive": "The gate cannot be decided, so it fails",
 }
+_DIGESTS = ("corpus_digest", "teacher_digest", "classifier_digest")
 
 
-def print_gate(result: GateResult, stream: TextIO, *, color: str = "auto") -> None:
-    """Print what a gate found.
+def gate_page(result: "GateResult", *, n_findings: int = 10, with_marks: bool = False) -> Page:
+    """Return what a gate found: the verdict, rule by rule, the worst examples.
 
     Args:
         result: of a gate.
-        stream: where to.
-        color: `auto`, `always` or `never`.
+        n_findings: examples listed at most.
+        with_marks: show each status with a mark and every digest, as in a pull request.
     """
-    console = make_console(stream, color)
     n_broken = len(result.failed) + len(result.inconclusive)
-    console.print(
-        Text.assemble(
-            (_VERDICTS[result.verdict], _STYLES[result.verdict]),
-            f": {n_broken} of {len(result.rules)} rules do not hold" if n_broken else "",
-        )
+    broken = f": {n_broken} of {len(result.rules)} rules do not hold" if n_broken else ""
+    shown = min(n_findings, len(result.findings))
+    listed = f"The {shown:,} worst of {result.n_findings:,} distinct examples"
+    findings = (
+        [Section(title=listed, blocks=(_findings(result, n_findings),))] if result.findings else []
     )
-    console.print()
-    console.print(_rules(result))
-    if result.findings:
-        console.print()
-        console.print(Text(f"Worst of {result.n_findings:,} distinct examples", style="bold"))
-        console.print(_findings(result))
-    console.print()
-    console.print(Text(safe_text(_guarantee(result), 2000), style="dim"))
-    console.print(Text(safe_text(result.judged.in_words, 5000), style="dim"))
-    console.print(Text(safe_text(_provenance(result), 5000), style="dim"))
+    return Page(
+        title=f"memaudit gate: {_MARKS[result.verdict]}",
+        verdict=(Words(_VERDICTS[result.verdict], _KINDS[result.verdict]), f"{broken}."),
+        sections=(Section(blocks=(_rules(result, with_marks=with_marks),)), *findings),
+        notes=(
+            _bound(result),
+            name(result.judged.in_words, max_len=5000),
+            _provenance(result, with_digests=with_marks),
+        ),
+    )
 
 
-def _rules(result: GateResult) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for rule in result.rules:
-        status = Text(rule.status, style=_STYLES[rule.status])
-        message = Text(safe_text(rule.message, 2000))
-        table.add_row(status, Text(f"{rule.id} {rule.name}"), message)
-    return table
+def gate_markdown(result: "GateResult") -> str:
+    """Return the page for a comment or a job's summary, with up to fifty findings."""
+    return render_markdown(gate_page(result, n_findings=50, with_marks=True), level=2)
 
 
-def _findings(result: GateResult) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("id", overflow="fold", max_width=40)
-    table.add_column("where", overflow="fold", max_width=40)
-    table.add_column("evidence", no_wrap=True)
-    table.add_column("probability", justify="right", no_wrap=True)
-    table.add_column("reason")
-    for finding in result.findings[:_LISTED]:
-        table.add_row(
-            Text(safe_text(finding.example_id, 64)),
-            Text(safe_text(finding.address, 300)),
-            Text(finding.level),
-            Text(f"{finding.probability:.1%}"),
-            Text(safe_text(finding.reason)),
-        )
-    return table
+def _rules(result: "GateResult", *, with_marks: bool) -> Table:
+    return Table(
+        columns=(
+            Column("rule" if with_marks else "", "nowhere"),
+            Column("status" if with_marks else "", "nowhere"),
+            Column("what was found" if with_marks else ""),
+        ),
+        rows=tuple(
+            (
+                f"{rule.id} {rule.name}",
+                _MARKS[rule.status] if with_marks else Words(rule.status, _KINDS[rule.status]),
+                name(rule.message, max_len=2000),
+            )
+            for rule in result.rules
+        ),
+    )
 
 
-def _guarantee(result: GateResult) -> str:
+def _findings(result: "GateResult", n_findings: int) -> Table:
+    return Table(
+        columns=(
+            Column("example", "anywhere"),
+            Column("where", "anywhere"),
+            Column("evidence", "nowhere"),
+            Column("probability", is_number=True),
+            Column("reason"),
+        ),
+        rows=tuple(
+            (
+                name(finding.example_id, max_len=100),
+                name(finding.address, max_len=300),
+                finding.level,
+                words.percent(finding.probability),
+                name(finding.reason),
+            )
+            for finding in result.findings[:n_findings]
+        ),
+    )
+
+
+def _bound(result: "GateResult") -> Sentence:
+    """Return how many may be memorized at most, if that limits anything."""
     guarantee = result.guarantee
-    if guarantee.status == "holds":
-        return (
-            f"At {guarantee.confidence:.1%} confidence at most {guarantee.upper:,} are memorized, "
-            f"if {guarantee.assumes}."
-        )
-    return f"No upper bound can be promised (underpowered): {'; '.join(guarantee.reasons)}."
-
-
-def _provenance(result: GateResult) -> str:
-    policy = result.policy
-    where = "flags" if policy.source is None else f"{policy.source}, {str(policy.digest)[:12]}"
-    pinned = ", pinned" if policy.is_pinned else ""
+    if guarantee.status != "holds":
+        reasons = name("; ".join(guarantee.reasons), max_len=1000)
+        return ("There is no upper bound on what will be memorized: ", reasons, ".")
+    if guarantee.upper >= result.counts.get("scored", guarantee.upper + 1):
+        return "The upper bound is every scored example, so it limits nothing."
     return (
-        f"run {str(result.provenance['run'])[:12]}, classifier {result.provenance['classifier']}, "
-        f"policy from {where}{pinned}"
+        f"With {guarantee.confidence:.1%} confidence at most {guarantee.upper:,} examples will be "
+        "memorized, provided your corpus and training resemble the calibration runs."
     )
+
+
+def _provenance(result: "GateResult", *, with_digests: bool) -> Sentence:
+    policy, provenance = result.policy, result.provenance
+    pieces: list[str | Words] = [
+        "Run ",
+        name(str(provenance["run"])[:12]),
+        ", classifier ",
+        name(str(provenance["classifier"])),
+        ", policy from ",
+        "flags" if policy.source is None else name(f"{policy.source}, {str(policy.digest)[:12]}"),
+        ", pinned" if policy.is_pinned else "",
+    ]
+    if with_digests:
+        digests = {key: provenance.get(key) for key in _DIGESTS} | {"policy_digest": policy.digest}
+        for key, value in digests.items():
+            if value:
+                pieces += [f"; {key.replace('_', ' ')} ", name(str(value))]
+    return tuple(pieces)
+
+
+def filter_page(result: "FilterResult") -> Page:
+    """Return what a filter did, or would do, then its price."""
+    verb = "removed" if result.out else "would be removed"
+    before, after = words.expected(result.before.expected), words.expected(result.after.expected)
+    return Page(
+        title="Filter",
+        verdict=(
+            Words(f"{result.removed:,} of {result.rows:,} rows {verb}", "strong"),
+            f": expect {after} to be memorized, before {before}.",
+        ),
+        sections=(Section(blocks=(_numbers(result),)),),
+        notes=tuple(_filter_notes(result)),
+    )
+
+
+def _filter_notes(result: "FilterResult") -> Iterator[str]:
+    if result.after.is_estimate:
+        yield (
+            "\"After\" is an estimate: only the repeat counts were updated. Run 'memaudit predict' "
+            "on the cleaned file for the real number."
+        )
+    elif result.options.strategy == "drop":
+        yield '"After" is the sum over the rows that stay. Their probabilities do not change.'
+    else:
+        yield (
+            "This classifier does not use repeat counts, so removing copies does not change the "
+            "probability of the one that stays. Run 'memaudit predict' on the cleaned file."
+        )
+    if result.options.expected_at_most is not None:
+        yield "The limit holds for the upper end of the 95% interval, not for its mean."
+
+
+def _numbers(result: "FilterResult") -> Table:
+    share = words.percent(result.removed_text_share)
+    copies = f"{result.removed_copies:,} of the removed rows; one of each text is kept"
+    rows: dict[str, Sentence | Cell] = {
+        "why": f"{result.options.in_words}, {result.options.strategy}",
+        "at risk": f"{result.before.flagged:,} before, {result.after.flagged:,} after",
+        "copies": copies if result.removed_copies else "",
+        "price": f"{result.removed_text_bytes:,} of {result.text_bytes:,} bytes of text ({share})",
+        "tokens": ""
+        if result.tokens is None
+        else f"{result.removed_tokens:,} of {result.tokens:,} removed",
+        "not scored": f"{result.unscored_kept:,} rows, kept" if result.unscored_kept else "",
+        "corpus": "" if result.out is None else name(str(result.out), max_len=PATH_LEN),
+        "removed": ""
+        if result.out is None
+        else name(f"{result.out}.removed.parquet", max_len=PATH_LEN),
+    }
+    return facts(rows)

@@ -1,25 +1,48 @@
-"""A gate in Markdown, for a comment or a job's summary; what is untrusted stands in code spans."""
+"""A page as GitHub-flavoured Markdown: what comes from outside stands in code spans."""
 
-from memaudit.gate.result import GateResult
+from collections.abc import Iterator
+
+from memaudit.reports.page import (
+    Block,
+    Bullets,
+    Cell,
+    Figures,
+    Page,
+    Paragraph,
+    Sentence,
+    Table,
+    pieces,
+)
 from memaudit.text import inert, safe_text
 
 MAX_BYTES = 900_000
 """GitHub drops a job's summary beyond 1 MiB."""
 
-_LISTED = 50
-_MARKS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "⚠️ inconclusive"}
+_NAME_LEN = 1000
 
 
-def render_markdown(result: GateResult) -> str:
-    """Return the verdict, the rules, the worst examples and what it rests on."""
-    lines = [f"## memaudit gate: {_MARKS[result.verdict]}", "", *_rules(result), ""]
-    if result.findings:
-        lines += [*_findings(result), ""]
-    lines += [_guarantee(result), "", *_provenance(result)]
-    return cut(inert("\n".join(lines) + "\n"), MAX_BYTES)
+def render_markdown(page: Page, *, level: int = 1, n_rows: int = 20) -> str:
+    """Return a page without its charts and its folded tables.
+
+    Args:
+        page: of any kind.
+        level: of its first heading.
+        n_rows: of a sortable table that are listed.
+    """
+    lines = [f"{'#' * level} {_escaped(page.title)}", "", _inline(page.verdict), ""]
+    if page.lead:
+        lines += [_inline(page.lead), ""]
+    for section in page.sections:
+        if section.title:
+            lines += [f"{'#' * (level + 1)} {_escaped(section.title)}", ""]
+        for block in section.blocks:
+            lines += [*_block(block, n_rows)]
+    for note in page.notes:
+        lines += [_inline(note), ""]
+    return cut(inert("\n".join(lines).rstrip("\n") + "\n"), MAX_BYTES)
 
 
-def code_span(text: str, max_len: int = 100) -> str:
+def code_span(text: str, max_len: int = _NAME_LEN) -> str:
     """Return untrusted text as code in which nothing is markup, in a table's cell too."""
     shown = safe_text(text, max_len).replace("`", "\\u0060").replace("|", "\\u007c")
     return f"`{shown}`" if shown.strip() else "` `"
@@ -38,49 +61,64 @@ def cut(text: str, max_bytes: int) -> str:
     return "".join(kept) + "\n_cut: there is more_\n"
 
 
-def _rules(result: GateResult) -> list[str]:
-    lines = ["| rule | status | what was found |", "|---|---|---|"]
-    for rule in result.rules:
-        name, message = f"{rule.id} {rule.name}", rule.message
-        lines.append(f"| {name} | {_MARKS[rule.status]} | {code_span(message, 1000)} |")
-    return lines
+def _block(block: Block, n_rows: int) -> Iterator[str]:
+    match block:
+        case Paragraph(text, "warning"):
+            yield from (f"> {_inline(text)}", "")
+        case Paragraph(text):
+            yield from (_inline(text), "")
+        case Bullets(items):
+            yield from (f"- {_inline(item)}" for item in items)
+            yield ""
+        case Figures(rows):
+            yield from _rows(["", "", ""], ["---", "---:", "---"], [list(row) for row in rows])
+        case Table() if not block.is_folded:
+            yield from _table(block, n_rows)
 
 
-def _findings(result: GateResult) -> list[str]:
-    shown = result.findings[:_LISTED]
-    lines = [
-        f"### The worst {len(shown):,} of {result.n_findings:,} distinct examples",
-        "",
-        "| example | where | evidence | probability | reason |",
-        "|---|---|---|---:|---|",
-    ]
-    for finding in shown:
-        cells = (
-            code_span(finding.example_id),
-            code_span(finding.address, 300),
-            finding.level,
-            f"{finding.probability:.1%}",
-            code_span(finding.reason),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+def _table(table: Table, n_rows: int) -> Iterator[str]:
+    shown = [i for i, column in enumerate(table.columns) if not column.is_minor]
+    if table.title:
+        yield from (f"{_escaped(table.title)}:", "")
+    rules = ["---:" if table.columns[i].is_number else "---" for i in shown]
+    rows = table.rows[:n_rows] if table.anchor else table.rows
+    cells = [[_cell(row[i]) for i in shown] for row in rows]
+    yield from _rows([_escaped(table.columns[i].name) for i in shown], rules, cells)
+    n_left = len(table.rows) - len(rows)
+    rest = f"and {n_left:,} more on the page" if n_left else table.rest
+    if rest:
+        yield from (_escaped(rest), "")
 
 
-def _guarantee(result: GateResult) -> str:
-    guarantee = result.guarantee
-    if guarantee.status == "holds":
-        return (
-            f"At {guarantee.confidence:.1%} confidence at most {guarantee.upper:,} examples are "
-            f"memorized, if {guarantee.assumes}."
-        )
-    reasons = code_span("; ".join(guarantee.reasons), 1000)
-    return f"No upper bound can be promised (underpowered): {reasons}."
+def _rows(names: list[str], rules: list[str], rows: list[list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(names)} |"
+    yield f"|{'|'.join(rules)}|"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield ""
 
 
-def _provenance(result: GateResult) -> list[str]:
-    names = ("run", "corpus_digest", "teacher_digest", "classifier", "classifier_digest")
-    found = {name: result.provenance.get(name) for name in names}
-    found["policy_digest"] = result.policy.digest
-    return [
-        f"- {name.replace('_', ' ')}: {code_span(value)}" for name, value in found.items() if value
-    ]
+def _cell(value: Sentence | Cell) -> str:
+    if not isinstance(value, Cell):
+        return _inline(value)
+    detail = f"({_inline(value.detail)})" if value.detail else ""
+    parts = [_inline(value.text), detail, *map(_escaped, value.badges)]
+    return " ".join(part for part in parts if part)
+
+
+def _inline(sentence: Sentence) -> str:
+    return "".join(
+        code_span(piece.text)
+        if piece.is_name
+        else f"**{_escaped(piece.text)}**"
+        if piece.kind == "strong"
+        else _escaped(piece.text)
+        for piece in pieces(sentence)
+    )
+
+
+def _escaped(text: str) -> str:
+    """Return our own text with what Markdown would read as markup written out."""
+    return "".join(
+        f"\\{character}" if character in "\\`*_[]<>|&@~" else character
+        for character in safe_text(text, len(text))
+    )

@@ -10,7 +10,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 
 from memaudit.audit import Progress
-from memaudit.reports.style import make_console
+from memaudit.reports.terminal import make_console
+from memaudit.reports.words import clock, short_number
 
 _SECONDS_A_LINE = 10.0
 
@@ -43,21 +44,6 @@ def progress_line(progress: Progress) -> str:
     if eta is not None:
         parts.append(f"eta {clock(eta)}")
     return " ".join(parts)
-
-
-def short_number(number: float) -> str:
-    """Return three or so digits: `7.5`, `84`, `8.4k`, `1.2M`."""
-    for limit, unit in ((1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.1f}{unit}"
-    return f"{number:.1f}" if number < 10 else f"{number:.0f}"
-
-
-def clock(seconds: float) -> str:
-    """Return `mm:ss`, or `h:mm:ss` from an hour on."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute:02}:{second:02}"
 
 
 class _LinePrinter:

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -243,9 +242,3 @@ def n_recited(run: "FinishedRun", texts: Texts) -> int:
     column = run.judgement.feature_names.index("teacher_suffix_argmax_rate")
     recited = run.judgement.X[texts.windows, column] == 1.0
     return int(texts.copies[recited].sum())
-
-
-def percent_by_name(rates: Mapping[str, float]) -> str:
-    """Return shares in words, the highest first: `12% in entropy, 7% in zlib ratio`."""
-    by_rate = sorted(rates.items(), key=lambda item: -item[1])
-    return ", ".join(f"{rate:.0%} in {name.replace('_', ' ')}" for name, rate in by_rate)

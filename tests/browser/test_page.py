@@ -10,8 +10,9 @@ from support.fake_run import ByteWiseEngine, audit_with
 from support.hostile import hostile_names
 from support.report_runs import made_up_run
 
-from memaudit.reports.html.page import render_page
-from memaudit.reports.report_view import make_report
+from memaudit.reports.html import render_html
+from memaudit.reports.report import make_report
+from memaudit.reports.report_page import report_page
 from memaudit.runs.finished import read_finished_run
 
 pytestmark = [
@@ -45,7 +46,7 @@ def browser(tmp_path_factory):
 def page(run, browser, tmp_path):
     """The browser with the page of a made-up run of 300 rows."""
     file = tmp_path / "page.html"
-    file.write_text(render_page(make_report(made_up_run(run.manifest))))
+    file.write_text(render_html(report_page(make_report(made_up_run(run.manifest)))))
     browser.look(width=1280, height=900)
     browser.go_to(file.as_uri())
     yield browser
@@ -127,7 +128,7 @@ def test_nothing_is_cut_off_and_letters_stand_out(page, width, height, dark):
     colors = json.loads(
         page.evaluate(
             "JSON.stringify([getComputedStyle(document.body).backgroundColor,"
-            "...['body', '.quiet', 'a', '.worst b.risk', 'caption', 'nav a'].map(name =>"
+            "...['body', '.quiet', 'a', '.worst .risk', 'caption', 'nav a'].map(name =>"
             "getComputedStyle(document.querySelector(name)).color)])"
         )
     )
@@ -145,12 +146,15 @@ def luminance(color):
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def test_paper_gets_all_rows_and_no_controls(page):
-    """A reviewer signs what is printed."""
+def test_paper_gets_twenty_rows_and_no_controls(page):
+    """A reviewer signs what is printed: a few pages, with a place for the name."""
     page.look(width=800, height=1100, media="print")
 
     assert page.evaluate("getComputedStyle(document.getElementById('tools')).display") == "none"
     assert page.evaluate("getComputedStyle(document.querySelector('.scroll')).maxHeight") == "none"
+    shown = f"{_ORDER}.filter(row => getComputedStyle(row).display !== 'none').length"
+    assert page.evaluate(shown) == 20
+    assert page.evaluate("getComputedStyle(document.querySelector('.sign')).display") == "grid"
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate("document.querySelectorAll('details:not([open])').length") == 0
 
@@ -158,7 +162,7 @@ def test_paper_gets_all_rows_and_no_controls(page):
 def test_a_server_is_asked_for_the_page_alone(run, browser):
     """Not even for an icon."""
     asked = []
-    content = render_page(make_report(made_up_run(run.manifest))).encode()
+    content = render_html(report_page(make_report(made_up_run(run.manifest)))).encode()
 
     class Server(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -191,7 +195,7 @@ def test_hostile_names_build_no_elements(run, browser, tmp_path):
             made_up_run(run.manifest, 750, ids=ids, addresses=ids[::-1], teacher=ids[0]),
             n_worst=500,
         )
-        file.write_text(render_page(report))
+        file.write_text(render_html(report_page(report)))
         browser.go_to(file.as_uri())
         skeletons.append(browser.evaluate(_SKELETON))
         assert browser.requests() == [file.as_uri()]

@@ -55,7 +55,7 @@ def test_the_commands_fit_together(tiny_teacher, corpus, classifier, tmp_path, c
 
     assert run(predict) == 0
     assert [run([*predict, "--shard", f"{index}/2"]) for index in (0, 1)] == [0, 0]
-    assert "Nothing is left to do here" in " ".join(capsys.readouterr().out.split())
+    assert "This shard is complete." in " ".join(capsys.readouterr().out.split())
     parts = [tmp_path / "runs" / f"corpus-{index}-of-2" for index in (0, 1)]
     assert merge(parts, tmp_path / "merged") == 0
 

@@ -31,7 +31,7 @@ def test_a_person_is_told_how_far_a_run_is(left, capsys):
     assert out.startswith("stopped: 36.4% of the windows are scored\n")
     for name, value in (("chunks", "4 of 11"), ("missing", "4-10"), ("windows", "32 of 88")):
         assert re.search(rf"^{name} +{value} *$", out, re.MULTILINE), out
-    assert "Give the same command again to score what is missing." in out
+    assert "Run the same command again to score what is missing." in out
 
 
 def test_a_program_is_told_in_one_document(left, capsys):
@@ -50,7 +50,7 @@ def test_a_finished_run_needs_nothing(tmp_path, capsys):
 
     out = capsys.readouterr().out
     assert out.startswith("finished: 100.0% of the windows are scored\n")
-    assert "Nothing is left to do." in out
+    assert "The run is complete." in out
 
 
 def test_a_shard_that_is_scored_is_to_be_merged(tmp_path, capsys):

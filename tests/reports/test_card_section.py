@@ -42,7 +42,7 @@ def test_names_stay_names(run):
     """A folder's name must not become a heading, a cell or HTML."""
     (row,) = re.findall(r"^\| teacher \|.*$", card_section(run), flags=re.MULTILINE)
 
-    assert row.startswith("| teacher | `'a¦b'\\u000a# <b>big`, ")
+    assert row.startswith("| teacher | `\\u0060a\\u007cb\\u0060\\u000a# <b>big`, ")
     assert not re.search(r"^# <b>", card_section(run), flags=re.MULTILINE)
 
 

@@ -6,13 +6,14 @@ import re
 
 from support.hostile_gates import CONTROL, hostile_results, make_finding, make_result
 
-from memaudit.reports.gate import print_gate
+from memaudit.reports.gate import gate_page
+from memaudit.reports.terminal import print_page
 
 
 def printed(result):
     """Return what is printed without colour."""
     stream = io.StringIO()
-    print_gate(result, stream, color="never")
+    print_page(gate_page(result), stream, color="never")
     return stream.getvalue()
 
 
@@ -29,7 +30,7 @@ def test_the_verdict_comes_first():
 def test_an_undecided_gate_says_that_it_fails():
     """Inconclusive sounds harmless."""
     assert printed(make_result(verdict="inconclusive")).startswith(
-        "The gate cannot be decided, which fails it"
+        "The gate cannot be decided, so it fails"
     )
 
 

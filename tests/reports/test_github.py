@@ -4,7 +4,7 @@ import re
 
 from support.hostile_gates import CONTROL, hostile_results, make_finding, make_result
 
-from memaudit.reports.github import render_annotations
+from memaudit.reports.ci import render_annotations
 
 _COMMAND = re.compile(r"::(error|notice) (?:[a-z]+=[^,:\r\n]*)(?:,[a-z]+=[^,:\r\n]*)*::[^\r\n]*")
 

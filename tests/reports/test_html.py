@@ -16,10 +16,11 @@ from support.fake_run import ByteWiseEngine, audit_with
 from support.hostile import PIECES, hostile_names
 from support.report_runs import made_up_run, replace_names
 
-from memaudit.reports.html.page import render_page
-from memaudit.reports.report_markdown import render_markdown
+from memaudit.reports.html import render_html
+from memaudit.reports.markdown import render_markdown
+from memaudit.reports.report import make_report
 from memaudit.reports.report_numbers import ReasonCount
-from memaudit.reports.report_view import make_report
+from memaudit.reports.report_page import report_page
 from memaudit.runs.finished import read_finished_run
 
 
@@ -74,7 +75,7 @@ def attributes(page, tag):
 
 def test_the_verdict_is_the_headline(run):
     """Who opens it wants one sentence."""
-    page = render_page(make_report(run))
+    page = render_html(report_page(make_report(run)))
 
     (headline,) = re.findall(r"<h1>(.*?)</h1>", page)
     assert headline.startswith("A student distilled from fake is expected to memorize ")
@@ -83,7 +84,7 @@ def test_the_verdict_is_the_headline(run):
 
 def test_the_policy_allows_its_own_style_and_script_and_nothing_else(run):
     """A hash that is off by a line break would leave a page without style."""
-    page = render_page(make_report(run))
+    page = render_html(report_page(make_report(run)))
 
     (policy,) = [tag["content"] for tag in attributes(page, "meta") if "http-equiv" in tag]
     style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
@@ -100,7 +101,7 @@ def test_the_policy_allows_its_own_style_and_script_and_nothing_else(run):
 
 def test_nothing_is_loaded_or_linked_from_elsewhere(run):
     """It is read on machines without a network, and must tell nobody that it is read."""
-    page = render_page(make_report(run))
+    page = render_html(report_page(make_report(run)))
 
     tags = Skeleton(page).tags
     names = {name for _, *attrs in tags for group in attrs for name in group}
@@ -112,7 +113,7 @@ def test_nothing_is_loaded_or_linked_from_elsewhere(run):
 
 def test_every_link_inside_leads_somewhere(run):
     """A dead link in a contents list looks like a missing part."""
-    page = render_page(make_report(run))
+    page = render_html(report_page(make_report(run)))
 
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
@@ -123,7 +124,7 @@ def test_every_link_inside_leads_somewhere(run):
 
 def test_a_screen_reader_finds_its_way(run):
     """Landmarks, one first heading, no jump in levels, a caption for every table."""
-    page = render_page(make_report(run))
+    page = render_html(report_page(make_report(run)))
 
     tags = [tag[0] for tag in Skeleton(page).tags]
     levels = [int(tag[1]) for tag in tags if re.fullmatch(r"h[1-6]", tag)]
@@ -142,7 +143,7 @@ def test_a_screen_reader_finds_its_way(run):
 def test_numbers_are_there_for_machines(run):
     """What a page shows can be read back, without ids and addresses."""
     report = make_report(run)
-    page = render_page(report)
+    page = render_html(report_page(report))
 
     source = re.search(r'<script type="application/json" id="numbers">(.*?)</script>', page)[1]
     assert json.loads(source) == report.document()
@@ -196,7 +197,9 @@ def test_a_run_without_any_risk_has_a_page(run):
     strict = msgspec.structs.replace(classifier, threshold=0.999999)
     judgement = replace(run.judgement, classifier=strict)
     manifest = msgspec.structs.replace(run.manifest, classifier=strict)
-    page = render_page(make_report(replace(run, judgement=judgement, manifest=manifest)))
+    page = render_html(
+        report_page(make_report(replace(run, judgement=judgement, manifest=manifest)))
+    )
 
     assert "None is at risk" in page
     assert "Why examples are at risk" not in page
@@ -215,19 +218,19 @@ def test_a_run_in_which_nothing_was_scored_has_a_page(run):
     )
     report = make_report(empty)
 
-    assert "None is listed." in render_page(report)
-    assert "expected to memorize 0.0 of 95 examples" in render_markdown(report)
+    assert "None is listed." in render_html(report_page(report))
+    assert "expected to memorize 0.0 of 95 examples" in render_markdown(report_page(report))
 
 
 def test_a_classifier_of_ones_own_is_told_to_have_no_card_at_hand(run):
     """Figures of another classifier would be worse than none."""
-    assert "No card is at hand" in render_page(make_report(run))
+    assert "No card is at hand" in render_html(report_page(make_report(run)))
 
 
 def test_unfamiliar_rows_are_told_before_the_numbers(run):
     """Out of range, a probability is no probability."""
     report = replace(make_report(run), out_of_range={"teacher_suffix_mean_logprob": 0.5})
-    page = render_page(report)
+    page = render_html(report_page(report))
 
     assert "50% in teacher suffix mean logprob" in page
     assert page.index('id="unfamiliar"') < page.index('class="figures"')
@@ -238,14 +241,14 @@ def test_text_is_marked_and_only_there_if_it_was_asked_for(run):
     report = make_report(run)
     with_text = replace(report, row_texts={row.row: "CANARY <b>" for row in report.worst})
 
-    assert "contains corpus text" not in render_page(report)
-    page = render_page(with_text)
+    assert "contains corpus text" not in render_html(report_page(report))
+    page = render_html(report_page(with_text))
     assert page.index("This page contains corpus text.") < page.index("CANARY &lt;b&gt;")
 
 
 def test_the_same_run_gives_the_same_page(run):
     """A page can be compared and signed."""
-    assert render_page(make_report(run)) == render_page(make_report(run))
+    assert render_html(report_page(make_report(run))) == render_html(report_page(make_report(run)))
 
 
 def tame(text):
@@ -260,10 +263,14 @@ def test_hostile_names_leave_the_skeleton_unchanged(run, n):
     for start in range(0, n, 500):
         batch = names[start : start + 500]
         pages = [
-            render_page(
-                make_report(
-                    made_up_run(run.manifest, 750, ids=ids, addresses=ids[::-1], teacher=ids[0]),
-                    n_worst=500,
+            render_html(
+                report_page(
+                    make_report(
+                        made_up_run(
+                            run.manifest, 750, ids=ids, addresses=ids[::-1], teacher=ids[0]
+                        ),
+                        n_worst=500,
+                    )
                 )
             )
             for ids in (batch, [tame(name) for name in batch])
@@ -295,7 +302,7 @@ def test_every_other_name_is_as_harmless(run):
                 zip((row.row for row in report.worst), itertools.cycle(texts), strict=False)
             ),
         )
-        return Skeleton(render_page(report)).tags
+        return Skeleton(render_html(report_page(report))).tags
 
     assert page_with(PIECES) == page_with([f"tame-{i}" for i in range(len(PIECES))])
 
@@ -303,7 +310,7 @@ def test_every_other_name_is_as_harmless(run):
 @pytest.mark.slow
 def test_a_million_rows_take_less_than_a_megabyte(run):
     """A page must be mailed and opened, whatever the corpus."""
-    page = render_page(make_report(made_up_run(run.manifest, 1_000_000), n_worst=500))
+    page = render_html(report_page(make_report(made_up_run(run.manifest, 1_000_000), n_worst=500)))
 
     assert len(page.encode()) < 1_000_000
 
@@ -315,7 +322,7 @@ def test_markdown_keeps_names_as_names(run):
         report = make_report(
             made_up_run(run.manifest, 30, ids=names, addresses=names, teacher=names[3])
         )
-        markdown = render_markdown(report)
+        markdown = render_markdown(report_page(report))
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", markdown)
         tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(markdown)
         return [(token.type, [child.type for child in token.children or ()]) for token in tokens]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,12 +12,12 @@ from support.report_runs import made_up_run
 from memaudit.classifier import load_classifier, shipped_classifiers_dir
 from memaudit.evaluation import Rate
 from memaudit.labels import VerificationResult, match_run
-from memaudit.reports.html.page import render_page
-from memaudit.reports.report_card import OWN, find_card, read_card
-from memaudit.reports.report_markdown import render_markdown
-from memaudit.reports.report_plots import write_report_plots
+from memaudit.reports.charts import draw_alone
+from memaudit.reports.html import render_html
+from memaudit.reports.markdown import render_markdown
+from memaudit.reports.report import OWN, find_card, make_report, read_card
+from memaudit.reports.report_page import report_page
 from memaudit.reports.report_verified import shown_rows
-from memaudit.reports.report_view import make_report
 from memaudit.runs.finished import read_finished_run
 
 N_ROWS = 60
@@ -95,13 +96,15 @@ def test_the_card_is_the_classifiers_own_or_none(card):
 
 def test_the_page_shows_the_card(run, card):
     """A reviewer must see how often such predictions were right, and what else would do."""
-    page = render_page(replace(make_report(run), card=card))
+    page = render_html(report_page(replace(make_report(run), card=card)))
 
     assert f"Tested on {len(card.runs)} distillations that it never saw" in page
     assert "occurrence count alone" in page
     assert page.count('class="dot"') == len(card.runs)
     assert 'id="precision-recall-title"' not in page
-    assert "| average precision | 0." in render_markdown(replace(make_report(run), card=card))
+    assert "| average precision | 0." in render_markdown(
+        report_page(replace(make_report(run), card=card))
+    )
 
 
 def test_a_curve_in_a_card_is_drawn(run, card, tmp_path):
@@ -113,7 +116,7 @@ def test_a_curve_in_a_card_is_drawn(run, card, tmp_path):
     with_curve = read_card(tmp_path / "card.json", document["digest"])
 
     assert with_curve.curve == ((0.0, 1.0), (0.5, 0.9), (1.0, 0.1))
-    page = render_page(replace(make_report(run), card=with_curve))
+    page = render_html(report_page(replace(make_report(run), card=with_curve)))
     assert 'id="precision-recall-title"' in page
 
 
@@ -151,14 +154,25 @@ def test_sets_are_disjoint_and_add_up(verified):
     assert len({each.recited_by for each in verified.sets}) == 7
 
 
-def test_page_markdown_and_plots_show_the_verification(run, verified, card, tmp_path):
+def test_page_and_markdown_show_the_verification(run, verified, card):
     """What really happened stands beside what was expected."""
-    pytest.importorskip("matplotlib")
-    report = replace(make_report(run, verified=verified), card=card)
-    page = render_page(report)
+    page = report_page(replace(make_report(run, verified=verified), card=card))
+    html, markdown = render_html(page), render_markdown(page)
 
-    assert "What a real distillation showed" in page
-    assert '<option value="student">' in page
-    assert f"The student recites {verified.found.count} of" in render_markdown(report)
-    names = {path.name for path in write_report_plots(report, tmp_path)}
-    assert {"sets.png", "methods.svg", "calibration.png"} <= names
+    assert "What a real distillation showed" in html
+    assert '<option value="student">' in html
+    assert f"The student recites {verified.found.count} of" in markdown
+
+
+def test_every_chart_of_the_page_is_a_file_of_its_own(run, card):
+    """A slide wants one chart: it is the page's, with colours of its own, and always the same."""
+    charts = report_page(replace(make_report(run), card=card)).charts
+
+    assert [chart.name for chart in charts] == ["risk", "budget", "calibration"]
+    for chart in charts:
+        drawn = draw_alone(chart)
+        assert drawn == draw_alone(chart)
+        root = ElementTree.fromstring(drawn)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert chart.title in "".join(root.itertext())
+        assert root.find("{http://www.w3.org/2000/svg}style") is not None

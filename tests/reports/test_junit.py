@@ -6,7 +6,7 @@ from xml.parsers import expat
 import pytest
 from support.hostile_gates import CONTROL, hostile_results, make_finding, make_result
 
-from memaudit.reports.junit import render_junit
+from memaudit.reports.ci import render_junit
 
 
 def test_each_rule_is_a_case():

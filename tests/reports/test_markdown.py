@@ -5,7 +5,8 @@ import re
 import pytest
 from support.hostile_gates import CONTROL, hostile_results, make_finding, make_result
 
-from memaudit.reports.markdown import code_span, cut, render_markdown
+from memaudit.reports.gate import gate_markdown
+from memaudit.reports.markdown import code_span, cut
 
 _OURS = {
     "heading_open", "heading_close", "inline", "table_open", "table_close", "thead_open",
@@ -17,7 +18,7 @@ _OURS = {
 
 def test_the_verdict_comes_first():
     """A reader of a hundred comments reads one line of each."""
-    text = render_markdown(make_result([make_finding()]))
+    text = gate_markdown(make_result([make_finding()]))
 
     assert text.splitlines()[0] == "## memaudit gate: ❌ fail"
     assert "| MEM001 flagged-rate | ❌ fail | `5 examples of 10" in text
@@ -54,7 +55,7 @@ def test_no_hostile_string_is_markup():
     markdown_it = pytest.importorskip("markdown_it")
     parser = markdown_it.MarkdownIt("commonmark").enable("table")
     for result in hostile_results():
-        text = render_markdown(result)
+        text = gate_markdown(result)
 
         assert not CONTROL.search(text)
         assert not re.search(r"^::", text, re.MULTILINE)

@@ -5,13 +5,15 @@ import dataclasses
 import pytest
 from support.planning_documents import MODEL, PLAN, SAMPLED, changed
 
-from memaudit.reports.plan import duration, print_plan
+from memaudit.reports.predict import plan_page
+from memaudit.reports.terminal import print_page
+from memaudit.reports.words import duration
 
 
 def printed(plan, capsys, monkeypatch):
     """What a terminal of 80 columns shows."""
     monkeypatch.setenv("COLUMNS", "80")
-    print_plan(plan, color="never")
+    print_page(plan_page(plan), color="never")
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -42,7 +44,7 @@ def test_a_name_of_a_model_cannot_command_the_terminal(capsys, monkeypatch):
     """It comes from the command line of who knows whom."""
     evil = changed(models={"teacher": dataclasses.replace(MODEL, source="\x1b[31m")})
 
-    print_plan(evil, color="never")
+    print_page(plan_page(evil), color="never")
     assert "\x1b" not in capsys.readouterr().out
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from memaudit.audit import Progress
 from memaudit.reports import progress as module
-from memaudit.reports.progress import clock, progress_line, short_number, show_progress
+from memaudit.reports.progress import progress_line, show_progress
+from memaudit.reports.words import clock, short_number
 
 
 class Terminal(io.StringIO):

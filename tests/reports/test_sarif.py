@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from support.hostile_gates import CONTROL, hostile_results, make_finding, make_result
 
-from memaudit.reports.sarif import MAX_RESULTS, render_sarif
+from memaudit.reports.ci import MAX_RESULTS, render_sarif
 
 _URI = re.compile(r"(?:[A-Za-z0-9._~/-]|%[0-9A-F]{2})+")
 

@@ -9,10 +9,12 @@ from support.fakes import make_classifier, make_models, make_rows
 from support.report_runs import made_up_run
 
 from memaudit.audit import audit_rows
-from memaudit.reports.html.page import render_page
-from memaudit.reports.report_markdown import render_markdown
-from memaudit.reports.report_view import make_report
-from memaudit.reports.terminal import print_summary
+from memaudit.reports.html import render_html
+from memaudit.reports.markdown import render_markdown
+from memaudit.reports.predict import summary_page
+from memaudit.reports.report import make_report
+from memaudit.reports.report_page import report_page
+from memaudit.reports.terminal import print_page
 from memaudit.runs.folder import MANIFEST
 from memaudit.runs.manifest import read_manifest
 from memaudit.runs.options import AuditOptions
@@ -53,12 +55,12 @@ def test_the_page_names_filters_and_explains(run):
     """The reviewer who signs sees which of the rows at risk are more than boilerplate."""
     report = make_report(run, n_worst=20)
 
-    page = render_page(report)
+    page = render_html(report_page(report))
 
     assert report.sensitivity.in_words(report.flagged) in page
     assert '<option value="secret">' in page
     assert '<option value="personal">' in page
-    assert re.search(r'<tr data-kind="rest secret">', page)
+    assert re.search(r'<tr role="row" data-kind="rest secret">', page)
     assert page.count('<em class="badge">') == sum(len(row.holds) for row in report.worst)
     assert "names were not looked for" in page
 
@@ -67,7 +69,9 @@ def test_a_page_without_it_says_nothing_of_it(run):
     """No empty column, no chip that finds nothing."""
     judgement = replace(run.judgement, sensitivity=None)
 
-    page = render_page(make_report(replace(run, judgement=judgement, sensitivity=None)))
+    page = render_html(
+        report_page(make_report(replace(run, judgement=judgement, sensitivity=None)))
+    )
 
     assert "secret" not in page.partition("</style>")[2].partition('<script type="application')[0]
 
@@ -76,7 +80,7 @@ def test_markdown_has_the_line_too(run):
     """It goes into pull requests, where most people read it."""
     report = make_report(run, n_worst=20)
 
-    assert report.sensitivity.in_words(report.flagged) in render_markdown(report)
+    assert report.sensitivity.in_words(report.flagged) in render_markdown(report_page(report))
 
 
 @pytest.mark.parametrize("finds_names", [True, False])
@@ -93,7 +97,7 @@ def test_the_terminal_tells_it_in_one_line_and_what_was_not_looked_for(
     )
     found = SensitivitySummary(1, 2, 0, 1, 1, 1, finds_names)
 
-    print_summary(replace(result, sensitivity=found), color="never")
+    print_page(summary_page(replace(result, sensitivity=found)), color="never")
 
     said = capsys.readouterr().out
     assert found.in_words(result.flagged) in said

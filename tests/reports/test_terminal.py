@@ -14,7 +14,9 @@ from support.fakes import make_classifier, make_models, make_rows
 from memaudit.audit import audit_rows
 from memaudit.corpus import Example
 from memaudit.metrics import ExpectedCount
-from memaudit.reports.terminal import notes, print_summary, verdict
+from memaudit.reports.page import plain
+from memaudit.reports.predict import notes, summary_page, verdict
+from memaudit.reports.terminal import print_page
 from memaudit.runs.options import AuditOptions
 from memaudit.windows import WindowShape
 
@@ -34,7 +36,7 @@ def make_result(rows=None, known=("recited!",), **options):
 def summary(result, capsys, monkeypatch, width=80, color="never"):
     """What is printed for a result on a terminal of this width."""
     monkeypatch.setenv("COLUMNS", str(width))
-    print_summary(result, color=color)
+    print_page(summary_page(result), color=color)
     return capsys.readouterr().out
 
 
@@ -60,7 +62,7 @@ def test_equal_texts_are_counted_once_beside_it():
         expected_distinct=ExpectedCount(3.14, 1, 6),
     )
 
-    assert verdict(result).plain.endswith(
+    assert plain(verdict(result)).endswith(
         "Counting equal texts once, 4 are at risk: expect 3.1 (1 to 6)."
     )
 
@@ -69,7 +71,9 @@ def test_one_example_is_at_risk_in_good_english():
     """Small counts are common: they keep a decimal and the singular."""
     result = dataclasses.replace(make_result(), expected=ExpectedCount(1.26, 0, 3), flagged=1)
 
-    assert verdict(result).plain.startswith("1 of 5 examples is at risk: expect 1.3 (0 to 3) to be")
+    assert plain(verdict(result)).startswith(
+        "1 of 5 examples is at risk: expect 1.3 (0 to 3) to be"
+    )
 
 
 def test_the_summary_holds_what_it_rests_on(capsys, monkeypatch):
@@ -106,7 +110,7 @@ def test_unfamiliar_features_are_told():
     assert not any("unlike" in note for note in notes(result))
 
     result = dataclasses.replace(result, out_of_range={"zlib_entropy": 0.051, "entropy": 0.05})
-    assert any("5% in zlib_entropy. " in note for note in notes(result))
+    assert any("5% in zlib entropy. " in note for note in notes(result))
 
 
 def test_text_of_the_corpus_is_announced(capsys, monkeypatch):
@@ -150,7 +154,7 @@ def test_nothing_untrusted_steers_the_terminal(text):
     shown = io.StringIO()
     stdout, sys.stdout = sys.stdout, shown
     try:
-        print_summary(result, color="always")
+        print_page(summary_page(result), color="always")
     finally:
         sys.stdout = stdout
     rest = ALLOWED.sub("", shown.getvalue())

@@ -6,7 +6,8 @@ import pytest
 
 from memaudit.evaluation import Comparison, MissedExample, Rate
 from memaudit.labels import ROLES, GenerationCounts, LabelScan
-from memaudit.reports.verification import print_estimate, print_verification
+from memaudit.reports.terminal import print_page
+from memaudit.reports.verify import estimate_page, verification_page
 from memaudit.verification import VerificationResult
 from memaudit.verification.estimate import Estimate
 
@@ -75,7 +76,7 @@ def printed(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
 
     def show(result):
-        print_verification(result, tmp_path, color="never")
+        print_page(verification_page(result, tmp_path), color="never")
         return capsys.readouterr().out
 
     return show
@@ -94,14 +95,14 @@ def test_each_model_has_its_line(printed):
     lines = [" ".join(line.split()) for line in printed(make_result()).splitlines()]
 
     assert "teacher 40 20.0% 14.7% to 26.2% 120 2.50 3 of 22" in lines
-    assert "student 10 5.0% 2.4% to 9.0% 30 - 0 of 22" in lines
+    assert "student 10 5.0% 2.4% to 9.0% 30 – 0 of 22" in lines
 
 
 def test_a_student_that_recites_nothing_has_no_share_of_it(printed):
     """0 of 0 is no percentage."""
     out = printed(make_result(n_student=0))
 
-    assert "of what the student recites none, for there is nothing" in out
+    assert "(the student recites nothing)" in out
     assert "nan" not in out
 
 
@@ -128,8 +129,8 @@ def test_all_parts_are_shown_when_there_are_any(printed):
     assert "own suffix 40 hold the suffix of their own window" in lines
     assert "student 50 10 10 0 0" in lines
     assert "expected 12.3 4 to 30; found 10. In rows 40 and 35" in lines
-    assert "recall 80.0% 8 of 10 flagged at 10.0% (44.4% to 97.5%)" in lines
-    assert "ROC-AUC 0.988 1 ranks perfectly, .5 by chance" in lines
+    assert "recall 80.0% 8 of 10 recited are at risk from 10.0% (44.4% to 97.5%)" in lines
+    assert "ROC-AUC 0.988 1 ranks perfectly, 0.5 is chance" in lines
     assert "objective hard" in lines
 
 
@@ -152,7 +153,7 @@ def test_a_given_baseline_is_named(printed):
     """It may have been trained on what is held out here."""
     models = {"teacher": "t", "student": "s", "baseline": "b"}
 
-    assert "The baseline was given" in printed(make_result(models=models))
+    assert "You gave the baseline" in printed(make_result(models=models))
 
 
 def test_an_estimate_says_what_it_rests_on(capsys, monkeypatch):
@@ -172,11 +173,11 @@ def test_an_estimate_says_what_it_rests_on(capsys, monkeypatch):
         seconds={"student": 60.0, "extract": 15.0},
     )
 
-    print_estimate(estimate, color="never")
+    print_page(estimate_page(estimate), color="never")
 
     out = capsys.readouterr().out
     assert out.splitlines()[0] == (
         "About 01:15 on this machine, 2.0 GiB of memory, 3.4e+11 operations. Nothing was trained."
     )
-    assert "6 N a token trained on" in out
+    assert "6 N per token trained on" in out
     assert "written by the teacher" in out

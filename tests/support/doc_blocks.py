@@ -74,7 +74,7 @@ def run_block(block, folder, programs):
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "HOME": str(folder),
-        "COLUMNS": "100",
+        "COLUMNS": "80",
         "HF_HUB_OFFLINE": "1",
         "LC_ALL": "C.UTF-8",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),

@@ -313,6 +313,7 @@ def preload():
 
     software_versions()
     pyarrow.array([1])  # looks for pandas
+    import memaudit.reports.predict
     import memaudit.reports.terminal  # noqa: F401
 
 

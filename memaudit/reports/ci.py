@@ -1,14 +1,21 @@
-"""A gate's findings as SARIF 2.1.0, for code scanning: no text of the corpus, no snippet."""
+"""A gate for CI systems: SARIF for code scanning, JUnit for test reports, GitHub's annotations.
 
+None of them holds text of the corpus; ids and addresses are written so that nothing in them acts.
+"""
+
+import re
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 from memaudit import __version__
-from memaudit.gate.result import RULES, Finding, GateResult
-from memaudit.reports.locations import Location, find_location
-from memaudit.text import json_text, safe_text, shown_path
+from memaudit.corpus.discovery import has_known_ending
+from memaudit.gate.result import RULES, Finding, GateResult, RuleResult
+from memaudit.text import inert, json_text, safe_text, shown_path
 
+_WITHOUT_LINES = (".parquet", ".arrow", ".feather")
 MAX_RESULTS = 1000
 """Code scanning shows 5,000 of a run; nobody reads that many."""
 
@@ -31,6 +38,46 @@ _HELP = (
     "Remove the example, or keep one copy of it, with 'memaudit filter'; then predict again. "
     "The policy of the gate says how much is allowed."
 )
+
+_JUNIT_LISTED = 10
+# Beyond what is written out already, XML 1.0 has no place for these two.
+_NOT_XML = re.compile("[\ufffe\uffff]")
+
+MAX_ANNOTATIONS = 10
+"""Of one kind and step; GitHub drops the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A line of a file."""
+
+    path: str
+    """Relative to the folder of the project, safe to show."""
+
+    line: int
+    """From 1; 1 where the format has no lines."""
+
+
+def find_location(address: str, root: str) -> Location | None:
+    """Return the file and line of an address.
+
+    Args:
+        address: `<file>:<line or row>`, untrusted.
+        root: absolute folder of the project.
+
+    Returns:
+        None if the row is not from a file.
+    """
+    name, _, place = address.rpartition(":")
+    if not has_known_ending(name):
+        return None
+    path = PurePosixPath(shown_path(name))
+    if path.is_absolute():
+        inside = path.is_relative_to(root)
+        path = path.relative_to(root) if inside else PurePosixPath(path.name)
+    has_lines = not any(ending in path.name.lower() for ending in _WITHOUT_LINES)
+    is_number = place.isascii() and place.isdigit() and len(place) < 10
+    return Location(str(path), max(1, int(place)) if has_lines and is_number else 1)
 
 
 def render_sarif(result: GateResult, *, root: str) -> str:
@@ -140,3 +187,94 @@ def _plain(text: str) -> str:
 
 def _pascal(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("-"))
+
+
+def render_junit(result: GateResult) -> str:
+    """Return the report: broken rules fail, those without evidence are errors."""
+    suite = ElementTree.Element(
+        "testsuite",
+        {
+            "name": "memaudit gate",
+            "tests": str(len(result.rules)),
+            "failures": str(len(result.failed)),
+            "errors": str(len(result.inconclusive)),
+            "skipped": "0",
+            "time": "0",
+        },
+    )
+    for rule in result.rules:
+        suite.append(_case(rule))
+    if result.findings:
+        ElementTree.SubElement(suite, "system-out").text = "\n".join(_listed(result))
+    suites = ElementTree.Element("testsuites", {"name": "memaudit"})
+    suites.append(suite)
+    ElementTree.indent(suites)
+    content: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
+    return inert(content.decode() + "\n")
+
+
+def _case(rule: RuleResult) -> ElementTree.Element:
+    name = f"{rule.id} {rule.name}"
+    case = ElementTree.Element(
+        "testcase", {"classname": "memaudit.gate", "name": name, "time": "0"}
+    )
+    if rule.status != "pass":
+        tag = "failure" if rule.status == "fail" else "error"
+        message = _xml(rule.message)
+        found = ElementTree.SubElement(case, tag, {"message": message, "type": rule.status})
+        found.text = message
+    return case
+
+
+def _listed(result: GateResult) -> list[str]:
+    lines = [f"{result.n_findings:,} examples, the worst first"]
+    lines += [
+        f"{finding.rule} {finding.probability:.1%} {_xml(finding.example_id)} "
+        f"at {_xml(finding.address)}"
+        for finding in result.findings[:_JUNIT_LISTED]
+    ]
+    return lines
+
+
+def _xml(text: str) -> str:
+    """Return text in which every character may stand in XML 1.0."""
+    return _NOT_XML.sub(lambda match: f"\\u{ord(match.group()):04x}", safe_text(text, 1000))
+
+
+def render_annotations(result: GateResult, *, root: str) -> str:
+    """Return workflow commands; nothing of the corpus can make one of its own.
+
+    Args:
+        result: of a gate.
+        root: absolute folder of the project.
+    """
+    kind = "notice" if result.verdict == "pass" else "error"
+    broken = result.failed + result.inconclusive
+    said = "; ".join(f"{rule.id} {rule.message}" for rule in broken) or "every rule passes"
+    lines = [f"::{kind} title=memaudit gate::{_data(f'{result.verdict}: {said}', 2000)}"]
+    if result.verdict != "pass":
+        worst = result.findings[: MAX_ANNOTATIONS - 1]
+        lines += [_annotation(finding, root) for finding in worst]
+    return "\n".join(lines) + "\n"
+
+
+def _annotation(finding: Finding, root: str) -> str:
+    properties = {"title": f"{finding.rule} {finding.level}"}
+    location = find_location(finding.address, root)
+    if location is not None:
+        properties = {"file": location.path, "line": str(location.line), **properties}
+    listed = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
+    message = (
+        f"example '{safe_text(finding.example_id, 100)}' is memorized with probability "
+        f"{finding.probability:.1%}: {safe_text(finding.reason)}"
+    )
+    return f"::error {listed}::{_data(message)}"
+
+
+def _data(text: str, max_len: int = 1000) -> str:
+    shown = inert(safe_text(text, max_len))
+    return shown.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

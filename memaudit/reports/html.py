@@ -1,0 +1,79 @@
+"""A page as one HTML document that needs no network, no server and no script to be read."""
+
+import base64
+import hashlib
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from memaudit.reports.charts import draw, draw_bar
+from memaudit.reports.page import (
+    Bullets,
+    Cell,
+    Figures,
+    Page,
+    Paragraph,
+    Sentence,
+    Table,
+    Words,
+    pieces,
+    plain,
+)
+from memaudit.text import safe_text
+
+
+def render_html(page: Page) -> str:
+    """Return a document that loads nothing and runs only its own script.
+
+    Everything passes `safe_text` and the template's escaping. The same page gives the same bytes.
+    """
+    source = files("memaudit.reports").joinpath("assets")
+    style, script, template = (
+        source.joinpath(name).read_text(encoding="utf-8")
+        for name in ("style.css", "script.js", "page.html.jinja")
+    )
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"pieces": _shown_pieces, "plain": _plain, "cell": _as_cell}
+    environment.tests |= {
+        kind.__name__.lower(): lambda block, kind=kind: isinstance(block, kind)
+        for kind in (Bullets, Figures, Paragraph, Table)
+    }
+    return environment.from_string(template).render(
+        page=page,
+        style=Markup(style),
+        script=Markup(script),
+        policy=_content_policy(style, script),
+        draw=lambda chart: Markup(draw(chart)),
+        draw_bar=lambda bar: Markup(draw_bar(bar)),
+    )
+
+
+def _shown_pieces(sentence: Sentence) -> list[Words]:
+    return [
+        Words(safe_text(piece.text, len(piece.text)), piece.kind, piece.is_name)
+        for piece in pieces(sentence)
+    ]
+
+
+def _plain(sentence: Sentence) -> str:
+    text = plain(sentence)
+    return safe_text(text, len(text))
+
+
+def _as_cell(value: Sentence | Cell) -> Cell:
+    return value if isinstance(value, Cell) else Cell(text=value)
+
+
+def _content_policy(style: str, script: str) -> str:
+    """Return what the page may load: nothing but its own style and script, told by their hash."""
+    return (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,314 @@
+"""The pages of `memaudit predict`: its summary, the plan of a dry run, and the status of a run."""
+
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from memaudit.reports import words
+from memaudit.reports.page import (
+    PATH_LEN,
+    Cell,
+    Column,
+    Kind,
+    Page,
+    Section,
+    Sentence,
+    Table,
+    Words,
+    counts,
+    facts,
+    name,
+)
+
+if TYPE_CHECKING:
+    from memaudit.cost import AuditPlan
+    from memaudit.runs.manifest import AnswersRead
+    from memaudit.runs.result import AuditResult
+    from memaudit.runs.status import RunStatus
+
+_FLOPS_UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
+_BYTE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_PARAMETER_UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
+_STATES: dict[str, Kind] = {
+    "finished": "good",
+    "scored": "good",
+    "running": "strong",
+    "stopped": "strong",
+}
+
+
+def summary_page(result: "AuditResult") -> Page:
+    """Return the summary of a run: the verdict first, then what it rests on."""
+    worst = [Section(title="Worst examples", blocks=(_worst(result),))] if result.worst else []
+    return Page(
+        title="Memorization summary",
+        verdict=verdict(result),
+        lead="" if result.sensitivity is None else result.sensitivity.in_words(result.flagged),
+        sections=(
+            Section(blocks=(_outcomes(result),)),
+            *worst,
+            Section(blocks=(_provenance(result),)),
+        ),
+        notes=tuple(notes(result)),
+    )
+
+
+def verdict(result: "AuditResult") -> Sentence:
+    """Return how many examples are at risk and how many are expected to be memorized."""
+    noun = "example" if result.rows == 1 else "examples"
+    verb = "is" if result.flagged == 1 else "are"
+    teacher = PurePath(result.names.teacher).name or result.names.teacher
+    texts = (
+        f". Counting equal texts once, {result.flagged_distinct:,} are at risk: expect "
+        f"{words.expected(result.expected_distinct)}."
+        if result.flagged > result.flagged_distinct
+        else "."
+    )
+    return (
+        Words(
+            f"{result.flagged:,} of {result.rows:,} {noun} {verb} at risk",
+            "risk" if result.flagged else "good",
+        ),
+        f": expect {words.expected(result.expected)} to be memorized by a student distilled from ",
+        name(teacher, "strong"),
+        f" by {words.objective_in_words(result.objective)}{texts}",
+    )
+
+
+def notes(result: "AuditResult") -> Iterator[str]:
+    """Return what a reader must know before relying on the numbers."""
+    if result.unfamiliar:
+        found = words.percent_by_name(result.unfamiliar)
+        yield f"{words.NOT_FAMILIAR}: {found}. {words.READ_AS_ORDER}"
+    if result.screened:
+        kept = (
+            "No model could have made them at risk"
+            if result.survival == 1
+            else f"Of all examples that would be at risk, {result.survival:.1%} are still found "
+            "(95% confidence, if your corpus resembles the calibration runs)"
+        )
+        yield (
+            f"Screened examples were not read by the teacher. {kept}. Their probability in the "
+            "table is a first estimate, and the expected number does not count them."
+        )
+    if result.sensitivity is not None and not result.sensitivity.finds_names:
+        yield (
+            "People's names were not looked for: that takes a spaCy model, such as "
+            "'python -m spacy download en_core_web_lg'."
+        )
+    if any(example.text is not None for example in result.worst):
+        yield "This summary and summary.json contain text of the corpus."
+    yield words.not_a_guarantee(result.shape.prefix_len, result.shape.suffix_len)
+
+
+def _outcomes(result: "AuditResult") -> Table:
+    shape = result.shape
+    n_read = result.distinct_windows - result.screened_windows
+    read = f"in {n_read:,} distinct windows of {shape.prefix_len} + {shape.suffix_len} tokens"
+    too_short = f"no window of {shape.length} tokens: cannot be extracted as defined"
+    rows = [
+        ("examples", result.rows, ""),
+        *([("answers", found.windows, _answers(found))] if (found := result.answers) else []),
+        ("scored", result.scored, read),
+        ("too short", result.too_short, too_short),
+        ("bad", result.bad, "could not be used"),
+    ]
+    if result.survival is not None:
+        rows.append(("screened", result.screened, "skipped: the teacher did not read them"))
+    if result.errors:
+        rows.append(("error", result.errors, "in chunks that could not be scored"))
+    return counts(tuple((key, f"{n:,}", explained if n else "") for key, n, explained in rows))
+
+
+def _answers(found: "AnswersRead") -> str:
+    """Return which part of the text that the student is trained on was looked at."""
+    turns = " of the last turn" if found.turns == "last" else ""
+    unseen = f"; of {found.unseen_rows:,} of {found.rows:,} examples no answer is in a window"
+    told = f"of {found.all_windows:,} windows lie in trained text{turns}"
+    return told + (unseen if found.unseen_rows else "")
+
+
+def _worst(result: "AuditResult") -> Table:
+    return Table(
+        columns=(
+            Column("#", is_number=True, kind="quiet"),
+            Column("id", "anywhere"),
+            Column("probability", is_number=True),
+            Column("reason"),
+        ),
+        rows=tuple(
+            (
+                f"{rank}",
+                name(example.example_id, max_len=64),
+                Words(
+                    words.percent(example.probability),
+                    "risk" if example.probability >= result.threshold else "",
+                ),
+                Cell(text=example.reason, quote=example.text),
+            )
+            for rank, example in enumerate(result.worst, start=1)
+        ),
+    )
+
+
+def _provenance(result: "AuditResult") -> Table:
+    names = result.names
+    threshold = words.percent(result.threshold)
+    found: dict[str, Sentence | Cell] = {
+        "risk table": "" if result.table is None else name(str(result.table), max_len=PATH_LEN),
+        "classifier": (
+            name(f"{names.classifier}, {names.classifier_digest[:12]}"),
+            f", at risk from {threshold}",
+        ),
+        "engine": (
+            name(names.engine),
+            f", {result.tokens_per_second:,.0f} tokens/s, {result.seconds:,.1f} s",
+        ),
+    }
+    if result.survival is not None:
+        share = words.percent(result.screened_windows / result.distinct_windows)
+        found["cascade"] = f"{result.tokens_saved:,} teacher tokens saved, {share}"
+    return facts(found)
+
+
+def plan_page(plan: "AuditPlan") -> Page:
+    """Return what an audit would read, compute and need."""
+    from memaudit.cost import UTILISATION
+
+    number_format = "float32" if plan.dtype == "float32" else "bfloat16 (T4: float16)"
+    note = (
+        f"Times on GPUs are derived, not measured: {UTILISATION:.0%} of the published dense peak, "
+        f"transformer layers in {number_format}, output layers in float32. Time and memory here "
+        "were measured on a few windows from all over the corpus, which was read whole for this "
+        "plan."
+    )
+    blocks = (_plan_counts(plan), _needs(plan), _gpus(plan))
+    return Page(
+        title="Plan of a run",
+        verdict=Words("Nothing was written: this is a plan.", "strong"),
+        sections=(Section(blocks=blocks),),
+        notes=(note,),
+    )
+
+
+def _plan_counts(plan: "AuditPlan") -> Table:
+    rows = [
+        ("examples", plan.rows, ""),
+        *(
+            (outcome.replace("_", " "), plan.outcomes.get(outcome, 0), "")
+            for outcome in ("scored", "too_short", "bad")
+        ),
+        ("windows", plan.windows, f"{plan.distinct_windows:,} of them distinct"),
+    ]
+    if plan.screened_windows or plan.asks_reference:
+        note = f"{words.percent(plan.screened_windows / plan.distinct_windows)} of the distinct"
+        if plan.asks_reference:
+            note += f", by repeat counts; the {list(plan.models)[1]} will spare the teacher more"
+        rows.append(("screened", plan.screened_windows, note))
+    rows.append(("tokens", plan.tokens, "in distinct windows, for each model"))
+    return counts(tuple((key, f"{n:,}", explained) for key, n, explained in rows))
+
+
+def _needs(plan: "AuditPlan") -> Table:
+    flops = plan.body_flops + plan.head_flops
+    head_share = plan.head_flops / max(1, flops)
+    disk, meanwhile = (_scaled(size, _BYTE_UNITS) for size in (plan.disk, plan.temporary_disk))
+    return facts(
+        {
+            **{
+                role: (
+                    name(sizes.source),
+                    f", {_scaled(sizes.parameters, _PARAMETER_UNITS)} parameters",
+                )
+                for role, sizes in plan.models.items()
+            },
+            "compute": f"{_scaled(flops, _FLOPS_UNITS)}, {head_share:.0%} of it in the output layer",
+            "memory": f"{_scaled(plan.memory, _BYTE_UNITS)}, models in {plan.dtype}",
+            "disk": f"{disk} at most, {meanwhile} while it runs",
+            "here": _here(plan),
+        }
+    )
+
+
+def _here(plan: "AuditPlan") -> str:
+    if plan.seconds is None or plan.cpu_seconds is None or plan.sample is None:
+        why = "nothing to score" if plan.scored_windows == 0 else "not enough memory for the models"
+        return f"not measured: {why}"
+    rate = plan.sample.windows / plan.sample.seconds * plan.window_tokens
+    return (
+        f"{words.duration(plan.seconds)} at {rate:,.0f} tokens/s, "
+        f"{words.duration(plan.cpu_seconds)} of CPU time; the sample took "
+        f"{words.duration(plan.sample.total_seconds)}"
+    )
+
+
+def _gpus(plan: "AuditPlan") -> Table:
+    from memaudit.cost import GPUS
+
+    needed = _scaled(plan.model_memory("cuda"), _BYTE_UNITS)
+    return Table(
+        columns=(
+            Column("on one GPU"),
+            Column("time", is_number=True),
+            Column("memory", is_number=True),
+        ),
+        rows=tuple(
+            (gpu.name, words.duration(plan.seconds_on(gpu)), needed)
+            if plan.fits_on(gpu)
+            else (gpu.name, "–", f"{needed}, too much")
+            for gpu in GPUS
+        ),
+    )
+
+
+def _scaled(number: float, units: tuple[tuple[float, str], ...]) -> str:
+    for size, unit in units:
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / units[-1][0]:.3g} {units[-1][1]}"
+
+
+def status_page(status: "RunStatus") -> Page:
+    """Return how far a run is, and what there is to do."""
+    from memaudit.runs.manifest import chunk_ranges
+
+    share = status.windows_done / status.windows if status.windows else 1.0
+    of_shard = f"of shard {status.shard} " if status.shard else ""
+    n_gone = len(status.missing) + len(status.failures) + len(status.damaged)
+    rows: dict[str, Sentence | Cell] = {
+        "folder": name(str(status.folder), max_len=PATH_LEN),
+        "process": "" if status.process is None else f"{status.process or 'unknown'}",
+        "examples": f"{status.rows:,}",
+        "windows": f"{status.windows_done:,} of {status.windows:,}",
+        "chunks": f"{status.chunks - n_gone:,} of {status.chunks:,}",
+        "missing": chunk_ranges(list(status.missing)),
+        "failed": chunk_ranges(list(status.failures)),
+        "reason": name(reason) if (reason := next(iter(status.failures.values()), "")) else "",
+        "damaged": chunk_ranges(list(status.damaged)),
+        "rate": "" if status.rate is None else f"{words.short_number(status.rate)} windows/s",
+        "time left": "" if status.eta_seconds is None else words.clock(status.eta_seconds),
+        "run": status.run[:12],
+    }
+    return Page(
+        title="Status of a run",
+        verdict=(
+            Words(status.state, _STATES[status.state]),
+            f": {share:.1%} of the windows {of_shard}are scored",
+        ),
+        sections=(Section(blocks=(facts(rows),)),),
+        notes=(what_next(status),),
+    )
+
+
+def what_next(status: "RunStatus") -> str:
+    """Return what there is to do for a run in this state."""
+    if status.state == "scored" and status.shard is not None:
+        return "This shard is complete. When all shards are, run: memaudit merge DIR... --out DIR"
+    if status.state != "running" and status.failures:
+        return "Run the same command again to retry the failed chunks."
+    return {
+        "running": "You can stop it at any time: the same command continues where it was.",
+        "stopped": "Run the same command again to score what is missing.",
+        "finished": "The run is complete.",
+        "scored": "Run the same command again to write the results.",
+    }[status.state]

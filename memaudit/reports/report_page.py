@@ -1,0 +1,719 @@
+"""The page of a run: for the person who approves a release and the one who cleans the data."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from memaudit.evaluation import Rate
+from memaudit.labels import ROLES
+from memaudit.reports import words
+from memaudit.reports.charts import (
+    Bar,
+    Chart,
+    Color,
+    Curve,
+    Dot,
+    Pillar,
+    Rule,
+    counted,
+    counted_log,
+    shares,
+)
+from memaudit.reports.page import (
+    Block,
+    Bullets,
+    Cell,
+    Column,
+    Figures,
+    Page,
+    Paragraph,
+    Section,
+    Sentence,
+    Table,
+    Words,
+    facts,
+    name,
+)
+from memaudit.reports.report import Card, Figure, HeldOutRun, Report
+from memaudit.reports.report_numbers import REASONS_OF, Budget, WorstRow
+
+if TYPE_CHECKING:
+    from memaudit.reports.report_verified import Verified
+
+_METRICS = {
+    "pr_auc": "average precision",
+    "roc_auc": "ROC-AUC",
+    "equal_count_auc": "ROC-AUC among examples that occur equally often",
+    "precision": "precision at the threshold",
+    "recall": "recall at the threshold",
+    "calibration_error": "calibration error",
+}
+_OUTCOMES = {
+    "screened": "skipped by --cascade, and not in the expected number",
+    "too_short": "too short for a window, so they cannot be extracted as defined",
+    "bad": "unreadable",
+    "error": "in chunks that could not be scored",
+}
+_ID_LEN, _ADDRESS_LEN = 100, 160
+
+
+def report_page(report: Report) -> Page:
+    """Return a report as a page: the verdict first, then what it rests on."""
+    verified = [] if report.verified is None else [_verified(report.verified)]
+    return Page(
+        title="Memorization report",
+        verdict=verdict(report),
+        lead=" ".join(_lead(report)),
+        sections=(
+            Section(blocks=tuple(_first(report))),
+            _risk(report),
+            _budget(report),
+            _worst(report),
+            *verified,
+            _classifier(report),
+            _limits(report),
+            _provenance(report),
+        ),
+        document=report.document(),
+        made_by=report.manifest.names.memaudit_version,
+    )
+
+
+def verdict(report: Report) -> Sentence:
+    """Return what the report comes to, in one sentence."""
+    expected = report.expected
+    noun = "example" if report.rows == 1 else "examples"
+    return (
+        "A student distilled from ",
+        name(report.teacher),
+        f" is expected to memorize {words.approximately(expected.mean)} of {report.rows:,} {noun} "
+        f"({words.interval(expected)}).",
+    )
+
+
+def _lead(report: Report) -> Iterator[str]:
+    threshold = words.percent(report.manifest.classifier.threshold)
+    if not report.flagged:
+        yield f"None is at risk: no probability reaches {threshold}."
+    else:
+        verb = "is" if report.flagged == 1 else "are"
+        copies = f" ({report.flagged_texts:,} distinct texts)"
+        yield (
+            f"{report.flagged:,} {verb} at risk, with a probability of {threshold} or more"
+            + (copies if report.flagged > report.flagged_texts else "")
+            + "."
+        )
+    if report.sensitivity is not None:
+        yield report.sensitivity.in_words(report.flagged)
+    if report.verified is not None:
+        found = report.verified.found
+        yield (
+            f"A student that was really distilled recites {found.count:,} of {found.of:,} distinct "
+            "examples."
+        )
+    if report.flagged:
+        yield (
+            "Next: remove repeats or examples at risk with 'memaudit filter', predict again on "
+            "the cleaned file, and check the result against your limits with 'memaudit gate'."
+        )
+
+
+def _first(report: Report) -> Iterator[Block]:
+    if report.row_texts is not None:
+        text = Words("This page contains corpus text.", "strong")
+        yield Paragraph(
+            (text, " Share it no further than the corpus itself."), "warning", "contains-text"
+        )
+    if report.unfamiliar:
+        found = words.percent_by_name(report.unfamiliar)
+        text = Words(f"{words.NOT_FAMILIAR}:", "strong")
+        yield Paragraph((text, f" {found}. {words.READ_AS_ORDER}"), "warning", "unfamiliar")
+    texts, of = report.expected_texts, f"of {report.rows:,} examples"
+    yield Figures(
+        (
+            (
+                "Distinct texts expected to be memorized",
+                words.approximately(texts.mean),
+                f"{words.interval(texts)} of {report.texts:,} texts",
+            ),
+            (
+                "Examples expected, copies included",
+                words.approximately(report.expected.mean),
+                f"{words.interval(report.expected)} {of}",
+            ),
+            (
+                "At risk",
+                f"{report.flagged:,}",
+                f"{words.percent(report.flagged / report.rows)} {of}",
+            ),
+            (
+                "Teacher recites",
+                f"{report.recited:,}",
+                f"{words.percent(report.recited / report.rows)} {of}",
+            ),
+        )
+    )
+    others = "".join(
+        f"; {report.outcomes[outcome]:,} {text}"
+        for outcome, text in _OUTCOMES.items()
+        if report.outcomes.get(outcome)
+    )
+    yield Paragraph(
+        f"Intervals cover 95%. {report.scored:,} of {report.rows:,} examples were scored{others}. "
+        f"The student learns from {words.objective_in_words(report.manifest.inputs.objective)}.",
+        "quiet",
+    )
+
+
+def _risk(report: Report) -> Section:
+    rows = tuple(
+        (
+            words.percent_range(each.low, each.high),
+            f"{each.rows:,}",
+            "yes" if each.flagged else "no",
+        )
+        for each in report.histogram
+    )
+    columns = (Column("probability"), Column("examples", is_number=True), Column("at risk"))
+    numbers = Table(
+        title="Examples by probability", columns=columns, rows=rows, is_folded=True, style="numbers"
+    )
+    reasons = [_reasons(report)] if report.reasons else []
+    return Section(
+        title="How the risk is distributed",
+        anchor="risk",
+        nav="Risk",
+        blocks=(histogram_chart(report), numbers, *reasons),
+    )
+
+
+def histogram_chart(report: Report) -> Chart:
+    """Return how many examples have which probability."""
+    threshold = report.manifest.classifier.threshold
+    return Chart(
+        name="risk",
+        title="Examples by probability of being memorized",
+        description="Bars over probabilities from 0 to 100%; their heights are counts on a "
+        f"logarithmic scale. {report.flagged:,} examples lie at or above "
+        f"{words.percent(threshold)}, where risk begins.",
+        caption="The scale is logarithmic: each step up is ten times as many examples.",
+        x=shares("probability of being memorized"),
+        y=counted_log("examples", max((each.rows for each in report.histogram), default=1)),
+        marks=(
+            *(
+                Pillar(each.low, each.high, each.rows, "risk" if each.flagged else "calm")
+                for each in report.histogram
+                if each.rows
+            ),
+            Rule(across=threshold, label=f"at risk from {words.percent(threshold)}"),
+        ),
+    )
+
+
+def _reasons(report: Report) -> Table:
+    n_texts = min(report.flagged_texts, REASONS_OF)
+    of = f"the {n_texts:,} riskiest of " if report.flagged_texts > REASONS_OF else ""
+    return Table(
+        title=f"Why examples are at risk: reasons among {of}{report.flagged_texts:,} distinct "
+        "texts, of which one may have several",
+        columns=(
+            Column("reason"),
+            Column("distinct texts", is_number=True),
+            Column(is_minor=True),
+            Column("examples", is_number=True),
+        ),
+        rows=tuple(
+            (
+                each.reason,
+                f"{each.texts:,}",
+                Cell(text="", bar=Bar(each.texts / n_texts, "risk")),
+                f"{each.rows:,}",
+            )
+            for each in report.reasons
+        ),
+        style="bars",
+    )
+
+
+def budget_rows(report: Report) -> list[Budget]:
+    """Return about eight budgets for a table, the one that drops all at risk among them."""
+    budgets = report.budgets
+    steps = max(1, (len(budgets) - 1) // 6)
+    chosen = {0, len(budgets) - 1, *range(0, len(budgets), steps)}
+    exact = [i for i, budget in enumerate(budgets) if budget.rows == report.flagged]
+    return [budgets[i] for i in sorted(chosen | set(exact))]
+
+
+def _budget(report: Report) -> Section:
+    table = Table(
+        title="Expected to be memorized among the examples that are kept",
+        columns=(
+            Column("examples dropped"),
+            Column("share of the corpus", is_number=True),
+            Column("examples expected", is_number=True),
+            Column("95% interval", is_number=True),
+        ),
+        rows=tuple(
+            (
+                f"{budget.rows:,}"
+                + (" (all at risk)" if budget.rows == report.flagged and budget.rows else ""),
+                words.percent(budget.rows / report.rows),
+                words.approximately(budget.left.mean),
+                words.interval(budget.left),
+            )
+            for budget in budget_rows(report)
+        ),
+        style="numbers",
+    )
+    return Section(
+        title="What dropping the riskiest would leave",
+        anchor="budget",
+        nav="Budget",
+        blocks=(budget_chart(report), table),
+    )
+
+
+def budget_chart(report: Report) -> Chart:
+    """Return how many are expected to be memorized, by how many of the riskiest are dropped."""
+    budgets = report.budgets
+    first, last = budgets[0].left, budgets[-1]
+    curve = Curve(
+        tuple((budget.rows, budget.left.mean) for budget in budgets),
+        upper=tuple((budget.rows, float(budget.left.high)) for budget in budgets),
+        lower=tuple((budget.rows, float(budget.left.low)) for budget in budgets),
+    )
+    at_risk = Rule(across=report.flagged, label="all at risk dropped")
+    return Chart(
+        name="budget",
+        title="Expected to be memorized, by examples dropped",
+        description=f"A falling line with a band, its 95% interval: {first.mean:,.0f} with "
+        f"nothing dropped, {last.left.mean:,.1f} once the {last.rows:,} riskiest are dropped.",
+        caption="All copies of a text are dropped together. The band is the 95% interval.",
+        x=counted("riskiest examples dropped", last.rows),
+        y=counted("examples expected to be memorized", max(b.left.high for b in budgets)),
+        marks=(curve, *([at_risk] if 0 < report.flagged <= last.rows else [])),
+    )
+
+
+def _worst(report: Report) -> Section:
+    verified, sensitivity = report.verified, report.sensitivity
+    choices = [("risk", "at risk"), ("rest", "not at risk")]
+    choices += [] if verified is None else [("student", "recited by the student")]
+    if sensitivity is not None:
+        choices += [("secret", "holds a secret"), ("personal", "holds personal data")]
+    table = Table(
+        title=f"The {len(report.worst):,} riskiest of {report.texts:,} distinct texts, each by its "
+        "first row",
+        columns=(
+            Column("#", is_number=True, is_minor=True),
+            Column("example", "anywhere"),
+            Column("probability", is_number=True),
+            Column("copies", is_number=True),
+            *([] if verified is None else [Column("recited by")]),
+            Column("why"),
+            *(
+                Column(feature.replace("_", " "), is_number=True, is_minor=True)
+                for feature in report.features
+            ),
+        ),
+        rows=tuple(_worst_row(report, i, row) for i, row in enumerate(report.worst, start=1)),
+        anchor="examples",
+        row_kinds=tuple(_row_kind(report, row) for row in report.worst),
+        choices=tuple(choices),
+    )
+    blocks = (table,) if report.worst else (Paragraph("None is listed."),)
+    return Section(title="The worst examples", anchor="worst", nav="Worst examples", blocks=blocks)
+
+
+def _worst_row(report: Report, rank: int, row: WorstRow) -> tuple[Sentence | Cell, ...]:
+    reciters: list[Cell] = []
+    if report.verified is not None:
+        roles = report.verified.reciters(row.row)
+        told = "not tested" if roles is None else ", ".join(roles) or "no model"
+        reciters = [Cell(text=told)]
+    return (
+        Cell(text=f"{rank}", value=rank),
+        Cell(
+            text=name(row.example_id, max_len=_ID_LEN),
+            detail=name(row.address, max_len=_ADDRESS_LEN),
+            quote=None if report.row_texts is None else report.row_texts.get(row.row, ""),
+        ),
+        Cell(
+            text=Words(words.percent(row.probability), "risk" if row.flagged else ""),
+            value=row.probability,
+        ),
+        Cell(text=f"{row.occurrences:,}", value=row.occurrences),
+        *reciters,
+        Cell(text=row.reason, badges=row.holds),
+        *(Cell(text=f"{value:.3g}", value=value) for value in row.features),
+    )
+
+
+def _row_kind(report: Report, row: WorstRow) -> str:
+    reciters = None if report.verified is None else report.verified.reciters(row.row)
+    kinds = {
+        "risk" if row.flagged else "rest": True,
+        "student": bool(reciters and "student" in reciters),
+        "secret": "secret" in row.holds,
+        "personal": "personal data" in row.holds,
+    }
+    return " ".join(kind for kind, is_so in kinds.items() if is_so)
+
+
+def _verified(verified: "Verified") -> Section:
+    result, found = verified.result, verified.found
+    return Section(
+        title="What a real distillation showed",
+        anchor="verified",
+        nav="Verified",
+        blocks=(
+            Paragraph(
+                f"Of {found.of:,} distinct examples that were tested, "
+                f"{words.expected(verified.expected)} were expected to be memorized. The student "
+                f"recites {found.count:,} of {found.of:,}."
+            ),
+            Figures(
+                (
+                    ("Precision", *_rate(verified.precision, "at risk are recited")),
+                    ("Recall", *_rate(verified.recall, "recited are at risk")),
+                    ("ROC-AUC", words.figure(verified.roc_auc), "0.5 is chance, 1 is perfect"),
+                    (
+                        "Average precision",
+                        words.figure(verified.pr_auc),
+                        f"chance is {words.percent(found.rate)}",
+                    ),
+                )
+            ),
+            Table(
+                title="What each model recites",
+                columns=(
+                    Column("model"),
+                    Column("recites", is_number=True),
+                    Column(is_minor=True),
+                    Column("share of examples"),
+                    Column("held-out perplexity", is_number=True),
+                ),
+                rows=tuple(
+                    (
+                        role,
+                        f"{rate.count:,}",
+                        Cell(text="", bar=Bar(rate.rate or 0, _color(role == "student"))),
+                        Cell(text=words.percent(rate.rate), detail=_range(rate)),
+                        words.figure(result.perplexity[role], 1),
+                    )
+                    for role, rate in ((role, result.extracted[role]) for role in ROLES)
+                ),
+                style="bars",
+            ),
+            _sets(verified),
+            *_missed(verified),
+        ),
+    )
+
+
+def _sets(verified: "Verified") -> Table:
+    rows = [(each.name, each.recited_by, each.examples) for each in verified.sets]
+    rows.append(("nobody", frozenset(), verified.result.sets["none"]))
+    most = max(1, verified.most)
+    return Table(
+        title="Which models recite the same examples",
+        columns=(
+            Column("set"),
+            *(Column(role) for role in ROLES),
+            Column("examples", is_number=True),
+            Column(is_minor=True),
+        ),
+        rows=tuple(
+            (
+                set_name,
+                *("recites" if role in recited_by else "–" for role in ROLES),
+                f"{examples:,}",
+                Cell(
+                    text="",
+                    bar=Bar(examples / most, _color("student" in recited_by))
+                    if recited_by
+                    else None,
+                ),
+            )
+            for set_name, recited_by, examples in rows
+        ),
+        style="sets",
+    )
+
+
+def _missed(verified: "Verified") -> Iterator[Table]:
+    if not verified.missed:
+        return
+    yield Table(
+        title="Recited, but not at risk",
+        columns=(Column("example", "anywhere"), Column("predicted probability", is_number=True)),
+        rows=tuple(
+            (
+                Cell(
+                    text=name(row.id, max_len=_ID_LEN),
+                    detail=name(row.address, max_len=_ADDRESS_LEN),
+                ),
+                words.percent(row.probability),
+            )
+            for row in verified.missed
+        ),
+        style="numbers",
+    )
+
+
+def _classifier(report: Report) -> Section:
+    card, classifier = report.card, report.manifest.classifier
+    if card is None:
+        none = Paragraph(
+            (
+                "No card is at hand: ",
+                name(classifier.name),
+                " does not come with memaudit. The card beside its file says how it was tested.",
+            )
+        )
+        return Section(
+            title="How good the classifier is",
+            anchor="classifier",
+            nav="Classifier",
+            blocks=(none,),
+        )
+    prevalence = (
+        f" {words.percent(card.prevalence)} of their examples were memorized."
+        if card.prevalence is not None
+        else ""
+    )
+    tested = f"Tested on {len(card.runs)} distillations that it never saw.{prevalence}"
+    figures = Table(
+        title="Figures of this classifier on those distillations",
+        columns=(
+            Column("figure"),
+            Column("value", is_number=True),
+            Column("95% interval", is_number=True),
+        ),
+        rows=tuple(
+            (label, words.figure(card.own[key].value), _figure_range(card.own[key], 3) or "–")
+            for key, label in _METRICS.items()
+            if key in card.own
+        ),
+        style="numbers",
+    )
+    return Section(
+        title="How good the classifier is",
+        anchor="classifier",
+        nav="Classifier",
+        blocks=(
+            Paragraph(tested),
+            figures,
+            *([curve_chart(card)] if card.curve else []),
+            _methods(card),
+            *(calibration_blocks(card.runs) if card.runs else []),
+            *([Paragraph(card.statistics, "quiet")] if card.statistics else []),
+        ),
+    )
+
+
+def curve_chart(card: Card) -> Chart:
+    """Return precision against recall on the distillations that the classifier never saw."""
+    chance = card.prevalence
+    return Chart(
+        name="precision-recall",
+        title="Precision against recall on held-out distillations",
+        description="A curve from high precision at low recall to low precision at full recall"
+        + (f"; chance is {words.percent(chance)}." if chance is not None else "."),
+        caption="The dashed line is chance.",
+        x=shares("recall"),
+        y=shares("precision"),
+        marks=(Curve(card.curve), *([Rule(up=chance)] if chance is not None else [])),
+        height=300,
+    )
+
+
+def _methods(card: Card) -> Table:
+    figures = [
+        (method, each["pr_auc"]) for method, each in card.methods.items() if "pr_auc" in each
+    ]
+    return Table(
+        title="Average precision (area under precision and recall) of this classifier and of "
+        "simpler rules, on the same distillations",
+        columns=(Column("by"), Column(is_minor=True), Column("average precision")),
+        rows=tuple(
+            (
+                method,
+                Cell(
+                    text="",
+                    bar=Bar(
+                        figure.value,
+                        _color(i == 0),
+                        figure.value if figure.low is None else figure.low,
+                        figure.value if figure.high is None else figure.high,
+                    ),
+                ),
+                Cell(text=words.figure(figure.value, 2), detail=_figure_range(figure, 2)),
+            )
+            for i, (method, figure) in enumerate(figures)
+        ),
+        style="ranking",
+    )
+
+
+def calibration_blocks(runs: tuple[HeldOutRun, ...]) -> tuple[Block, ...]:
+    """Return found against expected, as a chart and in numbers."""
+    highest = 1.2 * max(1.0, *(max(run.expected, float(run.found)) for run in runs))
+    chart = Chart(
+        name="calibration",
+        title="Found against expected, by held-out distillation",
+        description=f"{len(runs)} dots on logarithmic scales, close to the diagonal where as many "
+        "were memorized as expected. The numbers are in the table below.",
+        caption="Each dot is a distillation. Above the line more was memorized than expected.",
+        x=counted_log("examples expected", highest, with_thirds=True),
+        y=counted_log("examples found", highest, with_thirds=True),
+        marks=tuple(
+            Dot(
+                run.expected,
+                run.found,
+                f"{run.name}: {run.expected:,.1f} expected, {run.found:,} found",
+            )
+            for run in runs
+        ),
+        has_diagonal=True,
+        height=300,
+    )
+    numbers = Table(
+        title="Expected and found, by held-out distillation",
+        columns=(
+            Column("distillation"),
+            *(Column(each, is_number=True) for each in ("examples", "expected", "found")),
+        ),
+        rows=tuple(
+            (run.name, f"{run.examples:,}", f"{run.expected:,.1f}", f"{run.found:,}")
+            for run in runs
+        ),
+        is_folded=True,
+        style="numbers",
+    )
+    return (chart, numbers)
+
+
+def _limits(report: Report) -> Section:
+    inputs = report.manifest.inputs
+    items = [
+        words.not_a_guarantee(inputs.prefix_tokens, inputs.suffix_tokens),
+        "The expected number is the sum of the probabilities. It depends on training length, "
+        "which memaudit does not know: the interval covers chance and a common factor by which "
+        "all probabilities may be too low or too high.",
+        "All copies of a text are memorized or none are, so the example count moves in jumps. "
+        "Distinct texts is the steadier number.",
+        'The "dropped" numbers assume the same training on the remaining examples. '
+        "Near-duplicates of dropped texts can still be memorized.",
+    ]
+    if inputs.windows == "first":
+        items.append("Only the first window of each example was scored.")
+    if report.sensitivity is not None:
+        names = "" if report.sensitivity.finds_names else " People’s names were not looked for."
+        items.append(
+            "Personal data and secrets are found by their form, in one window at a time. What the "
+            f"edge of a window cuts in two, or what looks like ordinary text, is missed.{names}"
+        )
+    if report.unfamiliar:
+        found = words.percent_by_name(report.unfamiliar)
+        items.append(
+            f"Some rows are unlike those the classifier was trained on ({found}): "
+            "their order is more reliable than their probabilities."
+        )
+    if report.card is not None and report.card.limits:
+        items.append(report.card.limits)
+    items.append("Only a real distillation can confirm the numbers: run 'memaudit verify'.")
+    return Section(
+        title="What the numbers mean, and what they do not",
+        anchor="limits",
+        nav="Limits",
+        blocks=(Bullets(tuple(items)),),
+    )
+
+
+def _provenance(report: Report) -> Section:
+    first, *others = provenance(report).items()
+    return Section(
+        title="Provenance",
+        anchor="provenance",
+        nav="Provenance",
+        blocks=(
+            facts(_as_names(first[1])),
+            *(facts(_as_names(values), title=group, is_folded=True) for group, values in others),
+        ),
+    )
+
+
+def _as_names(values: Mapping[str, object]) -> dict[str, Sentence | Cell]:
+    return {key: name(str(value), max_len=1000) for key, value in values.items()}
+
+
+def provenance(report: Report) -> dict[str, dict[str, object]]:
+    """Return all that decides the numbers, by kind; what identifies the run comes first."""
+    manifest = report.manifest
+    inputs, names, classifier = manifest.inputs, manifest.names, manifest.classifier
+    reference = {}
+    if names.reference is not None:
+        role = inputs.feature_set.removeprefix("teacher+")
+        reference = {role: names.reference, f"sha256 of the {role}": inputs.reference_digest or ""}
+    groups: dict[str, dict[str, object]] = {
+        "Run": {
+            "run": inputs.fingerprint,
+            "memaudit": names.memaudit_version,
+            "teacher": names.teacher,
+            "sha256 of the teacher": inputs.teacher_digest,
+            **reference,
+            "classifier": classifier.name,
+            "sha256 of the classifier": inputs.classifier_digest,
+            "sha256 of the texts": inputs.texts_digest,
+            "objective": words.objective_in_words(inputs.objective),
+            "windows": f"{inputs.prefix_tokens} + {inputs.suffix_tokens} tokens, {inputs.windows}",
+        },
+        "Computation": {
+            "engine": f"{inputs.engine} on {inputs.device}",
+            "threads": inputs.threads if inputs.threads is not None else "default",
+            "distinct windows": f"{inputs.distinct_windows:,}",
+            "bad rows": inputs.on_bad_row,
+        },
+        "Corpus": {
+            key.replace("_", " "): value
+            for key, value in inputs.corpus.items()
+            if value is not None
+        }
+        | {"sha256 of rows": inputs.rows_digest},
+        "Classifier": {
+            "features": ", ".join(classifier.features),
+            "threshold": f"{classifier.threshold:.6f}",
+            "zlib": classifier.zlib.version,
+            **classifier.provenance,
+        },
+        "Versions": {**inputs.versions},
+    }
+    if report.verified is not None:
+        result = report.verified.result
+        groups["Verification"] = {
+            "sha256 of labels": result.labels_digest,
+            **{
+                key.replace("_", " "): value
+                for key, value in result.settings.items()
+                if value is not None
+            },
+        }
+    return groups
+
+
+def _rate(rate: Rate, what: str) -> tuple[str, str]:
+    return words.percent(rate.rate), f"{rate.count:,} of {rate.of:,} {what} ({_range(rate)})"
+
+
+def _range(rate: Rate) -> str:
+    return "–" if rate.rate is None else words.percent_range(rate.low, rate.high)
+
+
+def _figure_range(figure: Figure, digits: int) -> str:
+    if figure.low is None or figure.high is None:
+        return ""
+    return f"{words.figure(figure.low, digits)} to {words.figure(figure.high, digits)}"
+
+
+def _color(is_risk: bool) -> Color:
+    return "risk" if is_risk else "calm"

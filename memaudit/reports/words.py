@@ -1,0 +1,102 @@
+"""How reports say numbers, and the sentences that several of them share."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from memaudit.metrics import ExpectedCount
+    from memaudit.objectives import Objective
+
+NOT_FAMILIAR = "Rows unlike those the classifier was trained on"
+READ_AS_ORDER = "Use the probabilities to rank rows, not as numbers."
+
+
+def percent(share: float | None) -> str:
+    """Return a share in percent; what is not certain never reads as certain.
+
+    Args:
+        share: from 0 to 1; None if it is of nothing.
+    """
+    if share is None:
+        return "–"
+    if 0 < share < 0.001:
+        return "<0.1%"
+    if 0.999 < share < 1:
+        return ">99.9%"
+    return f"{share:.1%}"
+
+
+def percent_range(low: float, high: float) -> str:
+    """Return an interval of shares."""
+    return f"{percent(low)} to {percent(high)}"
+
+
+def approximately(count: float) -> str:
+    """Return an expected number: a decimal only where it matters."""
+    return f"{count:,.1f}" if count < 10 else f"{count:,.0f}"
+
+
+def interval(count: "ExpectedCount") -> str:
+    """Return the 95 % interval of an expected number."""
+    return f"{count.low:,} to {count.high:,}"
+
+
+def expected(count: "ExpectedCount") -> str:
+    """Return an expected number with its interval, such as `217 (47 to 518)`."""
+    return f"{approximately(count.mean)} ({interval(count)})"
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """Return a number without a unit, such as an AUC; None if it is not defined."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def objective_in_words(objective: "Objective") -> str:
+    """Return what the student learns from, such as "soft labels at T = 2"."""
+    share = f" with {objective.cross_entropy_share:.0%} cross-entropy"
+    words = {
+        "soft": f"soft labels at T = {objective.temperature:g}",
+        "hard": "hard labels",
+        "cross-entropy": "cross-entropy on the corpus",
+    }[objective.kind]
+    return words + (share if objective.kind == "soft" and objective.cross_entropy_share else "")
+
+
+def percent_by_name(rates: Mapping[str, float]) -> str:
+    """Return shares in words, the highest first: `12% in entropy, 7% in zlib ratio`."""
+    by_rate = sorted(rates.items(), key=lambda item: -item[1])
+    return ", ".join(f"{rate:.0%} in {name.replace('_', ' ')}" for name, rate in by_rate)
+
+
+def not_a_guarantee(prefix_tokens: int, suffix_tokens: int) -> str:
+    """Return what a low probability does not mean, which stands on every report of risks."""
+    return (
+        "A low probability is not a guarantee. It covers one thing: the student, given the first "
+        f"{prefix_tokens} tokens of a window, writing exactly the next {suffix_tokens} when it "
+        "always picks the most likely token. It says nothing about paraphrases, other parts of "
+        "the text, or random sampling."
+    )
+
+
+def short_number(number: float) -> str:
+    """Return three or so digits: `7.5`, `84`, `8.4k`, `1.2M`."""
+    for limit, unit in ((1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.1f}{unit}"
+    return f"{number:.1f}" if number < 10 else f"{number:.0f}"
+
+
+def clock(seconds: float) -> str:
+    """Return `mm:ss`, or `h:mm:ss` from an hour on."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute:02}:{second:02}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it, such as `4.2 s`, `38 min` or `12 days`."""
+    for limit, size, unit in ((100, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            number = seconds / size
+            return f"{number:.1f} {unit}" if number < 10 else f"{number:.0f} {unit}"
+    return f"{seconds / 86_400:,.1f} days"
