@@ -280,6 +280,8 @@ def _require_same_settings(result: VerificationResult, run: "FinishedRun", where
         "temperature": inputs.objective.temperature,
         "cross_entropy_share": inputs.objective.cross_entropy_share,
     }
+    # A run predicts for the full forward KL: a student by another loss is another question.
+    expected |= {"divergence": None, "top_k": None}
     if inputs.feature_set == "teacher+student":
         expected["student_digest"] = inputs.reference_digest
     found = [name for name, value in expected.items() if settings.get(name) != value]

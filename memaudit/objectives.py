@@ -39,3 +39,53 @@ class Objective:
             raise ValueError(
                 f"cross_entropy_share must be in [0, 1], got {self.cross_entropy_share}"
             )
+
+
+DivergenceKind = Literal["forward-kl", "reverse-kl", "jsd"]
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """How the loss of soft labels measures the distance from the teacher P to the student Q.
+
+    `forward-kl` is KL(P || Q), `reverse-kl` KL(Q || P), and `jsd` with M = β P + (1 - β) Q
+
+        β KL(P || M) + (1 - β) KL(Q || M)
+
+    Sources: Gu et al. 2023 (arXiv:2306.08543) for reverse KL; Agarwal et al. 2023
+    (arXiv:2306.13649), equation 1, for the generalised JSD.
+    """
+
+    kind: DivergenceKind = "forward-kl"
+
+    beta: float = 0.5
+    """Weight of the teacher in the mixture of `jsd`, in (0, 1)."""
+
+    top_k: int | None = None
+    """Only the teacher's K likeliest tokens count, for `forward-kl`. None: all tokens."""
+
+    tail: bool = False
+    """With `top_k`: all other tokens count together as one more token. Otherwise both models are
+    renormalised over the K tokens, and nothing is learned about how likely the others are."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("forward-kl", "reverse-kl", "jsd"):
+            raise ValueError(f"kind must be forward-kl, reverse-kl or jsd, got {self.kind}")
+        if not 0 < self.beta < 1:
+            raise ValueError(f"beta must be above 0 and below 1, got {self.beta}")
+        if self.top_k is not None and (self.top_k < 1 or self.kind != "forward-kl"):
+            raise ValueError("top_k must be at least 1, and goes with forward-kl alone")
+        if self.tail and self.top_k is None:
+            raise ValueError("a tail needs top_k")
+
+    @property
+    def settings(self) -> dict[str, str | float | int]:
+        """What differs from the full forward KL, by name; nothing where nothing does."""
+        found: dict[str, str | float | int] = {}
+        if self.kind != "forward-kl":
+            found["divergence"] = self.kind
+        if self.kind == "jsd":
+            found["beta"] = self.beta
+        if self.top_k is not None:
+            found |= {"top_k": self.top_k, "tail": int(self.tail)}
+        return found

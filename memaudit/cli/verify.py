@@ -29,7 +29,7 @@ from memaudit.text import json_text
 
 if TYPE_CHECKING:
     from memaudit.distillation import TrainingOptions
-    from memaudit.objectives import Objective
+    from memaudit.objectives import Divergence, Objective
     from memaudit.verification import VerificationOptions
     from memaudit.verification.options import ReportStage, StageProgress
 
@@ -57,6 +57,47 @@ models = bundle(
     options.model_revision,
     options.trust_remote_code,
     options.offline,
+)
+
+
+def _divergence(top_k: int | None, **values: Any) -> "Divergence":
+    from memaudit.objectives import Divergence
+
+    kind = values.pop("divergence")
+    if top_k is not None and kind != "forward-kl":
+        raise click.UsageError("--top-k goes with --divergence forward-kl alone")
+    if values["tail"] and top_k is None:
+        raise click.UsageError("--tail needs --top-k")
+    return Divergence(kind, top_k=top_k, **values)
+
+
+divergence = bundle(
+    "divergence",
+    _divergence,
+    training_option(
+        "--divergence",
+        type=click.Choice(("forward-kl", "reverse-kl", "jsd")),
+        default="forward-kl",
+        show_default=True,
+        help="How soft labels measure the distance from the teacher.",
+    ),
+    training_option(
+        "--beta",
+        type=FiniteRange(0, 1, min_open=True, max_open=True),
+        default=0.5,
+        show_default=True,
+        metavar="SHARE",
+        help="Weight of the teacher in the mixture of --divergence jsd.",
+    ),
+    training_option(
+        "--top-k",
+        type=POSITIVE,
+        metavar="K",
+        help="Learn only the teacher's K likeliest tokens. Default: all.",
+    ),
+    training_option(
+        "--tail", is_flag=True, help="With --top-k: count all other tokens as one more token."
+    ),
 )
 
 
@@ -172,6 +213,7 @@ COMMON = (
 @options.corpus()
 @options.windows()
 @options.objective
+@divergence
 @training
 @study
 @output_option(
@@ -195,6 +237,7 @@ def verify(  # noqa: PLR0913  one for each group of options
     corpus: Corpus,
     window: Windows,
     objective: "Objective",
+    divergence: "Divergence",
     training: "TrainingOptions",
     study: Study,
     predictions: Path | None,
@@ -213,6 +256,7 @@ def verify(  # noqa: PLR0913  one for each group of options
 
     chosen = VerificationOptions(
         objective=objective,
+        divergence=divergence,
         training=training,
         shape=window.shape,
         on_bad_row=corpus.on_bad_row,

@@ -1,15 +1,18 @@
 """The losses a model is trained by, as functions of the model and a batch."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from memaudit.objectives import Objective
+from memaudit.objectives import Divergence, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NO_TARGET = -100
 """Label of a position that is not trained on: torch's own `ignore_index`."""
+
+FORWARD_KL = Divergence()
 
 Batch = dict[str, "Tensor"]
 """`input_ids` (B, T) int64, and `labels` of the same shape, `NO_TARGET` where there is padding."""
@@ -25,12 +28,15 @@ def cross_entropy_loss(model: Any, batch: Batch) -> "Tensor":
     return cross_entropy(predictions(model, batch).float(), targets(batch))
 
 
-def soft_loss(teacher: Any, objective: Objective) -> LossFunction:
+def soft_loss(
+    teacher: Any, objective: Objective, divergence: Divergence = FORWARD_KL
+) -> LossFunction:
     """Return the loss of a student that learns the teacher's soft labels.
 
     Args:
         teacher: called as `teacher(input_ids=..., use_cache=False).logits`, without gradients.
         objective: its temperature and cross-entropy share.
+        divergence: how the distance from the teacher is measured.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -41,7 +47,7 @@ def soft_loss(teacher: Any, objective: Objective) -> LossFunction:
         with torch.no_grad():
             teacher_logits = predictions(teacher, batch)
         logits = predictions(model, batch)
-        soft = soft_label_loss(logits, teacher_logits, objective.temperature)
+        soft = soft_label_loss(logits, teacher_logits, objective.temperature, divergence)
         if share == 0:
             return soft
         return (1 - share) * soft + share * cross_entropy(logits.float(), targets(batch))
@@ -50,9 +56,12 @@ def soft_loss(teacher: Any, objective: Objective) -> LossFunction:
 
 
 def soft_label_loss(
-    student_logits_NV: "Tensor", teacher_logits_NV: "Tensor", temperature: float
+    student_logits_NV: "Tensor",
+    teacher_logits_NV: "Tensor",
+    temperature: float,
+    divergence: Divergence = FORWARD_KL,
 ) -> "Tensor":
-    """Return T² · KL(teacher ‖ student), both softened by the temperature T.
+    """Return T² times the divergence of teacher and student, both softened by the temperature T.
 
     The factor keeps the size of the gradient when T changes (Hinton et al. 2015,
     arXiv:1503.02531, section 2). Vocabulary rows that only one model has are left out of both
@@ -62,24 +71,61 @@ def soft_label_loss(
         student_logits_NV: (N predictions, V vocabulary).
         teacher_logits_NV: the same N; V may differ.
         temperature: above 0.
+        divergence: see there.
 
     Returns:
         the mean over the N predictions, nats.
     """
-    from torch.nn.functional import kl_div
-
     n_rows = min(student_logits_NV.shape[-1], teacher_logits_NV.shape[-1])
-    student_logits, teacher_logits = (
-        logits[..., :n_rows].float() / temperature
+    # In float32: a softmax over 100,000 rows in bfloat16 loses the differences that are learned.
+    student, teacher = (
+        (logits[..., :n_rows].float() / temperature).log_softmax(dim=-1)
         for logits in (student_logits_NV, teacher_logits_NV)
     )
-    divergence = kl_div(
-        student_logits.log_softmax(dim=-1),
-        teacher_logits.log_softmax(dim=-1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return divergence * temperature**2
+    if divergence.top_k is not None and divergence.top_k < n_rows:
+        student, teacher = _truncated(student, teacher, divergence.top_k, tail=divergence.tail)
+    return _divergence(student, teacher, divergence) * temperature**2
+
+
+def _truncated(
+    student_NV: "Tensor", teacher_NV: "Tensor", k: int, *, tail: bool
+) -> "tuple[Tensor, Tensor]":
+    """Return (N, K) or, with a tail, (N, K + 1) log-probabilities of the teacher's best tokens."""
+    import torch
+
+    ids_NK = teacher_NV.topk(k, dim=-1).indices
+    parts = []
+    for logprobs in (student_NV, teacher_NV):
+        kept = logprobs.gather(-1, ids_NK)
+        if tail:
+            # Summed over the other tokens: 1 minus the sum of the kept ones would round to 0.
+            rest = logprobs.scatter(-1, ids_NK, -torch.inf).logsumexp(dim=-1, keepdim=True)
+            parts.append(torch.cat([kept, rest], dim=-1))
+        else:
+            parts.append(kept.log_softmax(dim=-1))
+    student, teacher = parts
+    return student, teacher
+
+
+def _divergence(student_NV: "Tensor", teacher_NV: "Tensor", divergence: Divergence) -> "Tensor":
+    """Return the mean over N of the divergence of two tables of log-probabilities, nats."""
+    import torch
+    from torch.nn.functional import kl_div
+
+    def kl(p: "Tensor", q: "Tensor") -> "Tensor":
+        # torch names its arguments the other way round: this is KL(p || q).
+        return kl_div(q, p, reduction="batchmean", log_target=True)
+
+    match divergence.kind:
+        case "forward-kl":
+            return kl(teacher_NV, student_NV)
+        case "reverse-kl":
+            return kl(student_NV, teacher_NV)
+        case "jsd":
+            beta = divergence.beta
+            # Mixed as logarithms: tokens that are unlikely under both would underflow.
+            mixture = torch.logaddexp(teacher_NV + math.log(beta), student_NV + math.log1p(-beta))
+            return beta * kl(teacher_NV, mixture) + (1 - beta) * kl(student_NV, mixture)
 
 
 def predictions(model: Any, batch: Batch) -> "Tensor":

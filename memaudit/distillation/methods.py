@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.distillation.losses import cross_entropy_loss, soft_loss
-from memaudit.objectives import Objective
+from memaudit.distillation.losses import FORWARD_KL, cross_entropy_loss, soft_loss
+from memaudit.objectives import Divergence, Objective
 from memaudit.windows import window_key
 
 if TYPE_CHECKING:
@@ -93,13 +93,14 @@ def fine_tune(
     train(model, examples, cross_entropy_loss, options, work_dir)
 
 
-def distil(
+def distil(  # noqa: PLR0913  # who learns what from whom, and how
     student: "PreTrainedModel",
     teacher: "PreTrainedModel",
     examples: Sequence[NDArray[np.int32]],
     options: TrainingOptions,
     *,
     objective: Objective,
+    divergence: Divergence = FORWARD_KL,
     prefix_len: int,
     work_dir: Path,
 ) -> None:
@@ -112,6 +113,7 @@ def distil(
         examples: token ids, each (T,).
         options: see there.
         objective: what the student learns.
+        divergence: of teacher and student, for soft labels.
         prefix_len: real tokens from which the teacher goes on, for hard labels.
         work_dir: as for `fine_tune`.
 
@@ -127,7 +129,7 @@ def distil(
 
     placed: Any = teacher  # torch's own `to` is wrapped in a way that types cannot follow
     placed.to(training_device(options)).eval()
-    train(student, examples, soft_loss(teacher, objective), options, work_dir)
+    train(student, examples, soft_loss(teacher, objective, divergence), options, work_dir)
 
 
 def generate_hard_labels(

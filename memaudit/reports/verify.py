@@ -221,6 +221,10 @@ def _settings(result: "VerificationResult", out: Path) -> Table:
         objective += f", T = {settings['temperature']:g}"
         if settings["cross_entropy_share"]:
             objective += f", {settings['cross_entropy_share']:g} cross-entropy"
+        for name in ("divergence", "beta", "top_k"):
+            if name in settings:
+                objective += f", {name.replace('_', '-')} {settings[name]}"
+        objective += " and a tail" if settings.get("tail") else ""
     outcomes = ", ".join(
         f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in result.outcomes.items()
     )

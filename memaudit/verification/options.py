@@ -6,7 +6,8 @@ from typing import Literal
 
 from memaudit.distillation import TrainingOptions
 from memaudit.engines.models import ModelOptions
-from memaudit.objectives import Objective
+from memaudit.errors import UsageError
+from memaudit.objectives import Divergence, Objective
 from memaudit.windows import WindowShape
 
 
@@ -16,6 +17,9 @@ class VerificationOptions:
 
     objective: Objective = field(default_factory=Objective)
     """What the student learns from the teacher."""
+
+    divergence: Divergence = field(default_factory=Divergence)
+    """How the loss of soft labels measures the distance from the teacher."""
 
     training: TrainingOptions = field(default_factory=TrainingOptions)
     """Of baseline and student alike. Its seed also draws the sample and the held-out windows."""
@@ -49,6 +53,12 @@ class VerificationOptions:
             raise ValueError(f"sample must be at least 1, got {self.sample}")
         if not 0 <= self.held_out_share < 1:
             raise ValueError(f"held_out_share must be in [0, 1), got {self.held_out_share}")
+        if self.objective.kind != "soft" and self.divergence.settings:
+            raise UsageError(
+                f"{' and '.join(self.divergence.settings)} mean nothing with the objective "
+                f"{self.objective.kind}: no distance from the teacher is measured",
+                hint="leave them out, or choose --objective soft",
+            )
         if self.check_generate < 0:
             raise ValueError(f"check_generate must be at least 0, got {self.check_generate}")
         if self.model.dtype != "float32":

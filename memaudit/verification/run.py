@@ -149,6 +149,8 @@ def _settings(run: Run) -> dict[str, Any]:
         "objective": options.objective.kind,
         "temperature": options.objective.temperature,
         "cross_entropy_share": options.objective.cross_entropy_share,
+        # Only where it differs, so that a folder of an earlier version still goes on.
+        **options.divergence.settings,
         "epochs": float(training.epochs),
         "learning_rate": training.learning_rate,
         "batch_size": training.batch_size,

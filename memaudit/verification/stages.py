@@ -177,6 +177,7 @@ def student_model(run: Run, labels: NDArray[np.int32] | None) -> "PreTrainedMode
             examples,
             options,
             objective=run.options.objective,
+            divergence=run.options.divergence,
             prefix_len=run.prefix_len,
             work_dir=work_dir,
         )

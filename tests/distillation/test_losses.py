@@ -9,7 +9,7 @@ from support.scratch import markov_windows, scratch_model
 
 from memaudit.distillation import soft_label_loss
 from memaudit.distillation.losses import cross_entropy_loss, soft_loss
-from memaudit.objectives import Objective
+from memaudit.objectives import Divergence, Objective
 
 
 def test_soft_label_loss_has_its_closed_form():
@@ -37,11 +37,109 @@ def test_soft_label_loss_is_t_squared_times_the_divergence(temperature):
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_equal_logits_have_no_loss():
-    """A student that has become its teacher has nothing left to learn."""
-    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+def softened(logits, temperature):
+    """Probabilities in float64."""
+    powers = np.exp(logits / temperature)
+    return powers / powers.sum(1, keepdims=True)
 
-    assert soft_label_loss(logits, logits, 2.0).item() == pytest.approx(0, abs=1e-6)
+
+def kl(p, q):
+    """The mean divergence of rows, by its definition."""
+    return (p * np.log(p / q)).sum(1).mean()
+
+
+def truncated(p, q, k, *, tail):
+    """Both over the k tokens that p likes best; with a tail, the rest as one token."""
+    order = np.argsort(-p, axis=1)
+    p, q = (np.take_along_axis(x, order, axis=1) for x in (p, q))
+    if tail:
+        return (np.column_stack([x[:, :k], x[:, k:].sum(1)]) for x in (p, q))
+    return (x[:, :k] / x[:, :k].sum(1, keepdims=True) for x in (p, q))
+
+
+def by_hand(student, teacher, temperature, divergence):
+    """The divergence times T squared, summed in float64."""
+    q, p = softened(student, temperature), softened(teacher, temperature)
+    if divergence.top_k is not None:
+        p, q = truncated(p, q, divergence.top_k, tail=divergence.tail)
+    beta = divergence.beta
+    mixture = beta * p + (1 - beta) * q
+    values = {
+        "forward-kl": kl(p, q),
+        "reverse-kl": kl(q, p),
+        "jsd": beta * kl(p, mixture) + (1 - beta) * kl(q, mixture),
+    }
+    return temperature**2 * values[divergence.kind]
+
+
+DIVERGENCES = [
+    Divergence(),
+    Divergence("reverse-kl"),
+    *(Divergence("jsd", beta=beta) for beta in (0.1, 0.5, 0.9)),
+    *(Divergence(top_k=k, tail=tail) for k in (1, 4, 16) for tail in (False, True)),
+]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda one: str(one.settings))
+def test_every_divergence_has_its_closed_form(divergence, temperature):
+    """Trainers differ in the loss, and a student memorizes by the one it was trained with."""
+    student, teacher = 2 * np.random.default_rng(1).normal(size=(2, 64, 33))
+
+    loss = soft_label_loss(torch.tensor(student), torch.tensor(teacher), temperature, divergence)
+
+    expected = by_hand(student, teacher, temperature, divergence)
+    assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda one: str(one.settings))
+def test_equal_logits_have_no_loss(divergence):
+    """A student that has become its teacher has nothing left to learn."""
+    logits = torch.randn(4, 33, generator=torch.Generator().manual_seed(0))
+
+    assert soft_label_loss(logits, logits, 2.0, divergence).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_all_tokens_are_no_truncation():
+    """A K above the vocabulary asks for the whole of it."""
+    student, teacher = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0))
+    whole = soft_label_loss(student, teacher, 1.0)
+
+    for divergence in (Divergence(top_k=9), Divergence(top_k=50, tail=True)):
+        assert torch.equal(soft_label_loss(student, teacher, 1.0, divergence), whole)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_losses_equal_those_of_trl(beta, temperature):
+    """Whoever trains with TRL trains by these; it leaves the factor T squared out."""
+    trl = pytest.importorskip("trl.experimental.gkd.gkd_trainer")
+    student, teacher = 2 * torch.randn(2, 64, 33, generator=torch.Generator().manual_seed(0))
+    ends = {0.0: Divergence(), 1.0: Divergence("reverse-kl")}
+    divergence = ends.get(beta) or Divergence("jsd", beta=beta)
+
+    ours = soft_label_loss(student, teacher, temperature, divergence) / temperature**2
+    theirs = trl.GKDTrainer.generalized_jsd_loss(
+        student, teacher, beta=beta, temperature=temperature, reduction="batchmean"
+    )
+
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "backward-kl"},
+        {"beta": 1.0},
+        {"top_k": 0},
+        {"kind": "jsd", "top_k": 4},
+        {"tail": True},
+    ],
+)
+def test_a_divergence_that_means_nothing_is_refused(wrong):
+    """A setting that is ignored in silence makes another student than was asked for."""
+    with pytest.raises(ValueError, match=r"kind|beta|top_k"):
+        Divergence(**wrong)
 
 
 def test_rows_that_belong_to_no_token_have_no_say():
