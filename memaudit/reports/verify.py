@@ -221,9 +221,9 @@ def _settings(result: "VerificationResult", out: Path) -> Table:
         objective += f", T = {settings['temperature']:g}"
         if settings["cross_entropy_share"]:
             objective += f", {settings['cross_entropy_share']:g} cross-entropy"
-        for name in ("divergence", "beta", "top_k"):
-            if name in settings:
-                objective += f", {name.replace('_', '-')} {settings[name]}"
+        for key in ("divergence", "beta", "top_k"):
+            if key in settings:
+                objective += f", {key.replace('_', '-')} {settings[key]}"
         objective += " and a tail" if settings.get("tail") else ""
     outcomes = ", ".join(
         f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in result.outcomes.items()
