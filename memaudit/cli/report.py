@@ -96,9 +96,9 @@ def _make(flags: dict[str, Any]) -> "Report":
     run = read_finished_run(flags["run"])
     verified = None
     if flags["verification"]:
-        from memaudit.reports.report_verified import read_verified
+        from memaudit.labels import read_verified_rows
 
-        verified = read_verified(flags["verification"], run)
+        verified = read_verified_rows(flags["verification"], run)
     made = make_report(run, n_worst=flags["top"], verified=verified)
     if not flags["show_text"]:
         return made

@@ -8,14 +8,11 @@ elements, so no text can become markup.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from memaudit.text import safe_text
 
 Point = tuple[float, float]
-Color = Literal["calm", "risk"]
-"""`risk` is what stands out."""
 
 _LEFT, _RIGHT = 11.0, 97.0
 _TOP, _FOOT = 26.0, 44.0
@@ -39,7 +36,9 @@ class Bar:
     share: float
     """From 0 to 1."""
 
-    kind: Color = "calm"
+    is_risk: bool = False
+    """Whether it stands out."""
+
     low: float | None = None
     """Lower end of the interval, from 0 to 1; None for a bar."""
 
@@ -76,7 +75,7 @@ class Pillar:
     start: float
     end: float
     height: float
-    kind: Color
+    is_risk: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +170,16 @@ def draw_bar(bar: Bar) -> str:
     """Return a bar, or a dot with its interval, for a cell of a table."""
     root = Element("svg", {"class": "bar", "aria-hidden": "true", "focusable": "false"})
     share = f"{100 * min(1.0, max(0.0, bar.share)):.2f}%"
+    kind = "risk" if bar.is_risk else "calm"
     if bar.low is None or bar.high is None:
         _add(root, "rect", width="100%", height="100%", rx="2", class_="rail")
-        _add(root, "rect", width=share, height="100%", rx="2", class_=bar.kind)
+        _add(root, "rect", width=share, height="100%", rx="2", class_=kind)
         return tostring(root, encoding="unicode")
     y = {"y1": "50%", "y2": "50%"}
     _add(root, "line", x1="0", x2="100%", class_="grid", **y)
     ends = {"x1": f"{100 * bar.low:.2f}%", "x2": f"{100 * bar.high:.2f}%"}
-    _add(root, "line", class_=f"whisker {bar.kind}", **ends, **y)
-    _add(root, "circle", cx=share, cy="50%", r="4.5", class_=f"dot {bar.kind}")
+    _add(root, "line", class_=f"whisker {kind}", **ends, **y)
+    _add(root, "circle", cx=share, cy="50%", r="4.5", class_=f"dot {kind}")
     return tostring(root, encoding="unicode")
 
 
@@ -252,7 +252,13 @@ class _Canvas:
         x, width = f"{left + 0.15:.2f}%", f"{right - left - 0.3:.2f}%"
         height = f"{self.bottom - top:.1f}"
         self._add(
-            "rect", x=x, y=f"{top:.1f}", width=width, height=height, rx="1.5", class_=pillar.kind
+            "rect",
+            x=x,
+            y=f"{top:.1f}",
+            width=width,
+            height=height,
+            rx="1.5",
+            class_="risk" if pillar.is_risk else "calm",
         )
 
     def _curve(self, curve: Curve) -> None:

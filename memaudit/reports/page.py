@@ -52,7 +52,7 @@ def plain(sentence: Sentence) -> str:
 class Cell:
     """A cell of a table that holds more than a sentence."""
 
-    text: Sentence
+    text: Sentence = ""
     detail: Sentence = ""
     """In small letters after the text: an address, an interval."""
 
@@ -190,6 +190,14 @@ class Page:
         blocks = (block for section in self.sections for block in section.blocks)
         return tuple(block for block in blocks if isinstance(block, Chart))
 
+
+def numbers(*names: str) -> tuple[Column, ...]:
+    """Return columns of numbers."""
+    return tuple(Column(each, is_number=True) for each in names)
+
+
+BARS = Column(is_minor=True)
+"""A column of bars beside their numbers."""
 
 LABEL = Column(breaks="nowhere", kind="quiet")
 """Of a list of facts: the name of each."""

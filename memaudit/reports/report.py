@@ -33,7 +33,7 @@ from memaudit.sensitivity import SensitivitySummary
 from memaudit.text import shown_path
 
 if TYPE_CHECKING:
-    from memaudit.reports.report_verified import Verified
+    from memaudit.labels import VerifiedRows
     from memaudit.runs.finished import FinishedRun
 
 SCHEMA_VERSION = 1
@@ -153,7 +153,7 @@ class Report:
     card: Card | None
     """Of the classifier, if it is a shipped one."""
 
-    verified: "Verified | None" = None
+    verified: "VerifiedRows | None" = None
     """What a real distillation showed, if it is at hand."""
 
     sensitivity: SensitivitySummary | None = None
@@ -183,6 +183,14 @@ class Report:
         """Features for which too many rows lie beyond what the classifier has seen."""
         return {name: rate for name, rate in self.out_of_range.items() if rate > OUT_OF_RANGE_LIMIT}
 
+    @property
+    def budgets_listed(self) -> list[Budget]:
+        """About eight of them for a table, the one that drops all at risk among them."""
+        budgets, steps = self.budgets, max(1, (len(self.budgets) - 1) // 6)
+        chosen = {0, len(budgets) - 1, *range(0, len(budgets), steps)}
+        exact = [i for i, budget in enumerate(budgets) if budget.rows == self.flagged]
+        return [budgets[i] for i in sorted(chosen | set(exact))]
+
     def document(self) -> dict[str, Any]:
         """Return the numbers as one JSON document: no id, no address and no text of the corpus."""
         inputs, expected, texts = self.manifest.inputs, self.expected, self.expected_texts
@@ -201,7 +209,9 @@ class Report:
             "recited_by_teacher": self.recited,
             "sensitivity": None if self.sensitivity is None else asdict(self.sensitivity),
             "out_of_range": dict(self.out_of_range),
-            "verified": None if self.verified is None else self.verified.found.count,
+            "verified": None
+            if self.verified is None
+            else self.verified.result.extracted["student"].count,
             "classifier_digest": inputs.classifier_digest,
             "teacher_digest": inputs.teacher_digest,
             "texts_digest": inputs.texts_digest,
@@ -212,7 +222,7 @@ def make_report(
     run: "FinishedRun",
     *,
     n_worst: int = 200,
-    verified: "Verified | None" = None,
+    verified: "VerifiedRows | None" = None,
 ) -> Report:
     """Count what a report shows.
 

@@ -1,17 +1,12 @@
 """The page of a run: for the person who approves a release and the one who cleans the data."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
-from memaudit.evaluation import Rate
-from memaudit.labels import ROLES
 from memaudit.reports import words
 from memaudit.reports.charts import (
     Bar,
     Chart,
-    Color,
     Curve,
-    Dot,
     Pillar,
     Rule,
     counted,
@@ -19,6 +14,7 @@ from memaudit.reports.charts import (
     shares,
 )
 from memaudit.reports.page import (
+    BARS,
     Block,
     Bullets,
     Cell,
@@ -32,21 +28,12 @@ from memaudit.reports.page import (
     Words,
     facts,
     name,
+    numbers,
 )
-from memaudit.reports.report import Card, Figure, HeldOutRun, Report
-from memaudit.reports.report_numbers import REASONS_OF, Budget, WorstRow
+from memaudit.reports.report import Report
+from memaudit.reports.report_evidence import classifier_section, reciters_of, verified_section
+from memaudit.reports.report_numbers import REASONS_OF, WorstRow
 
-if TYPE_CHECKING:
-    from memaudit.reports.report_verified import Verified
-
-_METRICS = {
-    "pr_auc": "average precision",
-    "roc_auc": "ROC-AUC",
-    "equal_count_auc": "ROC-AUC among examples that occur equally often",
-    "precision": "precision at the threshold",
-    "recall": "recall at the threshold",
-    "calibration_error": "calibration error",
-}
 _OUTCOMES = {
     "screened": "skipped by --cascade, and not in the expected number",
     "too_short": "too short for a window, so they cannot be extracted as defined",
@@ -58,7 +45,7 @@ _ID_LEN, _ADDRESS_LEN = 100, 160
 
 def report_page(report: Report) -> Page:
     """Return a report as a page: the verdict first, then what it rests on."""
-    verified = [] if report.verified is None else [_verified(report.verified)]
+    verified = [] if report.verified is None else [verified_section(report.verified)]
     return Page(
         title="Memorization report",
         verdict=verdict(report),
@@ -69,7 +56,7 @@ def report_page(report: Report) -> Page:
             _budget(report),
             _worst(report),
             *verified,
-            _classifier(report),
+            classifier_section(report.card, report.manifest.classifier.name),
             _limits(report),
             _provenance(report),
         ),
@@ -105,7 +92,7 @@ def _lead(report: Report) -> Iterator[str]:
     if report.sensitivity is not None:
         yield report.sensitivity.in_words(report.flagged)
     if report.verified is not None:
-        found = report.verified.found
+        found = report.verified.result.extracted["student"]
         yield (
             f"A student that was really distilled recites {found.count:,} of {found.of:,} distinct "
             "examples."
@@ -128,28 +115,19 @@ def _first(report: Report) -> Iterator[Block]:
         text = Words(f"{words.NOT_FAMILIAR}:", "strong")
         yield Paragraph((text, f" {found}. {words.READ_AS_ORDER}"), "warning", "unfamiliar")
     texts, of = report.expected_texts, f"of {report.rows:,} examples"
+    of_texts = f"{words.interval(texts)} of {report.texts:,} texts"
+    copies = f"{words.interval(report.expected)} {of}"
+    at_risk, recited = (words.percent(n / report.rows) for n in (report.flagged, report.recited))
     yield Figures(
         (
-            (
-                "Distinct texts expected to be memorized",
-                words.approximately(texts.mean),
-                f"{words.interval(texts)} of {report.texts:,} texts",
-            ),
+            ("Distinct texts expected to be memorized", words.approximately(texts.mean), of_texts),
             (
                 "Examples expected, copies included",
                 words.approximately(report.expected.mean),
-                f"{words.interval(report.expected)} {of}",
+                copies,
             ),
-            (
-                "At risk",
-                f"{report.flagged:,}",
-                f"{words.percent(report.flagged / report.rows)} {of}",
-            ),
-            (
-                "Teacher recites",
-                f"{report.recited:,}",
-                f"{words.percent(report.recited / report.rows)} {of}",
-            ),
+            ("At risk", f"{report.flagged:,}", f"{at_risk} {of}"),
+            ("Teacher recites", f"{report.recited:,}", f"{recited} {of}"),
         )
     )
     others = "".join(
@@ -165,24 +143,26 @@ def _first(report: Report) -> Iterator[Block]:
 
 
 def _risk(report: Report) -> Section:
-    rows = tuple(
-        (
-            words.percent_range(each.low, each.high),
-            f"{each.rows:,}",
-            "yes" if each.flagged else "no",
-        )
-        for each in report.histogram
-    )
-    columns = (Column("probability"), Column("examples", is_number=True), Column("at risk"))
-    numbers = Table(
-        title="Examples by probability", columns=columns, rows=rows, is_folded=True, style="numbers"
+    in_numbers = Table(
+        title="Examples by probability",
+        columns=(Column("probability"), *numbers("examples"), Column("at risk")),
+        rows=tuple(
+            (
+                words.percent_range(each.low, each.high),
+                f"{each.rows:,}",
+                "yes" if each.flagged else "no",
+            )
+            for each in report.histogram
+        ),
+        is_folded=True,
+        style="numbers",
     )
     reasons = [_reasons(report)] if report.reasons else []
     return Section(
         title="How the risk is distributed",
         anchor="risk",
         nav="Risk",
-        blocks=(histogram_chart(report), numbers, *reasons),
+        blocks=(histogram_chart(report), in_numbers, *reasons),
     )
 
 
@@ -200,7 +180,7 @@ def histogram_chart(report: Report) -> Chart:
         y=counted_log("examples", max((each.rows for each in report.histogram), default=1)),
         marks=(
             *(
-                Pillar(each.low, each.high, each.rows, "risk" if each.flagged else "calm")
+                Pillar(each.low, each.high, each.rows, each.flagged)
                 for each in report.histogram
                 if each.rows
             ),
@@ -215,17 +195,12 @@ def _reasons(report: Report) -> Table:
     return Table(
         title=f"Why examples are at risk: reasons among {of}{report.flagged_texts:,} distinct "
         "texts, of which one may have several",
-        columns=(
-            Column("reason"),
-            Column("distinct texts", is_number=True),
-            Column(is_minor=True),
-            Column("examples", is_number=True),
-        ),
+        columns=(Column("reason"), *numbers("distinct texts"), BARS, *numbers("examples")),
         rows=tuple(
             (
                 each.reason,
                 f"{each.texts:,}",
-                Cell(text="", bar=Bar(each.texts / n_texts, "risk")),
+                Cell(bar=Bar(each.texts / n_texts, is_risk=True)),
                 f"{each.rows:,}",
             )
             for each in report.reasons
@@ -234,23 +209,12 @@ def _reasons(report: Report) -> Table:
     )
 
 
-def budget_rows(report: Report) -> list[Budget]:
-    """Return about eight budgets for a table, the one that drops all at risk among them."""
-    budgets = report.budgets
-    steps = max(1, (len(budgets) - 1) // 6)
-    chosen = {0, len(budgets) - 1, *range(0, len(budgets), steps)}
-    exact = [i for i, budget in enumerate(budgets) if budget.rows == report.flagged]
-    return [budgets[i] for i in sorted(chosen | set(exact))]
-
-
 def _budget(report: Report) -> Section:
     table = Table(
         title="Expected to be memorized among the examples that are kept",
         columns=(
             Column("examples dropped"),
-            Column("share of the corpus", is_number=True),
-            Column("examples expected", is_number=True),
-            Column("95% interval", is_number=True),
+            *numbers("share of the corpus", "examples expected", "95% interval"),
         ),
         rows=tuple(
             (
@@ -260,7 +224,7 @@ def _budget(report: Report) -> Section:
                 words.approximately(budget.left.mean),
                 words.interval(budget.left),
             )
-            for budget in budget_rows(report)
+            for budget in report.budgets_listed
         ),
         style="numbers",
     )
@@ -306,8 +270,7 @@ def _worst(report: Report) -> Section:
         columns=(
             Column("#", is_number=True, is_minor=True),
             Column("example", "anywhere"),
-            Column("probability", is_number=True),
-            Column("copies", is_number=True),
+            *numbers("probability", "copies"),
             *([] if verified is None else [Column("recited by")]),
             Column("why"),
             *(
@@ -325,11 +288,10 @@ def _worst(report: Report) -> Section:
 
 
 def _worst_row(report: Report, rank: int, row: WorstRow) -> tuple[Sentence | Cell, ...]:
-    reciters: list[Cell] = []
+    reciters: list[str] = []
     if report.verified is not None:
-        roles = report.verified.reciters(row.row)
-        told = "not tested" if roles is None else ", ".join(roles) or "no model"
-        reciters = [Cell(text=told)]
+        roles = reciters_of(report.verified, row.row)
+        reciters = ["not tested" if roles is None else ", ".join(roles) or "no model"]
     return (
         Cell(text=f"{rank}", value=rank),
         Cell(
@@ -349,7 +311,7 @@ def _worst_row(report: Report, rank: int, row: WorstRow) -> tuple[Sentence | Cel
 
 
 def _row_kind(report: Report, row: WorstRow) -> str:
-    reciters = None if report.verified is None else report.verified.reciters(row.row)
+    reciters = None if report.verified is None else reciters_of(report.verified, row.row)
     kinds = {
         "risk" if row.flagged else "rest": True,
         "student": bool(reciters and "student" in reciters),
@@ -357,240 +319,6 @@ def _row_kind(report: Report, row: WorstRow) -> str:
         "personal": "personal data" in row.holds,
     }
     return " ".join(kind for kind, is_so in kinds.items() if is_so)
-
-
-def _verified(verified: "Verified") -> Section:
-    result, found = verified.result, verified.found
-    return Section(
-        title="What a real distillation showed",
-        anchor="verified",
-        nav="Verified",
-        blocks=(
-            Paragraph(
-                f"Of {found.of:,} distinct examples that were tested, "
-                f"{words.expected(verified.expected)} were expected to be memorized. The student "
-                f"recites {found.count:,} of {found.of:,}."
-            ),
-            Figures(
-                (
-                    ("Precision", *_rate(verified.precision, "at risk are recited")),
-                    ("Recall", *_rate(verified.recall, "recited are at risk")),
-                    ("ROC-AUC", words.figure(verified.roc_auc), "0.5 is chance, 1 is perfect"),
-                    (
-                        "Average precision",
-                        words.figure(verified.pr_auc),
-                        f"chance is {words.percent(found.rate)}",
-                    ),
-                )
-            ),
-            Table(
-                title="What each model recites",
-                columns=(
-                    Column("model"),
-                    Column("recites", is_number=True),
-                    Column(is_minor=True),
-                    Column("share of examples"),
-                    Column("held-out perplexity", is_number=True),
-                ),
-                rows=tuple(
-                    (
-                        role,
-                        f"{rate.count:,}",
-                        Cell(text="", bar=Bar(rate.rate or 0, _color(role == "student"))),
-                        Cell(text=words.percent(rate.rate), detail=_range(rate)),
-                        words.figure(result.perplexity[role], 1),
-                    )
-                    for role, rate in ((role, result.extracted[role]) for role in ROLES)
-                ),
-                style="bars",
-            ),
-            _sets(verified),
-            *_missed(verified),
-        ),
-    )
-
-
-def _sets(verified: "Verified") -> Table:
-    rows = [(each.name, each.recited_by, each.examples) for each in verified.sets]
-    rows.append(("nobody", frozenset(), verified.result.sets["none"]))
-    most = max(1, verified.most)
-    return Table(
-        title="Which models recite the same examples",
-        columns=(
-            Column("set"),
-            *(Column(role) for role in ROLES),
-            Column("examples", is_number=True),
-            Column(is_minor=True),
-        ),
-        rows=tuple(
-            (
-                set_name,
-                *("recites" if role in recited_by else "–" for role in ROLES),
-                f"{examples:,}",
-                Cell(
-                    text="",
-                    bar=Bar(examples / most, _color("student" in recited_by))
-                    if recited_by
-                    else None,
-                ),
-            )
-            for set_name, recited_by, examples in rows
-        ),
-        style="sets",
-    )
-
-
-def _missed(verified: "Verified") -> Iterator[Table]:
-    if not verified.missed:
-        return
-    yield Table(
-        title="Recited, but not at risk",
-        columns=(Column("example", "anywhere"), Column("predicted probability", is_number=True)),
-        rows=tuple(
-            (
-                Cell(
-                    text=name(row.id, max_len=_ID_LEN),
-                    detail=name(row.address, max_len=_ADDRESS_LEN),
-                ),
-                words.percent(row.probability),
-            )
-            for row in verified.missed
-        ),
-        style="numbers",
-    )
-
-
-def _classifier(report: Report) -> Section:
-    card, classifier = report.card, report.manifest.classifier
-    if card is None:
-        none = Paragraph(
-            (
-                "No card is at hand: ",
-                name(classifier.name),
-                " does not come with memaudit. The card beside its file says how it was tested.",
-            )
-        )
-        return Section(
-            title="How good the classifier is",
-            anchor="classifier",
-            nav="Classifier",
-            blocks=(none,),
-        )
-    prevalence = (
-        f" {words.percent(card.prevalence)} of their examples were memorized."
-        if card.prevalence is not None
-        else ""
-    )
-    tested = f"Tested on {len(card.runs)} distillations that it never saw.{prevalence}"
-    figures = Table(
-        title="Figures of this classifier on those distillations",
-        columns=(
-            Column("figure"),
-            Column("value", is_number=True),
-            Column("95% interval", is_number=True),
-        ),
-        rows=tuple(
-            (label, words.figure(card.own[key].value), _figure_range(card.own[key], 3) or "–")
-            for key, label in _METRICS.items()
-            if key in card.own
-        ),
-        style="numbers",
-    )
-    return Section(
-        title="How good the classifier is",
-        anchor="classifier",
-        nav="Classifier",
-        blocks=(
-            Paragraph(tested),
-            figures,
-            *([curve_chart(card)] if card.curve else []),
-            _methods(card),
-            *(calibration_blocks(card.runs) if card.runs else []),
-            *([Paragraph(card.statistics, "quiet")] if card.statistics else []),
-        ),
-    )
-
-
-def curve_chart(card: Card) -> Chart:
-    """Return precision against recall on the distillations that the classifier never saw."""
-    chance = card.prevalence
-    return Chart(
-        name="precision-recall",
-        title="Precision against recall on held-out distillations",
-        description="A curve from high precision at low recall to low precision at full recall"
-        + (f"; chance is {words.percent(chance)}." if chance is not None else "."),
-        caption="The dashed line is chance.",
-        x=shares("recall"),
-        y=shares("precision"),
-        marks=(Curve(card.curve), *([Rule(up=chance)] if chance is not None else [])),
-        height=300,
-    )
-
-
-def _methods(card: Card) -> Table:
-    figures = [
-        (method, each["pr_auc"]) for method, each in card.methods.items() if "pr_auc" in each
-    ]
-    return Table(
-        title="Average precision (area under precision and recall) of this classifier and of "
-        "simpler rules, on the same distillations",
-        columns=(Column("by"), Column(is_minor=True), Column("average precision")),
-        rows=tuple(
-            (
-                method,
-                Cell(
-                    text="",
-                    bar=Bar(
-                        figure.value,
-                        _color(i == 0),
-                        figure.value if figure.low is None else figure.low,
-                        figure.value if figure.high is None else figure.high,
-                    ),
-                ),
-                Cell(text=words.figure(figure.value, 2), detail=_figure_range(figure, 2)),
-            )
-            for i, (method, figure) in enumerate(figures)
-        ),
-        style="ranking",
-    )
-
-
-def calibration_blocks(runs: tuple[HeldOutRun, ...]) -> tuple[Block, ...]:
-    """Return found against expected, as a chart and in numbers."""
-    highest = 1.2 * max(1.0, *(max(run.expected, float(run.found)) for run in runs))
-    chart = Chart(
-        name="calibration",
-        title="Found against expected, by held-out distillation",
-        description=f"{len(runs)} dots on logarithmic scales, close to the diagonal where as many "
-        "were memorized as expected. The numbers are in the table below.",
-        caption="Each dot is a distillation. Above the line more was memorized than expected.",
-        x=counted_log("examples expected", highest, with_thirds=True),
-        y=counted_log("examples found", highest, with_thirds=True),
-        marks=tuple(
-            Dot(
-                run.expected,
-                run.found,
-                f"{run.name}: {run.expected:,.1f} expected, {run.found:,} found",
-            )
-            for run in runs
-        ),
-        has_diagonal=True,
-        height=300,
-    )
-    numbers = Table(
-        title="Expected and found, by held-out distillation",
-        columns=(
-            Column("distillation"),
-            *(Column(each, is_number=True) for each in ("examples", "expected", "found")),
-        ),
-        rows=tuple(
-            (run.name, f"{run.examples:,}", f"{run.expected:,.1f}", f"{run.found:,}")
-            for run in runs
-        ),
-        is_folded=True,
-        style="numbers",
-    )
-    return (chart, numbers)
 
 
 def _limits(report: Report) -> Section:
@@ -699,21 +427,3 @@ def provenance(report: Report) -> dict[str, dict[str, object]]:
             },
         }
     return groups
-
-
-def _rate(rate: Rate, what: str) -> tuple[str, str]:
-    return words.percent(rate.rate), f"{rate.count:,} of {rate.of:,} {what} ({_range(rate)})"
-
-
-def _range(rate: Rate) -> str:
-    return "–" if rate.rate is None else words.percent_range(rate.low, rate.high)
-
-
-def _figure_range(figure: Figure, digits: int) -> str:
-    if figure.low is None or figure.high is None:
-        return ""
-    return f"{words.figure(figure.low, digits)} to {words.figure(figure.high, digits)}"
-
-
-def _color(is_risk: bool) -> Color:
-    return "risk" if is_risk else "calm"

@@ -21,7 +21,7 @@ from memaudit.reports.page import (
 )
 
 if TYPE_CHECKING:
-    from memaudit.evaluation import Comparison, Figure, Rate
+    from memaudit.evaluation import Comparison, Figure
     from memaudit.labels import LabelScan, VerificationResult
     from memaudit.training import FitResult
     from memaudit.training.joining import JoinCounts
@@ -64,7 +64,7 @@ def _verdict(result: "VerificationResult") -> Sentence:
             f"The student recites {student.count:,} of {student.of:,} {noun}",
             "risk" if student.count else "good",
         ),
-        f" ({_interval(student)}) after its distillation from ",
+        f" ({words.rate_range(student)}) after its distillation from ",
         name(teacher, "strong"),
         f"; the baseline recites {result.extracted['baseline'].count:,}, "
         f"the teacher {result.extracted['teacher'].count:,}.",
@@ -91,7 +91,7 @@ def _models(result: "VerificationResult") -> Table:
                 role,
                 f"{rate.count:,}",
                 words.percent(rate.rate),
-                _interval(rate),
+                words.rate_range(rate),
                 f"{result.extracted_rows[role]:,}",
                 words.figure(result.perplexity[role], 2),
                 f"{result.held_out_extracted[role]:,} of {result.held_out:,}",
@@ -106,13 +106,13 @@ def _sets(result: "VerificationResult") -> Table:
     in_easy = (
         "too (the student recites nothing)"
         if easy.rate is None
-        else f"too: {easy.count:,} of the {easy.of:,} that the student recites, {_share(easy)}"
+        else f"too: {easy.count:,} of the {easy.of:,} that the student recites, {words.rate(easy)}"
     )
     of_teacher = (
         " (the teacher recites nothing that the baseline does not)"
         if inherited.rate is None
         else f": {inherited.count:,} of the {inherited.of:,} that the teacher recites and the "
-        f"baseline does not, {_share(inherited)}"
+        f"baseline does not, {words.rate(inherited)}"
     )
     return counts(
         (
@@ -176,12 +176,12 @@ def _comparison(found: "Comparison") -> Table:
             "recall",
             words.percent(recall.rate),
             f"{recall.count:,} of {recall.of:,} recited are at risk from "
-            f"{words.percent(found.threshold)} ({_interval(recall)})",
+            f"{words.percent(found.threshold)} ({words.rate_range(recall)})",
         ),
         (
             "precision",
             words.percent(precision.rate),
-            f"{precision.count:,} of {precision.of:,} at risk are recited ({_interval(precision)})",
+            f"{precision.count:,} of {precision.of:,} at risk are recited ({words.rate_range(precision)})",
         ),
         ("lift", words.figure(found.lift), "times as often recited as a random example"),
         ("Brier", words.figure(found.brier), "mean squared error of the probabilities"),
@@ -417,14 +417,6 @@ def _facts(result: "FitResult") -> Table:
         "use": name(f"memaudit predict --classifier {result.folder}", max_len=PATH_LEN),
     }
     return facts(found)
-
-
-def _interval(rate: "Rate") -> str:
-    return "–" if rate.rate is None else words.percent_range(rate.low, rate.high)
-
-
-def _share(rate: "Rate") -> str:
-    return f"{words.percent(rate.rate)} ({_interval(rate)})"
 
 
 def _number(figure: "Figure") -> str:

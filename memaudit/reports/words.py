@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from memaudit.evaluation import Rate
     from memaudit.metrics import ExpectedCount
     from memaudit.objectives import Objective
 
@@ -29,6 +30,16 @@ def percent(share: float | None) -> str:
 def percent_range(low: float, high: float) -> str:
     """Return an interval of shares."""
     return f"{percent(low)} to {percent(high)}"
+
+
+def rate(found: "Rate") -> str:
+    """Return a share with its 95 % interval."""
+    return f"{percent(found.rate)} ({rate_range(found)})"
+
+
+def rate_range(rate: "Rate") -> str:
+    """Return the 95 % interval of a share; a dash if it is of nothing."""
+    return "–" if rate.rate is None else percent_range(rate.low, rate.high)
 
 
 def approximately(count: float) -> str:

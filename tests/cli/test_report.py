@@ -72,7 +72,7 @@ def test_json_tells_the_numbers_and_the_files(folder, tmp_path, capsys):
         (["--html", "x.html", "--show-text", "9"], "--show-text and --data go together"),
         (["--html", "x.html", "--data", "c.jsonl"], "--show-text and --data go together"),
         (["--markdown", "x.md", "--show-text", "9", "--data", "c"], "only the page shows text"),
-        (["--html", "x.html", "--verification", "nowhere"], "verification.json is missing"),
+        (["--html", "x.html", "--verification", "nowhere"], "verification.parquet is missing"),
         (["--html", "x.html", "--top", "501"], "--top"),
     ],
 )

@@ -16,8 +16,8 @@ from memaudit.reports.charts import draw_alone
 from memaudit.reports.html import render_html
 from memaudit.reports.markdown import render_markdown
 from memaudit.reports.report import OWN, find_card, make_report, read_card
+from memaudit.reports.report_evidence import extraction_sets, reciters_of
 from memaudit.reports.report_page import report_page
-from memaudit.reports.report_verified import shown_rows
 from memaudit.runs.finished import read_finished_run
 
 N_ROWS = 60
@@ -82,7 +82,7 @@ def verified(run):
         labels_digest="0" * 64,
         seconds=1.0,
     )
-    return shown_rows(match_run(result, table, run))
+    return match_run(result, table, run)
 
 
 def test_the_card_is_the_classifiers_own_or_none(card):
@@ -126,32 +126,39 @@ def test_predicted_is_compared_with_found_on_what_was_looked_at(run, verified):
     flagged = {row for row in looked_at if run.is_flagged[row]}
     recited = {row for row in looked_at if row % 2 == 0}
 
-    assert (verified.recall.count, verified.recall.of) == (len(flagged & recited), len(recited))
-    assert (verified.precision.count, verified.precision.of) == (
+    assert (verified.comparison.recall.count, verified.comparison.recall.of) == (
+        len(flagged & recited),
+        len(recited),
+    )
+    assert (verified.comparison.precision.count, verified.comparison.precision.of) == (
         len(flagged & recited),
         len(flagged),
     )
-    assert verified.expected.mean == pytest.approx(run.probabilities[looked_at].sum())
-    assert verified.reciters(0) == ("student",)
-    assert verified.reciters(1) == ()
-    assert verified.reciters(50) is None
+    assert verified.comparison.expected == pytest.approx(run.probabilities[looked_at].sum())
+    assert reciters_of(verified, 0) == ("student",)
+    assert reciters_of(verified, 1) == ()
+    assert reciters_of(verified, 50) is None
 
 
 def test_what_was_missed_is_named_the_least_expected_first(run, verified):
     """Those are where the classifier is wrong, so they are what one looks at."""
-    probabilities = [row.probability for row in verified.missed]
+    probabilities = [row.probability for row in verified.comparison.missed]
 
     assert probabilities == sorted(probabilities)
-    assert all(row.row % 2 == 0 and not run.is_flagged[row.row] for row in verified.missed)
-    assert len(verified.missed) == min(20, verified.recall.of - verified.recall.count)
+    assert all(
+        row.row % 2 == 0 and not run.is_flagged[row.row] for row in verified.comparison.missed
+    )
+    assert len(verified.comparison.missed) == min(
+        20, verified.comparison.recall.of - verified.comparison.recall.count
+    )
 
 
 def test_sets_are_disjoint_and_add_up(verified):
     """Every example is in one row of the table."""
-    n = sum(each.examples for each in verified.sets) + verified.result.sets["none"]
+    sets = extraction_sets(verified.result)
 
-    assert n == verified.result.examples
-    assert len({each.recited_by for each in verified.sets}) == 7
+    assert sum(n for _, _, n in sets) == verified.result.examples
+    assert len({roles for _, roles, _ in sets}) == 8
 
 
 def test_page_and_markdown_show_the_verification(run, verified, card):
@@ -161,7 +168,7 @@ def test_page_and_markdown_show_the_verification(run, verified, card):
 
     assert "What a real distillation showed" in html
     assert '<option value="student">' in html
-    assert f"The student recites {verified.found.count} of" in markdown
+    assert f"The student recites {verified.result.extracted['student'].count} of" in markdown
 
 
 def test_every_chart_of_the_page_is_a_file_of_its_own(run, card):
