@@ -285,7 +285,7 @@ def _require_same_settings(result: VerificationResult, run: "FinishedRun", where
     if inputs.feature_set == "teacher+student":
         expected["student_digest"] = inputs.reference_digest
     found = [name for name, value in expected.items() if settings.get(name) != value]
-    if inputs.windows != "first":
+    if inputs.windows != settings.get("windows", "first"):
         found.append("windows")
     if found:
         names = ", ".join(name.replace("_", " ") for name in found)

@@ -17,6 +17,9 @@ from memaudit.windows import window_key
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+TrainingExample = NDArray[np.int32] | tuple[NDArray[np.int32], int]
+"""Token ids, each (T,); with a number, so many of them at the start are read and not learnt."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
@@ -71,7 +74,7 @@ class TrainingOptions:
 
 def fine_tune(
     model: "PreTrainedModel",
-    examples: Sequence[NDArray[np.int32]],
+    examples: Sequence[TrainingExample],
     options: TrainingOptions,
     *,
     work_dir: Path,
@@ -96,7 +99,7 @@ def fine_tune(
 def distil(  # noqa: PLR0913  # who learns what from whom, and how
     student: "PreTrainedModel",
     teacher: "PreTrainedModel",
-    examples: Sequence[NDArray[np.int32]],
+    examples: Sequence[TrainingExample],
     options: TrainingOptions,
     *,
     objective: Objective,
@@ -121,7 +124,9 @@ def distil(  # noqa: PLR0913  # who learns what from whom, and how
         ModelError: a weight is not finite at the end.
     """
     if objective.kind == "hard":
-        examples = generate_hard_labels(teacher, examples, prefix_len)
+        whole = [example for example in examples if not isinstance(example, tuple)]
+        assert len(whole) == len(examples), "labels of masked examples are written before"
+        examples = generate_hard_labels(teacher, whole, prefix_len)
     if objective.kind != "soft":
         fine_tune(student, examples, options, work_dir=work_dir)
         return

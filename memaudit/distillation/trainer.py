@@ -10,13 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from memaudit.distillation.losses import NO_TARGET, Batch, LossFunction
-from memaudit.distillation.methods import TrainingOptions, quiet_transformers
+from memaudit.distillation.methods import TrainingExample, TrainingOptions, quiet_transformers
 from memaudit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -87,7 +85,7 @@ class _Hooks(TrainerCallback):
 
 def train(
     model: "PreTrainedModel",
-    examples: Sequence[NDArray[np.int32]],
+    examples: Sequence[TrainingExample],
     loss: LossFunction,
     options: TrainingOptions,
     work_dir: Path,
@@ -173,15 +171,16 @@ def _use_cpu(options: TrainingOptions) -> bool:
     return options.on_cpu or not torch.cuda.is_available()
 
 
-def _collate(examples: Sequence[NDArray[np.int32]]) -> Batch:
+def _collate(examples: Sequence[TrainingExample]) -> Batch:
     """Pad on the right: under a causal model no real position sees the padding."""
-    longest = max(len(example) for example in examples)
-    input_ids = torch.zeros(len(examples), longest, dtype=torch.int64)
+    parts = [example if isinstance(example, tuple) else (example, 0) for example in examples]
+    longest = max(len(example) for example, _ in parts)
+    input_ids = torch.zeros(len(parts), longest, dtype=torch.int64)
     labels = torch.full_like(input_ids, NO_TARGET)
-    for row, example in enumerate(examples):
+    for row, (example, n_context) in enumerate(parts):
         token_ids = torch.as_tensor(example, dtype=torch.int64)
         input_ids[row, : len(example)] = token_ids
-        labels[row, : len(example)] = token_ids
+        labels[row, n_context : len(example)] = token_ids[n_context:]
     return {"input_ids": input_ids, "labels": labels}
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from memaudit.corpus import CorpusOptions, read_corpus
 from memaudit.verification.examples import Examples, read_examples
 from memaudit.verification.models import VerificationModels, check_readable, load_models
 from memaudit.verification.options import DEFAULT_OPTIONS, ReportStage, VerificationOptions
+from memaudit.windows import without_padding
 
 _SAMPLE_EXAMPLES = 4
 _ACTIVATIONS_PER_LAYER = 17
@@ -85,7 +87,7 @@ def estimate_verification(
     tokenizer = models.teacher.tokenizer
     rows = read_corpus(corpus, render_messages=tokenizer.render_messages)
     with read_examples(rows, tokenizer, options, folder=None, progress=progress) as examples:
-        check_readable(models, examples.windows[0])
+        check_readable(models, without_padding(examples.windows[0]))
         n_rows = len(examples.training_set(examples.trained))
         window_len = options.shape.length + len(models.bos)
         steps = options.training.n_steps(n_rows)
@@ -154,7 +156,8 @@ def _seconds_per_token(
     from memaudit.distillation.losses import cross_entropy_loss
 
     n = min(_SAMPLE_EXAMPLES, options.training.batch_size, len(examples.trained))
-    windows = models.with_bos(examples.trained[:n])
+    # What a window lacks costs nothing to leave in: the time is that of whole windows.
+    windows = models.with_bos(np.maximum(examples.trained[:n], 0))
     teacher, student = models.teacher.model, models.student.model
     token_ids = torch.as_tensor(windows).long().to(teacher.device)
     batch = {"input_ids": token_ids, "labels": token_ids}

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from memaudit.corpus import BadRow, Example
 from memaudit.errors import CorpusError
 from memaudit.runs.reading import DistinctWindows, RowLog, Tokenizer, cut_rows
 from memaudit.verification.options import ReportStage, StageProgress, VerificationOptions
-from memaudit.windows import WindowChoice
+from memaudit.windows import WindowChoice, WindowPolicy
 
 _HELD_OUT_SEED = 1
 """Apart from the seed of the sample, so that one does not decide the other."""
@@ -45,6 +45,9 @@ class Examples:
     digest: str
     """Sha256 of all of it."""
 
+    has_answers: bool = False
+    """Whether windows end with answers: what precedes those is read and not learnt."""
+
     @property
     def trained(self) -> NDArray[np.int32]:
         """(examples, T) the windows that are trained on."""
@@ -64,6 +67,7 @@ def read_examples(
     *,
     folder: Path | None,
     progress: ReportStage | None,
+    policy: WindowPolicy = "auto",
 ) -> Iterator[Examples]:
     """Read a corpus as an audit does, and choose what is trained on.
 
@@ -73,6 +77,7 @@ def read_examples(
         options: see there.
         folder: where temporary files without a name are made. None: the system's.
         progress: told the rows read.
+        policy: which window of a row is used; of its answers the last one's.
 
     Raises:
         CorpusError: a row is bad, or no window is left to train on.
@@ -88,10 +93,12 @@ def read_examples(
             _allowed(rows, options.on_bad_row),
             tokenizer,
             (row_log, windows),
-            choice=WindowChoice(options.shape, "first"),
+            choice=WindowChoice(options.shape, policy, turns="last"),
             on_batch=on_batch,
         )
-        yield _choose(np.array(cuts.windows, dtype=np.int64), row_log, windows, options)
+        examples = _choose(np.array(cuts.windows, dtype=np.int64), row_log, windows, options)
+        has_answers = bool(cuts.answers.rows) and policy != "first"
+        yield replace(examples, has_answers=has_answers)
 
 
 def _allowed(rows: Iterable[Example | BadRow], on_bad_row: str) -> Iterator[Example | BadRow]:

@@ -1,7 +1,7 @@
 """What each model recites, what hard labels leak, and the table that says it row by row."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from memaudit.labels import (
 )
 from memaudit.memorization import extracted
 from memaudit.verification.examples import Examples
-from memaudit.windows import window_key
+from memaudit.windows import WindowShape, context_len, window_key, without_padding
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,21 +38,22 @@ class Extraction:
     nats: NDArray[np.float64]
     """(n,) negative log-probability of all predicted tokens of the window."""
 
-    n_predictions: int
-    """Predicted tokens a window."""
+    n_predictions: NDArray[np.int64] | int
+    """(n,) predicted tokens of each window, or of every one."""
 
     def perplexity(self, chosen: NDArray[np.bool_]) -> float | None:
         """Return exp(mean nats per token) over some windows; None over none."""
         if not chosen.any():
             return None
-        return math.exp(self.nats[chosen].mean() / self.n_predictions)
+        n_predictions = np.broadcast_to(self.n_predictions, self.nats.shape)[chosen]
+        return math.exp(self.nats[chosen].mean() / n_predictions.mean())
 
 
 def extract(
     model: "PreTrainedModel",
     windows: NDArray[np.int32],
     *,
-    prefix_len: int,
+    shape: WindowShape,
     bos_token_id: int | None,
     on_chunk: Callable[[int], None],
 ) -> dict[str, NDArray[Any]]:
@@ -61,7 +62,7 @@ def extract(
     Args:
         model: in float32.
         windows: (n, T).
-        prefix_len: tokens of a window before its suffix.
+        shape: of the windows.
         bos_token_id: read before each window.
         on_chunk: told the windows done.
 
@@ -75,8 +76,9 @@ def extract(
     nats = np.zeros(len(windows))
     for start in range(0, len(windows), _CHUNK):
         chunk = windows[start : start + _CHUNK]
-        for i, score in enumerate(engine.score(list(chunk)), start=start):
-            is_extracted[i] = extracted(score.teacher, prefix_len)
+        scores = engine.score([without_padding(window) for window in chunk])
+        for i, score in enumerate(scores, start=start):
+            is_extracted[i] = extracted(score.teacher, context_len(windows[i], shape))
             nats[i] = -score.teacher.logprobs.sum(dtype=np.float64)
         on_chunk(start + len(chunk))
     return {"extracted": is_extracted, "nats": nats}
@@ -108,7 +110,7 @@ def check_generation(
     is_extracted: NDArray[np.bool_],
     *,
     n: int,
-    prefix_len: int,
+    shape: WindowShape,
     bos_token_id: int | None,
     seed: int,
 ) -> GenerationCounts:
@@ -119,7 +121,7 @@ def check_generation(
         windows: (m, T).
         is_extracted: (m,) by the one pass.
         n: windows to continue, at least 1; all of them if there are fewer.
-        prefix_len: tokens of a window before its suffix.
+        shape: of the windows.
         bos_token_id: read before each window.
         seed: of the choice.
 
@@ -132,16 +134,31 @@ def check_generation(
     recited = order[is_extracted[order]][: -(-n // 2)]
     others = order[~np.isin(order, recited)][: n - len(recited)]
     chosen = np.sort(np.concatenate([recited, others]))
-    check = count_generation_disagreements(
-        model, list(windows[chosen]), prefix_len, bos_token_id=bos_token_id
-    )
+    checks = [
+        count_generation_disagreements(
+            model,
+            [without_padding(window) for window in windows[chosen[group]]],
+            prefix_len,
+            bos_token_id=bos_token_id,
+        )
+        for prefix_len, group in by_context(windows[chosen], shape)
+    ]
     return GenerationCounts(
-        windows=check.n_windows,
-        extracted_one_pass=check.n_extracted_one_pass,
-        extracted_generated=check.n_extracted_generated,
-        disagreements=len(check.disagreements),
-        ties=len(check.ties),
+        windows=sum(check.n_windows for check in checks),
+        extracted_one_pass=sum(check.n_extracted_one_pass for check in checks),
+        extracted_generated=sum(check.n_extracted_generated for check in checks),
+        disagreements=sum(len(check.disagreements) for check in checks),
+        ties=sum(len(check.ties) for check in checks),
     )
+
+
+def by_context(
+    windows: NDArray[np.int32], shape: WindowShape
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield each length of context with the places of the windows that have it, ascending."""
+    lengths = np.array([context_len(window, shape) for window in windows])
+    for length in np.unique(lengths):
+        yield int(length), np.flatnonzero(lengths == length)
 
 
 def scan_labels(

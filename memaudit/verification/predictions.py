@@ -14,7 +14,7 @@ from memaudit.errors import ClassifierError, CorpusError, UsageError
 from memaudit.evaluation import RowPredictions
 from memaudit.tables import Table, find_table, match_rows, read_table
 from memaudit.text import shown_path
-from memaudit.windows import WindowShape
+from memaudit.windows import MIN_SUFFIX_LEN, WindowPolicy, WindowShape
 
 _COLUMNS = ("id", "address", "outcome", "row", "probability", "flagged")
 
@@ -34,6 +34,12 @@ class Predictions:
 
     table: Table
     """Its risk table, with row, id, address, outcome, probability and flagged."""
+
+    @property
+    def policy(self) -> WindowPolicy:
+        """Which windows it speaks of."""
+        policy: WindowPolicy = self.summary["window_policy"]
+        return policy
 
 
 def read_predictions(folder: Path, shape: WindowShape) -> Predictions:
@@ -56,11 +62,22 @@ def read_predictions(folder: Path, shape: WindowShape) -> Predictions:
             f"({type(error).__name__})",
             hint="run 'memaudit predict' on the same corpus, and give its --out as --predictions",
         ) from error
-    if window != ("first", shape.prefix_len, shape.suffix_len):
+    if window not in ((p, shape.prefix_len, shape.suffix_len) for p in ("first", "answers")):
         raise UsageError(
             f"{shown}: speaks of the windows '{window[0]}' of {window[1]} + {window[2]} tokens, "
-            f"expected 'first' of {shape.prefix_len} + {shape.suffix_len}",
+            f"expected 'first' or 'answers' of {shape.prefix_len} + {shape.suffix_len}",
             hint="give predict and verify the same --prefix-tokens and --suffix-tokens",
+        )
+    answers = summary.get("answers") or {}
+    if window[0] == "answers" and answers.get("all_windows", 0) > summary["scored"]:
+        raise UsageError(
+            f"{shown}: speaks of several answers of a row, and a verification of one",
+            hint="predict with --turns last: of each row the last answer is verified",
+        )
+    if window[0] == "answers" and answers.get("min_suffix_tokens") != MIN_SUFFIX_LEN:
+        raise UsageError(
+            f"{shown}: speaks of answers of other lengths than a verification does",
+            hint=f"predict with --min-suffix {MIN_SUFFIX_LEN}",
         )
     return Predictions(shown, summary, table)
 

@@ -61,6 +61,7 @@ from memaudit.verification.stages import (
     student_model,
     work_folder,
 )
+from memaudit.windows import without_padding
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,7 +107,12 @@ def verify_distillation(  # noqa: PLR0913  each is something a user names
         models = load_models(teacher, student, baseline, options)
         rows = read_corpus(corpus, render_messages=models.teacher.tokenizer.render_messages)
         with read_examples(
-            rows, models.teacher.tokenizer, options, folder=work, progress=progress
+            rows,
+            models.teacher.tokenizer,
+            options,
+            folder=work,
+            progress=progress,
+            policy="auto" if told is None else told.policy,
         ) as examples:
             if told is not None:  # whether they fit is better known before training
                 match_predictions(
@@ -144,6 +150,7 @@ def _settings(run: Run) -> dict[str, Any]:
         **{f"{role}_digest": given[role].digest if role in given else None for role in ROLES},
         "prefix_tokens": options.shape.prefix_len,
         "suffix_tokens": options.shape.suffix_len,
+        **({"windows": "answers"} if run.examples.has_answers else {}),
         "sample": options.sample,
         "held_out_share": options.held_out_share,
         "objective": options.objective.kind,
@@ -167,7 +174,7 @@ def _settings(run: Run) -> dict[str, Any]:
 
 def _found(run: Run, settings: dict[str, Any]) -> "tuple[VerificationResult, pa.Table]":
     """Run the stages that have not finished before."""
-    check_readable(run.models, run.examples.windows[0])
+    check_readable(run.models, without_padding(run.examples.windows[0]))
     begin(run.work, settings)
     baseline = baseline_model(run)
     labels = hard_labels(run) if run.options.objective.kind == "hard" else None

@@ -17,14 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.distillation import TrainingOptions, distil, fine_tune, generate_hard_labels
+from memaudit.distillation.methods import TrainingExample
 from memaudit.errors import UsageError
 from memaudit.labels import GenerationCounts
 from memaudit.runs.files import committed_file, locked, output_errors, output_folder
 from memaudit.text import safe_text, shown_path
 from memaudit.verification.examples import Examples
-from memaudit.verification.extraction import Extraction, check_generation, extract
+from memaudit.verification.extraction import Extraction, by_context, check_generation, extract
 from memaudit.verification.models import VerificationModels, trained_model
 from memaudit.verification.options import ReportStage, StageProgress, VerificationOptions
+from memaudit.windows import NO_TOKEN, context_len, without_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -154,7 +156,7 @@ def baseline_model(run: Run) -> "PreTrainedModel":
     """Return the baseline: given, or fine-tuned from the student's initial weights."""
     if run.models.baseline is not None:
         return run.models.baseline.model
-    examples = run.examples.training_set(run.models.with_bos(run.examples.trained))
+    examples = _as_read(run, run.examples.trained)
 
     def train(model: "PreTrainedModel", options: TrainingOptions, work_dir: Path) -> None:
         fine_tune(model, examples, options, work_dir=work_dir)
@@ -165,7 +167,7 @@ def baseline_model(run: Run) -> "PreTrainedModel":
 def student_model(run: Run, labels: NDArray[np.int32] | None) -> "PreTrainedModel":
     """Return the student, distilled; hard labels have been written before."""
     texts = run.examples.trained if labels is None else labels
-    examples = run.examples.training_set(run.models.with_bos(texts))
+    examples = _as_read(run, texts)
 
     def train(model: "PreTrainedModel", options: TrainingOptions, work_dir: Path) -> None:
         if labels is not None:
@@ -185,6 +187,17 @@ def student_model(run: Run, labels: NDArray[np.int32] | None) -> "PreTrainedMode
     return _trained(run, "student", train, len(examples))
 
 
+def _as_read(run: Run, windows: NDArray[np.int32]) -> list[TrainingExample]:
+    """Return what a model is trained on: windows as often as they occur, answers alone learnt."""
+    if not run.examples.has_answers:
+        return list(run.examples.training_set(run.models.with_bos(windows)))
+    bos, shape = run.models.bos, run.options.shape
+    return [
+        (np.concatenate([bos, without_padding(window)]), len(bos) + context_len(window, shape))
+        for window in run.examples.training_set(windows)
+    ]
+
+
 def _trained(
     run: Run,
     role: str,
@@ -202,16 +215,24 @@ def _trained(
 
 def hard_labels(run: Run) -> NDArray[np.int32]:
     """Return (examples, T) the teacher's continuations of the real prefixes."""
-    windows = run.models.with_bos(run.examples.trained)
+    windows = run.examples.trained
 
     def write() -> dict[str, NDArray[np.int32]]:
-        report = run.stage("hard labels", "windows")
-        parts = []
-        for start in range(0, len(windows), _LABELS_AT_ONCE):
-            part = list(windows[start : start + _LABELS_AT_ONCE])
-            parts += generate_hard_labels(run.models.teacher.model, part, run.prefix_len)
-            report(len(parts), len(windows))
-        return {"labels": np.stack(parts)[:, len(run.models.bos) :]}
+        report, done = run.stage("hard labels", "windows"), 0
+        labels = windows.copy()  # what a window lacks, its label lacks too
+        for n_context, group in by_context(windows, run.options.shape):
+            for start in range(0, len(group), _LABELS_AT_ONCE):
+                places = group[start : start + _LABELS_AT_ONCE]
+                part = [
+                    np.concatenate([run.models.bos, without_padding(windows[i])]) for i in places
+                ]
+                prefix_len = n_context + len(run.models.bos)
+                found = generate_hard_labels(run.models.teacher.model, part, prefix_len)
+                for i, label in zip(places, found, strict=True):
+                    labels[i, labels[i] != NO_TOKEN] = label[len(run.models.bos) :]
+                done += len(places)
+                report(done, len(windows))
+        return {"labels": labels}
 
     labels: NDArray[np.int32] = stage_arrays(run.work / "hard_labels.npz", write)["labels"]
     return labels
@@ -226,12 +247,13 @@ def extraction(run: Run, role: str, model: "PreTrainedModel") -> Extraction:
         lambda: extract(
             model,
             windows,
-            prefix_len=run.options.shape.prefix_len,
+            shape=run.options.shape,
             bos_token_id=run.models.teacher.tokenizer.bos_token_id,
             on_chunk=lambda done: report(done, len(windows)),
         ),
     )
-    return Extraction(arrays["extracted"], arrays["nats"], windows.shape[1] - 1)
+    n_predictions = (windows != NO_TOKEN).sum(axis=1) - 1
+    return Extraction(arrays["extracted"], arrays["nats"], n_predictions)
 
 
 def generation_counts(
@@ -246,7 +268,7 @@ def generation_counts(
             run.examples.trained,
             found[role],
             n=run.options.check_generate,
-            prefix_len=run.options.shape.prefix_len,
+            shape=run.options.shape,
             bos_token_id=run.models.teacher.tokenizer.bos_token_id,
             seed=run.options.training.seed,
         )

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from support.scratch import PREFIX_LEN, markov_windows, scratch_model
@@ -247,3 +248,13 @@ def test_options_without_meaning_are_refused(settings, message):
     """Before a model is loaded."""
     with pytest.raises(ValueError, match=message):
         TrainingOptions(**settings)
+
+
+def test_what_precedes_an_answer_is_read_and_not_learnt():
+    """The loss lies where the training of a chat model has it."""
+    from memaudit.distillation.trainer import _collate  # loads the Trainer
+
+    batch = _collate([(np.array([5, 6, 7, 8], np.int32), 3), np.array([9, 10], np.int32)])
+
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [9, 10, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, -100, -100, 8], [9, 10, -100, -100]]

@@ -13,6 +13,9 @@ from memaudit.verification.extraction import (
     extract,
     extraction_sets,
 )
+from memaudit.windows import WindowShape
+
+SHAPE = WindowShape(PREFIX_LEN, PREFIX_LEN)
 
 
 def test_every_combination_has_its_set():
@@ -47,7 +50,7 @@ def test_extraction_is_the_engines_answer():
     model, windows = scratch_model(), np.stack(markov_windows(150))
     told = []
 
-    found = extract(model, windows, prefix_len=PREFIX_LEN, bos_token_id=None, on_chunk=told.append)
+    found = extract(model, windows, shape=SHAPE, bos_token_id=None, on_chunk=told.append)
 
     scores = [score.teacher for score in HfEngine(model).score(list(windows))]
     assert told == [128, 150]
@@ -81,7 +84,7 @@ def test_half_of_the_windows_checked_are_recited_ones(n, n_recited):
         windows,
         is_extracted,
         n=n,
-        prefix_len=PREFIX_LEN,
+        shape=SHAPE,
         bos_token_id=None,
         seed=0,
     )

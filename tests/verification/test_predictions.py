@@ -169,7 +169,7 @@ def test_ids_that_a_spreadsheet_would_run_still_match(tmp_path):
     ("summary", "message"),
     [
         ({"window_policy": "tile"}, "speaks of the windows 'tile' of 8 \\+ 8 tokens"),
-        ({"prefix_tokens": 50}, "expected 'first' of 8 \\+ 8"),
+        ({"prefix_tokens": 50}, "expected 'first' or 'answers' of 8 \\+ 8"),
     ],
 )
 def test_predictions_about_other_windows_are_refused(tmp_path, summary, message):

@@ -82,6 +82,40 @@ def test_a_student_is_distilled_and_asked(miniatures, tmp_path):
         assert result.extracted_rows[role] == sum(found)
 
 
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_answers_alone_are_learnt_and_asked_for(miniatures, tmp_path, kind):
+    """What precedes an answer is given, in training as afterwards, however long either is."""
+    texts = make_texts()
+    cuts = [3 + i % 5 if i % 2 else 8 for i in range(len(texts))]
+    rows = [
+        {"prompt": text[:cut], "completion": text[cut : cut + 8]}
+        for text, cut in zip(texts, cuts, strict=True)
+    ]
+    data = tmp_path / "corpus.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    options = make_options(epochs=2, keep_models=True, check_generate=6, objective=Objective(kind))
+
+    result = verify_distillation(
+        **miniatures | {"data": data}, out=tmp_path / "out", options=options
+    )
+
+    table = pq.read_table(tmp_path / "out/verification.parquet").to_pylist()
+    assert result.settings["windows"] == "answers"
+    assert result.generation["student"].disagreements == 0
+    assert result.extracted["teacher"].count > 0
+    for role, path in {
+        "teacher": miniatures["teacher"],
+        "student": tmp_path / "out/student",
+    }.items():
+        loaded = load_model(str(path))
+        engine = HfEngine(loaded.model, bos_token_id=loaded.tokenizer.bos_token_id)
+        for row in (row for row in table if row["outcome"] == "scored"):
+            cut = cuts[row["row"]]
+            (ids,) = loaded.tokenizer.encode([texts[row["row"]][max(0, cut - 8) : cut + 8]])
+            (score,) = engine.score([np.array(ids, dtype=np.int32)])
+            assert row[f"extracted_by_{role}"] == extracted(score.teacher, min(cut, 8))
+
+
 def test_files_are_private_and_hold_no_text(plain, tmp_path):
     """They are about a corpus that may be secret."""
     verify_distillation(**plain, out=tmp_path / "out", options=make_options())
