@@ -266,6 +266,9 @@ def test_what_is_installed_are_our_requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     installed = set(re.findall(r"'([\w-]+>=[\d.]+)'", step("Install memaudit")["run"]))
 
+    signing = set(project["optional-dependencies"]["sign"])
+    assert signing < installed
+    installed -= signing
     assert installed < set(project["dependencies"])
     rest = {re.match(r"[\w-]+", name)[0] for name in set(project["dependencies"]) - installed}
     imported = {name.replace("-", "_").replace("scikit_learn", "sklearn") for name in rest}

@@ -3,6 +3,7 @@
 import os
 import sys
 from io import StringIO
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,13 @@ _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
 @output_option(
     "--write-baseline", type=_PATH, metavar="FILE", help="Write this run's examples as known ones."
 )
+@input_option(
+    "--verify-key",
+    "verify_keys",
+    multiple=True,
+    metavar="KEY",
+    help="Public key that must have signed the run: hexadecimal, or a PEM file. Several: any of them.",
+)
 @output_option(
     "--write-policy",
     type=_PATH,
@@ -141,6 +149,7 @@ def gate(**flags: Any) -> int:
     from memaudit.gate.scope import policy_for
     from memaudit.runs.files import committed_file
     from memaudit.runs.finished import read_finished_run
+    from memaudit.runs.signature import read_public_keys
 
     if flags["as_json"]:
         flags["output_format"] = "json"
@@ -150,6 +159,7 @@ def gate(**flags: Any) -> int:
         data=flags["data"],
         baseline=flags["baseline"],
         key=_key(flags),
+        verify_keys=tuple(chain.from_iterable(map(read_public_keys, flags["verify_keys"]))),
     )
     run = read_finished_run(flags["run_folder"])
     result = check_gate(run, policy, inputs)

@@ -10,7 +10,7 @@ import click
 
 from memaudit.cli import options, predict_options
 from memaudit.cli.command import Command
-from memaudit.cli.options import Corpus, Models, Shown, Windows
+from memaudit.cli.options import Corpus, Models, Shown, Windows, output_option
 from memaudit.cli.predict_options import Machines, Output, Speed
 from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.errors import MemauditError
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 @predict_options.speed
 @predict_options.machines
 @predict_options.dry_run
+@output_option(
+    "--sign",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="KEY",
+    help="Sign the run with this private key, ed25519 in PEM; needs the extra 'sign'.",
+)
 @options.shown_with_progress
 def predict(  # noqa: PLR0913  one for each group of options
     *,
@@ -47,6 +53,7 @@ def predict(  # noqa: PLR0913  one for each group of options
     speed: Speed,
     machines: Machines,
     dry_run: bool,
+    sign: Path | None,
     shown: Shown,
 ) -> None:
     """Predict which examples of CORPUS a student distilled from MODEL would memorize.
@@ -82,7 +89,7 @@ def predict(  # noqa: PLR0913  one for each group of options
         if dry_run:
             _plan(audit, shown)
         elif machines.shard is None:
-            _predict_all(audit, out, shown)
+            _predict_all(audit, out, shown, sign)
         else:
             _predict_shard(audit, out, machines.shard, shown)
 
@@ -97,7 +104,11 @@ def _default_name(stem: str, shard: str | None) -> str:
     return f"{stem}-{part.index}-of-{part.count}"
 
 
-def _predict_all(audit: dict[str, Any], out: Path, shown: Shown) -> None:
+def _predict_all(audit: dict[str, Any], out: Path, shown: Shown, sign: Path | None) -> None:
+    from memaudit.runs.signature import read_signing_key, sign_run
+
+    # Before the work of hours: a key that cannot be read is found now.
+    key = None if sign is None else read_signing_key(sign)
     from memaudit.audit import audit_corpus
     from memaudit.reports.predict import summary_page
     from memaudit.reports.terminal import print_page
@@ -109,6 +120,10 @@ def _predict_all(audit: dict[str, Any], out: Path, shown: Shown) -> None:
         print_page(summary_page(result), color=shown.color)
     if result.errors:
         raise failure_error(result.failures, result.errors)
+    if key is not None:
+        signer = sign_run(out, key)
+        if not shown.as_json:
+            click.echo(f"Signed with the key {signer}.")
     if shown.as_json:
         click.echo(json_text(result.document()))
 

@@ -3,14 +3,15 @@
 Anything that cannot be settled is an error, not a pass. The order of the checks matters:
 
 1. The run was read back and verified by `read_finished_run`. Everything below relies on that.
-2. Its scores must be trusted: finite, and from a classifier and a cascade that the policy allows.
+2. If a signature is asked for, it must hold: of a forged run nothing else needs to be looked at.
+3. Its scores must be trusted: finite, and from a classifier and a cascade that the policy allows.
    This comes before any rule, because a rule that passes on a forged probability says nothing.
-3. It must have scored what the policy asks for: with another column or an untrained teacher
+4. It must have scored what the policy asks for: with another column or an untrained teacher
    every limit holds.
-4. Its corpus must be the one at hand, if one was given. This is slow, so it comes after what can
+5. Its corpus must be the one at hand, if one was given. This is slow, so it comes after what can
    refuse the run for free, and before the rules, which speak of that corpus.
-5. Known examples are set aside and verified ones are matched. Both change what the rules count.
-6. Each rule passes, fails, or has no evidence to be judged by.
+6. Known examples are set aside and verified ones are matched. Both change what the rules count.
+7. Each rule passes, fails, or has no evidence to be judged by.
 """
 
 import json
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +43,7 @@ from memaudit.runs.finished import FinishedRun, read_finished_run
 from memaudit.runs.judging import out_of_range_rates
 from memaudit.runs.result import OUT_OF_RANGE_LIMIT
 from memaudit.runs.same_corpus import require_same_corpus
+from memaudit.runs.signature import Signature, require_signature
 from memaudit.screening import make_cascade
 from memaudit.text import safe_text
 
@@ -75,6 +78,9 @@ class GateInputs:
     key: bytes | None = None
     """Of the project; needed for a baseline file and for fingerprints of findings."""
 
+    verify_keys: tuple[str, ...] = ()
+    """Public keys in hexadecimal, of which one must have signed the run. None: no one needs to."""
+
 
 def check_gate(
     run: FinishedRun, policy: EffectivePolicy, inputs: GateInputs, *, n_worst: int = 1000
@@ -92,8 +98,11 @@ def check_gate(
             of something else.
         ClassifierError: the classifier is not one that is allowed, or a score is not finite.
     """
+    signature = _signature(run, policy.policy, inputs)
     _require_trusted_scores(run, policy.policy)
     found = judged(run)
+    if signature is not None:
+        found = msgspec.structs.replace(found, date=signature.signed.date, signed_by=signature.key)
     require_scope(found, policy.policy, has_data=inputs.data is not None)
     if inputs.data is not None:
         require_same_corpus(run, inputs.data)
@@ -115,6 +124,15 @@ def check_gate(
         judged=found,
         provenance=_provenance(evidence, baseline),
     )
+
+
+def _signature(run: FinishedRun, policy: GatePolicy, inputs: GateInputs) -> Signature | None:
+    """Return the signature of a run once it holds; None if nobody asks for one."""
+    if policy.signers is None and not inputs.verify_keys:
+        return None
+    allowed = set(inputs.verify_keys if policy.signers is None else policy.signers)
+    # Who runs the gate may ask for less than the policy allows, never for more.
+    return require_signature(run.folder, allowed & set(inputs.verify_keys or allowed))
 
 
 def _require_trusted_scores(run: FinishedRun, policy: GatePolicy) -> None:

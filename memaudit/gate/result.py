@@ -186,7 +186,9 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
         if self.objective == "soft":
             recipe += f" labels at temperature {self.temperature:g}, alpha {self.alpha:g}"
         columns = ", ".join((f"column {self.text_column}", f"layout {self.layout}", *self.mapping))
-        signed = f"signed by {self.signed_by[:12]}" if self.signed_by else "not signed"
+        signed = (
+            f"signed by {self.signed_by[:12]}" if self.signed_by else "no signature was verified"
+        )
         return (
             f"Judged: teacher {self.teacher} ({self.teacher_digest[:12]}); {columns}; "
             f"{self.windows} windows of {self.prefix_tokens} + {self.suffix_tokens} tokens; "

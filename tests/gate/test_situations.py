@@ -6,6 +6,7 @@ import shutil
 import time
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support.fake_run import fake_audit
 from support.fakes import make_classifier
 from support.finished_runs import write_jsonl
@@ -14,7 +15,18 @@ from support.gated import RECITED, TEXTS, make_run, shipped, verify_run
 from memaudit.cli.main import run as run_command
 from memaudit.objectives import Objective
 from memaudit.runs.manifest import Shard
+from memaudit.runs.signature import sign_run
 from memaudit.windows import WindowShape
+
+
+def signing_key(name):
+    """Return a private key."""
+    return Ed25519PrivateKey.from_private_bytes(name.encode() * 32)
+
+
+def key(name):
+    """Return its public part."""
+    return signing_key(name).public_key().public_bytes_raw().hex()
 
 
 class Situation:
@@ -55,6 +67,12 @@ class Situation:
             self._monkeypatch.setattr(
                 f"memaudit.gate.{module}.out_of_range_rates", lambda _: {"log_occurrences": share}
             )
+
+    def sign(self, name):
+        sign_run(self.run, signing_key(name))
+
+    def signers(self, *names):
+        self.write("memaudit.toml", f"[gate]\nmax-rate = 1.0\nsigners = {[*map(key, names)]}\n")
 
     def verified(self, recites, name="verified", **settings):
         verify_run(self.run, self.folder / name, recites, **settings)
@@ -293,6 +311,33 @@ CASES = {
     "a corpus unlike the classifier's, and a finding": (
         lambda s: s.unlike(0.6), ["--max-rate", "0", "--inconclusive", "pass"], 1, "fails"),
     "a corpus a little unlike the classifier's": (lambda s: s.unlike(0.5), OK, 0, "50% of them"),
+    "a signed run": (
+        lambda s: s.sign("a"), ["--verify-key", key("a"), *OK], 0, f"signed by {key('a')[:12]}"),
+    "a signed run, and nobody asks who signed": (
+        lambda s: s.sign("a"), OK, 0, "no signature was verified"),
+    "a run that nobody signed": (None, ["--verify-key", key("a"), *OK], 2, "is not signed"),
+    "a run signed by somebody else": (
+        lambda s: s.sign("b"), ["--verify-key", key("a"), *OK], 2, "not one that is allowed"),
+    "a run signed by one of two": (
+        lambda s: s.sign("b"), ["--verify-key", key("a"), "--verify-key", key("b"), *OK], 0, "passes"),
+    "a policy that asks for a signer": (
+        lambda s: (s.sign("a"), s.signers("a")), [], 0, "signed by"),
+    "a policy that asks for a signer, and an unsigned run": (
+        lambda s: s.signers("a"), [], 2, "is not signed"),
+    "a policy that asks for another signer": (
+        lambda s: (s.sign("b"), s.signers("a")), ["--verify-key", key("b")], 2,
+        "not one that is allowed"),
+    "a policy that allows no signer": (
+        lambda s: (s.sign("b"), s.signers()), ["--verify-key", key("b")], 2, "allowed"),
+    "a signed run whose scores were edited and sealed again": (
+        lambda s: (s.sign("a"), soften_scores(s)), ["--verify-key", key("a"), *OK], 2,
+        "chunks/00000.parquet was changed"),
+    "scores that were edited and sealed again, and nobody asks who signed": (
+        lambda s: soften_scores(s), ["--max-recited", "0"], 1, "the teacher recites"),
+    "a signed run whose risk table was edited": (
+        lambda s: (s.sign("a"), s.damage("risk.parquet", flip)), ["--verify-key", key("a"), *OK], 2,
+        "risk.parquet was changed"),
+    "no such key": (None, ["--verify-key", "gone.pem", *OK], 2, "gone.pem: cannot be read"),
     "a baseline that is none": (
         lambda s: s.write("base.json", "{}"), ["--baseline", "base.json", *OK], 2, "a key of 32"),
     "a baseline that is missing": (None, ["--baseline", "gone", *OK], 2, "no such baseline"),
@@ -301,13 +346,23 @@ CASES = {
 
 def break_scores(situation):
     """Put NaN into a chunk and seal it as if it had been scored so."""
+    edit_scores(situation, float("nan"))
+
+
+def soften_scores(situation):
+    """Forge a run: seal it again as if the teacher had known one window a little less well."""
+    edit_scores(situation, 0.5)
+
+
+def edit_scores(situation, value):
+    """Put a value into a chunk and seal it as if it had been scored so."""
     from memaudit.runs.chunks import read_chunk, write_chunk
     from memaudit.runs.folder import Run
     from memaudit.runs.manifest import read_manifest
 
     run = Run(situation.run, read_manifest(situation.run / "manifest.json"))
     X = read_chunk(run.plan, 0)
-    X[3, run.plan.features.index("teacher_suffix_argmax_rate")] = float("nan")
+    X[3, run.plan.features.index("teacher_suffix_argmax_rate")] = value
     write_chunk(run.plan, 0, X)
 
 

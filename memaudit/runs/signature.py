@@ -1,0 +1,261 @@
+"""Who made a run: an ed25519 signature over the digests of all of its parts.
+
+Seals and fingerprints find what was damaged, but whoever can write the files can make them anew.
+A signature cannot be made without the private key. It stands in `signature.json` of the run, which
+is read only in the exact bytes in which it was written, so that any changed bit is found.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from memaudit.errors import MissingDependency, UsageError
+from memaudit.files import read_small
+from memaudit.runs.files import committed_file, is_remote, opened, output_errors
+from memaudit.runs.folder import MANIFEST, ROWS, Run
+from memaudit.runs.manifest import read_manifest
+from memaudit.text import shown_path
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+SIGNATURE = "signature.json"
+"""Name in the folder of a run."""
+
+MAX_BYTES = 256 << 20
+"""Of a signature file: about 100 bytes for each chunk."""
+
+_FORMAT = 1
+_MAX_KEY_BYTES = 16_384
+_KEY_DIGITS = 64
+_CONTEXT = b"memaudit run signature 1\n"
+"""Goes before what is signed, so that nothing signed for another purpose fits."""
+
+
+class Signed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a signature vouches for."""
+
+    run: str
+    """Fingerprint of what the run was given."""
+
+    date: str
+    """When it was signed, as ISO 8601 in UTC."""
+
+    parts: dict[str, str]
+    """SHA-256 of each file, by its name in the folder."""
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The content of `signature.json`."""
+
+    key: str
+    """Public key of the signer, in hexadecimal."""
+
+    signature: str
+    """Of `signed`, in hexadecimal."""
+
+    signed: Signed
+    """What was signed."""
+
+    format: int = _FORMAT
+    """`_FORMAT` of its writer."""
+
+
+def read_signing_key(path: Path) -> "Ed25519PrivateKey":
+    """Return the private key in a PEM file, as `openssl genpkey -algorithm ed25519` writes it.
+
+    Raises:
+        UsageError: it is no such key, or is encrypted.
+        MissingDependency: the package that signs is not installed.
+        OutputError: the file cannot be read.
+    """
+    serialization, ed25519 = _cryptography()
+    with output_errors(path, "read"):
+        content = read_small(path, _MAX_KEY_BYTES)
+    try:
+        key = serialization.load_pem_private_key(content, password=None)
+    except (ValueError, TypeError, _unsupported()) as error:
+        raise _no_key(path, "a private key") from error
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise _no_key(path, "a private key")
+    private: Ed25519PrivateKey = key
+    return private
+
+
+def read_public_keys(value: str) -> tuple[str, ...]:
+    """Return public keys in hexadecimal.
+
+    Args:
+        value: a key of 64 hexadecimal digits, or a file with one or more keys in PEM.
+
+    Raises:
+        UsageError: it is neither.
+        MissingDependency: the package that reads PEM is not installed.
+        OutputError: the file cannot be read.
+    """
+    if len(value) == _KEY_DIGITS and set(value) <= set("0123456789abcdef"):
+        return (value,)
+    serialization, ed25519 = _cryptography()
+    path = Path(value)
+    with output_errors(path, "read"):
+        content = read_small(path, _MAX_KEY_BYTES)
+    end = b"-----END PUBLIC KEY-----"
+    blocks = [block + end for block in content.split(end)[:-1]]
+    try:
+        keys = [serialization.load_pem_public_key(block.strip()) for block in blocks]
+    except (ValueError, _unsupported()) as error:
+        raise _no_key(path, "public keys") from error
+    if not keys or not all(isinstance(key, ed25519.Ed25519PublicKey) for key in keys):
+        raise _no_key(path, "public keys")
+    return tuple(key.public_bytes_raw().hex() for key in keys)
+
+
+def sign_run(folder: Path, key: "Ed25519PrivateKey") -> str:
+    """Sign a run that is complete, and return the public key of the signer in hexadecimal.
+
+    Raises:
+        UsageError, OutputError: a part is missing or cannot be read, or the signature not written.
+    """
+    fingerprint, needed = _needed(folder)
+    names = [*needed, *_made_from_them(folder)]
+    signed = Signed(
+        run=fingerprint,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        parts={name: _digest(folder, name) for name in names},
+    )
+    public = key.public_key().public_bytes_raw().hex()
+    signature = Signature(key=public, signature=key.sign(_message(signed)).hex(), signed=signed)
+    with committed_file(folder / SIGNATURE) as stream:
+        stream.write(_encoded(signature))
+    return public
+
+
+def require_signature(folder: Path, keys: Collection[str]) -> Signature:
+    """Return the signature of a run, once one of some keys made it and every part is as signed.
+
+    Args:
+        folder: of the run.
+        keys: public keys in hexadecimal, of which any may have signed.
+
+    Raises:
+        UsageError: the run is not signed, or by another key, or a part has changed.
+        OutputError: it cannot be read.
+        MissingDependency: the package that verifies is not installed.
+    """
+    shown = shown_path(folder)
+    found = _read(folder)
+    if found.key not in keys:
+        raise UsageError(
+            f"{shown}: signed with the key {found.key[:12]}, which is not one that is allowed",
+            hint="give its public key with --verify-key, or as one of 'signers' in the policy",
+        )
+    _, ed25519 = _cryptography()
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        public = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(found.key))
+        public.verify(bytes.fromhex(found.signature), _message(found.signed))
+    except (ValueError, InvalidSignature) as error:
+        raise UsageError(
+            f"{shown}: the signature is not of the key {found.key[:12]}",
+            hint="the run was changed after it was signed: get it again from who made it",
+        ) from error
+    changed = list(_changed(folder, found.signed))
+    if changed:
+        raise UsageError(
+            f"{shown}: not as it was signed: {', '.join(changed[:5])}",
+            hint="get the run again from who made it, or sign it again with 'predict --sign'",
+        )
+    return found
+
+
+def _read(folder: Path) -> Signature:
+    path = folder / SIGNATURE
+    if not path.exists():
+        raise UsageError(
+            f"{shown_path(folder)}: the run is not signed",
+            hint="give --sign KEY to 'memaudit predict', where the run is made",
+        )
+    with output_errors(path, "read"):
+        content = path.read_bytes() if is_remote(path) else read_small(path, MAX_BYTES)
+    with suppress(ValueError, RecursionError):
+        found = msgspec.json.decode(content, type=Signature)
+        # A digit in upper case would be the same number in other bytes.
+        is_exact = bytes.fromhex(found.signature).hex() == found.signature
+        if found.format == _FORMAT and is_exact and _encoded(found) == content:
+            return found
+    raise UsageError(
+        f"{shown_path(path)}: changed, damaged or written by another version of memaudit",
+        hint="get the run again from who made it, or sign it again with 'predict --sign'",
+    )
+
+
+def _changed(folder: Path, signed: Signed) -> Iterator[str]:
+    """Yield what of a run is not as it was signed."""
+    fingerprint, needed = _needed(folder)
+    if signed.run != fingerprint:
+        yield "another run"
+    # What is there and was not signed is as bad: it would be read as part of the run.
+    for name in dict.fromkeys((*needed, *_made_from_them(folder), *signed.parts)):
+        if name not in signed.parts:
+            yield f"{shown_path(name)} was not signed"
+        elif not (folder / name).exists():
+            yield f"{shown_path(name)} is missing"
+        elif _digest(folder, name) != signed.parts[name]:
+            yield f"{shown_path(name)} was changed"
+
+
+def _needed(folder: Path) -> tuple[str, list[str]]:
+    """Return the fingerprint of a run, and the names of what its results are made from."""
+    run = Run(folder, read_manifest(folder / MANIFEST))
+    chunks = [f"chunks/{run.plan.path(chunk).name}" for chunk in range(run.plan.n_chunks)]
+    return run.manifest.inputs.fingerprint, [MANIFEST, ROWS, *chunks]
+
+
+def _made_from_them(folder: Path) -> list[str]:
+    """Return the names of the results that are there."""
+    names = ("summary.json", "risk.parquet", "risk.jsonl", "risk.csv")
+    return [name for name in names if (folder / name).exists()]
+
+
+def _digest(folder: Path, name: str) -> str:
+    path = folder / name
+    with output_errors(path, "read"), opened(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def _message(signed: Signed) -> bytes:
+    return _CONTEXT + msgspec.json.encode(signed, order="sorted")
+
+
+def _encoded(signature: Signature) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(signature, order="sorted"), indent=1) + b"\n"
+
+
+def _no_key(path: Path, expected: str) -> UsageError:
+    return UsageError(
+        f"{shown_path(path)}: expected {expected} for ed25519 in PEM, not encrypted",
+        hint="make one with 'openssl genpkey -algorithm ed25519 -out key.pem', and its public part "
+        "with 'openssl pkey -in key.pem -pubout'",
+    )
+
+
+def _unsupported() -> type[Exception]:
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    return UnsupportedAlgorithm
+
+
+def _cryptography() -> tuple[Any, Any]:
+    """Return the two modules of the package that are needed."""
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise MissingDependency("cryptography", needed_for="a signature", extra="sign") from error
+    return serialization, ed25519
