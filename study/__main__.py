@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+from transformers.utils.logging import disable_progress_bar
+
 from study.recipe import read_recipe
 from study.stages import Workshop, train_cell
 
@@ -16,9 +18,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for models; kept")
     parser.add_argument("--sample-data", type=Path, default=Path("sample_data"))
     arguments = parser.parse_args()
+    disable_progress_bar()
     shop = Workshop(read_recipe(arguments.recipe), arguments.sample_data, arguments.work, _say)
-    for cell in shop.recipe.cells:
-        train_cell(shop, cell)
+    for later in (False, True):
+        for cell in shop.recipe.cells:
+            train_cell(shop, cell, later=later)
 
 
 def _say(line: str) -> None:

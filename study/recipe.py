@@ -62,6 +62,9 @@ class Student(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epochs: float | None = None
     """None: as the regime says."""
 
+    later: bool = False
+    """Trained when every cell has what is needed to fit and judge a classifier."""
+
     is_half: bool = False
     """Trained on half of the windows. What it recites of the other half it did not learn there."""
 

@@ -45,8 +45,14 @@ class Workshop:
         return self.work / "bases" / f"{family}-{size}"
 
 
-def train_cell(shop: Workshop, cell: Cell) -> None:
-    """Train what is missing of a cell: its bases, teacher, baseline and students."""
+def train_cell(shop: Workshop, cell: Cell, *, later: bool) -> None:
+    """Train what is missing of a cell: its bases, teacher, baseline and students.
+
+    Args:
+        shop: the recipe and its folders.
+        cell: one of the recipe.
+        later: also the students that can wait.
+    """
     regime = shop.recipe.regimes[cell.regime]
     windows = read_windows(shop, cell)
     folder = shop.cell_folder(cell)
@@ -60,7 +66,7 @@ def train_cell(shop: Workshop, cell: Cell) -> None:
             _train(shop, folder / name, model, windows.windows, schedule, rows=rows, seed=seed)
     labels: SoftLabels | None = None
     for student in cell.students:
-        if (folder / student.name).exists():
+        if (folder / student.name).exists() or (student.later and not later):
             continue
         labels = labels or _soft_labels(folder / "teacher", windows.windows)
         schedule = regime.student_schedule
