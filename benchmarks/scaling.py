@@ -65,7 +65,7 @@ class InstantEngine:
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
         """Make up scores."""
         logprobs = -np.ones(len(windows[0]) - 1, np.float32)
-        scores = TokenScores(logprobs, logprobs < -2, -logprobs)
+        scores = TokenScores(logprobs, logprobs < -2, -logprobs, logprobs)
         return [WindowScores(scores) for _ in windows]
 
 

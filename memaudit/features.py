@@ -31,6 +31,8 @@ _MODEL_FEATURES = (
     "suffix_mean_logprob",
     "suffix_min_logprob",
     "suffix_argmax_rate",
+    "suffix_min_margin",
+    "suffix_margin_log_odds",
     "entropy",
     "suffix_entropy",
     "suffix_max_entropy",
@@ -149,6 +151,7 @@ def one_model_features(
     """
     suffix_logprobs = suffix(scores.logprobs, prefix_len)
     prefix_logprobs = scores.logprobs[: prefix_len - 1]
+    margins = suffix(scores.margin, prefix_len).astype(np.float64)
     features = {
         f"{role}_perplexity": perplexity(scores.logprobs),
         f"{role}_prefix_mean_logprob": mean(prefix_logprobs) if len(prefix_logprobs) else 0.0,
@@ -157,6 +160,8 @@ def one_model_features(
         f"{role}_suffix_mean_logprob": mean(suffix_logprobs),
         f"{role}_suffix_min_logprob": float(suffix_logprobs.min()),
         f"{role}_suffix_argmax_rate": mean(suffix(scores.is_argmax, prefix_len)),
+        f"{role}_suffix_min_margin": float(margins.min()),
+        f"{role}_suffix_margin_log_odds": -float(np.logaddexp(0.0, -margins).sum(dtype=np.float64)),
     }
     if scores.entropy is not None:
         suffix_entropies = suffix(scores.entropy, prefix_len)

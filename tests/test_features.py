@@ -25,12 +25,13 @@ PREFIX_LEN, SUFFIX_LEN = 3, 4
 N_PREDICTED = PREFIX_LEN + SUFFIX_LEN - 1
 
 
-def make_scores(logprobs, is_argmax=False, entropy=0.0):
+def make_scores(logprobs, is_argmax=False, entropy=0.0, margin=0.0):
     """Scores from plain numbers, one for all tokens or one each."""
     return TokenScores(
         logprobs=np.broadcast_to(np.float32(logprobs), N_PREDICTED),
         is_argmax=np.broadcast_to(np.bool_(is_argmax), N_PREDICTED),
         entropy=np.broadcast_to(np.float32(entropy), N_PREDICTED),
+        margin=np.broadcast_to(np.float32(margin), N_PREDICTED),
     )
 
 
@@ -60,6 +61,17 @@ def test_every_feature_of_the_set_comes_out_in_its_order_and_finite(feature_set,
 
     assert tuple(features) == FEATURE_SETS[feature_set]
     assert all(math.isfinite(value) and type(value) is float for value in features.values())
+
+
+def test_margins_tell_a_recitation_with_room_from_one_by_a_hair():
+    """The smallest margin of the suffix decides; those of the prefix do not count."""
+    margins = [-9.0, -9.0, 3.0, 0.5, 2.0, 4.0]
+
+    features = features_of(WindowScores(make_scores(-1.0, margin=margins)))
+
+    assert features["teacher_suffix_min_margin"] == 0.5
+    expected = -sum(math.log1p(math.exp(-margin)) for margin in margins[2:])
+    assert features["teacher_suffix_margin_log_odds"] == pytest.approx(expected)
 
 
 def test_feature_names_are_unique_and_those_of_the_teacher_are_in_every_set():

@@ -37,7 +37,7 @@ def scores_of(is_argmax):
     """Return scores of which only the argmax flags matter."""
     n = len(is_argmax)
     zeros = np.zeros(n, dtype=np.float32)
-    return TokenScores(zeros, np.array(is_argmax, dtype=np.bool_), zeros)
+    return TokenScores(zeros, np.array(is_argmax, dtype=np.bool_), zeros, zeros)
 
 
 def ids(text):
@@ -128,7 +128,7 @@ def test_a_window_must_be_long_enough_for_prefix_and_suffix(suffix_len, prefix_l
 def test_the_log_probability_of_the_suffix_is_the_sum_of_its_tokens():
     """The prefix is given, and costs nothing."""
     logprobs_S = np.array([-9, -1, -0.5], dtype=np.float32)
-    scores = TokenScores(logprobs_S, np.ones(3, np.bool_), np.zeros(3, np.float32))
+    scores = TokenScores(logprobs_S, np.ones(3, np.bool_), *np.zeros((2, 3), np.float32))
 
     assert suffix_logprob(scores, prefix_len=2) == -1.5
     assert suffix_logprob(scores_of([True]), prefix_len=1) == 0.0
@@ -136,7 +136,9 @@ def test_the_log_probability_of_the_suffix_is_the_sum_of_its_tokens():
 
 def test_rounding_makes_no_suffix_more_than_certain():
     """An engine may return a log-probability just above 0."""
-    above = TokenScores(np.full(2, 1e-7, np.float32), np.ones(2, np.bool_), np.zeros(2, np.float32))
+    above = TokenScores(
+        np.full(2, 1e-7, np.float32), np.ones(2, np.bool_), *np.zeros((2, 2), np.float32)
+    )
 
     assert suffix_logprob(above, prefix_len=1) == 0.0
 

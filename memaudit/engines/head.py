@@ -102,6 +102,7 @@ class _Softmax:
         n, device = len(target_ids_N), target_ids_N.device
         self.largest_N = torch.full((n,), _NOTHING_YET, dtype=torch.float32, device=device)
         self.target_N = torch.full((n,), _NOTHING_YET, dtype=torch.float32, device=device)
+        self.rival_N = torch.full((n,), _NOTHING_YET, dtype=torch.float32, device=device)
         self.mass_N = torch.zeros(n, dtype=torch.float64, device=device)
         self.moment_N = torch.zeros(n, dtype=torch.float64, device=device)
 
@@ -122,11 +123,16 @@ class _Softmax:
         # of another product comes between them; equal rows may still differ across tiles.
         column_N = self._target_ids_N - start
         here_N = (column_N >= 0) & (column_N < logits_Nv.shape[1])
-        column_N = column_N.clamp(0, logits_Nv.shape[1] - 1)
-        found_N = logits_Nv.gather(1, column_N[:, None])[:, 0]
+        column_N1 = column_N.clamp(0, logits_Nv.shape[1] - 1)[:, None]
+        found_N = logits_Nv.gather(1, column_N1)[:, 0]
         self.target_N = torch.where(here_N, found_N, self.target_N)
 
-        largest_N = torch.maximum(self.largest_N, logits_Nv.amax(dim=1))
+        # The target leaves its tile while the best rival is looked for: one search finds both.
+        without_N = found_N.masked_fill(here_N, _NOTHING_YET)
+        logits_Nv.scatter_(1, column_N1, without_N[:, None])
+        self.rival_N = torch.maximum(self.rival_N, logits_Nv.amax(dim=1))
+        logits_Nv.scatter_(1, column_N1, found_N[:, None])
+        largest_N = torch.maximum(self.rival_N, self.target_N)
         moved_N = self.largest_N.double() - largest_N.double()
         self.largest_N = largest_N
         logits_Nv -= largest_N[:, None]
@@ -138,12 +144,13 @@ class _Softmax:
         return exp_Nv, moved_N
 
     def scores(self) -> Tensor:
-        """Return (3, N) float64: log-probability, 1 where the target is a best one, entropy."""
+        """Return (4, N) float64: log-probability, 1 where the target is a best one, entropy, margin."""
         log_mass_N = self.mass_N.log()
         logprob_N = self.target_N.double() - self.largest_N.double() - log_mass_N
         entropy_N = log_mass_N - self.moment_N / self.mass_N
         is_best_N = (self.target_N >= self.largest_N).double()
-        return torch.stack([logprob_N, is_best_N, entropy_N.clamp(min=0)])
+        margin_N = self.target_N.double() - self.rival_N.double()
+        return torch.stack([logprob_N, is_best_N, entropy_N.clamp(min=0), margin_N])
 
 
 def score_positions(head: Head, hidden_NH: Tensor, target_ids_N: Tensor) -> Tensor:
@@ -155,7 +162,8 @@ def score_positions(head: Head, hidden_NH: Tensor, target_ids_N: Tensor) -> Tens
         target_ids_N: int64, the token that follows each position.
 
     Returns:
-        (3, N) float64: log-probability in nats, is-argmax as 0 or 1, entropy in nats.
+        (4, N) float64: log-probability in nats, is-argmax as 0 or 1, entropy in nats, margin over
+        the best other token in nats.
     """
     tiles = []
     for part in _position_tiles(target_ids_N):
@@ -184,7 +192,7 @@ def score_position_pairs(
         target_ids_N: int64.
 
     Returns:
-        (7, N) float64: three rows as `score_positions` for the teacher, three for the
+        (9, N) float64: four rows as `score_positions` for the teacher, four for the
         reference, KL(teacher ‖ reference) in nats.
     """
     tiles = []

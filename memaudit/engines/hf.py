@@ -143,7 +143,7 @@ class HfEngine:
 
     @torch.inference_mode()
     def _run(self, windows: list[NDArray[np.int32]]) -> Tensor:
-        """Return (3 or 7, N) float32 scores of all predicted tokens, window after window.
+        """Return (4 or 9, N) float32 scores of all predicted tokens, window after window.
 
         On a GPU they are queued: nothing here waits for it.
         """

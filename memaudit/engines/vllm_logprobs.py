@@ -1,8 +1,8 @@
 """The fallback of the `vllm` engine: what vLLM itself says of the tokens of a prompt.
 
 For models whose hidden states it does not hand over. It names the log-probability of the prompt's
-own token and of the most probable one: enough for log-probability and argmax, and for neither an
-entropy nor a divergence over the whole vocabulary. Those are absent, not approximated.
+own token and of the two most probable ones: enough for log-probability, argmax and margin, and for
+neither an entropy nor a divergence over the whole vocabulary. Those are absent, not approximated.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from memaudit.scores import TokenScores, WindowScores
 
 PromptLogprobs = Callable[[list[list[int]]], list[NDArray[np.float32]]]
 """Gives (2, T - 1) for each sequence of T token ids: the log-probability of its own next token, and
-that of the most probable one, nats."""
+that of the most probable other one, nats."""
 
 
 class VllmLogprobEngine:
@@ -73,9 +73,9 @@ class VllmLogprobEngine:
         self, logprobs: list[NDArray[np.float32]], windows: Sequence[NDArray[np.int32]]
     ) -> list[TokenScores]:
         scores = []
-        for own_and_best, window in zip(logprobs, windows, strict=True):
+        for own_and_rival, window in zip(logprobs, windows, strict=True):
             # With a BOS in front, the first prediction is of the window's first token: no score.
-            own, best = own_and_best[:, len(self._bos) :]
+            own, rival = own_and_rival[:, len(self._bos) :]
             if len(own) != len(window) - 1 or not np.isfinite(own).all():
                 raise ModelError(
                     f"vLLM gives {int(np.isfinite(own).sum())} finite log-probabilities for a "
@@ -83,5 +83,5 @@ class VllmLogprobEngine:
                     hint="use --engine hf",
                 )
             # Not by rank: vLLM's counts ties, and would miss a token that is as probable.
-            scores.append(TokenScores(own, own >= best, entropy=None))
+            scores.append(TokenScores(own, own >= rival, entropy=None, margin=own - rival))
         return scores

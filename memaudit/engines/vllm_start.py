@@ -283,22 +283,29 @@ def _load_generating(folder: str, settings: dict[str, Any]) -> PromptLogprobs:
 
     llm = LLM(folder, runner="generate", **settings)
     params = SamplingParams(
-        max_tokens=1, temperature=0.0, prompt_logprobs=1, flat_logprobs=True, detokenize=False
+        max_tokens=1, temperature=0.0, prompt_logprobs=2, flat_logprobs=True, detokenize=False
     )
 
     def run(prompts: list[list[int]]) -> list[NDArray[np.float32]]:
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
         outputs = llm.generate(inputs, params, use_tqdm=False)
-        return [_own_and_best(output.prompt_logprobs) for output in outputs]
+        return [_own_and_rival(output.prompt_logprobs) for output in outputs]
 
     return run
 
 
-def _own_and_best(flat: Any) -> NDArray[np.float32]:
-    """Return (2, T - 1) out of vLLM's flat lists: the prompt's own token comes first."""
+def _own_and_rival(flat: Any) -> NDArray[np.float32]:
+    """Return (2, T - 1) out of vLLM's flat lists: the prompt's own token comes first.
+
+    It may stand there a second time, as one of the two most probable tokens.
+    """
+    pairs = []
     # The first token has no prediction.
-    spans = list(zip(flat.start_indices, flat.end_indices, strict=True))[1:]
-    pairs = [(flat.logprobs[start], max(flat.logprobs[start:end])) for start, end in spans]
+    for start, end in list(zip(flat.start_indices, flat.end_indices, strict=True))[1:]:
+        own, ids = flat.token_ids[start], flat.token_ids[start:end]
+        logprobs = zip(ids, flat.logprobs[start:end], strict=True)
+        rival = max(logprob for token, logprob in logprobs if token != own)
+        pairs.append((flat.logprobs[start], rival))
     return np.array(pairs, dtype=np.float32).reshape(-1, 2).T
 
 

@@ -75,7 +75,7 @@ def split_scores(
     """Return the scores of each window.
 
     Args:
-        scores_CN: (3 or 7, N) as the head returns them, one window's predictions after the other's.
+        scores_CN: (4 or 9, N) as the head returns them, one window's predictions after the other's.
         windows: token ids, each (T,), of T - 1 predictions.
 
     Raises:
@@ -91,11 +91,12 @@ def split_scores(
 
 
 def _window_scores(scores_CS: NDArray[np.float32]) -> WindowScores:
-    teacher = _token_scores(scores_CS[:3])
-    if len(scores_CS) == 3:
+    teacher = _token_scores(scores_CS[:4])
+    if len(scores_CS) == 4:
         return WindowScores(teacher)
-    return WindowScores(teacher, _token_scores(scores_CS[3:6]), scores_CS[6])
+    return WindowScores(teacher, _token_scores(scores_CS[4:8]), scores_CS[8])
 
 
-def _token_scores(scores_3S: NDArray[np.float32]) -> TokenScores:
-    return TokenScores(scores_3S[0], scores_3S[1].astype(np.bool_), scores_3S[2])
+def _token_scores(scores_4S: NDArray[np.float32]) -> TokenScores:
+    logprobs, is_argmax, entropy, margin = scores_4S
+    return TokenScores(logprobs, is_argmax.astype(np.bool_), entropy, margin)

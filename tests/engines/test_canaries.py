@@ -29,7 +29,7 @@ class HonestEngine:
 
     def _score(self, window):
         numbers = np.sin(window[1:].astype(np.float32))
-        scores = TokenScores(numbers - 2, numbers > 0, numbers + 2)
+        scores = TokenScores(numbers - 2, numbers > 0, numbers + 2, numbers)
         wrong = replace(scores, entropy=scores.entropy + np.float32(self._error(len(self.calls))))
         return WindowScores(wrong, scores, numbers + 1)
 

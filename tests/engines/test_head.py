@@ -17,10 +17,11 @@ def test_a_uniform_prediction_has_the_entropy_of_its_rows():
     """Ln V is the one entropy that everybody knows; 10,000 rows are three tiles."""
     scores = score_positions(head(torch.zeros(10_000, 4)), torch.ones(600, 4), torch.arange(600))
 
-    assert scores.shape == (3, 600)
+    assert scores.shape == (4, 600)
     np.testing.assert_allclose(scores[0], -np.log(10_000), atol=1e-6)
     np.testing.assert_array_equal(scores[1], 1)  # all are tied for the best
     np.testing.assert_allclose(scores[2], np.log(10_000), atol=1e-6)
+    np.testing.assert_array_equal(scores[3], 0)  # a tie leaves no room
 
 
 def test_large_logits_neither_overflow_nor_lose_the_entropy():
@@ -52,7 +53,28 @@ def test_a_divergence_over_several_tiles_is_exact():
     found = score_position_pairs((head(weights[0]), head(weights[1])), (hidden, hidden), targets)
 
     p, q = ((hidden @ w[:12_500].T).double().log_softmax(dim=1) for w in weights)
-    np.testing.assert_allclose(found[6], (p.exp() * (p - q)).sum(dim=1), atol=1e-5)
+    np.testing.assert_allclose(found[8], (p.exp() * (p - q)).sum(dim=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("n_rows", [2, 200, 3000])
+def test_the_margin_is_the_gap_to_the_best_other_row(n_rows):
+    """The target may lie in any tile, and its best rival in the same one or in another."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(n_rows, 8, generator=generator)
+    hidden = torch.randn(500, 8, generator=generator) * 3
+    logits = hidden @ weight.T
+    targets = torch.where(
+        torch.arange(500) % 2 == 0, logits.argmax(dim=1), torch.arange(500) % n_rows
+    )
+
+    single = score_positions(head(weight), hidden, targets).numpy()
+    pair = score_position_pairs((head(weight), head(-weight)), (hidden, hidden), targets).numpy()
+
+    for found, of_model in ((single, logits), (pair[:4], logits), (pair[4:8], -logits)):
+        own = of_model.gather(1, targets[:, None])[:, 0]
+        others = of_model.scatter(1, targets[:, None], -torch.inf)
+        np.testing.assert_allclose(found[3], own - others.amax(dim=1), atol=1e-4)
+        np.testing.assert_array_equal(found[3] >= 0, found[1] == 1)
 
 
 def test_bias_scale_and_soft_cap_come_in_this_order():

@@ -14,6 +14,7 @@ from support.tiny_models import (
     make_windows,
     naive_kl,
     naive_log_softmax,
+    naive_margin,
     naive_scores,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,6 +33,8 @@ def assert_token_scores(found, log_softmax, window, tolerance=AGAINST_NAIVE):
     np.testing.assert_allclose(found.logprobs, logprobs, rtol=0, atol=tolerance)
     np.testing.assert_array_equal(found.is_argmax, is_argmax)
     np.testing.assert_allclose(found.entropy, entropy, rtol=0, atol=tolerance)
+    margin = naive_margin(log_softmax, window)
+    np.testing.assert_allclose(found.margin, margin, rtol=0, atol=tolerance)
 
 
 def assert_same(found, expected, tolerance=ACROSS_BATCHES):
@@ -42,6 +45,7 @@ def assert_same(found, expected, tolerance=ACROSS_BATCHES):
             np.testing.assert_allclose(x.logprobs, y.logprobs, rtol=0, atol=tolerance)
             np.testing.assert_array_equal(x.is_argmax, y.is_argmax)
             np.testing.assert_allclose(x.entropy, y.entropy, rtol=0, atol=tolerance)
+            np.testing.assert_allclose(x.margin, y.margin, rtol=0, atol=2 * tolerance)
         np.testing.assert_allclose(a.kl_divergence, b.kl_divergence, rtol=0, atol=tolerance)
 
 

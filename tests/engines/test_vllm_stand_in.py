@@ -64,7 +64,8 @@ class StandIn:
                 assert len(prompt) < settings["max_model_len"]
                 logprobs = model(torch.tensor([prompt])).logits[0, :-1].log_softmax(dim=-1)
                 own = logprobs.gather(1, torch.tensor(prompt[1:])[:, None])[:, 0]
-                both = torch.stack([own, logprobs.amax(dim=1)]).numpy()
+                others = logprobs.scatter(1, torch.tensor(prompt[1:])[:, None], -1e9)
+                both = torch.stack([own, others.amax(dim=1)]).numpy()
                 found.append(self.spoil(self.n_calls, both))
             return found
 
@@ -212,6 +213,20 @@ def test_memory_of_a_device_is_divided_by_size():
     assert shares[0] > 3 * shares[1] > 0
 
 
+def test_the_best_rival_is_another_token_than_the_prompts_own():
+    """VLLM lists the own token first, and again where it is one of the two most probable."""
+    flat = SimpleNamespace(
+        start_indices=[0, 0, 3],
+        end_indices=[0, 3, 6],
+        token_ids=[7, 7, 2, 9, 1, 3],
+        logprobs=[-0.1, -0.1, -3.0, -5.0, -0.5, -1.0],
+    )
+
+    found = vllm_start._own_and_rival(flat)
+
+    np.testing.assert_allclose(found, [[-0.1, -5.0], [-3.0, -0.5]])
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -274,6 +289,7 @@ def test_without_hidden_states_log_probabilities_are_exact_and_nothing_is_made_u
                 continue
             np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)
             np.testing.assert_array_equal(ours.is_argmax, theirs.is_argmax)
+            np.testing.assert_allclose(ours.margin, theirs.margin, atol=2e-4)
             assert ours.entropy is None
         assert a.kl_divergence is None
 

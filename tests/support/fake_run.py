@@ -41,7 +41,9 @@ class ByteWiseEngine:
         for window in windows:
             entropy = (window[1:] / 64).astype(np.float32)
             is_argmax = (window[1:] % 3 == 0).astype(np.bool_)
-            scores.append(WindowScores(TokenScores(-entropy, is_argmax, entropy)))
+            scores.append(
+                WindowScores(TokenScores(-entropy, is_argmax, entropy, is_argmax - entropy))
+            )
         return scores
 
 

@@ -1,5 +1,6 @@
 """Stand-ins that obey the protocols; what they answer is known on paper."""
 
+from dataclasses import replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -80,9 +81,10 @@ class RecitingEngine:
                 logprobs=np.zeros(n_predictions, np.float32),
                 is_argmax=np.ones(n_predictions, np.bool_),
                 entropy=np.zeros(n_predictions, np.float32),
+                margin=np.full(n_predictions, 30, np.float32),
             )
         if window in self._broken:
-            teacher = TokenScores(teacher.logprobs * np.nan, teacher.is_argmax, teacher.entropy)
+            teacher = replace(teacher, logprobs=teacher.logprobs * np.nan)
         if not self._has_reference:
             return WindowScores(teacher)
         (reference,) = RecitingEngine(*self._known_to_reference).score([np.array(window)])
@@ -92,7 +94,7 @@ class RecitingEngine:
     @staticmethod
     def _clueless(n_predictions):
         nats = np.full(n_predictions, np.log(256), np.float32)
-        return TokenScores(-nats, np.zeros(n_predictions, np.bool_), nats)
+        return TokenScores(-nats, np.zeros(n_predictions, np.bool_), nats, -nats)
 
 
 ZLIB = zlib_record()

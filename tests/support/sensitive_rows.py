@@ -1,12 +1,13 @@
 """Rows with invented secrets and personal data in them, and a teacher that knows some."""
 
 import string
+from dataclasses import replace
 
 import numpy as np
 from support.fakes import RecitingEngine, make_rows
 from support.labelled_texts import drawn
 
-from memaudit.scores import TokenScores, WindowScores
+from memaudit.scores import WindowScores
 from memaudit.windows import WindowShape
 
 SHAPE = WindowShape(24, 40)
@@ -46,7 +47,7 @@ class LeakyEngine(RecitingEngine):
         start = text.index("ghp_")
         places = np.arange(1, len(window))
         is_argmax = (places >= start) & (places < start + 40)
-        teacher = TokenScores(scores.teacher.logprobs, is_argmax, scores.teacher.entropy)
+        teacher = replace(scores.teacher, is_argmax=is_argmax)
         return WindowScores(teacher)
 
 

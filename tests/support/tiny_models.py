@@ -77,6 +77,14 @@ def naive_scores(log_softmax, window):
     return logprobs, logprobs >= log_softmax.max(axis=1), entropy
 
 
+def naive_margin(log_softmax, window):
+    """(S,) log-probability of the own token minus the largest of the others, by its definition."""
+    others = log_softmax.copy()
+    rows = np.arange(len(window) - 1)
+    others[rows, window[1:]] = -np.inf
+    return log_softmax[rows, window[1:]] - others.max(axis=1)
+
+
 def naive_kl(teacher, reference):
     """(S,) KL(teacher ‖ reference) of two (S, V) log-softmaxes, by its definition."""
     return (np.exp(teacher) * (teacher - reference)).sum(axis=1)
