@@ -33,6 +33,11 @@ _PATH = click.Path(path_type=Path)
     required=True,
     help="Folder of predict on the same corpus, or its risk table. May be repeated.",
 )
+@input_option(
+    "--recalibrate",
+    metavar="NAME|PATH",
+    help="Do not fit: shift this classifier to the level of a small pilot.",
+)
 @output_option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -83,9 +88,13 @@ def fit(**flags: Any) -> None:
 
     Writes classifier.json and card.json into DIR. Each --labels goes with the --scores in the
     same place of their order; each pair is one run. Needs 20 extracted examples to fit and 10
-    others to calibrate.
+    others to calibrate. With --recalibrate, 5 are enough: only the level of an existing
+    classifier changes, not its order.
     """
     pairs = _pairs(flags["labels"], flags["scores"])
+    if flags["recalibrate"] is not None:
+        _recalibrate(pairs, flags)
+        return
 
     from memaudit.reports.terminal import print_page
     from memaudit.reports.verify import fit_document, fit_page
@@ -107,6 +116,32 @@ def fit(**flags: Any) -> None:
         print_page(fit_page(result), color=flags["color"])
 
 
+def _recalibrate(pairs: list[tuple[Path, Path]], flags: dict[str, Any]) -> None:
+    fixed = [name for name in ("feature_set", "features", "export") if flags[name]]
+    if fixed:
+        raise UsageError(
+            f"--{fixed[0].replace('_', '-')} has no meaning with --recalibrate",
+            hint="a recalibrated classifier keeps its features",
+        )
+
+    from memaudit.reports.terminal import print_page
+    from memaudit.reports.verify import recalibration_page
+    from memaudit.training import recalibrate
+
+    result = recalibrate(
+        flags["recalibrate"],
+        pairs,
+        flags["out"],
+        objective=flags["objective"],
+        command=_command(flags),
+    )
+    if flags["as_json"]:
+        document = {"schema_version": 1, "folder": str(result.folder), **result.document()}
+        click.echo(json_text(document))
+    else:
+        print_page(recalibration_page(result), color=flags["color"])
+
+
 def _pairs(labels: tuple[Path, ...], scores: tuple[Path, ...]) -> list[tuple[Path, Path]]:
     if len(labels) != len(scores):
         raise UsageError(
@@ -126,7 +161,16 @@ def _command(flags: dict[str, Any]) -> str:
     words = ["memaudit", "fit"]
     for labels, scores in zip(flags["labels"], flags["scores"], strict=True):
         words += ["--labels", str(labels), "--scores", str(scores)]
-    names = ("out", "feature_set", "features", "objective", "calibration_share", "seed", "export")
+    names = (
+        "recalibrate",
+        "out",
+        "feature_set",
+        "features",
+        "objective",
+        "calibration_share",
+        "seed",
+        "export",
+    )
     for name in names:
         if flags[name] is not None:
             words += [f"--{name.replace('_', '-')}", str(flags[name])]

@@ -23,7 +23,7 @@ from memaudit.reports.page import (
 if TYPE_CHECKING:
     from memaudit.evaluation import Comparison, Figure
     from memaudit.labels import LabelScan, VerificationResult
-    from memaudit.training import FitResult
+    from memaudit.training import FitResult, Recalibrated
     from memaudit.training.joining import JoinCounts
     from memaudit.training.result import HeldOutRun
     from memaudit.verification.estimate import Estimate
@@ -365,6 +365,60 @@ def fit_notes(result: "FitResult") -> Iterator[str]:
     for run in result.runs:
         if run.counts.unlabelled or run.counts.unscored or run.counts.conflicting:
             yield _left_out(run.run.name, run.counts)
+
+
+def recalibration_page(result: "Recalibrated") -> Page:
+    """Return what a pilot made of a classifier."""
+    before, after = result.figures_before, result.figures_after
+    expected = after.expected
+    return Page(
+        title="Recalibration of a classifier",
+        verdict=(
+            name(result.classifier.name, "strong"),
+            " expects ",
+            Words(words.figure(expected.mean, 1), "strong"),
+            f" ({expected.low:,} to {expected.high:,}) of the pilot's {result.n_examples:,} examples "
+            f"to be memorized; {result.n_extracted:,} were. Before: "
+            f"{words.figure(before.expected.mean, 1)} ({before.expected.low:,} to "
+            f"{before.expected.high:,}).",
+        ),
+        sections=(Section(blocks=(_shift(result),)),),
+        notes=tuple(_recalibration_notes(result)),
+    )
+
+
+def _shift(result: "Recalibrated") -> Table:
+    before, after, shift = result.figures_before, result.figures_after, result.shift
+    return facts(
+        {
+            "from": name(f"{result.before.name}, {result.before.digest[:12]}"),
+            "level": f"log-odds {shift.shift:+.2f}, slope {shift.slope:.2f}",
+            "log loss": f"{words.figure(after.log_loss)}, before {words.figure(before.log_loss)}",
+            "Brier": f"{words.figure(after.brier)}, before {words.figure(before.brier)}",
+            "classifier": name(
+                f"{result.folder}, {result.classifier.digest[:12]}", max_len=PATH_LEN
+            ),
+            "use": name(f"memaudit predict --classifier {result.folder}", max_len=PATH_LEN),
+        }
+    )
+
+
+def _recalibration_notes(result: "Recalibrated") -> Iterator[str]:
+    yield (
+        "The figures are cross-fitted: each fifth of the pilot is judged by a shift from the "
+        "other four. The order of examples has not changed."
+    )
+    if result.figures_after.log_loss > result.figures_before.log_loss:
+        yield "On held-out fifths the shift does not help: the pilot is too small, or not needed."
+    if result.counts_copies:
+        yield (
+            "The pilot's student was trained on a sample, and the scores count copies in the whole "
+            "corpus. Put the sample in a file of its own, and predict and verify that file."
+        )
+    yield (
+        "The level holds for the pilot's corpus and training: other epochs, learning rates or "
+        "losses need another pilot."
+    )
 
 
 def _left_out(run: str, counts: "JoinCounts") -> str:

@@ -8,6 +8,7 @@ from memaudit.training.fitting import (
     fit_classifier,
     fit_pipeline,
 )
+from memaudit.training.recalibration import Recalibrated, recalibrate
 from memaudit.training.result import FitOptions, FitResult
 from memaudit.training.selection import SelectionResult, select_features
 
@@ -17,9 +18,11 @@ __all__ = [
     "FitOptions",
     "FitResult",
     "LabelledRun",
+    "Recalibrated",
     "SelectionResult",
     "fit_classifier",
     "fit_on_verification",
     "fit_pipeline",
+    "recalibrate",
     "select_features",
 ]

@@ -73,7 +73,7 @@ def fit_on_verification(
     """
     if options.export == "skops":
         import_skops()
-    name = _classifier_name(out)
+    name = classifier_name(out)
     inputs = read_inputs(pairs)
     objective = objective_of(inputs, options.objective)
     plan = plan_features(inputs, options.feature_set, options.features, objective)
@@ -104,7 +104,7 @@ def fit_on_verification(
     return result
 
 
-def _classifier_name(out: Path) -> str:
+def classifier_name(out: Path) -> str:
     """Return the folder's name in the letters that a classifier's name may have."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", out.resolve().name).strip("._+-")[:100] or "fitted"
 
@@ -125,20 +125,21 @@ def _fit(
         feature_set=plan.feature_set,
         features=features,
         objective=plan.objective,
-        provenance=_provenance(inputs, options),
+        provenance=provenance(inputs, options.command, options.seed),
     )
     return classifier, selection
 
 
-def _provenance(inputs: Sequence[Input], options: FitOptions) -> dict[str, str]:
+def provenance(inputs: Sequence[Input], command: str, seed: int) -> dict[str, str]:
+    """Return what a classifier was made of, and by what."""
     import sklearn
 
     tables = (f"{one.labels.sha256[:12]} by {one.scores.sha256[:12]}" for one in inputs)
     return {
-        "command": options.command,
+        "command": command,
         "data": f"labels by scores, sha256: {', '.join(tables)}",
         "labels": "extracted_by_student of the tables given",
-        "seeds": str(options.seed),
+        "seeds": str(seed),
         "memaudit": __version__,
         "numpy": np.__version__,
         "scikit-learn": sklearn.__version__,

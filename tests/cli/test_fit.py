@@ -37,8 +37,9 @@ def test_the_verdict_comes_first_and_the_promise_is_told(fit, tmp_path):
     n_calibrating = round(0.3 * n_memorized)
     titles = "run rows used distinct memorized expected flagged caught"
     assert f"{titles} run-0 300 300 300 {n_memorized} " in words
-    assert f"{n_calibrating} memorized examples calibrate it: with none of them missed" in words
-    assert f"recall of {0.05 ** (1 / n_calibrating):.1%} at 95% confidence; 90% needs 29." in words
+    assert f"{n_calibrating} memorized examples calibrate it. If it misses none of them" in words
+    bound = f"{0.05 ** (1 / n_calibrating):.1%}"
+    assert f"at least {bound} with 95% confidence; a bound of 90% needs 29." in words
     assert "Near-duplicates across the split cannot be excluded" in words
     assert max(map(len, out.splitlines())) <= 80
 
@@ -91,6 +92,27 @@ def test_the_objective_of_labels_made_elsewhere_can_be_told(fit, tmp_path):
 
     assert code == 0
     assert load_classifier(tmp_path / "mine").objective == "hard"
+
+
+def test_a_pilot_of_a_hundred_rows_recalibrates(fit, tmp_path):
+    """The level becomes the user's own without a fit."""
+    code, _, err = fit(write_runs(tmp_path, 1), *FEATURES, "--out", tmp_path / "low")
+    assert (code, err) == (0, "")
+    pair = write_run(tmp_path, "pilot", *make_rows(seed=9, n=100, level=0.0))
+
+    code, out, err = fit([pair], "--recalibrate", tmp_path / "low")
+
+    assert (code, err) == (0, "")
+    assert out.startswith("mine expects ")
+    assert "The order of examples has not changed." in " ".join(out.split())
+    code, out, _ = fit([pair], "--recalibrate", tmp_path / "low", "--json")
+    document = json.loads(out)
+    card = json.loads((tmp_path / "mine" / "card.json").read_text())
+    assert document == card | {"schema_version": 1, "folder": str(tmp_path / "mine")}
+    assert load_classifier(tmp_path / "mine").digest == card["digest"]
+    code, _, err = fit([pair], "--recalibrate", tmp_path / "low", *FEATURES)
+    assert code == 2
+    assert "--features has no meaning with --recalibrate" in err
 
 
 def spoilt(tmp_path, change_scores=None, change_labels=None):

@@ -210,9 +210,9 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
 )
 def test_a_classifier_is_called_like_its_folder_in_plain_letters(tmp_path, folder, name):
     """Names of classifiers go into tables and terminals."""
-    from memaudit.training.fit import _classifier_name
+    from memaudit.training.fit import classifier_name
 
-    assert _classifier_name(tmp_path / folder) == name
+    assert classifier_name(tmp_path / folder) == name
 
 
 def test_a_share_of_nothing_is_refused():
