@@ -16,7 +16,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.classifier import Calibration, RiskClassifier, find_classifier, save_classifier
+from memaudit.classifier import (
+    Calibration,
+    RiskClassifier,
+    find_classifier,
+    save_classifier,
+    sigmoid,
+)
 from memaudit.errors import ClassifierError
 from memaudit.files import written_file
 from memaudit.metrics import ExpectedCount, brier, expected_count, roc_auc
@@ -90,18 +96,22 @@ def fit_shift(log_odds: NDArray[np.float64], extracted: NDArray[np.bool_]) -> Sh
         spread = np.exp(theta[1]) * distance
         z = center + theta[0] + spread
         nats = np.logaddexp(0, np.where(extracted, -z, z)).sum()
-        wrong = 1 / (1 + np.exp(-z)) - extracted
+        wrong = sigmoid(z) - extracted
         gradient = np.array([wrong.sum(), (wrong * spread).sum()]) + precision * theta
-        return float(nats + (precision * theta**2).sum() / 2), gradient
+        # A mean, so that the tolerance means the same for every size of pilot.
+        return float(nats + (precision * theta**2).sum() / 2) / len(z), gradient / len(z)
 
-    found = minimize(loss, np.zeros(2), jac=True, method="BFGS", options={"gtol": 1e-8})
+    bounds = [(-30.0, 30.0), (-3.0, 3.0)]  # far beyond what is accepted: no step overflows
+    found = minimize(
+        loss, np.zeros(2), jac=True, method="L-BFGS-B", bounds=bounds, options={"gtol": 1e-9}
+    )
     shift, slope = float(found.x[0]), float(np.exp(found.x[1]))
     z = center + shift + slope * distance
     J = np.column_stack([np.ones(len(z)), slope * distance])
     weights = _information(z)
     hessian = J.T @ (J * weights[:, np.newaxis]) + np.diag(precision)
     # Of the logarithm of the expected number, by the delta method.
-    direction = (weights @ J) / (1 / (1 + np.exp(-z))).sum()
+    direction = (weights @ J) / sigmoid(z).sum()
     variance = float(direction @ np.linalg.solve(hessian, direction))
     return Shift(center, shift, slope, float(np.hypot(np.sqrt(variance), _SEED_LOG_SD)))
 
@@ -246,7 +256,7 @@ def recalibrate(
     if abs(shift.shift) > _LARGEST_SHIFT:
         raise ClassifierError(
             f"the pilot contradicts the classifier {before.name}: it expects "
-            f"{1 / (1 + np.exp(-log_odds)).sum():,.1f} memorized examples, "
+            f"{sigmoid(log_odds).sum():,.1f} memorized examples, "
             f"the labels say {int(extracted.sum()):,}",
             hint="check that labels and scores are of the same rows, or fit a classifier of your own",
         )
@@ -328,7 +338,7 @@ def _cross_fitted(
 def _figures(
     log_odds: NDArray[np.float64], extracted: NDArray[np.bool_], count_log_sd: float
 ) -> PilotFigures:
-    probabilities = 1 / (1 + np.exp(-log_odds))
+    probabilities = sigmoid(log_odds)
     nats = np.logaddexp(0, np.where(extracted, -log_odds, log_odds))
     return PilotFigures(
         expected_count(probabilities, count_log_sd),

@@ -28,7 +28,7 @@ def expected(log_odds):
 @pytest.mark.parametrize(("shift", "slope"), [(0.0, 1.0), (2.0, 1.0), (-1.5, 1.0), (1.0, 0.7)])
 def test_a_large_pilot_decides_alone(shift, slope):
     """The two numbers that made the labels come out, whatever they were."""
-    log_odds, extracted = pilot(200_000, shift=shift, slope=slope)
+    log_odds, extracted = pilot(60_000, shift=shift, slope=slope)
 
     found = fit_shift(log_odds, extracted)
 
@@ -121,7 +121,7 @@ def test_a_level_that_no_training_explains_is_refused(fitted, tmp_path):
     scores = [row | {SIGNAL: row[SIGNAL] - 6} for row in scores]
     pair = write_run(tmp_path, "pilot", scores, labels)
 
-    with pytest.raises(ClassifierError, match="contradicts the classifier low: it expects 0.0"):
+    with pytest.raises(ClassifierError, match="contradicts the classifier low: it expects "):
         recalibrate(str(fitted), [pair], tmp_path / "mine")
 
 
