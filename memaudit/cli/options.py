@@ -207,10 +207,9 @@ def corpus(*more: Decorator) -> Decorator:
         ),
         corpus_option(
             "--split",
-            default="train",
-            show_default=True,
             metavar="NAME",
-            help="Split of a corpus on the hub.",
+            help="Split of a corpus on the hub, or of a folder whose files are called after splits; "
+            "all reads all of a folder. Default: train; a folder with several needs one.",
         ),
         corpus_option(
             "--revision", metavar="REV", help="Branch, tag or commit of a corpus on the hub."

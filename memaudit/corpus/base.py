@@ -133,8 +133,9 @@ class CorpusOptions:
     config: str | None = None
     """Configuration, hub only."""
 
-    split: str = "train"
-    """Split, hub only."""
+    split: str | None = None
+    """Split on the hub, or of a folder whose files name theirs; `all` for all of a folder. None:
+    `train` on the hub, and a folder must not have several."""
 
     revision: str | None = None
     """Branch, tag or commit, hub only."""
@@ -187,6 +188,7 @@ class CorpusOptions:
         """
         document = asdict(self)
         del document["streaming"]
+        document["split"] = self.split or "train"
         added = {field.name: field.default for field in fields(self) if field.name in _ADDED}
         return {key: value for key, value in document.items() if value != added.get(key, _NEVER)}
 

@@ -19,7 +19,7 @@ MAX_WHOLE_BYTES = GIB
 """Formats read from their end are unpacked in memory first, up to this size."""
 
 _RATIO_FREE_BYTES = 64 * MIB
-_ZSTD_WINDOW_BYTES = 128 * MIB
+_ZSTD_WINDOW_BYTES = 2 * GIB  # what --long=31 writes, as large public dumps do; used as it fills
 _UTF8_BOM = b"\xef\xbb\xbf"
 
 

@@ -1,6 +1,7 @@
 """Which files a path, a folder or a glob stands for, always in the same order."""
 
 import glob
+import json
 import os
 import re
 import stat
@@ -14,12 +15,16 @@ from memaudit.corpus.base import CorpusOptions
 from memaudit.corpus.byte_streams import OpenFile
 from memaudit.corpus.formats import FORMATS
 from memaudit.errors import CorpusError
+from memaudit.files import read_small
 from memaudit.text import safe_text, shown_path
 
 COMPRESSIONS = ("gz", "zst", "bz2", "xz")
 """Endings that may follow."""
 
 _ENDING = re.compile(rf"\.({'|'.join(FORMATS)})(?:\.({'|'.join(COMPRESSIONS)}))?$", re.IGNORECASE)
+_MAX_STATE_BYTES = 16 << 20
+"""Of the file in which `datasets` lists what it saved."""
+
 _ABOUT_THE_CORPUS = re.compile(
     r"(readme|licen[cs]e|notice|changelog|requirements)\b.*"
     r"|(dataset_infos?|dataset_dict|state|config|metadata|package)\.json",
@@ -51,18 +56,24 @@ class SourceFile:
     """One of `COMPRESSIONS`."""
 
 
-def find_files(source: str) -> list[SourceFile]:
+def find_files(source: str, split: str | None = None) -> list[SourceFile]:
     """Return the files of a corpus, sorted by name.
 
-    A folder is read with its subfolders. Hidden files, names that start with `_`, files about
-    the corpus (README, LICENSE, dataset_info.json, ...) and other endings are left out.
+    A folder is read with its subfolders; of a data set that `datasets` saved, the files that it
+    lists. Hidden files, names that start with `_`, files about the corpus (README, LICENSE,
+    dataset_info.json, ...), what memaudit wrote beside a corpus and other endings are left out.
+
+    Args:
+        source: path of a file or folder, or a glob.
+        split: of a folder whose files are of several splits by their names; `all` for all of them.
 
     Raises:
-        CorpusError: nothing is there, nothing there can be read, or a link leads out.
+        CorpusError: nothing is there, nothing there can be read, a link leads out, files are there
+            twice, or a split must be chosen.
     """
     path = Path(source)
     if path.is_dir():
-        return _readable(_walk(path), root=path, source=source)
+        return _of_split(_readable(_walk(path), root=path, source=source), split, source)
     if os.path.lexists(path):
         return [_source_file(path, root=path.parent, source=source)]
     if glob.has_magic(source):
@@ -72,6 +83,38 @@ def find_files(source: str) -> list[SourceFile]:
             (match for match in matches if not match.is_dir()), root=root, source=source
         )
     return _not_found(path)
+
+
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""By the words that stand for them in names of files and folders, as `datasets` has it."""
+
+
+def _of_split(files: list[SourceFile], split: str | None, source: str) -> list[SourceFile]:
+    """Return the files of one split, where a folder has several; what names none is `train`."""
+    split_of = {file.name: _split_name(file.name) for file in files}
+    names = sorted({name or "train" for name in split_of.values()})
+    if split == "all" or (split in (None, "train") and len(names) == 1):
+        return files
+    if split not in names:
+        raise CorpusError(
+            f"{shown_path(source)}: holds "
+            + (f"the splits {', '.join(names)}" if len(names) > 1 else f"the split {names[0]}")
+            + ("" if split is None else f", and no {safe_text(split)}"),
+            hint=f"choose with --split one of {', '.join(names)}, or all to read them together",
+        )
+    return [file for file in files if (split_of[file.name] or "train") == split]
+
+
+def _split_name(name: str) -> str | None:
+    words = re.split(r"[^a-z]+", name.lower())
+    for split, others in _SPLITS.items():
+        if any(word in others for word in words):
+            return split
+    return None
 
 
 def has_known_ending(source: str) -> bool:
@@ -110,6 +153,7 @@ def _readable(paths: Iterable[Path], *, root: Path, source: str) -> list[SourceF
     limit = root.resolve()
     for path in wanted:
         _require_inside(path, limit)
+    _require_once(wanted)
     return [_source_file(path, root=root, source=source) for path in wanted]
 
 
@@ -117,6 +161,21 @@ def _is_corpus(path: Path) -> bool:
     if any(part.startswith((".", "_")) for part in path.parts):
         return False
     return has_known_ending(path.name) and not _ABOUT_THE_CORPUS.fullmatch(path.name)
+
+
+def _require_once(paths: list[Path]) -> None:
+    """Refuse a file beside its compressed copy: every text would count twice."""
+    by_stem: dict[Path, Path] = {}
+    for path in paths:
+        ending = _ENDING.search(path.name)
+        stem = path.with_suffix("") if ending is not None and ending[2] else path
+        other = by_stem.setdefault(stem, path)
+        if other != path:
+            raise CorpusError(
+                f"{shown_path(other)} and {shown_path(path)}: one file, packed and not, so every "
+                "row would be read twice",
+                hint="remove one of the two, or give the files that are meant",
+            )
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -128,7 +187,28 @@ def _walk(folder: Path) -> Iterator[Path]:
                     f"{shown_path(Path(parent) / name)}: a link to a folder",
                     hint="links to folders are not followed: give the folder itself",
                 )
-        yield from (Path(parent) / name for name in files)
+        if {*files} >= _RUN_FILES:
+            folders.clear()  # a run of memaudit
+            continue
+        listed = _saved_files(Path(parent) / "state.json") if "state.json" in files else None
+        for name in files if listed is None else listed:
+            original = name.removesuffix(".manifest.json").removesuffix(".removed.parquet")
+            if original == name or not (Path(parent) / original).exists():
+                yield Path(parent) / name
+
+
+_RUN_FILES = {"manifest.json", "rows.parquet"}
+"""What lies in the folder of every run."""
+
+
+def _saved_files(state: Path) -> list[str] | None:
+    """Return the files of a data set that `datasets` saved; others beside them are its caches."""
+    try:
+        listed = json.loads(read_small(state, _MAX_STATE_BYTES))["_data_files"]
+        names = [str(file["filename"]) for file in listed]
+    except (KeyError, OSError, TypeError, ValueError):
+        return None
+    return [name for name in names if Path(name).name == name]
 
 
 def _cannot_list(error: OSError) -> NoReturn:

@@ -94,7 +94,7 @@ def _load(corpus: HubCorpus, options: CorpusOptions, errors: tuple[type[Exceptio
         return datasets.load_dataset(
             corpus.hub_id,
             name=options.config,
-            split=options.split,
+            split=options.split or "train",
             revision=corpus.revision,
             streaming=options.streaming,
         )
@@ -123,6 +123,7 @@ def _explain(
     """Raise what to choose instead, if the hub says which configurations or splits there are."""
     import datasets
 
+    split = options.split or "train"
     try:
         configs = datasets.get_dataset_config_names(corpus.hub_id, revision=corpus.revision)
         if options.config not in configs and (options.config or len(configs) > 1):
@@ -132,14 +133,14 @@ def _explain(
         )
     except errors:
         splits = []
-    if splits and re.split(r"[\[+]", options.split)[0] not in splits:
+    if splits and re.split(r"[\[+]", split)[0] not in splits:
         raise CorpusError(
-            f"{corpus.hub_id}: no split {options.split}",
+            f"{corpus.hub_id}: no split {split}",
             hint=f"choose with --split one of: {', '.join(splits)}",
         ) from error
-    if options.streaming and "[" in options.split:
+    if options.streaming and "[" in split:
         raise CorpusError(
-            f"{corpus.hub_id}: a part of a split, {options.split}, cannot be streamed",
+            f"{corpus.hub_id}: a part of a split, {split}, cannot be streamed",
             hint="give the whole split, or switch streaming off",
         ) from error
     raise CorpusError(

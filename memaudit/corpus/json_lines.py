@@ -115,17 +115,17 @@ def _row(content: bytes | None, length: int, limit: int, where: _Place) -> Recor
     if content is None:
         return Unreadable(number, place, f"{length:,} bytes long, more than {limit:,}", unit)
     try:
-        return Record(number, place, parse_object(content, unit), unit)
+        return Record(number, place, parse_object(content, unit, allow_nan=True), unit)
     except RowError as error:
         return Unreadable(number, place, str(error), unit)
 
 
-def parse_object(data: bytes, unit: str = "line") -> dict[str, object]:
+def parse_object(data: bytes, unit: str = "line", *, allow_nan: bool = False) -> dict[str, object]:
     """Return a JSON object, read more strictly than `json` does.
 
     Raises:
         RowError: not an object, not UTF-8, deeper than 200, an integer of over 4,300 digits
-            or a number that is not finite. Keys that repeat give a `RepeatedKeys`.
+            or, unless it is allowed, a number that is not finite. Keys that repeat give a `RepeatedKeys`.
     """
     try:
         text = data.decode()
@@ -133,7 +133,7 @@ def parse_object(data: bytes, unit: str = "line") -> dict[str, object]:
         raise RowError(f"invalid UTF-8 at byte {error.start + 1} of the {unit}") from error
     _check_depth(data)
     try:
-        value = _DECODER.decode(text)
+        value = (_LENIENT_DECODER if allow_nan else _DECODER).decode(text)
     except json.JSONDecodeError as error:
         raise RowError(f"not valid JSON at character {error.pos + 1}") from error
     if not isinstance(value, dict):
@@ -232,3 +232,5 @@ _DECODER = json.JSONDecoder(
     parse_float=_number,
     parse_constant=_constant,
 )
+# pandas writes NaN where a value is missing: in a column that nobody uses it is no error.
+_LENIENT_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)

@@ -75,7 +75,7 @@ def read_corpus(
             hint="leave out --config-name and --revision",
         )
     else:
-        rows = _file_rows(find_files(options.source), options, chooser)
+        rows = _file_rows(find_files(options.source, options.split), options, chooser)
     return _outcomes(rows, options, chooser, render_messages)
 
 

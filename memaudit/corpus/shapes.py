@@ -1,6 +1,7 @@
 """Which columns of a corpus are used, and what a row's id and text are."""
 
 import difflib
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
@@ -203,6 +204,8 @@ def read_id(values: Mapping[str, object], columns: Columns, fallback: str) -> st
     """
     name = columns.id_column or _DEFAULT_ID
     value = values.get(name)
+    if isinstance(value, float) and not math.isfinite(value):
+        value = None  # what pandas writes for no id
     if isinstance(value, int | float | Decimal | date | time | UUID):  # bool and datetime too
         return str(value)
     if isinstance(value, str) and value and _utf8_len(value) is not None:

@@ -22,10 +22,13 @@ from memaudit.runs.finished import FinishedRun
 from memaudit.text import shown_path
 
 
-def plan_files(source: str, out: Path, *, replaces: bool) -> list[tuple[SourceFile, Path]]:
+def plan_files(
+    source: str, out: Path, *, replaces: bool, split: str | None = None
+) -> list[tuple[SourceFile, Path]]:
     """Return each file of a corpus with the place of its filtered copy.
 
-    One file gives a file; a folder or a glob gives a folder with the same names below it.
+    One file gives a file; a folder or a glob gives a folder with the same names below it, of a
+    split where the run read one.
 
     Raises:
         UsageError: the corpus is not in files, or the place has another format or is the corpus.
@@ -41,7 +44,7 @@ def plan_files(source: str, out: Path, *, replaces: bool) -> list[tuple[SourceFi
             f"{shown}: is neither a file nor a folder, and what was written is read back",
             hint="choose another place with --out",
         )
-    files = find_files(source)
+    files = find_files(source, split)
     if len(files) == 1 and files[0].path == Path(source):
         ending = _ending(files[0])
         if not out.name.lower().endswith(ending) or out.is_dir():

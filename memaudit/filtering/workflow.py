@@ -75,7 +75,8 @@ def filter_corpus(
         MissingDependency: near-duplicates are asked for without rensa.
         OutputError: the place cannot be written.
     """
-    places = None if out is None else plan_files(data, out, replaces=replaces)
+    split = run.manifest.inputs.corpus.get("split")
+    places = None if out is None else plan_files(data, out, replaces=replaces, split=split)
     selection = select_rows(run, options)
     sizes = _Sizes(run.n_rows, tokenizer)
     selection = _reread(run, data, options, selection, sizes, tokenizer)

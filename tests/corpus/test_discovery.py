@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from memaudit.corpus import CorpusOptions, Example, read_corpus
+from memaudit.corpus.discovery import find_files
 from memaudit.errors import CorpusError
 
 ROW = '{"text": "%s"}\n'
@@ -151,3 +152,53 @@ def test_names_that_steer_a_terminal_are_shown_harmless(tmp_path):
 
     assert bad.example_id == "a\\u001b[2J\\u000a.jsonl:1"
     assert bad.address.isprintable()
+
+
+def test_a_saved_data_set_is_what_its_list_says(tmp_path):
+    """Its caches lie beside it and hold the same rows again."""
+    write(tmp_path, "data-0.arrow", "cache-1f2e.arrow", "dataset_info.json")
+    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "data-0.arrow"}]}')
+
+    assert [file.name for file in find_files(str(tmp_path))] == ["data-0.arrow"]
+
+
+def test_a_folder_of_several_splits_needs_a_choice(tmp_path):
+    """Rows of test and train read together would count twice, without a word."""
+    write(
+        tmp_path, "train-00.jsonl", "validation.jsonl", "x/test/a.jsonl", "more.jsonl", "README.md"
+    )
+
+    with pytest.raises(CorpusError, match="holds the splits test, train, validation") as caught:
+        find_files(str(tmp_path))
+    assert "--split" in caught.value.hint
+    assert [file.name for file in find_files(str(tmp_path), "train")] == [
+        "more.jsonl",
+        "train-00.jsonl",
+    ]
+    assert [file.name for file in find_files(str(tmp_path), "test")] == ["x/test/a.jsonl"]
+    assert len(find_files(str(tmp_path), "all")) == 4
+
+
+def test_a_folder_of_one_split_needs_none(tmp_path):
+    """Also not when a finished run says the default."""
+    write(tmp_path, "test-0.jsonl", "test-1.jsonl")
+
+    assert len(find_files(str(tmp_path))) == len(find_files(str(tmp_path), "train")) == 2
+    with pytest.raises(CorpusError, match="holds the split test, and no validation"):
+        find_files(str(tmp_path), "validation")
+
+
+def test_a_file_beside_its_packed_copy_is_refused_by_name(tmp_path):
+    """Every text would seem to occur twice."""
+    write(tmp_path, "a.jsonl", "a.jsonl.gz", "b.jsonl.gz")
+
+    with pytest.raises(CorpusError, match=r"a.jsonl and .*a.jsonl.gz: one file"):
+        find_files(str(tmp_path))
+
+
+def test_what_memaudit_wrote_is_passed_over(tmp_path):
+    """A cleaned corpus is audited again in the folder where it was written."""
+    write(tmp_path, "c.jsonl", "c.jsonl.manifest.json", "c.jsonl.removed.parquet", "_SUCCESS")
+    write(tmp_path, "run/manifest.json", "run/rows.parquet", "run/chunks/0.parquet")
+
+    assert [file.name for file in find_files(str(tmp_path))] == ["c.jsonl"]
