@@ -228,6 +228,7 @@ def _scored(
             classifier=inputs.classifier,
             cascade=inputs.cascade,
             shard=shard,
+            raw_digest=cuts.raw.value,
         )
         run = begin_run(folder, manifest, restart=options.restart)
         keep_rows(run, rows, cuts)

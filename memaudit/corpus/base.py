@@ -1,10 +1,13 @@
 """What a reader is asked for, and what comes out of it."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from typing import Any, Literal, get_args
+
+import msgspec
 
 from memaudit.errors import UsageError
 
@@ -65,6 +68,13 @@ class Conversation:
     date: str = DEFAULT_TEMPLATE_DATE
     """What templates that ask for today's date are told, as YYYY-MM-DD."""
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of all of it but the date: no model is needed to tell whether it has changed."""
+        content = (self.messages, self.variables, self.n_context)
+        # What JSON has no word for, such as a date in a column of Parquet, counts by its text.
+        return hashlib.sha256(msgspec.json.encode(content, enc_hook=repr)).digest()
+
 
 RenderMessages = Callable[[Conversation], Rendered]
 """A chat template. A ValueError from it makes the row a bad row."""
@@ -96,6 +106,9 @@ class Example:
     token_ids: tuple[int, ...] | None = None
     """As in `Rendered`."""
 
+    raw_digest: bytes | None = None
+    """SHA-256 of its messages before a chat template made a text of them. None: there are none."""
+
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
@@ -112,6 +125,9 @@ class BadRow:
 
     reason: str
     """`line 17: invalid UTF-8 at byte 5 of the line`; never text of the corpus."""
+
+    raw_digest: bytes | None = None
+    """As in `Example`: a template may refuse messages that could be read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,7 @@ def _outcome(
     item = row.item
     address = f"{row.shown}:{item.place}"
     example_id = f"{row.name}:{item.number}"
+    raw_digest: bytes | None = None
     try:
         if isinstance(item, Unreadable):
             raise RowError(item.reason)
@@ -123,12 +124,20 @@ def _outcome(
         example_id = read_id(item.values, columns, example_id)
         content = read_content(item.values, columns)
         if isinstance(content, Conversation):
+            raw_digest = content.digest
             content = replace(content, date=options.template_date)
         rendered = render_content(content, render_messages, options.max_row_bytes)
     except RowError as error:
-        return BadRow(ordinal, example_id, address, f"{item.unit} {item.place}: {error}")
+        reason = f"{item.unit} {item.place}: {error}"
+        return BadRow(ordinal, example_id, address, reason, raw_digest)
     return Example(
-        ordinal, example_id, address, rendered.text, rendered.answers, rendered.token_ids
+        ordinal,
+        example_id,
+        address,
+        rendered.text,
+        rendered.answers,
+        rendered.token_ids,
+        raw_digest,
     )
 
 

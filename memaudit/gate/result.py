@@ -167,8 +167,11 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     scored: int
     """Rows that were scored, or that a cascade found unlikely to matter."""
 
+    with_answers: int | None
+    """Rows that say which of their tokens are trained on. None: the run does not say."""
+
     looked_at: int | None
-    """Scored rows whose trained tokens lie in a window. None: the run does not say."""
+    """Those of which such a token lies in the suffix of a window. None: the run does not say."""
 
     out_of_range_share: float
     """Scored rows beyond the range of a feature in training, for the feature that is worst."""

@@ -17,6 +17,7 @@ from memaudit.gate.policy import GatePolicy
 from memaudit.gate.result import Judged, RuleResult
 from memaudit.runs.finished import FinishedRun
 from memaudit.runs.judging import out_of_range_rates
+from memaudit.runs.manifest import AnswersRead
 from memaudit.text import safe_text
 
 _MAX_SUMMARY_BYTES = 64 << 20
@@ -48,11 +49,17 @@ def judged(run: FinishedRun) -> Judged:
         alpha=inputs.objective.cross_entropy_share,
         rows=run.n_rows,
         scored=outcomes["scored"] + outcomes["screened"],
-        looked_at=getattr(inputs, "looked_at", None),
+        with_answers=None if inputs.answers is None else inputs.answers.rows,
+        looked_at=None if inputs.answers is None else _looked_at(inputs.answers),
         out_of_range_share=max(out_of_range_rates(run.judgement).values(), default=0.0),
         date=_date(run),
         signed_by=None,
     )
+
+
+def _looked_at(answers: AnswersRead) -> int:
+    """Return in how many rows a token that is trained on lies in the suffix of a window."""
+    return answers.rows - answers.unseen_rows
 
 
 def _date(run: FinishedRun) -> str | None:
@@ -77,7 +84,7 @@ def policy_for(found: Judged, policy: GatePolicy, classifier_digest: str) -> Gat
     share = math.floor(100 * found.scored / max(1, found.rows)) / 100
     looked_at = None
     if found.looked_at is not None:
-        looked_at = math.floor(100 * found.looked_at / max(1, found.scored)) / 100
+        looked_at = math.floor(100 * found.looked_at / max(1, found.with_answers or 0)) / 100
     return msgspec.structs.replace(
         policy,
         data="required",
@@ -135,15 +142,21 @@ def scope_rules(found: Judged, policy: GatePolicy) -> Iterator[RuleResult]:
     """
     if (limit := policy.min_scored_share) is not None:
         share = found.scored / max(1, found.rows)
-        message = f"{found.scored:,} of {found.rows:,} rows were scored ({share:.1%}), at least {limit:.1%} required"
+        message = (
+            f"{found.scored:,} of {found.rows:,} rows were scored ({share:.1%}), "
+            f"at least {limit:.1%} required"
+        )
         yield _at_least("MEM008", share, limit, message)
     if (limit := policy.min_looked_at_share) is not None:
         if found.looked_at is None:
             message = "the run does not say in how many rows trained tokens were looked at"
             yield RuleResult("MEM009", "inconclusive", None, limit, message)
         else:
-            share = found.looked_at / max(1, found.scored)
-            message = f"in {found.looked_at:,} of {found.scored:,} scored rows trained tokens lie in a window ({share:.1%}), at least {limit:.1%} required"
+            share = found.looked_at / max(1, found.with_answers or 0)
+            message = (
+                f"in {found.looked_at:,} of {found.with_answers:,} rows with answers a token that "
+                f"is trained on lies in a window ({share:.1%}), at least {limit:.1%} required"
+            )
             yield _at_least("MEM009", share, limit, message)
     if (limit := policy.max_age) is not None:
         yield _age(found.date, limit)

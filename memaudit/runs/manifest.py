@@ -237,6 +237,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     shard: Shard | None = None
     """The part of the chunks that is scored here. None: all."""
 
+    raw_digest: str | None = None
+    """SHA-256 of the messages of a chat corpus as they were read. None: it has none, or an older
+    memaudit wrote this. It is no input: it follows from the corpus, like the texts."""
+
     format: int = FORMAT
     """`FORMAT` of its writer."""
 
@@ -357,4 +361,9 @@ def _content(path: Path) -> bytes:
 
 
 def _digest(manifest: Manifest) -> str:
-    return hashlib.sha256(msgspec.json.encode(manifest, order="sorted")).hexdigest()
+    document = msgspec.to_builtins(manifest)
+    # What was added later is left out where it says nothing, so that older manifests stay whole.
+    for holder, name in ((document, "raw_digest"), (document["inputs"], "answers")):
+        if holder[name] is None:
+            del holder[name]
+    return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()

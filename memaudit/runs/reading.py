@@ -204,6 +204,27 @@ class AnswerCounts:
     """Rows of those no trained token of which lies in the suffix of a window."""
 
 
+class RawDigest:
+    """SHA-256 of the rows of a chat corpus before they were rendered: it needs no model."""
+
+    def __init__(self) -> None:
+        self._hash, self._has_messages = hashlib.sha256(), False
+
+    def add(self, row: Example | BadRow) -> None:
+        """Count the next row."""
+        self._has_messages |= row.raw_digest is not None
+        if row.raw_digest is not None:
+            self._hash.update(row.raw_digest)
+        else:  # among messages there may be rows of plain text
+            text = row.text.encode() if isinstance(row, Example) else b""
+            self._hash.update(hashlib.sha256(text).digest())
+
+    @property
+    def value(self) -> str | None:
+        """In hexadecimal. None: no row held messages."""
+        return self._hash.hexdigest() if self._has_messages else None
+
+
 @dataclass(frozen=True, slots=True)
 class RowWindows:
     """Which windows the rows were cut into."""
@@ -222,6 +243,9 @@ class RowWindows:
 
     texts_hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     """SHA-256 of their texts."""
+
+    raw: "RawDigest" = field(default_factory=lambda: RawDigest())
+    """Of their messages, before a chat template made texts of them."""
 
     answers: AnswerCounts = field(default_factory=AnswerCounts)
     """How much of what is trained on was looked at, where rows say what that is."""
@@ -254,6 +278,7 @@ def cut_rows(
         cuts.texts_hash.update(b"".join(msgspec.json.encode(row.text) for row in examples))
         encoded = iter(_encode(examples, tokenizer))
         for row in batch:
+            cuts.raw.add(row)
             if isinstance(row, BadRow):
                 outcome = _outcome(row, "bad", row.reason)
             else:

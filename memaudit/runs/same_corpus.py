@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import msgspec
 
 from memaudit.corpus import BadRow, CorpusOptions, Example, RenderMessages, read_corpus
+from memaudit.corpus.base import Rendered
 from memaudit.errors import UsageError
 from memaudit.runs.finished import FinishedRun
+from memaudit.runs.reading import RawDigest
 from memaudit.text import shown_path
 
 
@@ -35,36 +37,60 @@ def reread_corpus(
         UsageError: it is another corpus, or has changed since it was scored.
         CorpusError: it cannot be read.
     """
-    ids = run.rows.column("id").to_pylist()
-    addresses = run.rows.column("address").to_pylist()
-    outcomes = run.rows.column("outcome").to_pylist()
-    texts, n_rows = hashlib.sha256(), 0
-    for row in read_corpus(corpus_options(run, source), render_messages=render_messages):
-        if (
-            n_rows >= len(ids)
-            or row.example_id != ids[n_rows]
-            or _place(row.address) != _place(addresses[n_rows])
-            or isinstance(row, BadRow) != (outcomes[n_rows] == "bad")
-        ):
-            _refuse(source, f"row {n_rows + 1:,} is another one")
+    texts = hashlib.sha256()
+    for row in _same_rows(run, source, render_messages):
         if isinstance(row, Example):
             texts.update(msgspec.json.encode(row.text))
-        n_rows += 1
         yield row
-    if n_rows != len(ids):
-        _refuse(source, f"it has {n_rows:,} rows, the run {len(ids):,}")
     if texts.hexdigest() != run.manifest.inputs.texts_digest:
         _refuse(source, "a text was changed")
 
 
 def require_same_corpus(run: FinishedRun, source: str) -> None:
-    """Read a corpus through and refuse it if it is not the one that was scored.
+    """Read a corpus through and refuse it if it is not the one that was scored; needs no model.
+
+    Rows with messages are compared as they are before a chat template makes texts of them.
 
     Raises:
         UsageError, CorpusError: as for `reread_corpus`.
     """
-    for _ in reread_corpus(run, source):
-        pass
+    if run.manifest.raw_digest is None:
+        for _ in reread_corpus(run, source):
+            pass
+        return
+    raw = RawDigest()
+    for row in _same_rows(run, source, lambda _: Rendered(""), is_rendered=False):
+        raw.add(row)
+    if raw.value != run.manifest.raw_digest:
+        _refuse(source, "a message was changed")
+
+
+def _same_rows(
+    run: FinishedRun,
+    source: str,
+    render_messages: RenderMessages | None,
+    *,
+    is_rendered: bool = True,
+) -> Iterator[Example | BadRow]:
+    """Yield the rows of a corpus, refused if their ids, places or number are not the run's."""
+    ids = run.rows.column("id").to_pylist()
+    addresses = run.rows.column("address").to_pylist()
+    is_bad = [outcome == "bad" for outcome in run.rows.column("outcome").to_pylist()]
+    n_rows = 0
+    for row in read_corpus(corpus_options(run, source), render_messages=render_messages):
+        # A template may have refused messages that can be read: without it nobody knows.
+        is_known = is_rendered or row.raw_digest is None
+        if (
+            n_rows >= len(ids)
+            or row.example_id != ids[n_rows]
+            or _place(row.address) != _place(addresses[n_rows])
+            or (is_known and isinstance(row, BadRow) != is_bad[n_rows])
+        ):
+            _refuse(source, f"row {n_rows + 1:,} is another one")
+        n_rows += 1
+        yield row
+    if n_rows != len(ids):
+        _refuse(source, f"it has {n_rows:,} rows, the run {len(ids):,}")
 
 
 def _place(address: str) -> str:

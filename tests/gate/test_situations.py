@@ -216,7 +216,7 @@ CASES = {
         foreign_name, ["--run", "custom", "--max-rate", "1"], 2, "does not come with memaudit"),
     "a foreign classifier that is allowed": (
         foreign_name, ["--run", "custom", "--max-rate", "1", "--allow-custom-classifier"], 0,
-        "underpowered"),
+        "calibrated is not known here"),
     "a foreign classifier that is pinned": (
         allow_by_digest, ["--run", "custom"], 0, "The gate passes"),
     "another classifier than the pinned one": (allow_by_digest, [], 2, "the policy pins"),

@@ -1,5 +1,6 @@
 """The manifest: read as it was written, or refused."""
 
+import hashlib
 import json
 
 import msgspec
@@ -120,3 +121,16 @@ def test_a_value_with_control_characters_is_shown_safely(manifest):
 
     (difference,) = differences(manifest.inputs, other)
     assert "\x1b" not in difference
+
+
+def test_a_manifest_of_before_a_field_was_added_is_still_whole(manifest, tmp_path):
+    """A run of last year must not look damaged because memaudit learned something new."""
+    path = tmp_path / "manifest.json"
+    write_manifest(path, manifest)
+    document = json.loads(path.read_text())["manifest"]
+    assert document.pop("raw_digest") is None
+    assert document["inputs"].pop("answers") is None
+    digest = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
+    path.write_text(json.dumps({"digest": digest, "manifest": document}))
+
+    assert read_manifest(path) == manifest
