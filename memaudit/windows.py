@@ -84,9 +84,14 @@ def cut_windows(
     Yields:
         (shape.length,) token ids.
     """
-    starts = range(0, len(token_ids) - shape.length + 1, shape.length)
-    for start in starts if policy == "tile" else starts[:1]:
+    for start in window_starts(len(token_ids), shape, policy):
         yield np.asarray(token_ids[start : start + shape.length], dtype=np.int32)
+
+
+def window_starts(n_tokens: int, shape: WindowShape, policy: WindowPolicy) -> range:
+    """Return where `cut_windows` begins the windows of so many tokens."""
+    starts = range(0, n_tokens - shape.length + 1, shape.length)
+    return starts if policy == "tile" else starts[:1]
 
 
 def cut_answers(
@@ -111,19 +116,25 @@ def cut_answers(
     Yields:
         (shape.length,) token ids, `NO_TOKEN` where there is none.
     """
+    for start, end in answer_suffixes(answers, shape, tiled=tiled, min_suffix_len=min_suffix_len):
+        suffix, context = token_ids[start:end], token_ids[max(0, start - shape.prefix_len) : start]
+        window = np.full(shape.length, NO_TOKEN, dtype=np.int32)
+        window[shape.prefix_len - len(context) : shape.prefix_len] = context
+        window[shape.prefix_len : shape.prefix_len + len(suffix)] = suffix
+        yield window
+
+
+def answer_suffixes(
+    answers: Sequence[tuple[int, int]], shape: WindowShape, *, tiled: bool, min_suffix_len: int
+) -> Iterator[tuple[int, int]]:
+    """Yield where the suffixes of the windows that `cut_answers` yields begin and end."""
     shortest = min(min_suffix_len, shape.suffix_len)
     for first, end in answers:
         begin = max(first, 1)
-        starts = range(begin, end, shape.suffix_len) if tiled else (begin,)
-        for start in starts:
-            suffix = token_ids[start : min(end, start + shape.suffix_len)]
-            if len(suffix) < shortest:
-                continue
-            context = token_ids[max(0, start - shape.prefix_len) : start]
-            window = np.full(shape.length, NO_TOKEN, dtype=np.int32)
-            window[shape.prefix_len - len(context) : shape.prefix_len] = context
-            window[shape.prefix_len : shape.prefix_len + len(suffix)] = suffix
-            yield window
+        for start in range(begin, end, shape.suffix_len) if tiled else (begin,):
+            stop = min(end, start + shape.suffix_len)
+            if stop - start >= shortest:
+                yield start, stop
 
 
 def without_padding(window: NDArray[np.int32]) -> NDArray[np.int32]:

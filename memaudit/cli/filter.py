@@ -22,7 +22,7 @@ from memaudit.text import json_text
 
 if TYPE_CHECKING:
     from memaudit.filtering import FilterOptions
-    from memaudit.filtering.workflow import TeacherTokenizer
+    from memaudit.filtering.texts import TeacherTokenizer
 
 _PATH = click.Path(path_type=Path)
 _SIMILARITY = 0.8
@@ -62,10 +62,12 @@ _SIMILARITY = 0.8
 )
 @limits_option(
     "--strategy",
-    type=click.Choice(("drop", "deduplicate", "downsample")),
+    type=click.Choice(("drop", "deduplicate", "downsample", "excise")),
     default="drop",
     show_default=True,
-    help="Remove risky rows, all copies of them but one, or but --max-copies.",
+    help="What happens to risky rows: drop removes them; deduplicate keeps one of each equal text; "
+    "downsample keeps --max-copies rows of each risky window; excise cuts the risky part out of them "
+    "and needs --teacher.",
 )
 @limits_option(
     "--max-copies",
@@ -73,7 +75,7 @@ _SIMILARITY = 0.8
     default=1,
     show_default=True,
     metavar="N",
-    help="Copies of a risky row that downsample keeps.",
+    help="Rows with the same risky window that downsample keeps.",
 )
 @limits_option(
     "--near-duplicates",
@@ -102,7 +104,8 @@ def filter_(**flags: Any) -> None:
     """Write CORPUS without the rows that the run in DIR finds too risky.
 
     What stays keeps its bytes, columns and order. Beside it go FILE.removed.parquet, which says
-    which rows went, and FILE.manifest.json; neither holds text of the corpus.
+    which rows went, and FILE.manifest.json; neither holds text of the corpus. With --strategy
+    excise, FILE.excised.parquet says what was cut.
     """
     from memaudit.filtering import filter_corpus
     from memaudit.runs.finished import read_finished_run

@@ -26,8 +26,16 @@ Span = tuple[int, int]
 ProjectColumns = Callable[[Sequence[str], str], tuple[str, ...]]
 """From the names in a schema and the file's name to the columns to read; may raise."""
 
-KeepNext = Callable[[], bool]
-"""Whether the next row stays when a file is copied; asked once for each row, in order."""
+StringPath = tuple[str | int, ...]
+"""Where a string is in a row: the column, then keys and places from 0, such as
+`("messages", 2, "content")`."""
+
+Cuts = Mapping[StringPath, tuple[Span, ...]]
+"""Parts of a row's strings that are left out, in characters, in order."""
+
+KeepNext = Callable[[], bool | Cuts]
+"""Whether the next row stays when a file is copied, or what is cut out of it; asked once for each
+row, in order. A row that cannot be used is never cut."""
 
 _ADDED = ("mapping", "template_date", "add_special_tokens")
 """Options that `CorpusOptions` did not have when the first runs were made."""
@@ -108,6 +116,14 @@ class Example:
 
     raw_digest: bytes | None = None
     """SHA-256 of its messages before a chat template made a text of them. None: there are none."""
+
+    values: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
+    """Of the columns that the text is made of, by column."""
+
+    render: "Callable[[Mapping[str, object]], Rendered] | None" = field(
+        default=None, compare=False, repr=False
+    )
+    """Makes a text of other values in these columns; may raise `RowError`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,14 @@ import bz2
 import gzip
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import chain
 from typing import Any, BinaryIO, Protocol
 
-from memaudit.corpus.base import GIB, MIB, CorpusOptions, KeepNext
+from memaudit.corpus.base import GIB, MIB, CorpusOptions, Cuts, KeepNext
 from memaudit.errors import CorpusError
 
 BLOCK_BYTES = MIB
@@ -229,6 +229,8 @@ def copy_lines(
     is_row: Callable[[bytes], bool],
     keep_next: KeepNext,
     out: Any,
+    *,
+    cut: Callable[[bytes, Cuts], bytes],
 ) -> None:
     """Write the lines that are no rows or stay, every byte as it was.
 
@@ -238,6 +240,7 @@ def copy_lines(
         is_row: whether a line, without its end, is a row.
         keep_next: asked for each row.
         out: where to.
+        cut: leaves parts of a line out.
     """
     line, stays, is_first = bytearray(), None, True
     for piece, ends in chain(_pieces(blocks), [(b"", True)]):
@@ -249,6 +252,9 @@ def copy_lines(
             is_long = len(content) > max_bytes
             content = content.removeprefix(_UTF8_BOM) if is_first else content
             stays = keep_next() if is_long or is_row(content) else True
+            if isinstance(stays, Mapping):
+                place = line.index(content)
+                line[place : place + len(content)] = cut(content, stays)
         if stays is not None:
             out.write(bytes(line) if stays else b"")
             line.clear()

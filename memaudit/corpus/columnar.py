@@ -1,12 +1,13 @@
 """Parquet and Arrow files, read batch by batch and only the columns that are used."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from memaudit.corpus.base import KeepNext, ProjectColumns, Record, Unreadable
 from memaudit.corpus.byte_streams import OpenFile
+from memaudit.corpus.cuts import cut_values
 from memaudit.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -144,7 +145,17 @@ def _kept(batch: "pa.RecordBatch", keep_next: KeepNext) -> "pa.RecordBatch":
 
     for column in batch.columns:
         column.validate(full=True)
-    return batch.filter(pa.array([keep_next() for _ in range(batch.num_rows)], type=pa.bool_()))
+    stays = [keep_next() for _ in range(batch.num_rows)]
+    cut = {row: each for row, each in enumerate(stays) if isinstance(each, Mapping)}
+    for place in {
+        batch.schema.get_field_index(str(path[0])) for cuts in cut.values() for path in cuts
+    }:
+        name, values = batch.schema.names[place], batch.column(place).to_pylist()
+        for row, cuts in cut.items():
+            values[row] = cut_values({name: values[row]}, cuts)[name]
+        column = pa.array(values, type=batch.schema.field(place).type)
+        batch = batch.set_column(place, batch.schema.field(place), column)
+    return batch.filter(pa.array(list(map(bool, stays)), type=pa.bool_()))
 
 
 def _codecs(parquet: Any) -> dict[str, str] | str:

@@ -1,12 +1,13 @@
 """Csv and tsv, with a header line; fields may be quoted and span lines."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from memaudit.corpus.base import KeepNext, ProjectColumns, Record, RowError, Unreadable
 from memaudit.corpus.byte_streams import Line, OpenFile, split_lines
+from memaudit.corpus.cuts import cut_record
 from memaudit.errors import CorpusError
 
 
@@ -55,19 +56,24 @@ class Delimited:
         limit = file.max_row_bytes
         lines = _RecordLines(split_lines(file.blocks(), limit, taken), limit)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
-        is_header = True
+        header: list[str] | None = None
         while True:
+            fields: list[str] = []
             try:
-                _next_fields(reader, lines)
+                fields = _next_fields(reader, lines)
             except StopIteration:
                 out.write(b"".join(taken))
                 return
             except RowError:
                 pass  # a row that cannot be used is a row
-            if is_header or keep_next():
-                out.write(b"".join(taken))
+            record = b"".join(taken)
             taken.clear()
-            is_header = False
+            stays = header is None or keep_next()
+            if header is not None and isinstance(stays, Mapping):
+                record = cut_record(record, self.delimiter, header, stays)
+            if stays:
+                out.write(record)
+            header = fields if header is None else header
 
 
 class _RecordLines:

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from memaudit.corpus.base import (
     Unreadable,
 )
 from memaudit.corpus.byte_streams import OpenFile, copy_lines, split_lines
+from memaudit.corpus.cuts import cut_json
 from memaudit.errors import CorpusError
 
 MAX_ARRAY_BYTES = 128 * MIB
@@ -56,7 +57,7 @@ class JsonLines:
 
     def copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
         """Write the lines that stay."""
-        copy_lines(file.blocks(), file.max_row_bytes, is_row, keep_next, out)
+        copy_lines(file.blocks(), file.max_row_bytes, is_row, keep_next, out, cut=cut_json)
 
 
 class Json:
@@ -84,14 +85,20 @@ class Json:
         """Write the elements or lines that stay."""
         is_array, blocks = _is_array(file.blocks())
         if not is_array:
-            copy_lines(blocks, file.max_row_bytes, is_row, keep_next, out)
+            copy_lines(blocks, file.max_row_bytes, is_row, keep_next, out, cut=cut_json)
             return
         content = _whole(blocks, file.shown)
         elements = list(array_elements(content, file.shown))
         start = content.index(b"[") + 1
         end = start + sum(map(len, elements)) + max(0, len(elements) - 1)
         out.write(content[:start])
-        out.write(b",".join(element for element in elements if keep_next()))
+        decided = ((element, keep_next()) for element in elements)
+        kept = (
+            cut_json(element, stays) if isinstance(stays, Mapping) else element
+            for element, stays in decided
+            if stays
+        )
+        out.write(b",".join(kept))
         out.write(content[end:])
 
 

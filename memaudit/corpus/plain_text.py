@@ -5,6 +5,7 @@ from typing import Any
 
 from memaudit.corpus.base import KeepNext, ProjectColumns, Record, Unreadable
 from memaudit.corpus.byte_streams import OpenFile, copy_lines, split_lines
+from memaudit.corpus.cuts import cut_string
 
 COLUMN = "text"
 """The only column of a text file."""
@@ -34,5 +35,10 @@ class PlainText:
     def copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
         """Write the lines that stay."""
         copy_lines(
-            file.blocks(), file.max_row_bytes, lambda line: bool(line.strip()), keep_next, out
+            file.blocks(),
+            file.max_row_bytes,
+            lambda line: bool(line.strip()),
+            keep_next,
+            out,
+            cut=lambda line, cuts: cut_string(line.decode(), cuts[(COLUMN,)]).encode(),
         )

@@ -12,6 +12,7 @@ from memaudit.corpus.base import (
     CorpusOptions,
     Example,
     Record,
+    Rendered,
     RenderMessages,
     RowError,
     Unreadable,
@@ -21,6 +22,7 @@ from memaudit.corpus.discovery import SourceFile, find_files, has_known_ending, 
 from memaudit.corpus.formats import FORMATS
 from memaudit.corpus.hub import HubCorpus, parse_hub_id, read_hub
 from memaudit.corpus.json_lines import read_json_lines
+from memaudit.corpus.layouts import Content
 from memaudit.corpus.shapes import ColumnChooser, read_content, read_id, render_content
 from memaudit.errors import CorpusError, UsageError
 from memaudit.text import shown_path
@@ -125,8 +127,7 @@ def _outcome(
         content = read_content(item.values, columns)
         if isinstance(content, Conversation):
             raw_digest = content.digest
-            content = replace(content, date=options.template_date)
-        rendered = render_content(content, render_messages, options.max_row_bytes)
+        rendered = _rendered(content, options, render_messages)
     except RowError as error:
         reason = f"{item.unit} {item.place}: {error}"
         return BadRow(ordinal, example_id, address, reason, raw_digest)
@@ -138,7 +139,17 @@ def _outcome(
         rendered.answers,
         rendered.token_ids,
         raw_digest,
+        {name: item.values[name] for name in columns.roles.values() if name in item.values},
+        lambda values: _rendered(read_content(values, columns), options, render_messages),
     )
+
+
+def _rendered(
+    content: Content, options: CorpusOptions, render_messages: RenderMessages | None
+) -> Rendered:
+    if isinstance(content, Conversation):
+        content = replace(content, date=options.template_date)
+    return render_content(content, render_messages, options.max_row_bytes)
 
 
 def _hub_corpus(options: CorpusOptions) -> HubCorpus | None:

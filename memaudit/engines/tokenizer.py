@@ -78,6 +78,22 @@ class Tokenizer:
             found.append((kept, tuple((max(0, a - cut), max(0, b - cut)) for a, b in places)))
         return found
 
+    def token_spans(self, text: str) -> list[Span]:
+        """Return where each token that `encode` gives stands in the text, in characters.
+
+        Raises:
+            ModelError: the tokenizer does not say.
+        """
+        if not self._tokenizer.is_fast:
+            raise ModelError(
+                "the tokenizer does not say where its tokens stand in the text",
+                hint="use a model with a tokenizer.json",
+            )
+        (encoded,) = self._encoded([text], return_offsets_mapping=True).encodings
+        n_skipped = len(encoded.ids) - len(self.without_bos(encoded.ids))
+        spans: list[Span] = encoded.offsets[n_skipped:]
+        return spans
+
     def without_bos(self, ids: list[int]) -> list[int]:
         """Return token ids without a BOS token at their start, where engines put one in front."""
         return ids[1:] if ids and ids[0] == self.bos_token_id else ids

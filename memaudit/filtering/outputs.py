@@ -1,25 +1,40 @@
-"""Where a filtered corpus goes, and what is written beside it."""
+"""Where a filtered corpus goes, what is written beside it, and how it gets to the hub."""
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from memaudit.corpus import CorpusOptions
+from memaudit.corpus.base import Cuts
 from memaudit.corpus.byte_streams import packed
 from memaudit.corpus.discovery import SourceFile, find_files, open_regular
 from memaudit.corpus.formats import FORMATS
-from memaudit.errors import CorpusError, UsageError
+from memaudit.errors import CorpusError, OutputError, UsageError
 from memaudit.files import is_special
-from memaudit.filtering.options import FilterOptions
-from memaudit.filtering.result import FileDigest, FilterResult
-from memaudit.filtering.selection import Selection
+from memaudit.filtering.selection import FilterOptions, Selection
 from memaudit.runs.files import committed_file, output_errors, output_folder
 from memaudit.runs.finished import FinishedRun
-from memaudit.text import shown_path
+from memaudit.text import safe_text, shown_path
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """A file of the corpus, before or after."""
+
+    name: str
+    """Its path as given, safe to show."""
+
+    sha256: str
+    """Of its bytes."""
 
 
 def plan_files(
@@ -81,9 +96,18 @@ def _below(file: SourceFile) -> Path:
 
 
 def write_corpus(
-    places: list[tuple[SourceFile, Path]], options: CorpusOptions, selection: Selection
+    places: list[tuple[SourceFile, Path]],
+    options: CorpusOptions,
+    selection: Selection,
+    cuts: Mapping[int, Cuts],
 ) -> tuple[FileDigest, ...]:
-    """Write every file without the rows that go.
+    """Write every file without the rows that go and without what is cut.
+
+    Args:
+        places: from each file to its copy.
+        options: how the corpus is read.
+        selection: which rows go.
+        cuts: by row.
 
     Returns:
         the files written.
@@ -92,13 +116,14 @@ def write_corpus(
         CorpusError: the corpus has changed meanwhile.
         OutputError: a file cannot be written.
     """
-    stays: Iterator[bool] = iter((~selection.is_removed).tolist())
+    stays = iter((~selection.is_removed).tolist())
+    decisions = (stay and cuts.get(row, True) for row, stay in enumerate(stays))
     written = []
     for file, place in places:
 
-        def keep_next(shown: str = file.shown) -> bool:
+        def keep_next(shown: str = file.shown) -> bool | Cuts:
             try:
-                return next(stays)
+                return next(decisions)
             except StopIteration as error:
                 raise _changed(shown) from error
 
@@ -110,7 +135,7 @@ def write_corpus(
         ):
             FORMATS[file.format].copy(opened, keep_next, out)
         written.append(digest_file(place))
-    if next(stays, None) is not None:
+    if next(decisions, None) is not None:
         raise _changed(places[-1][0].shown)
     return tuple(written)
 
@@ -129,50 +154,77 @@ def digest_file(path: Path) -> FileDigest:
 
 
 def write_beside(
-    out: Path, run: FinishedRun, options: FilterOptions, selection: Selection, result: FilterResult
+    out: Path,
+    run: FinishedRun,
+    options: FilterOptions,
+    selection: Selection,
+    cuts: Mapping[int, Cuts],
+    manifest: dict[str, Any],
 ) -> None:
-    """Write which rows went, and the manifest: `<out>.removed.parquet`, `<out>.manifest.json`.
-
-    Neither holds text of the corpus.
+    """Write which rows went, what was cut, and the manifest; no text of the corpus is in them.
 
     Raises:
         OutputError: they cannot be written.
     """
-    removed, manifest = beside(out)
+    removed, excised, manifest_path = beside(out)
     with committed_file(removed) as stream:
-        _write_removed(stream, run, options, selection)
-    with committed_file(manifest) as stream:
-        document = json.dumps(result.document(), indent=2, sort_keys=True, allow_nan=False)
+        _write_table(stream, run, _removed(run, options, selection))
+    if options.strategy == "excise":
+        with committed_file(excised) as stream:
+            _write_table(stream, run, _excised(run, cuts))
+    with committed_file(manifest_path) as stream:
+        document = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False)
         stream.write(document.encode() + b"\n")
 
 
-def beside(out: Path) -> tuple[Path, Path]:
-    """Return where the rows that went are listed, and the manifest."""
-    return out.with_name(f"{out.name}.removed.parquet"), out.with_name(f"{out.name}.manifest.json")
+def beside(out: Path) -> tuple[Path, ...]:
+    """Return where the rows that went are listed, what was cut, and the manifest."""
+    endings = ("removed.parquet", "excised.parquet", "manifest.json")
+    return tuple(out.with_name(f"{out.name}.{ending}") for ending in endings)
 
 
-def _write_removed(
-    stream: "object", run: FinishedRun, options: FilterOptions, selection: Selection
-) -> None:
+def _removed(run: FinishedRun, options: FilterOptions, selection: Selection) -> "pa.Table":
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     rows = np.flatnonzero(selection.is_removed)
+    reasons = []
+    for kept, is_copy in zip(
+        selection.kept[rows].tolist(), selection.is_copy[rows].tolist(), strict=True
+    ):
+        why = "the same text as" if is_copy else "like"
+        rest = "" if kept < 0 else f", {why} row {kept}, which is kept"
+        reasons.append(options.in_words + rest)
     table = run.rows.select(["id", "row", "address"]).take(pa.array(rows))
-    reasons = [
-        options.in_words if kept < 0 else f"{options.in_words}, like row {kept}, which is kept"
-        for kept in selection.copy_of[rows].tolist()
-    ]
     table = table.append_column("reason", pa.array(reasons, pa.string()))
     probabilities = pa.array(run.probabilities[rows], mask=np.isnan(run.probabilities[rows]))
-    table = table.append_column("probability", probabilities)
-    metadata = {"memaudit.run": run.manifest.inputs.fingerprint}
-    pq.write_table(
-        table.replace_schema_metadata(metadata),
-        stream,
-        compression="zstd",
-        write_page_checksum=True,
+    return table.append_column("probability", probabilities)
+
+
+def _excised(run: FinishedRun, cuts: Mapping[int, Cuts]) -> "pa.Table":
+    """Return one row per part that was cut: where it stood, in characters of a string."""
+    import pyarrow as pa
+
+    parts = [
+        (row, ".".join(map(str, path)), start, end)
+        for row, of_row in sorted(cuts.items())
+        for path, spans in of_row.items()
+        for start, end in spans
+    ]
+    rows, paths, starts, ends = zip(*parts, strict=True) if parts else ((), (), (), ())
+    table = run.rows.select(["id", "row", "address"]).take(pa.array(rows, pa.int64()))
+    table = table.append_column(
+        "string", pa.array([safe_text(path) for path in paths], pa.string())
     )
+    table = table.append_column("start", pa.array(starts, pa.int64()))
+    return table.append_column("end", pa.array(ends, pa.int64()))
+
+
+def _write_table(stream: Any, run: FinishedRun, table: "pa.Table") -> None:
+    import pyarrow.parquet as pq
+
+    metadata = {"memaudit.run": run.manifest.inputs.fingerprint}
+    table = table.replace_schema_metadata(metadata)
+    pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
 
 
 @contextmanager
@@ -186,3 +238,43 @@ def nothing_half_written(places: list[Path]) -> Iterator[None]:
             if place not in was_there:
                 place.unlink(missing_ok=True)
         raise
+
+
+def push_to_hub(out: Path, name: str, *, is_public: bool = False, api: Any = None) -> str:
+    """Upload a file or a folder as a dataset and return its id.
+
+    A repository that exists and is public is refused unless that is asked for: it would publish
+    the corpus.
+
+    Args:
+        out: what to upload.
+        name: `owner/name` on the hub.
+        is_public: whether everybody may read it.
+        api: a `huggingface_hub.HfApi`; None: with the token of this machine.
+
+    Raises:
+        UsageError: the repository is public and that was not asked for.
+        OutputError: the hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    api = api or HfApi()
+    where: dict[str, Any] = {"repo_id": name, "repo_type": "dataset"}
+    try:
+        api.create_repo(**where, private=not is_public, exist_ok=True)
+        if not is_public and not api.repo_info(**where).private:
+            raise UsageError(
+                f"{safe_text(name)}: is public on the hub, and --public was not given",
+                hint="choose another name, or say --public if everybody may read the corpus",
+            )
+        if out.is_dir():
+            api.upload_folder(**where, folder_path=str(out))
+        else:
+            api.upload_file(**where, path_or_fileobj=str(out), path_in_repo=out.name)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise OutputError(
+            f"{safe_text(name)}: cannot be uploaded: {type(error).__name__}",
+            hint="check the name and the connection, and log in with: hf auth login",
+        ) from error
+    return name

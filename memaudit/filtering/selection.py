@@ -1,30 +1,102 @@
-"""Which rows go, and what a classifier expects of those that stay."""
+"""Which rows go or are cut, and what a classifier expects of the rest."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import UsageError
-from memaudit.filtering.options import FilterOptions
 from memaudit.metrics import ExpectedCount
 from memaudit.runs.finished import FinishedRun
 from memaudit.runs.judging import Judgement
 
+Strategy = Literal["drop", "deduplicate", "downsample", "excise"]
+"""What happens to a risky row: it goes; of equal texts one stays; of rows with equal windows a few
+stay; or the risky window is cut out of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilterOptions:
+    """Which rows are too risky, and what happens to them. Without a limit: the flagged ones."""
+
+    max_probability: float | None = None
+    """Rows above it are too risky, in [0, 1]."""
+
+    top: int | None = None
+    """So many of the riskiest rows are too risky."""
+
+    expected_at_most: float | None = None
+    """As few rows as possible are too risky: the upper end of the 95 % interval of the number
+    memorized comes down to this."""
+
+    strategy: Strategy = "drop"
+    """What happens to them."""
+
+    max_copies: int = 1
+    """Rows with the same risky window that `downsample` keeps, at least 1."""
+
+    near_duplicates: float | None = None
+    """For `deduplicate`: of texts at least this similar to a risky one, one is kept, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        limits = [self.max_probability, self.top, self.expected_at_most]
+        if sum(limit is not None for limit in limits) > 1:
+            raise UsageError(
+                "more than one limit, expected at most one",
+                hint="give --max-probability, --top or --expected-at-most",
+            )
+        if any(limit is not None and not (math.isfinite(limit) and limit >= 0) for limit in limits):
+            raise UsageError("a limit is not a number of at least 0")
+        if self.max_probability is not None and self.max_probability > 1:
+            raise UsageError(f"expected a probability, got {self.max_probability:g}")
+        if self.strategy not in get_args(Strategy) or self.max_copies < 1:
+            raise ValueError(f"expected a strategy of {get_args(Strategy)} and max_copies >= 1")
+        if self.max_copies > 1 and self.strategy != "downsample":
+            raise UsageError(
+                f"--max-copies goes with --strategy downsample, got {self.strategy}",
+                hint="leave out one of the two",
+            )
+        if self.near_duplicates is not None and self.strategy != "deduplicate":
+            raise UsageError(
+                f"--near-duplicates goes with --strategy deduplicate, got {self.strategy}",
+                hint="leave out one of the two",
+            )
+        if self.near_duplicates is not None and not 0 < self.near_duplicates <= 1:
+            raise UsageError(f"expected a similarity in (0, 1], got {self.near_duplicates:g}")
+
+    @property
+    def in_words(self) -> str:
+        """Why a row is too risky."""
+        if self.max_probability is not None:
+            return f"probability above {self.max_probability:g}"
+        if self.top is not None:
+            return f"among the {self.top} riskiest"
+        if self.expected_at_most is not None:
+            return f"for at most {self.expected_at_most:g} expected"
+        return "flagged"
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which rows go."""
+    """Which rows go, and which are cut."""
 
     is_removed: NDArray[np.bool_]
     """(n_rows,)"""
 
-    copy_of: NDArray[np.int64]
-    """(n_rows,) the row that is kept in its place; -1 where none is."""
+    kept: NDArray[np.int64]
+    """(n_rows,) the row that stays in the place of a removed one; -1 where none does."""
+
+    is_copy: NDArray[np.bool_]
+    """(n_rows,) whether a removed row has the same text as the row that stays in its place."""
 
     risky_windows: NDArray[np.int64]
     """Distinct windows that are too risky, ascending."""
+
+    is_cut: NDArray[np.bool_]
+    """(n_rows,) whether the risky windows are cut out of a row, which stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +113,20 @@ class Outlook:
     """Whether probabilities were changed for how often a window is left."""
 
 
-def select_rows(run: FinishedRun, options: FilterOptions) -> Selection:
-    """Return which rows go, near-duplicates aside.
+def select_rows(run: FinishedRun, options: FilterOptions, texts: NDArray[np.int64]) -> Selection:
+    """Return which rows go or are cut, near-duplicates aside.
+
+    Args:
+        run: predictions.
+        options: which rows are too risky, and what happens to them.
+        texts: (n_rows,) equal numbers for equal texts.
 
     Raises:
         UsageError: no choice of copies brings the expected number down far enough.
     """
     if options.expected_at_most is not None:
-        return _select_for(run, options, options.expected_at_most)
-    return _applied(run, options, _risky_rows(run, options))
+        return _select_for(run, options, texts, options.expected_at_most)
+    return _applied(run, options, texts, _risky_rows(run, options))
 
 
 def _risky_rows(run: FinishedRun, options: FilterOptions) -> NDArray[np.bool_]:
@@ -73,39 +150,46 @@ def _riskiest_first(run: FinishedRun) -> NDArray[np.int64]:
     return rows[np.lexsort((rows, first[inverse], -run.probabilities[rows]))]
 
 
-def _applied(run: FinishedRun, options: FilterOptions, risky: NDArray[np.bool_]) -> Selection:
+def _applied(
+    run: FinishedRun, options: FilterOptions, texts: NDArray[np.int64], risky: NDArray[np.bool_]
+) -> Selection:
     """Return what the strategy does about risky rows."""
-    windows = np.unique(run.worst_windows[risky])
-    copy_of = np.full(run.n_rows, -1, dtype=np.int64)
+    windows, nothing = np.unique(run.worst_windows[risky]), np.zeros(run.n_rows, dtype=np.bool_)
+    no_row = np.full(run.n_rows, -1, dtype=np.int64)
     if options.strategy == "drop":
-        return Selection(risky, copy_of, windows)
-    removed = np.zeros(run.n_rows, dtype=np.bool_)
+        return Selection(risky, no_row, nothing, windows, nothing)
+    if options.strategy == "excise":
+        return Selection(nothing, no_row, nothing, windows, risky)
+    groups = texts if options.strategy == "deduplicate" else run.worst_windows
     rows = np.flatnonzero(np.isin(run.worst_windows, windows) & run.is_scored)
-    rows = rows[np.argsort(run.worst_windows[rows], kind="stable")]
-    _, starts, counts = np.unique(run.worst_windows[rows], return_index=True, return_counts=True)
-    number = np.arange(len(rows)) - np.repeat(starts, counts)
-    goes = number >= options.max_copies
+    rows = rows[np.argsort(groups[rows], kind="stable")]
+    _, starts, counts = np.unique(groups[rows], return_index=True, return_counts=True)
+    goes = np.arange(len(rows)) - np.repeat(starts, counts) >= options.max_copies
+    removed, kept = nothing.copy(), no_row.copy()
     removed[rows[goes]] = True
-    copy_of[rows[goes]] = np.repeat(rows[starts], counts)[goes]
-    return Selection(removed, copy_of, windows)
+    kept[rows[goes]] = np.repeat(rows[starts], counts)[goes]
+    is_copy = removed & (texts == texts[np.maximum(kept, 0)])
+    return Selection(removed, kept, is_copy, windows, nothing)
 
 
-def _select_for(run: FinishedRun, options: FilterOptions, limit: float) -> Selection:
+def _select_for(
+    run: FinishedRun, options: FilterOptions, texts: NDArray[np.int64], limit: float
+) -> Selection:
     """Remove as little as brings the upper bound down to the limit, the riskiest first."""
     order = _riskiest_first(run)
 
     def removing(n: int) -> Selection:
         risky = np.zeros(run.n_rows, dtype=np.bool_)
         risky[order[:n]] = True
-        return _applied(run, options, risky)
+        return _applied(run, options, texts, risky)
 
     def is_enough(n: int) -> bool:
-        return outlook(run, removing(n).is_removed, options).expected.high <= limit
+        return outlook(run, removing(n), options).expected.high <= limit
 
     if not is_enough(len(order)):
-        best = outlook(run, removing(len(order)).is_removed, options).expected
+        best = outlook(run, removing(len(order)), options).expected
         raise UsageError(
-            f"with at most {options.max_copies} copies of each example still {best.mean:,.1f} "
+            f"with --strategy {options.strategy} still {best.mean:,.1f} "
             f"({best.low:,} to {best.high:,}) are expected to be memorized, "
             f"at most {limit:g} allowed by the upper bound",
             hint="choose --strategy drop, or a higher --expected-at-most",
@@ -122,18 +206,23 @@ def _least(is_enough: Callable[[int], bool], highest: int) -> int:
     return low
 
 
-def outlook(run: FinishedRun, is_removed: NDArray[np.bool_], options: FilterOptions) -> Outlook:
-    """Return what is expected of the rows that stay.
+def outlook(run: FinishedRun, selection: Selection | None, options: FilterOptions) -> Outlook:
+    """Return what is expected of the rows that stay as they were; without a selection, of all.
+
+    What is left of a row that is cut has not been scored, so nothing is expected of it.
 
     Rows that stay have their probability, but for windows of which copies went: where the
     classifier looks at how often a window occurs, it is asked again. The teacher's scores are
     still those of a teacher that saw every copy.
     """
-    stays = run.is_scored & ~is_removed
+    is_gone = np.zeros(run.n_rows, dtype=np.bool_)
+    if selection is not None:
+        is_gone = selection.is_removed | selection.is_cut
+    stays = run.is_scored & ~is_gone
     windows, copies = np.unique(run.worst_windows[stays], return_counts=True)
     probabilities, is_estimate = run.judgement.window_probabilities[windows], False
-    if options.strategy != "drop" and is_removed.any():
-        gone, n_gone = np.unique(run.worst_windows[run.is_scored & is_removed], return_counts=True)
+    if options.strategy != "drop" and is_gone.any():
+        gone, n_gone = np.unique(run.worst_windows[run.is_scored & is_gone], return_counts=True)
         probabilities, is_estimate = _asked_again(run.judgement, windows, gone, n_gone)
     classifier = run.manifest.classifier
     return Outlook(

@@ -1,23 +1,24 @@
 """The filter: a run and its corpus in, a less risky corpus out. This file shows the whole flow.
 
-1. Which rows go follows from the run alone, near-duplicates aside.
-2. The corpus is read again, and refused if it is not the one that was scored.
-3. Its files are copied without the rows that go.
-4. Which rows went, and what that changes, is written beside it.
+1. The corpus is read again, and refused if it is not the one that was scored.
+2. Which rows go, or are cut, follows from the run and from which texts are equal. Near-duplicates
+   and the places of risky windows are looked for in another pass, if they are asked for.
+3. Its files are copied without the rows that go and without what is cut.
+4. Which rows went, what was cut, and what that changes, is written beside it.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.corpus import BadRow, Conversation, Example, Rendered
-from memaudit.filtering.near_duplicates import NearDuplicates
-from memaudit.filtering.options import FilterOptions
+from memaudit.corpus import BadRow, Example
+from memaudit.corpus.base import Cuts
 from memaudit.filtering.outputs import (
+    FileDigest,
     beside,
     digest_file,
     nothing_half_written,
@@ -25,25 +26,113 @@ from memaudit.filtering.outputs import (
     write_beside,
     write_corpus,
 )
-from memaudit.filtering.result import FilterResult
-from memaudit.filtering.selection import Selection, outlook, select_rows
+from memaudit.filtering.selection import FilterOptions, Outlook, Selection, outlook, select_rows
+from memaudit.filtering.texts import NearDuplicates, RiskyWindows, TeacherTokenizer
 from memaudit.runs.finished import FinishedRun
+from memaudit.runs.reading import number_texts, text_key
 from memaudit.runs.same_corpus import corpus_options, reread_corpus
 
 DEFAULT_OPTIONS = FilterOptions()
 """Drop what is flagged."""
 
+SCHEMA_VERSION = 1
+"""Of the manifest and the JSON document; goes up when a reader of the old one would misread."""
 
-class TeacherTokenizer(Protocol):
-    """What is needed of the teacher's tokenizer, where it is given."""
 
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """Return the token ids of each text."""
-        ...
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterResult:
+    """What a filter did. No text of the corpus is in it."""
 
-    def render_messages(self, conversation: Conversation) -> Rendered:
-        """Return what the chat template makes of messages."""
-        ...
+    options: FilterOptions
+    """What was asked."""
+
+    run: str
+    """Fingerprint of the run whose predictions were used."""
+
+    texts_digest: str
+    """Of the corpus, as in the run."""
+
+    classifier: str
+    """Its name."""
+
+    classifier_digest: str
+    """Whose probabilities they are."""
+
+    rows: int
+    """Rows of the corpus."""
+
+    removed: int
+    """Rows that go."""
+
+    removed_copies: int
+    """Of these, whose whole text is that of a row that stays."""
+
+    removed_alike: int
+    """Of these, in whose place a row with another text stays: one with the same risky window, or a
+    near-duplicate."""
+
+    excised: int
+    """Rows that stay without their risky windows."""
+
+    not_cut: int
+    """Rows that stay whole though they were to be cut: the window could not be told apart from
+    what is around it."""
+
+    risky_texts: int
+    """Distinct texts that hold a window that is too risky."""
+
+    risky_windows: int
+    """Distinct windows that are too risky. Fewer than texts: different texts share some."""
+
+    unscored_kept: int
+    """Rows that stay though nothing is known of them: too short or bad."""
+
+    before: Outlook
+    """What is expected of the corpus as it is."""
+
+    after: Outlook
+    """What is expected of what stays."""
+
+    text_bytes: int
+    """UTF-8 bytes of the texts of the corpus."""
+
+    removed_text_bytes: int
+    """UTF-8 bytes of the texts that go, and of what is cut out of texts."""
+
+    tokens: int | None = None
+    """Of the teacher, in the corpus, if its tokenizer was given."""
+
+    removed_tokens: int | None = None
+    """Tokens that go; of a row that is cut, how many fewer it has."""
+
+    out: Path | None = None
+    """The filtered corpus; None if nothing was written."""
+
+    inputs: tuple[FileDigest, ...] = ()
+    """Files that were filtered."""
+
+    outputs: tuple[FileDigest, ...] = ()
+    """Files that were written."""
+
+    @property
+    def kept(self) -> int:
+        """Rows that stay."""
+        return self.rows - self.removed
+
+    @property
+    def removed_text_share(self) -> float:
+        """Of the bytes of text."""
+        return self.removed_text_bytes / max(1, self.text_bytes)
+
+    def document(self) -> dict[str, Any]:
+        """Return the result as one JSON document; keys are never renamed within a version."""
+        plain: dict[str, Any] = msgspec.to_builtins(self, enc_hook=str)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            **plain,
+            "kept": self.kept,
+            "removed_text_share": self.removed_text_share,
+        }
 
 
 def filter_corpus(
@@ -58,7 +147,7 @@ def filter_corpus(
     """Write a corpus without what a student would memorize of it.
 
     Rows that were not scored stay: what is too short cannot be extracted by definition, and of
-    bad rows nothing is known.
+    bad rows nothing is known. No row is removed as a copy unless its whole text is in another row.
 
     Args:
         run: predictions for this very corpus.
@@ -66,7 +155,8 @@ def filter_corpus(
         out: the file to write, or the folder if the corpus has several files; None: only tells
             what would come of it.
         options: which rows go.
-        tokenizer: the teacher's: counts tokens, and renders messages if the corpus has them.
+        tokenizer: the teacher's: counts tokens, renders messages if the corpus has them, and says
+            where tokens stand in a text, which `excise` needs.
         replaces: whether a file that is there is replaced; it may be the only copy of something.
 
     Raises:
@@ -77,75 +167,94 @@ def filter_corpus(
     """
     split = run.manifest.inputs.corpus.get("split")
     places = None if out is None else plan_files(data, out, replaces=replaces, split=split)
-    selection = select_rows(run, options)
-    sizes = _Sizes(run.n_rows, tokenizer)
-    selection = _reread(run, data, options, selection, sizes, tokenizer)
-    result = _result(run, options, selection, sizes)
+    texts = _Texts(run, tokenizer)
+    for row in reread_corpus(run, data, None if tokenizer is None else tokenizer.render_messages):
+        texts.learn(row)
+    selection = select_rows(run, options, texts.numbers)
+    selection = _searched(run, data, options, selection, texts)
+    result = _result(run, options, selection, texts)
     if places is None or out is None:
         return result
     corpus = corpus_options(run, data)
     inputs = tuple(digest_file(file.path) for file, _ in places)
     with nothing_half_written([*(place for _, place in places), *beside(out)]):
-        outputs = write_corpus(places, corpus, selection)
+        outputs = write_corpus(places, corpus, selection, texts.cuts)
         result = replace(result, out=out, inputs=inputs, outputs=outputs)
-        write_beside(out, run, options, selection, result)
+        write_beside(out, run, options, selection, texts.cuts, result.document())
     return result
 
 
-class _Sizes:
-    """How long each text is."""
+class _Texts:
+    """What is known of the texts once the corpus has been read again."""
 
-    def __init__(self, n_rows: int, tokenizer: TeacherTokenizer | None) -> None:
-        self.n_bytes = np.zeros(n_rows, dtype=np.int64)
-        self.n_tokens = None if tokenizer is None else np.zeros(n_rows, dtype=np.int64)
-        self._tokenizer = tokenizer
+    def __init__(self, run: FinishedRun, tokenizer: TeacherTokenizer | None) -> None:
+        self.tokenizer = tokenizer
+        self.n_bytes, self.n_tokens = np.zeros((2, run.n_rows), dtype=np.int64)
+        self.lost_bytes, self.lost_tokens = np.zeros((2, run.n_rows), dtype=np.int64)
+        self.cuts: dict[int, Cuts] = {}
+        self._keys = bytearray()
 
-    def look(self, row: Example | BadRow) -> None:
-        """Measure a row."""
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """(n_rows,) equal for equal texts."""
+        return number_texts(bytes(self._keys))
+
+    def learn(self, row: Example | BadRow) -> None:
+        """Look at a row; rows come in order."""
         if isinstance(row, BadRow):
+            self._keys += b"bad row " + row.row.to_bytes(8)  # like no other
             return
-        self.n_bytes[row.row] = len(row.text.encode())
-        if self.n_tokens is not None and self._tokenizer is not None:
-            self.n_tokens[row.row] = len(self._tokenizer.encode([row.text])[0])
+        self._keys += text_key(row)
+        self.n_bytes[row.row], self.n_tokens[row.row] = self._size(row.text)
+
+    def lose(self, row: int, left: str) -> None:
+        """Take down what a row loses of which a part is left."""
+        n_bytes, n_tokens = self._size(left)
+        self.lost_bytes[row] = self.n_bytes[row] - n_bytes
+        self.lost_tokens[row] = self.n_tokens[row] - n_tokens
+
+    def _size(self, text: str) -> tuple[int, int]:
+        """Return the bytes and tokens of a text; 0 tokens where nobody can count them."""
+        n_tokens = 0 if self.tokenizer is None else len(self.tokenizer.encode([text])[0])
+        return len(text.encode()), n_tokens
 
 
-def _reread(
-    run: FinishedRun,
-    data: str,
-    options: FilterOptions,
-    selection: Selection,
-    sizes: _Sizes,
-    tokenizer: TeacherTokenizer | None,
+def _searched(
+    run: FinishedRun, data: str, options: FilterOptions, selection: Selection, texts: _Texts
 ) -> Selection:
-    """Check the corpus, measure its rows, and find near-duplicates if they are asked for."""
-    render = None if tokenizer is None else tokenizer.render_messages
-    looks: list[Callable[[Example | BadRow], None]] = [sizes.look]
-    near = None
+    """Return the selection with what is found in the texts: near-duplicates, and parts to cut."""
+    render = None if texts.tokenizer is None else texts.tokenizer.render_messages
+    if options.strategy == "excise":
+        risky = RiskyWindows(run, selection, texts.tokenizer)
+        for row in reread_corpus(run, data, render):
+            if isinstance(row, Example) and (left := risky.learn(row)) is not None:
+                texts.lose(row.row, left)
+        texts.cuts = risky.cuts
+        return risky.selection
     if options.near_duplicates is not None:
         near = NearDuplicates(run, selection, options.near_duplicates)
-        looks.append(near.learn)
-    for row in reread_corpus(run, data, render):
-        for look in looks:
-            look(row)
-    if near is None:
-        return selection
-    return _without_near(selection, near.find(reread_corpus(run, data, render)))
+        for row in reread_corpus(run, data, render):
+            near.learn(row)
+        return _without_near(selection, near.find(reread_corpus(run, data, render)))
+    return selection
 
 
 def _without_near(selection: Selection, first: NDArray[np.int64]) -> Selection:
     """Return the selection with all but the first of each group of near-duplicates removed."""
     is_near = first != np.arange(len(first))
-    copy_of = np.where(is_near, first, selection.copy_of)
+    kept = np.where(is_near, first, selection.kept)
     # What is kept in a row's place may itself give way to an earlier near-duplicate.
-    copy_of = np.where(copy_of >= 0, first[np.maximum(copy_of, 0)], -1)
-    return Selection(selection.is_removed | is_near, copy_of, selection.risky_windows)
+    kept = np.where(kept >= 0, first[np.maximum(kept, 0)], -1)
+    return replace(selection, is_removed=selection.is_removed | is_near, kept=kept)
 
 
 def _result(
-    run: FinishedRun, options: FilterOptions, selection: Selection, sizes: _Sizes
+    run: FinishedRun, options: FilterOptions, selection: Selection, texts: _Texts
 ) -> FilterResult:
     removed, classifier = selection.is_removed, run.manifest.classifier
-    n_tokens = sizes.n_tokens
+    is_risky = np.isin(run.worst_windows, selection.risky_windows) & run.is_scored
+    is_whole = ~removed & ~selection.is_cut
+    n_not_cut = int((is_risky & is_whole).sum()) if options.strategy == "excise" else 0
     return FilterResult(
         options=options,
         run=run.manifest.inputs.fingerprint,
@@ -154,12 +263,19 @@ def _result(
         classifier_digest=classifier.digest,
         rows=run.n_rows,
         removed=int(removed.sum()),
-        removed_copies=int((selection.copy_of >= 0).sum()),
+        removed_copies=int(selection.is_copy.sum()),
+        removed_alike=int((removed & (selection.kept >= 0) & ~selection.is_copy).sum()),
+        excised=int(selection.is_cut.sum()),
+        not_cut=n_not_cut,
+        risky_texts=len(np.unique(texts.numbers[is_risky])),
+        risky_windows=len(np.unique(run.worst_windows[is_risky])),
         unscored_kept=int((~run.is_scored & ~removed).sum()),
-        before=outlook(run, np.zeros(run.n_rows, dtype=np.bool_), options),
-        after=outlook(run, removed, options),
-        text_bytes=int(sizes.n_bytes.sum()),
-        removed_text_bytes=int(sizes.n_bytes[removed].sum()),
-        tokens=None if n_tokens is None else int(n_tokens.sum()),
-        removed_tokens=None if n_tokens is None else int(n_tokens[removed].sum()),
+        before=outlook(run, None, options),
+        after=outlook(run, selection, options),
+        text_bytes=int(texts.n_bytes.sum()),
+        removed_text_bytes=int(texts.n_bytes[removed].sum() + texts.lost_bytes.sum()),
+        tokens=None if texts.tokenizer is None else int(texts.n_tokens.sum()),
+        removed_tokens=None
+        if texts.tokenizer is None
+        else int(texts.n_tokens[removed].sum() + texts.lost_tokens.sum()),
     )

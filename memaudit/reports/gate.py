@@ -20,7 +20,7 @@ from memaudit.reports.page import (
 )
 
 if TYPE_CHECKING:
-    from memaudit.filtering.result import FilterResult
+    from memaudit.filtering import FilterResult
     from memaudit.gate.result import GateResult
 
 _KINDS: dict[str, Kind] = {"pass": "good", "fail": "risk", "inconclusive": "warning"}
@@ -154,7 +154,14 @@ def filter_page(result: "FilterResult") -> Page:
 
 
 def _filter_notes(result: "FilterResult") -> Iterator[str]:
-    if result.after.is_estimate:
+    if result.risky_texts > result.risky_windows:
+        yield _shared_windows(result)
+    if result.excised:
+        yield (
+            '"After" counts only the rows that stay whole. What is left of a row that was cut has '
+            "not been scored. Run 'memaudit predict' on the cleaned file."
+        )
+    elif result.after.is_estimate:
         yield (
             "\"After\" is an estimate: only the repeat counts were updated. Run 'memaudit predict' "
             "on the cleaned file for the real number."
@@ -170,6 +177,18 @@ def _filter_notes(result: "FilterResult") -> Iterator[str]:
         yield "The limit holds for the upper end of the 95% interval, not for its mean."
 
 
+def _shared_windows(result: "FilterResult") -> str:
+    """Say that different texts are at risk for the same tokens, and what can be done."""
+    noun = "window" if result.risky_windows == 1 else "windows"
+    said = (
+        f"{result.risky_texts:,} different texts share {result.risky_windows:,} risky {noun}. They "
+        "are not copies of each other."
+    )
+    if result.options.strategy == "deduplicate":
+        said += " All of them are kept. --strategy excise cuts the shared part out of them."
+    return said
+
+
 def _numbers(result: "FilterResult") -> Table:
     share = words.percent(result.removed_text_share)
     copies = f"{result.removed_copies:,} of the removed rows; one of each text is kept"
@@ -177,6 +196,15 @@ def _numbers(result: "FilterResult") -> Table:
         "why": f"{result.options.in_words}, {result.options.strategy}",
         "at risk": f"{result.before.flagged:,} before, {result.after.flagged:,} after",
         "copies": copies if result.removed_copies else "",
+        "alike": f"{result.removed_alike:,} of the removed rows; for each a row like it is kept"
+        if result.removed_alike
+        else "",
+        "cut": f"{result.excised:,} rows, which stay without the risky part"
+        if result.excised
+        else "",
+        "not cut": f"{result.not_cut:,} rows, which stay whole: the risky part cannot be cut cleanly"
+        if result.not_cut
+        else "",
         "price": f"{result.removed_text_bytes:,} of {result.text_bytes:,} bytes of text ({share})",
         "tokens": ""
         if result.tokens is None
@@ -186,5 +214,8 @@ def _numbers(result: "FilterResult") -> Table:
         "removed": ""
         if result.out is None
         else name(f"{result.out}.removed.parquet", max_len=PATH_LEN),
+        "parts": name(f"{result.out}.excised.parquet", max_len=PATH_LEN)
+        if result.out and result.excised
+        else "",
     }
     return facts(rows)

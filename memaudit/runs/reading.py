@@ -24,9 +24,11 @@ from memaudit.errors import CorpusError
 from memaudit.runs.files import output_errors
 from memaudit.windows import (
     WindowChoice,
+    answer_suffixes,
     cut_answers,
     cut_windows,
     window_key,
+    window_starts,
     without_padding,
 )
 
@@ -183,6 +185,7 @@ class DistinctWindows(_NamelessFile):
         return windows
 
 
+_TEXT_KEY_LEN = 16
 _ROWS_AT_ONCE = 256
 _CHARACTERS_AT_ONCE = 1_000_000
 
@@ -276,14 +279,14 @@ def cut_rows(
     for batch in _batches(rows):
         examples = [row for row in batch if isinstance(row, Example)]
         cuts.texts_hash.update(b"".join(msgspec.json.encode(row.text) for row in examples))
-        encoded = iter(_encode(examples, tokenizer))
+        encoded = iter(encode_examples(examples, tokenizer))
         for row in batch:
             cuts.raw.add(row)
             if isinstance(row, BadRow):
                 outcome = _outcome(row, "bad", row.reason)
             else:
                 token_ids, answers = next(encoded)
-                windows = list(_windows(token_ids, answers, choice))
+                windows = list(windows_of(token_ids, answers, choice))
                 if answers is not None:
                     _count(cuts.answers, answers, windows, choice)
                 indices = [distinct.add(window) for window in windows]
@@ -298,11 +301,26 @@ def cut_rows(
     return cuts
 
 
+def text_key(example: Example) -> bytes:
+    """Return 16 bytes that are equal for equal texts with equal answers, and for no others."""
+    key = hashlib.blake2b(example.text.encode(), digest_size=_TEXT_KEY_LEN)
+    key.update(msgspec.json.encode(example.answers))
+    return key.digest()
+
+
+def number_texts(keys: bytes) -> NDArray[np.int64]:
+    """Return (n,) a number for each of n keys, equal for equal texts: the first place of the text."""
+    pairs = np.frombuffer(keys, dtype=np.dtype([("high", ">u8"), ("low", ">u8")]))
+    _, first, inverse = np.unique(pairs, return_index=True, return_inverse=True)
+    found: NDArray[np.int64] = first[inverse]
+    return found
+
+
 _Encoded = tuple[list[int], tuple[Span, ...] | None]
 """Token ids, and which of them are trained on; None: all."""
 
 
-def _encode(examples: list[Example], tokenizer: Tokenizer) -> list[_Encoded]:
+def encode_examples(examples: list[Example], tokenizer: Tokenizer) -> list[_Encoded]:
     """Return the tokens of each example, and its answers in tokens."""
     found: dict[int, _Encoded] = {}
     plain = [i for i, row in enumerate(examples) if row.token_ids is None and row.answers is None]
@@ -329,9 +347,10 @@ def _encode(examples: list[Example], tokenizer: Tokenizer) -> list[_Encoded]:
     return [found[i] for i in range(len(examples))]
 
 
-def _windows(
+def windows_of(
     token_ids: list[int], answers: tuple[Span, ...] | None, choice: WindowChoice
 ) -> Iterator[NDArray[np.int32]]:
+    """Yield the windows of an example, given as `encode_examples` gives it."""
     if answers is None or choice.policy == "first":
         return cut_windows(token_ids, choice.shape, choice.policy)
     return cut_answers(
@@ -341,6 +360,23 @@ def _windows(
         tiled=choice.policy == "tile",
         min_suffix_len=choice.min_suffix_len,
     )
+
+
+def risky_spans(
+    token_ids: list[int], answers: tuple[Span, ...] | None, choice: WindowChoice
+) -> list[Span]:
+    """Return what must not leak of each window that `windows_of` yields, in tokens.
+
+    Of an answer its own tokens: what precedes it is context. Of other text the whole window.
+    """
+    shape = choice.shape
+    if answers is None or choice.policy == "first":
+        starts = window_starts(len(token_ids), shape, choice.policy)
+        return [(start, start + shape.length) for start in starts]
+    answers = answers if choice.turns == "all" else answers[-1:]
+    tiled = choice.policy == "tile"
+    suffixes = answer_suffixes(answers, shape, tiled=tiled, min_suffix_len=choice.min_suffix_len)
+    return list(suffixes)
 
 
 def _count(

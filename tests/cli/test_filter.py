@@ -104,7 +104,8 @@ def test_messages_need_the_chat_template(tmp_path, capsys):
     """What was scored is the rendered text, so that is what is compared."""
     from support.finished_runs import finish_run
 
-    row = {"messages": [{"role": "user", "content": "what is it that you want"}]}
+    answer = {"role": "assistant", "content": "what you have"}
+    row = {"messages": [{"role": "user", "content": "what is it that you want"}, answer]}
     (tmp_path / "chat.jsonl").write_text(json.dumps(row) + "\n")
     finish_run(tmp_path / "chat.jsonl", tmp_path / "chat")
 

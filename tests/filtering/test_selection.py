@@ -1,8 +1,10 @@
 """Which rows go, and what is expected of those that stay."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from support.finished_runs import run_in_memory, write_jsonl
+from support.finished_runs import run_in_memory, texts_of, write_jsonl
 
 from memaudit.errors import UsageError
 from memaudit.filtering import FilterOptions
@@ -17,9 +19,14 @@ def run(template, tmp_path):
     return run_in_memory(template, write_jsonl(tmp_path / "c.jsonl", TEXTS), seed=1)
 
 
+def selected(run, options):
+    """Return which rows go, as the texts of the run's corpus are."""
+    return select_rows(run, options, texts_of(run.manifest.inputs.corpus["source"]))
+
+
 def kept(run, **options):
     """Return which rows stay."""
-    return np.flatnonzero(~select_rows(run, FilterOptions(**options)).is_removed).tolist()
+    return np.flatnonzero(~selected(run, FilterOptions(**options)).is_removed).tolist()
 
 
 def test_by_default_the_flagged_go(run):
@@ -52,28 +59,57 @@ def test_the_riskiest_go(run, k):
 def test_no_row_more_goes_than_the_limit_asks_for(run, limit):
     """The upper bound holds, and with one row less removed it would not."""
     options = FilterOptions(expected_at_most=limit)
-    selection = select_rows(run, options)
+    selection = selected(run, options)
     removed = np.flatnonzero(selection.is_removed)
 
-    assert outlook(run, selection.is_removed, options).expected.high <= limit
+    assert outlook(run, selection, options).expected.high <= limit
     if len(removed):
         spared = selection.is_removed.copy()
         spared[removed[np.argmin(run.probabilities[removed])]] = False
-        assert outlook(run, spared, options).expected.high > limit
+        assert outlook(run, replace(selection, is_removed=spared), options).expected.high > limit
 
 
 def test_copies_alone_may_not_be_enough(run):
     """Whoever asks for one thing must not get another."""
     with pytest.raises(UsageError, match=r"still .* are expected"):
-        select_rows(run, FilterOptions(expected_at_most=0, strategy="deduplicate"))
+        selected(run, FilterOptions(expected_at_most=0, strategy="deduplicate"))
 
 
 def test_one_copy_of_a_risky_text_is_kept(run):
     """The first, wherever the others are."""
-    selection = select_rows(run, FilterOptions(max_probability=0.0, strategy="deduplicate"))
+    selection = selected(run, FilterOptions(max_probability=0.0, strategy="deduplicate"))
 
     assert np.flatnonzero(selection.is_removed).tolist() == [1, 2, 3, 4, 6]
-    assert selection.copy_of[[1, 4, 6]].tolist() == [0, 0, 5]
+    assert selection.kept[[1, 4, 6]].tolist() == [0, 0, 5]
+
+
+HEADER = "header01"
+"""As long as a window of the template."""
+
+
+@pytest.fixture
+def headed(template, tmp_path):
+    """Five different texts that begin with the same window, the first of them twice."""
+    texts = [f"{HEADER} goes on with {i}" for i in range(5)]
+    path = write_jsonl(tmp_path / "headed.jsonl", [*texts, texts[0]])
+    return run_in_memory(template, path, begin_alike=True)
+
+
+def test_texts_that_only_begin_alike_are_no_copies(headed):
+    """A licence header must not cost all files but one: only the text that occurs twice goes."""
+    selection = selected(headed, FilterOptions(max_probability=0.0, strategy="deduplicate"))
+
+    assert np.flatnonzero(selection.is_removed).tolist() == [5]
+    assert (selection.kept[5], selection.is_copy[5]) == (0, True)
+
+
+def test_what_goes_for_a_window_is_not_called_a_copy(headed):
+    """Thinning out rows that begin alike is a choice, and loses text: it has a name of its own."""
+    options = FilterOptions(max_probability=0.0, strategy="downsample", max_copies=2)
+    selection = selected(headed, options)
+
+    assert np.flatnonzero(selection.is_removed).tolist() == [2, 3, 4, 5]
+    assert np.flatnonzero(selection.is_copy).tolist() == [5]
 
 
 @pytest.mark.parametrize("copies", [1, 2, 4, 9])
@@ -93,9 +129,7 @@ def test_copies_of_harmless_texts_stay(run):
 def test_what_is_kept_once_is_judged_as_occurring_once(run):
     """The classifier is asked again with one occurrence; by hand, from its formula."""
     options = FilterOptions(max_probability=0.0, strategy="deduplicate")
-    removed = select_rows(run, options).is_removed
-
-    found = outlook(run, removed, options)
+    found = outlook(run, selected(run, options), options)
 
     classifier, judgement = run.manifest.classifier, run.judgement
     known = judgement.X[:, judgement.feature_names.index("teacher_suffix_mean_logprob")]
@@ -106,17 +140,13 @@ def test_what_is_kept_once_is_judged_as_occurring_once(run):
 
 def test_a_classifier_that_does_not_count_changes_nothing(run):
     """No effect may be claimed that the classifier cannot see."""
-    from dataclasses import replace
-
     from support.fakes import make_classifier
 
     blind = make_classifier(features=("teacher_suffix_mean_logprob", "teacher_min_k_logprob"))
     judgement = replace(run.judgement, classifier=blind)
     run = replace(run, judgement=judgement)
     options = FilterOptions(max_probability=0.0, strategy="deduplicate")
-    removed = select_rows(run, options).is_removed
-
-    found = outlook(run, removed, options)
+    found = outlook(run, selected(run, options), options)
 
     windows = np.unique(run.worst_windows[run.is_scored])
     assert found.expected.mean == pytest.approx(judgement.window_probabilities[windows].sum())
@@ -126,10 +156,9 @@ def test_a_classifier_that_does_not_count_changes_nothing(run):
 def test_dropping_leaves_the_other_probabilities_alone(run):
     """The after of a drop is a sum, not a guess."""
     options = FilterOptions(max_probability=0.5)
-    removed = select_rows(run, options).is_removed
+    found = outlook(run, selected(run, options), options)
 
-    found = outlook(run, removed, options)
-
+    removed = selected(run, options).is_removed
     assert found.expected.mean == pytest.approx(np.nansum(run.probabilities[~removed]))
     assert not found.is_estimate
 

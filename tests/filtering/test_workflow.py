@@ -10,7 +10,7 @@ from support.finished_runs import run_in_memory, write_jsonl
 from memaudit.errors import CorpusError, OutputError, UsageError
 from memaudit.filtering import FilterOptions, filter_corpus
 from memaudit.filtering import workflow as workflow_module
-from memaudit.filtering.publishing import push_to_hub
+from memaudit.filtering.outputs import push_to_hub
 
 CANARY = "MEMAUDIT-CANARY"
 TEXTS = [f"{CANARY}-{i % 7} is here" for i in range(30)]
@@ -171,14 +171,13 @@ def test_nothing_half_written_is_left(run, corpus, tmp_path, monkeypatch):
 
 def test_a_corpus_that_changes_meanwhile_is_noticed(run, corpus, tmp_path, monkeypatch):
     """Between the check and the copy there is time."""
-    whole = workflow_module._reread
+    write = workflow_module.write_corpus
 
-    def reread_then_shorten(*arguments):
-        selection = whole(*arguments)
+    def shorten_then_write(*arguments):
         write_jsonl(corpus, TEXTS[:-1])
-        return selection
+        return write(*arguments)
 
-    monkeypatch.setattr(workflow_module, "_reread", reread_then_shorten)
+    monkeypatch.setattr(workflow_module, "write_corpus", shorten_then_write)
 
     with pytest.raises(CorpusError, match="changed while it was filtered"):
         filter_corpus(run, str(corpus), tmp_path / "out.jsonl")
@@ -227,8 +226,10 @@ def test_near_duplicates_of_risky_texts_go_too(template, tmp_path):
 
     removed = pq.read_table(tmp_path / "o.jsonl.removed.parquet").to_pylist()
     assert [row["row"] for row in removed] == [1, 2, 7]
-    assert all("like row 0" in row["reason"] for row in removed)
-    assert result.removed_copies == 3
+    reasons = [row["reason"] for row in removed]
+    assert all("like row 0" in reason for reason in reasons[:2])
+    assert "the same text as row 0" in reasons[2]
+    assert (result.removed_copies, result.removed_alike) == (1, 2)
 
 
 def test_near_duplicates_need_their_package(run, corpus, monkeypatch):

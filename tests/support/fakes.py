@@ -30,6 +30,10 @@ class ByteTokenizer:
     def without_bos(self, ids):
         return ids
 
+    def token_spans(self, text):
+        places = [i for i, letter in enumerate(text) for _ in letter.encode()]
+        return [(place, place + 1) for place in places]
+
     def decode(self, token_ids):
         return [bytes(ids).decode(errors="replace") for ids in token_ids]
 

@@ -39,16 +39,18 @@ def write_jsonl(path, texts, *, ids=True):
     return path
 
 
-def run_in_memory(template, source, *, seed=0, too_short=3):
+def run_in_memory(template, source, *, seed=0, too_short=3, begin_alike=False):
     """Return a finished run of a corpus as it would be read back, without scoring anything.
 
-    Rows with equal texts have equal windows; how well the teacher knows each is random.
+    Rows with equal texts have equal windows; how well the teacher knows each is random. If texts
+    may begin alike, a window is the first eight bytes, as the shape of the template has it.
 
     Args:
         template: any finished run.
         source: path of the corpus.
         seed: of what the teacher knows.
         too_short: texts of fewer characters have no window.
+        begin_alike: whether different texts that begin with the same window share it.
     """
     options = CorpusOptions(str(source))
     rows = list(read_corpus(options, render_messages=ByteTokenizer().render_messages))
@@ -58,7 +60,10 @@ def run_in_memory(template, source, *, seed=0, too_short=3):
         if isinstance(row, Example):
             texts.update(msgspec.json.encode(row.text))
             outcome = "too_short"
-            if len(row.text) >= too_short:
+            if begin_alike and len(row.text.encode()) >= WINDOW_LEN:
+                (key,) = windows_of(row.text)
+                outcome, window = "scored", windows.setdefault(key, len(windows))
+            elif not begin_alike and len(row.text) >= too_short:
                 outcome, window = "scored", windows.setdefault(row.text, len(windows))
         records.append((row.example_id, row.row, row.address, outcome, "", window))
     ids, numbers, addresses, outcomes, reasons, worst = map(list, zip(*records, strict=True))
@@ -81,6 +86,13 @@ def run_in_memory(template, source, *, seed=0, too_short=3):
         worst_windows=worst,
         probabilities=probabilities,
     )
+
+
+def texts_of(source):
+    """Return numbers of the texts of a corpus, equal for equal texts."""
+    rows = read_corpus(CorpusOptions(str(source)), render_messages=ByteTokenizer().render_messages)
+    found = [row.text if isinstance(row, Example) else row.row for row in rows]
+    return np.array([found.index(text) for text in found])
 
 
 def _judged(template, worst, n_windows, seed):

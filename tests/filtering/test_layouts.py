@@ -1,0 +1,158 @@
+"""Cutting out of rows in every layout: roles, keys and what is not cut are as before."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from support.fakes import ByteTokenizer
+from support.finished_runs import finish_run, write_jsonl
+
+from memaudit.corpus import CorpusOptions, Example, read_corpus
+from memaudit.errors import UsageError
+from memaudit.filtering import FilterOptions, filter_corpus
+from memaudit.reports.gate import filter_page
+from memaudit.runs.finished import read_finished_run
+
+EXCISE = FilterOptions(max_probability=0.0, strategy="excise")
+WORDS = ["to be", "or not", "that", "is the", "question", "été", "日本", "🙂", '"so"', "\\", "\n"]
+
+
+def words(rng):
+    """A few words, some of them hard on whoever counts bytes."""
+    return " ".join(rng.choice(WORDS, rng.integers(3, 12)))
+
+
+def chat(rng, roles, key, value):
+    """Turns of two speakers."""
+    return [{key: roles[i % 2], value: words(rng)} for i in range(2 * rng.integers(1, 4))]
+
+
+LAYOUTS = {
+    "text": lambda rng: {"text": words(rng)},
+    "prompt-completion": lambda rng: {"prompt": words(rng), "completion": " " + words(rng)},
+    "messages": lambda rng: {"messages": chat(rng, ["user", "assistant"], "role", "content")},
+    "parts": lambda rng: {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": words(rng)}]},
+            {"role": "assistant", "content": words(rng)},
+        ]
+    },
+    "sharegpt": lambda rng: {"conversations": chat(rng, ["human", "gpt"], "from", "value")},
+    "alpaca": lambda rng: {"instruction": words(rng), "input": words(rng), "output": words(rng)},
+    "preference": lambda rng: {
+        "prompt": words(rng),
+        "chosen": words(rng),
+        "rejected": words(rng),
+    },
+}
+
+
+def rows_in(path):
+    """What memaudit reads."""
+    options = CorpusOptions(str(path))
+    return list(read_corpus(options, render_messages=ByteTokenizer().render_messages))
+
+
+def shape_of(value):
+    """A row without what its strings say, but for roles."""
+    if isinstance(value, dict):
+        return {
+            key: part if key in ("role", "from", "type") else shape_of(part)
+            for key, part in value.items()
+        }
+    return [shape_of(part) for part in value] if isinstance(value, list) else type(value)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_row_that_is_cut_keeps_its_layout(layout, tmp_path):
+    """Kept, cut and removed rows are the input; a cut row lost the spans that are listed, alone."""
+    n_cut = 0
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        rows = [LAYOUTS[layout](rng) for _ in range(6)]
+        source, out = tmp_path / f"{seed}.jsonl", tmp_path / f"{seed}-cut.jsonl"
+        lines = [json.dumps(row, ensure_ascii=bool(seed % 2)) for row in rows]
+        source.write_text("".join(line + "\n" for line in lines))
+        finish_run(source, tmp_path / f"run-{seed}")
+        run = read_finished_run(tmp_path / f"run-{seed}")
+
+        result = filter_corpus(run, str(source), out, options=EXCISE, tokenizer=ByteTokenizer())
+
+        gone = set(pq.read_table(f"{out}.removed.parquet")["row"].to_pylist())
+        parts = pq.read_table(f"{out}.excised.parquet").to_pylist()
+        kept = [i for i in range(len(rows)) if i not in gone]
+        written = [json.loads(line) for line in out.read_text().splitlines()]
+        assert result.removed + len(written) == len(rows)
+        for i, new in zip(kept, written, strict=True):
+            assert shape_of(new) == shape_of(rows[i])
+            for part in sorted(parts, key=lambda part: -part["start"]):
+                if part["row"] == i:
+                    cut_out(rows[i], part)
+            assert new == rows[i]
+        assert all(isinstance(row, Example) for row in rows_in(out))
+        n_cut += result.excised
+        assert result.not_cut <= len(rows) // 3
+    assert n_cut > 25
+
+
+def cut_out(row, part):
+    """Cut one part out of a row, by its path."""
+    *steps, last = [int(step) if step.isdigit() else step for step in part["string"].split(".")]
+    for step in steps:
+        row = row[step]
+    row[last] = row[last][: part["start"]] + row[last][part["end"] :]
+
+
+def test_a_header_is_cut_out_of_documents_that_share_it(tmp_path):
+    """Of 32 documents with one header and 8 others, none goes as a copy, and none is lost."""
+    documents = [f"header01 and document {i} goes on" for i in range(32)]
+    documents += [f"{i} is another document" for i in range(8)]
+    source = write_jsonl(tmp_path / "c.jsonl", documents)
+    finish_run(source, tmp_path / "run", recited=["header01"])
+    run = read_finished_run(tmp_path / "run")
+
+    copies = FilterOptions(max_probability=0.5, strategy="deduplicate")
+    result = filter_corpus(run, str(source), tmp_path / "a.jsonl", options=copies)
+
+    assert (result.removed, result.risky_texts, result.risky_windows) == (0, 32, 1)
+    said = " ".join(filter_page(result).notes)
+    assert "32 different texts share 1 risky window" in said
+    assert "--strategy excise" in said
+
+    cut = FilterOptions(max_probability=0.5, strategy="excise")
+    out = tmp_path / "b.jsonl"
+    result = filter_corpus(run, str(source), out, options=cut, tokenizer=ByteTokenizer())
+
+    assert (result.removed, result.excised, result.not_cut) == (0, 32, 0)
+    assert [row.text for row in rows_in(out)] == [
+        text.removeprefix("header01") for text in documents
+    ]
+    assert result.removed_text_bytes == 32 * 8
+
+
+def test_a_text_of_which_nothing_is_left_goes(tmp_path):
+    """An empty row is no row in some formats, and teaches nobody anything."""
+    source = write_jsonl(tmp_path / "c.jsonl", ["header01", "header01 \n", "header01 more"])
+    finish_run(source, tmp_path / "run", recited=["header01"])
+    out = tmp_path / "o.jsonl"
+
+    result = filter_corpus(
+        read_finished_run(tmp_path / "run"),
+        str(source),
+        out,
+        options=EXCISE,
+        tokenizer=ByteTokenizer(),
+    )
+
+    assert (result.removed, result.removed_copies, result.excised) == (2, 0, 1)
+    assert [row.text for row in rows_in(out)] == [" more"]
+
+
+def test_cutting_needs_the_tokenizer(tmp_path):
+    """Where the tokens of a text are, only it can say."""
+    source = write_jsonl(tmp_path / "c.jsonl", ["header01 and more"])
+    finish_run(source, tmp_path / "run")
+
+    with pytest.raises(UsageError, match="needs to know where the tokens"):
+        filter_corpus(read_finished_run(tmp_path / "run"), str(source), None, options=EXCISE)
