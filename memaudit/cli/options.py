@@ -42,10 +42,6 @@ TABLE_FORMATS = ("parquet", "jsonl", "csv")
 DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
 """Number formats by the names that they are given."""
 
-_ENDINGS = re.compile(
-    r"\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|feather|txt)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE
-)
-
 input_option = partial(option, heading="Input")
 models_option = partial(option, heading="Models")
 corpus_option = partial(option, heading="Corpus")
@@ -260,7 +256,9 @@ def corpus_stem(source: str) -> str:
     """Return a name for a corpus that is safe as a file name: its own, without endings."""
     if source == "-":
         return "stdin"
-    stem = _ENDINGS.sub("", source)
+    from memaudit.corpus.discovery import without_ending
+
+    stem = without_ending(source)
     is_hub_id = stem == source and source.count("/") == 1 and not Path(source).exists()
     name = stem.replace("/", "--") if is_hub_id else Path(stem).name
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "corpus"

@@ -117,6 +117,11 @@ def _split_name(name: str) -> str | None:
     return None
 
 
+def without_ending(source: str) -> str:
+    """Return the name of a file without what says its format and compression."""
+    return _ENDING.sub("", source)
+
+
 def has_known_ending(source: str) -> bool:
     """Whether the name is that of a file that could be read."""
     return _ENDING.search(source) is not None

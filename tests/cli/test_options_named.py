@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 NAMED = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 OF_OTHER_TOOLS = {
     *("--array", "--clear", "--constraint", "--disable-pip-version-check", "--editable"),
-    *("--map", "--template-date"),  # on their way
-    *("--no-deps", "--norc", "--numprocesses", "--quiet"),
+    *("--no-deps", "--norc", "--numprocesses", "--quiet", "--strict"),
+    *("--jobs", "--models"),  # of `python -m study`
 }
 MODULES = sorted((ROOT / "memaudit").rglob("*.py"))
 PAGES = [
@@ -26,7 +26,7 @@ PAGES = [
 
 def existing():
     """Every option of every command, in each of its spellings."""
-    options = [param for command in cli.commands.values() for param in command.params]
+    options = [param for command in (cli, *cli.commands.values()) for param in command.params]
     return {name for option in options for name in (*option.opts, *option.secondary_opts)}
 
 
