@@ -17,6 +17,7 @@ from memaudit.text import json_text, shown_path
 
 if TYPE_CHECKING:
     from memaudit.gate import EffectivePolicy, GateResult
+    from memaudit.reports.ci import SourceRoot
 
 _PATH = click.Path(path_type=Path)
 _COUNT = click.IntRange(min=0)
@@ -127,6 +128,12 @@ _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
 )
 @output_option("--output", type=_PATH, metavar="FILE", help="Where to. Default: standard output.")
 @output_option(
+    "--source-root",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Paths in SARIF and annotations are taken from here. Default: the top of the repository.",
+)
+@output_option(
     "--attest", type=_PATH, metavar="FILE", help="Write the verdict as an in-toto statement."
 )
 @output_option(
@@ -174,7 +181,7 @@ def gate(**flags: Any) -> int:
             stream.write(json_text(result.statement(), indent=2).encode() + b"\n")
     _tell(result, flags)
     if flags["github_files"] is not None:
-        _tell_action(result, flags["github_files"])
+        _tell_action(result, flags["github_files"], _source_root(result, flags))
     return result.exit_code
 
 
@@ -219,7 +226,7 @@ def _tell(result: "GateResult", flags: dict[str, Any]) -> None:
 
         print_page(gate_page(result), color=flags["color"])
         return
-    content = _rendered(result, flags["output_format"])
+    content = _rendered(result, flags["output_format"], _source_root(result, flags))
     if flags["output"] is None:
         click.echo(content, nl=False)
         return
@@ -227,8 +234,27 @@ def _tell(result: "GateResult", flags: dict[str, Any]) -> None:
         stream.write(content.encode())
 
 
-def _rendered(result: "GateResult", output_format: str) -> str:
-    root = str(Path.cwd())
+def _source_root(result: "GateResult", flags: dict[str, Any]) -> "SourceRoot":
+    """Return the top of the repository that code scanning takes paths from.
+
+    Git itself is not asked: it would read the settings of a checkout that may be hostile.
+    """
+    from memaudit.reports.ci import SourceRoot
+
+    here = Path.cwd()
+    given = flags["source_root"]
+    for name in ("GITHUB_WORKSPACE", "CI_PROJECT_DIR"):
+        given = given or os.environ.get(name)
+    repositories = (folder for folder in (here, *here.parents) if (folder / ".git").exists())
+    top = Path(given).resolve() if given else next(repositories, here)
+    corpus = result.provenance["corpus"]
+    moved = (corpus, flags["data"]) if corpus and flags["data"] else None
+    # A run mostly lies below the folder that predict worked in.
+    folders = (here, *flags["run_folder"].resolve().parents)
+    return SourceRoot(str(top), tuple(map(str, folders)), moved)
+
+
+def _rendered(result: "GateResult", output_format: str, root: "SourceRoot") -> str:
     match output_format:
         case "json":
             content = json_text(result.document()) + "\n"
@@ -258,7 +284,7 @@ def _rendered(result: "GateResult", output_format: str) -> str:
     return content
 
 
-def _tell_action(result: "GateResult", folder: Path) -> None:
+def _tell_action(result: "GateResult", folder: Path, root: "SourceRoot") -> None:
     """Write the files that later steps of a GitHub job use, and last of all the verdict.
 
     Nothing may fail once a verdict is told: the job would read another one than the exit code.
@@ -267,7 +293,7 @@ def _tell_action(result: "GateResult", folder: Path) -> None:
 
     for kind in ("json", "sarif"):
         with committed_file(folder / f"gate.{kind}") as stream:
-            stream.write(_rendered(result, kind).encode())
+            stream.write(_rendered(result, kind, root).encode())
     outputs: dict[str, object] = {"verdict": result.verdict, "flagged": result.counts["flagged"]}
     files = {"report": folder / "report.html", "sarif": folder / "gate.sarif"}
     outputs |= {name: path for name, path in files.items() if path.is_file()}

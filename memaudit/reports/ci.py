@@ -3,9 +3,10 @@
 None of them holds text of the corpus; ids and addresses are written so that nothing in them acts.
 """
 
+import os
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
@@ -20,7 +21,8 @@ MAX_RESULTS = 1000
 """Code scanning shows 5,000 of a run; nobody reads that many."""
 
 _SUMMARY = "MEM000"
-_POLICY = "pyproject.toml"
+_CORPUS = "corpus"
+"""What is pointed to when neither the policy nor the corpus is a file."""
 _DESCRIPTIONS = {
     _SUMMARY: ("gate-verdict", "The verdict of the gate over the whole corpus."),
     "MEM001": ("", "A student would probably memorize this example."),
@@ -58,12 +60,50 @@ class Location:
     """From 1; 1 where the format has no lines."""
 
 
-def find_location(address: str, root: str) -> Location | None:
+@dataclass(frozen=True, slots=True)
+class SourceRoot:
+    """From where code scanning takes paths: the top of the repository.
+
+    A run names files as they were named to `predict`, which may have worked in another folder, or
+    on another machine.
+    """
+
+    folder: str
+    """The top, absolute."""
+
+    here: tuple[str, ...] = ()
+    """Folders in which `predict` may have worked, absolute, the likeliest first."""
+
+    moved: tuple[str, str] | None = None
+    """How the corpus was named to `predict`, and where it is now, if that was said."""
+
+    def path(self, name: str) -> PurePosixPath:
+        """Return the path of a file from the top; of one that is not found, the best guess."""
+        if self.moved is not None and self.moved[0] and name.startswith(self.moved[0]):
+            name = self.moved[1] + name.removeprefix(self.moved[0])
+        top = PurePosixPath(self.folder)
+        places = [PurePosixPath(os.path.normpath(Path(here, name))) for here in self.here or ("/",)]
+        inside = [place for place in places if place.is_relative_to(top)]
+        if there := [place for place in inside if Path(place).exists()]:
+            return there[0].relative_to(top)
+        # Its end is looked for below the top: what comes before is of another machine or folder.
+        parts = [part for part in PurePosixPath(name).parts if part != "/"]
+        if ".." not in parts:
+            for start in range(len(parts)):
+                end = PurePosixPath(*parts[start:])
+                if Path(top / end).is_file():
+                    return end
+        if inside:
+            return inside[0].relative_to(top)
+        return PurePosixPath(places[0].name if PurePosixPath(name).is_absolute() else name)
+
+
+def find_location(address: str, root: SourceRoot) -> Location | None:
     """Return the file and line of an address.
 
     Args:
         address: `<file>:<line or row>`, untrusted.
-        root: absolute folder of the project.
+        root: what the path is taken from.
 
     Returns:
         None if the row is not from a file.
@@ -71,21 +111,18 @@ def find_location(address: str, root: str) -> Location | None:
     name, _, place = address.rpartition(":")
     if not has_known_ending(name):
         return None
-    path = PurePosixPath(shown_path(name))
-    if path.is_absolute():
-        inside = path.is_relative_to(root)
-        path = path.relative_to(root) if inside else PurePosixPath(path.name)
+    path = root.path(shown_path(name))
     has_lines = not any(ending in path.name.lower() for ending in _WITHOUT_LINES)
     is_number = place.isascii() and place.isdigit() and len(place) < 10
     return Location(str(path), max(1, int(place)) if has_lines and is_number else 1)
 
 
-def render_sarif(result: GateResult, *, root: str) -> str:
+def render_sarif(result: GateResult, *, root: SourceRoot) -> str:
     """Return the findings, worst first and at most 1,000, and one summary.
 
     Args:
         result: of a gate, with fingerprints.
-        root: absolute folder of the project.
+        root: what paths are taken from.
     """
     failed = {rule.id for rule in result.failed}
     if failed & {"MEM002", "MEM006", "MEM007"}:
@@ -127,7 +164,9 @@ def _driver() -> dict[str, Any]:
     }
 
 
-def _result(finding: Finding, failed: set[str], result: GateResult, root: str) -> dict[str, Any]:
+def _result(
+    finding: Finding, failed: set[str], result: GateResult, root: SourceRoot
+) -> dict[str, Any]:
     location = find_location(finding.address, root) or _policy_location(result, root)
     example = safe_text(finding.example_id, 100)
     return {
@@ -144,7 +183,7 @@ def _result(finding: Finding, failed: set[str], result: GateResult, root: str) -
     }
 
 
-def _summary(result: GateResult, root: str) -> dict[str, Any]:
+def _summary(result: GateResult, root: SourceRoot) -> dict[str, Any]:
     broken = result.failed + result.inconclusive
     said = "; ".join(f"{rule.id}: {rule.message}" for rule in broken) or "every rule passes"
     level = {"pass": "note", "fail": "error", "inconclusive": "warning"}[result.verdict]
@@ -160,19 +199,21 @@ def _summary(result: GateResult, root: str) -> dict[str, Any]:
     }
 
 
-def _policy_location(result: GateResult, root: str) -> Location:
-    """Return where to point to when no line of a file is meant."""
-    name = PurePosixPath(shown_path(result.policy.source or _POLICY))
-    if name.is_absolute():
-        name = name.relative_to(root) if name.is_relative_to(root) else PurePosixPath(name.name)
-    return Location(str(name), 1)
+def _policy_location(result: GateResult, root: SourceRoot) -> Location:
+    """Return where to point to when no line of a file is meant: the policy, or else the corpus."""
+    if result.policy.source is not None:
+        return Location(str(root.path(shown_path(result.policy.source))), 1)
+    for address in (finding.address for finding in result.findings):
+        if location := find_location(address, root):
+            return Location(location.path, 1)
+    return Location(str(root.path(shown_path(result.provenance.get("corpus") or _CORPUS))), 1)
 
 
 def _physical(location: Location) -> dict[str, Any]:
     uri = quote(location.path.removeprefix("/"), safe="/")
     return {
         "physicalLocation": {
-            "artifactLocation": {"uri": uri or _POLICY},
+            "artifactLocation": {"uri": uri or _CORPUS},
             "region": {"startLine": location.line},
         }
     }
@@ -241,12 +282,12 @@ def _xml(text: str) -> str:
     return _NOT_XML.sub(lambda match: f"\\u{ord(match.group()):04x}", safe_text(text, 1000))
 
 
-def render_annotations(result: GateResult, *, root: str) -> str:
+def render_annotations(result: GateResult, *, root: SourceRoot) -> str:
     """Return workflow commands; nothing of the corpus can make one of its own.
 
     Args:
         result: of a gate.
-        root: absolute folder of the project.
+        root: what paths are taken from.
     """
     kind = "notice" if result.verdict == "pass" else "error"
     broken = result.failed + result.inconclusive
@@ -258,7 +299,7 @@ def render_annotations(result: GateResult, *, root: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _annotation(finding: Finding, root: str) -> str:
+def _annotation(finding: Finding, root: SourceRoot) -> str:
     properties = {"title": f"{finding.rule} {finding.level}"}
     location = find_location(finding.address, root)
     if location is not None:

@@ -4,7 +4,7 @@ import re
 
 from support.hostile_gates import CONTROL, hostile_results, make_finding, make_result
 
-from memaudit.reports.ci import render_annotations
+from memaudit.reports.ci import SourceRoot, render_annotations
 
 _COMMAND = re.compile(r"::(error|notice) (?:[a-z]+=[^,:\r\n]*)(?:,[a-z]+=[^,:\r\n]*)*::[^\r\n]*")
 
@@ -12,7 +12,7 @@ _COMMAND = re.compile(r"::(error|notice) (?:[a-z]+=[^,:\r\n]*)(?:,[a-z]+=[^,:\r\
 def test_a_finding_is_told_at_its_line():
     """That is where a pull request shows it."""
     first, second = render_annotations(
-        make_result([make_finding("a:b,c", "data/a,b.jsonl:3")]), root="/repo"
+        make_result([make_finding("a:b,c", "data/a,b.jsonl:3")]), root=SourceRoot("/repo")
     ).splitlines()
 
     assert first.startswith("::error title=memaudit gate::fail: MEM001 5 examples")
@@ -26,7 +26,7 @@ def test_a_finding_is_told_at_its_line():
 def test_ten_of_a_kind_are_told():
     """The runner drops the eleventh."""
     told = render_annotations(
-        make_result([make_finding(f"row-{i}") for i in range(50)]), root="/repo"
+        make_result([make_finding(f"row-{i}") for i in range(50)]), root=SourceRoot("/repo")
     )
 
     assert len(told.splitlines()) == 10
@@ -34,7 +34,9 @@ def test_ten_of_a_kind_are_told():
 
 def test_a_gate_that_passes_says_so_and_no_more():
     """An annotation for what is allowed would train people to look away."""
-    told = render_annotations(make_result([make_finding()], verdict="pass"), root="/repo")
+    told = render_annotations(
+        make_result([make_finding()], verdict="pass"), root=SourceRoot("/repo")
+    )
 
     assert told.startswith("::notice title=memaudit gate::pass")
     assert len(told.splitlines()) == 1
@@ -43,7 +45,7 @@ def test_a_gate_that_passes_says_so_and_no_more():
 def test_no_hostile_string_makes_a_command():
     """10,000 of them: every line is one of ours, from its start to its end."""
     for result in hostile_results():
-        told = render_annotations(result, root="/repo")
+        told = render_annotations(result, root=SourceRoot("/repo"))
 
         assert not CONTROL.search(told)
         lines = told.split("\n")

@@ -9,14 +9,14 @@ import subprocess
 import pytest
 from support.hostile_gates import CONTROL, hostile_results, make_finding, make_result
 
-from memaudit.reports.ci import MAX_RESULTS, render_sarif
+from memaudit.reports.ci import MAX_RESULTS, SourceRoot, render_sarif
 
 _URI = re.compile(r"(?:[A-Za-z0-9._~/-]|%[0-9A-F]{2})+")
 
 
 def results(result, root="/repo"):
     """Return the results of the document."""
-    return json.loads(render_sarif(result, root=root))["runs"][0]["results"]
+    return json.loads(render_sarif(result, root=SourceRoot(root)))["runs"][0]["results"]
 
 
 def test_a_finding_stands_at_its_line(tmp_path):
@@ -67,7 +67,7 @@ def test_there_are_a_thousand_results_at_most():
 def test_no_hostile_string_makes_an_invalid_document():
     """10,000 of them: JSON, plain messages, relative and encoded places."""
     for result in hostile_results():
-        text = render_sarif(result, root="/repo")
+        text = render_sarif(result, root=SourceRoot("/repo"))
 
         assert not CONTROL.search(text)
         for found in json.loads(text)["runs"][0]["results"]:
@@ -88,7 +88,7 @@ def test_the_validator_of_the_format_finds_nothing(tmp_path):
     hostile = [result for _, result in zip(range(3), hostile_results(300), strict=False)]
     for number, result in enumerate([make_result(), make_result([make_finding()]), *hostile]):
         path, found = tmp_path / f"{number}.sarif", tmp_path / f"{number}-found.sarif"
-        path.write_text(render_sarif(result, root="/repo"))
+        path.write_text(render_sarif(result, root=SourceRoot("/repo")))
         rules = ["--rule-kind", "Sarif;Ghas", "--level", "Error;Warning;Note", "--kind", "Fail"]
         command = [str(MULTITOOL), "validate", str(path), "-o", str(found), *rules]
         subprocess.run(command, check=True, capture_output=True, timeout=100)
