@@ -141,11 +141,12 @@ def _provenance(result: "GateResult", *, with_digests: bool) -> Sentence:
 def filter_page(result: "FilterResult") -> Page:
     """Return what a filter did, or would do, then its price."""
     verb = "removed" if result.out else "would be removed"
+    cut = f", {result.excised:,} cut" if result.excised else ""
     before, after = words.expected(result.before.expected), words.expected(result.after.expected)
     return Page(
         title="Filter",
         verdict=(
-            Words(f"{result.removed:,} of {result.rows:,} rows {verb}", "strong"),
+            Words(f"{result.removed:,} of {result.rows:,} rows {verb}{cut}", "strong"),
             f": expect {after} to be memorized, before {before}.",
         ),
         sections=(Section(blocks=(_numbers(result),)),),
@@ -168,7 +169,7 @@ def _filter_notes(result: "FilterResult") -> Iterator[str]:
         )
     elif result.options.strategy == "drop":
         yield '"After" is the sum over the rows that stay. Their probabilities do not change.'
-    else:
+    elif result.removed:
         yield (
             "This classifier does not use repeat counts, so removing copies does not change the "
             "probability of the one that stays. Run 'memaudit predict' on the cleaned file."

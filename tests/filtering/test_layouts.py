@@ -119,6 +119,7 @@ def test_a_header_is_cut_out_of_documents_that_share_it(tmp_path):
     said = " ".join(filter_page(result).notes)
     assert "32 different texts share 1 risky window" in said
     assert "--strategy excise" in said
+    assert "repeat counts" not in said  # nothing went, so there is nothing to say of an effect
 
     cut = FilterOptions(max_probability=0.5, strategy="excise")
     out = tmp_path / "b.jsonl"
