@@ -96,8 +96,8 @@ def fit(**flags: Any) -> None:
         _recalibrate(pairs, flags)
         return
 
+    from memaudit.reports.fit import fit_document, fit_page
     from memaudit.reports.terminal import print_page
-    from memaudit.reports.verify import fit_document, fit_page
     from memaudit.training import FitOptions, fit_on_verification
 
     options = FitOptions(
@@ -124,8 +124,8 @@ def _recalibrate(pairs: list[tuple[Path, Path]], flags: dict[str, Any]) -> None:
             hint="a recalibrated classifier keeps its features",
         )
 
+    from memaudit.reports.fit import recalibration_page
     from memaudit.reports.terminal import print_page
-    from memaudit.reports.verify import recalibration_page
     from memaudit.training import recalibrate
 
     result = recalibrate(

@@ -17,6 +17,7 @@ from memaudit.reports.page import (
     Words,
     facts,
     name,
+    numbers,
 )
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _findings(result: "GateResult", n_findings: int) -> Table:
             Column("example", "anywhere"),
             Column("where", "anywhere"),
             Column("evidence", "nowhere"),
-            Column("probability", is_number=True),
+            *numbers("probability"),
             Column("reason"),
         ),
         rows=tuple(

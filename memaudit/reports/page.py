@@ -24,8 +24,8 @@ class Words:
     """From outside: Markdown shows it as code, in which nothing is markup."""
 
 
-Sentence = str | Words | tuple[str | Words, ...]
-"""Text in pieces; a plain string is our own."""
+Sentence = str | int | Words | tuple[str | Words, ...]
+"""Text in pieces; a plain string is our own, and a count is shown in groups of three digits."""
 
 
 PATH_LEN = 4096
@@ -40,7 +40,10 @@ def name(text: str, kind: Kind = "", *, max_len: int = 200) -> Words:
 def pieces(sentence: Sentence) -> Iterator[Words]:
     """Return the pieces of a sentence, in order."""
     for piece in sentence if isinstance(sentence, tuple) else (sentence,):
-        yield Words(piece) if isinstance(piece, str) else piece
+        if isinstance(piece, Words):
+            yield piece
+        else:
+            yield Words(piece if isinstance(piece, str) else f"{piece:,}")
 
 
 def plain(sentence: Sentence) -> str:
@@ -212,7 +215,7 @@ def facts(
     return Table(title=title, columns=columns, rows=given, is_folded=is_folded, style="facts")
 
 
-def counts(rows: tuple[tuple[str, str, Sentence], ...], *, title: str = "") -> Table:
+def counts(*rows: tuple[str, str | int, str]) -> Table:
     """Return a list of names with numbers and what they count."""
     columns = (LABEL, Column(is_number=True), Column(kind="quiet"))
-    return Table(title=title, columns=columns, rows=rows, style="counts")
+    return Table(columns=columns, rows=rows, style="counts")

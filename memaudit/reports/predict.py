@@ -18,6 +18,7 @@ from memaudit.reports.page import (
     counts,
     facts,
     name,
+    numbers,
 )
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _outcomes(result: "AuditResult") -> Table:
         rows.append(("screened", result.screened, "skipped: the teacher did not read them"))
     if result.errors:
         rows.append(("error", result.errors, "in chunks that could not be scored"))
-    return counts(tuple((key, f"{n:,}", explained if n else "") for key, n, explained in rows))
+    return counts(*((key, n, explained if n else "") for key, n, explained in rows))
 
 
 def _answers(found: "AnswersRead") -> str:
@@ -206,7 +207,7 @@ def _plan_counts(plan: "AuditPlan") -> Table:
             note += f", by repeat counts; the {list(plan.models)[1]} will spare the teacher more"
         rows.append(("screened", plan.screened_windows, note))
     rows.append(("tokens", plan.tokens, "in distinct windows, for each model"))
-    return counts(tuple((key, f"{n:,}", explained) for key, n, explained in rows))
+    return counts(*rows)
 
 
 def _needs(plan: "AuditPlan") -> Table:
@@ -247,11 +248,7 @@ def _gpus(plan: "AuditPlan") -> Table:
 
     needed = _scaled(plan.model_memory("cuda"), _BYTE_UNITS)
     return Table(
-        columns=(
-            Column("on one GPU"),
-            Column("time", is_number=True),
-            Column("memory", is_number=True),
-        ),
+        columns=(Column("on one GPU"), *numbers("time", "memory")),
         rows=tuple(
             (gpu.name, words.duration(plan.seconds_on(gpu)), needed)
             if plan.fits_on(gpu)

@@ -1,4 +1,4 @@
-"""The evidence in a report: what a real distillation showed, and how the classifier was tested."""
+"""What a report rests on: a real distillation, the classifier's tests, and what none of it says."""
 
 from collections.abc import Iterator
 
@@ -7,16 +7,11 @@ from memaudit.labels import ROLES, VerificationResult, VerifiedRows
 from memaudit.reports import words
 from memaudit.reports.charts import (
     Bar,
-    Chart,
-    Curve,
-    Dot,
-    Rule,
-    counted_log,
-    shares,
 )
 from memaudit.reports.page import (
     BARS,
     Block,
+    Bullets,
     Cell,
     Column,
     Figures,
@@ -26,7 +21,8 @@ from memaudit.reports.page import (
     name,
     numbers,
 )
-from memaudit.reports.report import Card, Figure, HeldOutRun
+from memaudit.reports.report import Card, Figure, Report
+from memaudit.reports.report_charts import calibration_chart, curve_chart
 
 _METRICS = {
     "pr_auc": "average precision",
@@ -75,7 +71,7 @@ def _models(result: VerificationResult) -> Table:
         rows=tuple(
             (
                 role,
-                f"{rate.count:,}",
+                rate.count,
                 Cell(bar=Bar(rate.rate or 0, is_risk=role == "student")),
                 Cell(text=words.percent(rate.rate), detail=words.rate_range(rate)),
                 words.figure(result.perplexity[role], 1),
@@ -118,7 +114,7 @@ def _sets(result: VerificationResult) -> Table:
             (
                 label,
                 *("recites" if role in roles else "–" for role in ROLES),
-                f"{n:,}",
+                n,
                 Cell(bar=Bar(n / most, is_risk="student" in roles) if roles else None),
             )
             for label, roles, n in sets
@@ -178,30 +174,13 @@ def _card(card: Card) -> Iterator[Block]:
             title="Expected and found, by held-out distillation",
             columns=(Column("distillation"), *numbers("examples", "expected", "found")),
             rows=tuple(
-                (run.name, f"{run.examples:,}", f"{run.expected:,.1f}", f"{run.found:,}")
-                for run in card.runs
+                (run.name, run.examples, f"{run.expected:,.1f}", run.found) for run in card.runs
             ),
             is_folded=True,
             style="numbers",
         )
     if card.statistics:
         yield Paragraph(card.statistics, "quiet")
-
-
-def curve_chart(card: Card) -> Chart:
-    """Return precision against recall on the distillations that the classifier never saw."""
-    chance = [] if card.prevalence is None else [Rule(up=card.prevalence)]
-    return Chart(
-        name="precision-recall",
-        title="Precision against recall on held-out distillations",
-        description="A curve from high precision at low recall to low precision at full recall; "
-        f"chance is {words.percent(card.prevalence)}.",
-        caption="The dashed line is chance.",
-        x=shares("recall"),
-        y=shares("precision"),
-        marks=(Curve(card.curve), *chance),
-        height=300,
-    )
 
 
 def _methods(card: Card) -> Table:
@@ -224,27 +203,41 @@ def _methods(card: Card) -> Table:
     )
 
 
-def calibration_chart(runs: tuple[HeldOutRun, ...]) -> Chart:
-    """Return found against expected, a dot for each distillation."""
-    highest = 1.2 * max(1.0, *(max(run.expected, float(run.found)) for run in runs))
-    return Chart(
-        name="calibration",
-        title="Found against expected, by held-out distillation",
-        description=f"{len(runs)} dots on logarithmic scales, close to the diagonal where as many "
-        "were memorized as expected. The numbers are in the table below.",
-        caption="Each dot is a distillation. Above the line more was memorized than expected.",
-        x=counted_log("examples expected", highest, with_thirds=True),
-        y=counted_log("examples found", highest, with_thirds=True),
-        marks=tuple(
-            Dot(
-                run.expected,
-                run.found,
-                f"{run.name}: {run.expected:,.1f} expected, {run.found:,} found",
-            )
-            for run in runs
-        ),
-        has_diagonal=True,
-        height=300,
+def limits_section(report: Report) -> Section:
+    """Return what the numbers mean, and what they do not."""
+    inputs = report.manifest.inputs
+    items = [
+        words.not_a_guarantee(inputs.prefix_tokens, inputs.suffix_tokens),
+        "The expected number is the sum of the probabilities. It depends on training length, "
+        "which memaudit does not know: the interval covers chance and a common factor by which "
+        "all probabilities may be too low or too high.",
+        "All copies of a text are memorized or none are, so the example count moves in jumps. "
+        "Distinct texts is the steadier number.",
+        'The "dropped" numbers assume the same training on the remaining examples. '
+        "Near-duplicates of dropped texts can still be memorized.",
+    ]
+    if inputs.windows == "first":
+        items.append("Only the first window of each example was scored.")
+    if report.sensitivity is not None:
+        names = "" if report.sensitivity.finds_names else " People’s names were not looked for."
+        items.append(
+            "Personal data and secrets are found by their form, in one window at a time. What the "
+            f"edge of a window cuts in two, or what looks like ordinary text, is missed.{names}"
+        )
+    if report.unfamiliar:
+        found = words.percent_by_name(report.unfamiliar)
+        items.append(
+            f"Some rows are unlike those the classifier was trained on ({found}): "
+            "their order is more reliable than their probabilities."
+        )
+    if report.card is not None and report.card.limits:
+        items.append(report.card.limits)
+    items.append("Only a real distillation can confirm the numbers: run 'memaudit verify'.")
+    return Section(
+        title="What the numbers mean, and what they do not",
+        anchor="limits",
+        nav="Limits",
+        blocks=(Bullets(tuple(items)),),
     )
 
 

@@ -5,18 +5,10 @@ from collections.abc import Iterator, Mapping
 from memaudit.reports import words
 from memaudit.reports.charts import (
     Bar,
-    Chart,
-    Curve,
-    Pillar,
-    Rule,
-    counted,
-    counted_log,
-    shares,
 )
 from memaudit.reports.page import (
     BARS,
     Block,
-    Bullets,
     Cell,
     Column,
     Figures,
@@ -31,7 +23,13 @@ from memaudit.reports.page import (
     numbers,
 )
 from memaudit.reports.report import Report
-from memaudit.reports.report_evidence import classifier_section, reciters_of, verified_section
+from memaudit.reports.report_charts import budget_chart, histogram_chart
+from memaudit.reports.report_evidence import (
+    classifier_section,
+    limits_section,
+    reciters_of,
+    verified_section,
+)
 from memaudit.reports.report_numbers import REASONS_OF, WorstRow
 
 _OUTCOMES = {
@@ -57,7 +55,7 @@ def report_page(report: Report) -> Page:
             _worst(report),
             *verified,
             classifier_section(report.card, report.manifest.classifier.name),
-            _limits(report),
+            limits_section(report),
             _provenance(report),
         ),
         document=report.document(),
@@ -149,7 +147,7 @@ def _risk(report: Report) -> Section:
         rows=tuple(
             (
                 words.percent_range(each.low, each.high),
-                f"{each.rows:,}",
+                each.rows,
                 "yes" if each.flagged else "no",
             )
             for each in report.histogram
@@ -166,29 +164,6 @@ def _risk(report: Report) -> Section:
     )
 
 
-def histogram_chart(report: Report) -> Chart:
-    """Return how many examples have which probability."""
-    threshold = report.manifest.classifier.threshold
-    return Chart(
-        name="risk",
-        title="Examples by probability of being memorized",
-        description="Bars over probabilities from 0 to 100%; their heights are counts on a "
-        f"logarithmic scale. {report.flagged:,} examples lie at or above "
-        f"{words.percent(threshold)}, where risk begins.",
-        caption="The scale is logarithmic: each step up is ten times as many examples.",
-        x=shares("probability of being memorized"),
-        y=counted_log("examples", max((each.rows for each in report.histogram), default=1)),
-        marks=(
-            *(
-                Pillar(each.low, each.high, each.rows, each.flagged)
-                for each in report.histogram
-                if each.rows
-            ),
-            Rule(across=threshold, label=f"at risk from {words.percent(threshold)}"),
-        ),
-    )
-
-
 def _reasons(report: Report) -> Table:
     n_texts = min(report.flagged_texts, REASONS_OF)
     of = f"the {n_texts:,} riskiest of " if report.flagged_texts > REASONS_OF else ""
@@ -199,9 +174,9 @@ def _reasons(report: Report) -> Table:
         rows=tuple(
             (
                 each.reason,
-                f"{each.texts:,}",
+                each.texts,
                 Cell(bar=Bar(each.texts / n_texts, is_risk=True)),
-                f"{each.rows:,}",
+                each.rows,
             )
             for each in report.reasons
         ),
@@ -233,28 +208,6 @@ def _budget(report: Report) -> Section:
         anchor="budget",
         nav="Budget",
         blocks=(budget_chart(report), table),
-    )
-
-
-def budget_chart(report: Report) -> Chart:
-    """Return how many are expected to be memorized, by how many of the riskiest are dropped."""
-    budgets = report.budgets
-    first, last = budgets[0].left, budgets[-1]
-    curve = Curve(
-        tuple((budget.rows, budget.left.mean) for budget in budgets),
-        upper=tuple((budget.rows, float(budget.left.high)) for budget in budgets),
-        lower=tuple((budget.rows, float(budget.left.low)) for budget in budgets),
-    )
-    at_risk = Rule(across=report.flagged, label="all at risk dropped")
-    return Chart(
-        name="budget",
-        title="Expected to be memorized, by examples dropped",
-        description=f"A falling line with a band, its 95% interval: {first.mean:,.0f} with "
-        f"nothing dropped, {last.left.mean:,.1f} once the {last.rows:,} riskiest are dropped.",
-        caption="All copies of a text are dropped together. The band is the 95% interval.",
-        x=counted("riskiest examples dropped", last.rows),
-        y=counted("examples expected to be memorized", max(b.left.high for b in budgets)),
-        marks=(curve, *([at_risk] if 0 < report.flagged <= last.rows else [])),
     )
 
 
@@ -319,43 +272,6 @@ def _row_kind(report: Report, row: WorstRow) -> str:
         "personal": "personal data" in row.holds,
     }
     return " ".join(kind for kind, is_so in kinds.items() if is_so)
-
-
-def _limits(report: Report) -> Section:
-    inputs = report.manifest.inputs
-    items = [
-        words.not_a_guarantee(inputs.prefix_tokens, inputs.suffix_tokens),
-        "The expected number is the sum of the probabilities. It depends on training length, "
-        "which memaudit does not know: the interval covers chance and a common factor by which "
-        "all probabilities may be too low or too high.",
-        "All copies of a text are memorized or none are, so the example count moves in jumps. "
-        "Distinct texts is the steadier number.",
-        'The "dropped" numbers assume the same training on the remaining examples. '
-        "Near-duplicates of dropped texts can still be memorized.",
-    ]
-    if inputs.windows == "first":
-        items.append("Only the first window of each example was scored.")
-    if report.sensitivity is not None:
-        names = "" if report.sensitivity.finds_names else " People’s names were not looked for."
-        items.append(
-            "Personal data and secrets are found by their form, in one window at a time. What the "
-            f"edge of a window cuts in two, or what looks like ordinary text, is missed.{names}"
-        )
-    if report.unfamiliar:
-        found = words.percent_by_name(report.unfamiliar)
-        items.append(
-            f"Some rows are unlike those the classifier was trained on ({found}): "
-            "their order is more reliable than their probabilities."
-        )
-    if report.card is not None and report.card.limits:
-        items.append(report.card.limits)
-    items.append("Only a real distillation can confirm the numbers: run 'memaudit verify'.")
-    return Section(
-        title="What the numbers mean, and what they do not",
-        anchor="limits",
-        nav="Limits",
-        blocks=(Bullets(tuple(items)),),
-    )
 
 
 def _provenance(report: Report) -> Section:

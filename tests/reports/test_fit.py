@@ -6,9 +6,9 @@ import pytest
 from support.verified_tables import COUNT, SIGNAL, write_runs
 
 from memaudit.evaluation import Figure
+from memaudit.reports.fit import fit_notes, fit_page, fit_verdict
 from memaudit.reports.page import plain
 from memaudit.reports.terminal import print_page
-from memaudit.reports.verify import fit_notes, fit_page, fit_verdict
 from memaudit.training import FitOptions, fit_on_verification
 
 

@@ -1,0 +1,222 @@
+"""The pages of `memaudit fit`: how good a classifier is on what it has not seen, and why."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from memaudit.reports import words
+from memaudit.reports.page import (
+    PATH_LEN,
+    Cell,
+    Column,
+    Page,
+    Section,
+    Sentence,
+    Table,
+    Words,
+    facts,
+    name,
+    numbers,
+)
+
+if TYPE_CHECKING:
+    from memaudit.evaluation import Figure
+    from memaudit.training import FitResult, Recalibrated
+    from memaudit.training.joining import JoinCounts
+    from memaudit.training.result import HeldOutRun
+
+_JUDGED_ON = {
+    "run": "runs that the fit had not seen",
+    "example": "examples that the fit had not seen",
+    "calibration": "the calibration examples",
+}
+
+
+def fit_page(result: "FitResult") -> Page:
+    """Return how good a fit is on what it has not seen, then why."""
+    return Page(
+        title="Fit of a classifier",
+        verdict=fit_verdict(result),
+        sections=(Section(blocks=(_runs(result), _facts(result))),),
+        notes=tuple(fit_notes(result)),
+    )
+
+
+def fit_document(result: "FitResult") -> dict[str, Any]:
+    """Return the card as one JSON document, with where the classifier is."""
+    from memaudit.training.card import make_card
+
+    return {"schema_version": 1, "folder": str(result.folder), **make_card(result)}
+
+
+def fit_verdict(result: "FitResult") -> Sentence:
+    """Return how well such a fit does on examples that it has not seen."""
+    found = result.figures
+    threshold = shipped = ""
+    if "recall" in found:
+        threshold = (
+            f" At its threshold it flags {_percent(found['recall'])} of what is memorized, and "
+            f"{_percent(found['precision'])} of what it flags is memorized."
+        )
+    if result.shipped_figures:
+        shipped = (
+            " The shipped classifier on the same examples: PR-AUC "
+            f"{_number(result.shipped_figures['pr_auc'])}."
+        )
+    return (
+        name(result.classifier.name, "strong"),
+        f" ranks {_JUDGED_ON[result.held_out_kind]} with a PR-AUC of ",
+        Words(_number(found["pr_auc"]), "strong"),
+        f" (chance {found['prevalence'].value or 0:.3f}) and a ROC-AUC of "
+        f"{_number(found['roc_auc'])}.{threshold}{shipped}",
+    )
+
+
+def fit_notes(result: "FitResult") -> Iterator[str]:
+    """Return what a reader must know before relying on the numbers."""
+    from memaudit.training.card import (
+        JUDGED,
+        PROMISED_RECALL,
+        SPLIT_NOTES,
+        positives_needed,
+        recall_bound,
+    )
+
+    n_positives = result.n_calibration_positives
+    yield (
+        f"{n_positives} memorized examples calibrate it. If it misses none of them, its recall is "
+        f"at least {recall_bound(n_positives):.1%} with 95% confidence; a bound of "
+        f"{PROMISED_RECALL:.0%} needs {positives_needed(PROMISED_RECALL)}."
+    )
+    if result.held_out_kind != "run":
+        yield JUDGED[result.held_out_kind]
+    elif result.n_not_judged:
+        yield (
+            f"{result.n_not_judged:,} examples could not be judged: without their runs too few "
+            "memorized ones would be left to fit on."
+        )
+    if result.unit == "example":
+        yield SPLIT_NOTES[result.unit]
+    for run in result.runs:
+        if run.counts.unlabelled or run.counts.unscored or run.counts.conflicting:
+            yield _left_out(run.run.name, run.counts)
+
+
+def recalibration_page(result: "Recalibrated") -> Page:
+    """Return what a pilot made of a classifier."""
+    before, after = result.figures_before, result.figures_after
+    expected = after.expected
+    return Page(
+        title="Recalibration of a classifier",
+        verdict=(
+            name(result.classifier.name, "strong"),
+            " expects ",
+            Words(words.figure(expected.mean, 1), "strong"),
+            f" ({expected.low:,} to {expected.high:,}) of the pilot's {result.n_examples:,} examples "
+            f"to be memorized; {result.n_extracted:,} were. Before: "
+            f"{words.figure(before.expected.mean, 1)} ({before.expected.low:,} to "
+            f"{before.expected.high:,}).",
+        ),
+        sections=(Section(blocks=(_shift(result),)),),
+        notes=tuple(_recalibration_notes(result)),
+    )
+
+
+def _shift(result: "Recalibrated") -> Table:
+    before, after, shift = result.figures_before, result.figures_after, result.shift
+    return facts(
+        {
+            "from": name(f"{result.before.name}, {result.before.digest[:12]}"),
+            "level": f"log-odds {shift.shift:+.2f}, slope {shift.slope:.2f}",
+            "log loss": f"{words.figure(after.log_loss)}, before {words.figure(before.log_loss)}",
+            "Brier": f"{words.figure(after.brier)}, before {words.figure(before.brier)}",
+            "classifier": name(
+                f"{result.folder}, {result.classifier.digest[:12]}", max_len=PATH_LEN
+            ),
+            "use": name(f"memaudit predict --classifier {result.folder}", max_len=PATH_LEN),
+        }
+    )
+
+
+def _recalibration_notes(result: "Recalibrated") -> Iterator[str]:
+    yield (
+        "The figures are cross-fitted: each fifth of the pilot is judged by a shift from the "
+        "other four. The order of examples has not changed."
+    )
+    if result.figures_after.log_loss > result.figures_before.log_loss:
+        yield "On held-out fifths the shift does not help: the pilot is too small, or not needed."
+    if result.counts_copies:
+        yield (
+            "The pilot's student was trained on a sample, and the scores count copies in the whole "
+            "corpus. Put the sample in a file of its own, and predict and verify that file."
+        )
+    yield (
+        "The level holds for the pilot's corpus and training: other epochs, learning rates or "
+        "losses need another pilot."
+    )
+
+
+def _left_out(run: str, counts: "JoinCounts") -> str:
+    return (
+        f"{run}: {counts.unlabelled:,} scored rows without a label and {counts.unscored:,} labels "
+        f"without a scored row are left out; {counts.conflicting:,} equal examples have both "
+        "labels and count as memorized."
+    )
+
+
+def _runs(result: "FitResult") -> Table:
+    titles = ("rows", "used", "distinct", "memorized", "expected", "flagged", "caught")
+    judged = {part.name: part for part in result.held_out}
+    return Table(
+        columns=(Column("run", "anywhere"), *numbers(*titles)),
+        rows=tuple(
+            (
+                name(run.run.name, max_len=64),
+                run.counts.rows,
+                run.counts.used,
+                run.counts.distinct,
+                run.run.n_extracted,
+                *_judged(judged.get(run.run.name)),
+            )
+            for run in result.runs
+        ),
+    )
+
+
+def _judged(part: "HeldOutRun | None") -> tuple[Sentence, Sentence, Sentence]:
+    if part is None:
+        return ("–", "–", "–")
+    compared = part.compared
+    return (
+        f"{compared.probabilities.sum():,.1f}",
+        int(compared.flagged.sum()),
+        compared.n_caught,
+    )
+
+
+def _facts(result: "FitResult") -> Table:
+    classifier = result.classifier
+    n_fit = sum(run.n_extracted for run in result.split.fit)
+    found: dict[str, Sentence | Cell] = {
+        "features": ", ".join(classifier.features),
+        "split": f"by {result.unit}: {n_fit} memorized to fit, "
+        f"{result.n_calibration_positives} to calibrate",
+        "threshold": f"at risk from {words.percent(classifier.threshold)}",
+        "classifier": name(f"{result.folder}, {classifier.digest[:12]}", max_len=PATH_LEN),
+        "use": name(f"memaudit predict --classifier {result.folder}", max_len=PATH_LEN),
+    }
+    return facts(found)
+
+
+def _number(figure: "Figure") -> str:
+    if figure.value is None:
+        return "unknown"
+    if figure.interval is None:
+        return words.figure(figure.value)
+    low, high = figure.interval.low, figure.interval.high
+    return f"{words.figure(figure.value)} ({words.figure(low)} to {words.figure(high)})"
+
+
+def _percent(figure: "Figure") -> str:
+    if figure.value is None or figure.interval is None:
+        return "an unknown share"
+    return f"{figure.value:.0%} ({figure.interval.low:.0%} to {figure.interval.high:.0%})"
