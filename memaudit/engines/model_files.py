@@ -13,6 +13,9 @@ from memaudit.text import safe_text, shown_path
 
 _WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+"""What a merged model may have left of its adapter; nothing reads it."""
+
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".joblib")
 _READ_BY_TRANSFORMERS = (".json", ".txt", ".model", ".jinja", ".py")
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")
@@ -125,17 +128,27 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles
     files = [path for path in entries if path.is_file()]
     jsons = _read_jsons(files, trust_remote_code)
     weights = _weight_files(folder, files, jsons)
+    holders: dict[str, Path] = {}
     for path in weights:
-        _check_safetensors(path)
-    read = [path for path in files if path.suffix in _READ_BY_TRANSFORMERS]
+        for name in _check_safetensors(path):
+            if holders.setdefault(name, path) != path:
+                raise _broken(path, f"{safe_text(name)} is also in {safe_text(holders[name].name)}")
+    read = [
+        path
+        for path in files
+        if path.suffix in _READ_BY_TRANSFORMERS and path.name != ADAPTER_CONFIG
+    ]
     return ModelFiles(folder, None, tuple(sorted({*weights, *read})))
 
 
 def _check_config_is_there(folder: Path) -> None:
-    if (folder / "adapter_config.json").exists():
+    is_merged = (folder / "config.json").is_file() and not (
+        folder / "adapter_model.safetensors"
+    ).exists()
+    if (folder / ADAPTER_CONFIG).exists() and not is_merged:
         raise ModelError(
             f"{shown_path(folder)}: an adapter, whose base model is elsewhere",
-            hint="merge the adapter into its base model and save the result",
+            hint="merge the adapter into its base model and save the result in a folder of its own",
         )
     if not (folder / "config.json").is_file():
         raise ModelError(
@@ -292,8 +305,12 @@ def _no_weights(folder: Path, entries: Iterable[Path]) -> ModelError:
     )
 
 
-def _check_safetensors(path: Path) -> None:
-    """Refuse a file that is cut off, or whose header does not describe it byte for byte."""
+def _check_safetensors(path: Path) -> list[str]:
+    """Refuse a file that is cut off, or whose header does not describe it byte for byte.
+
+    Returns:
+        the names of its weights.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         header_len = int.from_bytes(file.read(8), "little")
@@ -311,16 +328,24 @@ def _check_safetensors(path: Path) -> None:
         end = span[1]
     if 8 + header_len + end != size:
         raise _broken(path, f"cut off: expected {8 + header_len + end} bytes, got {size}")
+    return list(header)
 
 
 def _read_header(file: BinaryIO, header_len: int, path: Path) -> dict[str, Any]:
     try:
-        header = json.loads(file.read(header_len).decode())
+        header = json.loads(file.read(header_len).decode(), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise _broken(path, "its header is not valid JSON") from error
     if not isinstance(header, dict):
         raise _broken(path, "its header is not a JSON object")
     return header
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
 
 
 def _span(tensor: object, path: Path) -> tuple[int, int]:

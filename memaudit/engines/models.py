@@ -7,13 +7,18 @@ import re
 import struct
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from memaudit.engines.model_files import ModelFiles, check_folder, check_gguf
+from memaudit.engines.model_files import (
+    ADAPTER_CONFIG,
+    ModelFiles,
+    check_folder,
+    check_gguf,
+)
 from memaudit.errors import ModelError
 from memaudit.text import safe_text, shown_path
 
@@ -129,7 +134,7 @@ def open_model(
 def check_same_vocabulary(teacher: LoadedModel, reference: LoadedModel) -> None:
     """Refuse two models between which no divergence per token is defined.
 
-    A different number of embedding rows is fine as long as every token has a row in both.
+    Tokens that only one of them has, and rows that belong to no token, are left out of it.
 
     Raises:
         ModelError: saying what differs.
@@ -139,7 +144,7 @@ def check_same_vocabulary(teacher: LoadedModel, reference: LoadedModel) -> None:
     found = difference(teacher.tokenizer, reference.tokenizer)
     if found is None:
         rows = [_n_rows(teacher.model), _n_rows(reference.model)]
-        n_ids = teacher.tokenizer.n_ids
+        n_ids = min(teacher.tokenizer.n_ids, reference.tokenizer.n_ids)
         if rows[0] != rows[1] and min(rows) < n_ids:
             found = f"{rows[0]} and {rows[1]} embedding rows for {n_ids} token ids"
     if found is not None:
@@ -250,6 +255,9 @@ def _load_weights(
             f"the first is {safe_text(unset[0])}",
             hint="get the model again, or check that config.json belongs to these weights",
         )
+    _require_all_used(source, report["unexpected_keys"], model.config.get_text_config())
+    if "gguf_file" in where:
+        _apply_rope_factors(source, model, folder / where["gguf_file"])
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ModelError(
@@ -258,6 +266,62 @@ def _load_weights(
             )
     loaded: PreTrainedModel = model.to(device).eval().requires_grad_(False)
     return loaded
+
+
+_LAYER = re.compile(r"\.(?:layers|h|blocks?)\.(\d+)\.")
+_SCALES = ("_scale", "_scale_inv", ".scales", ".qzeros", ".absmax", ".SCB")
+
+
+def _require_all_used(source: str, unexpected: Iterable[str], config: Any) -> None:
+    """Refuse weights that the model was trained with and that the class for its config ignores.
+
+    What else a file may hold, such as a vision tower or rotary frequencies, does not change what is
+    written; layers that predict further tokens stand behind the last one, and the config counts them.
+    """
+    n_layers = (getattr(config, "num_hidden_layers", None) or 0) + (
+        getattr(config, "num_nextn_predict_layers", None) or 0
+    )
+    names = sorted(unexpected)
+    needed = [
+        name
+        for name in names
+        if "lora_" in name
+        or name.endswith(_SCALES)
+        or (n_layers and (layer := _LAYER.search(name)) and int(layer[1]) >= n_layers)
+    ]
+    if needed:
+        raise ModelError(
+            f"{shown_path(source)}: {len(names)} weights of the file are not used, "
+            f"the first is {safe_text(needed[0])}: this is another model than the one that was "
+            "trained",
+            hint="merge adapters into the model and save it again, "
+            "or get the config.json that belongs to these weights",
+        )
+
+
+def _apply_rope_factors(source: str, model: "PreTrainedModel", path: Path) -> None:
+    """Divide the rotary frequencies by the factors that llama.cpp keeps as a tensor.
+
+    Llama 3.1 and later have them; transformers reads neither the tensor nor a setting for it.
+    """
+    import torch
+    from gguf import GGUFReader
+
+    tensors = GGUFReader(path).tensors
+    found = next((each.data for each in tensors if each.name == "rope_freqs.weight"), None)
+    if found is None:
+        return
+    factors = torch.tensor(found)
+    rotaries = [module for module in model.modules() if hasattr(module, "inv_freq")]
+    if not rotaries or any(module.inv_freq.shape != factors.shape for module in rotaries):
+        raise ModelError(
+            f"{shown_path(source)}: factors for rotary frequencies that the model does not have",
+            hint="use the safetensors that the file was made from",
+        )
+    for module in rotaries:
+        for name in ("inv_freq", "original_inv_freq"):
+            if hasattr(module, name):
+                getattr(module, name).div_(factors)
 
 
 def _device(name: str) -> str:
@@ -274,12 +338,17 @@ def _device(name: str) -> str:
 
 @contextmanager
 def _only_its_files(files: ModelFiles) -> Iterator[Path]:
-    """Give the folder to load from; for a GGUF file one with nothing beside it."""
-    if files.gguf_file is None:
+    """Give the folder to load from.
+
+    For a GGUF file, and a merged model that still has the config of its adapter, which transformers
+    would follow to another model, one with links to the files used and nothing beside them.
+    """
+    if files.gguf_file is None and not (files.folder / ADAPTER_CONFIG).exists():
         yield files.folder
         return
     with tempfile.TemporaryDirectory(prefix="memaudit-") as folder:
-        (Path(folder) / files.gguf_file).symlink_to(files.folder.resolve() / files.gguf_file)
+        for path in files.used:
+            (Path(folder) / path.name).symlink_to(files.folder.resolve() / path.name)
         yield Path(folder)
 
 

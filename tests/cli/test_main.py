@@ -153,7 +153,7 @@ def test_options_can_be_set_by_variables(monkeypatch, capsys):
 
     assert run(["predict", "--data", "d"]) == 2
 
-    assert "'neither' is not one of 'first', 'tile'" in capsys.readouterr().err
+    assert "'neither' is not one of 'auto', 'first', 'tile'" in capsys.readouterr().err
 
 
 def test_a_closed_pipe_ends_the_command_quietly():

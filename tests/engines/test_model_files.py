@@ -30,10 +30,10 @@ def digest_of(source):
     return check_gguf(source).digest
 
 
-def safetensors(n_bytes=16, n_tensors=2):
+def safetensors(n_bytes=16, n_tensors=2, prefix="w"):
     """The bytes of a weights file with tensors of the same size."""
     header = {
-        f"w{i}": {
+        f"{prefix}{i}": {
             "dtype": "U8",
             "shape": [n_bytes],
             "data_offsets": [i * n_bytes, (i + 1) * n_bytes],
@@ -109,9 +109,27 @@ def test_a_sharded_model_is_accepted_with_all_its_shards(folder):
     """Every model above 5 GB comes in shards."""
     write_index(folder, ["a.safetensors", "b.safetensors", "a.safetensors"])
     for name in ("a.safetensors", "b.safetensors"):
-        (folder / name).write_bytes(safetensors())
+        (folder / name).write_bytes(safetensors(prefix=name[0]))
     used = {path.name for path in check_folder(folder).used}
     assert {"a.safetensors", "b.safetensors", INDEX} <= used
+
+
+def test_a_weight_that_is_there_twice_is_refused(folder):
+    """Which of the two is loaded depends on the order of files."""
+    write_index(folder, ["a.safetensors", "b.safetensors"])
+    for name in ("a.safetensors", "b.safetensors"):
+        (folder / name).write_bytes(safetensors())
+    with pytest.raises(ModelError, match=r"w0 is also in a\.safetensors"):
+        check_folder(folder)
+
+
+def test_a_merged_model_may_have_its_adapters_config_left(folder):
+    """PEFT leaves it behind; with an adapter's weights beside it nobody knows what is meant."""
+    _write_json(folder / "adapter_config.json", {"base_model_name_or_path": "owner/base"})
+    assert "adapter_config.json" not in {path.name for path in check_folder(folder).used}
+    (folder / "adapter_model.safetensors").write_bytes(safetensors())
+    with pytest.raises(ModelError, match="an adapter, whose base model is elsewhere"):
+        check_folder(folder)
 
 
 def _no_config(folder):

@@ -1,5 +1,7 @@
 """Loading models: what comes back, what is refused, and that nothing is fetched or left behind."""
 
+import copy
+import json
 import os
 import shutil
 import socket
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.tiny_models import edit_json, make_model, make_windows, save_model
 
+from memaudit.engines import models
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import ModelOptions, check_same_vocabulary, load_model
 from memaudit.errors import ModelError
@@ -274,8 +277,8 @@ def test_models_of_one_vocabulary_pass_whatever_their_padding(saved, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"swap": (10, 20)}, "token id 10 is the first that differs"),
-        ({"merges": [("a", "b"), ("c", "d")]}, "258 and 259 tokens, token id 257"),
+        ({"swap": (10, 20)}, "token id 10 means two things"),
+        ({"merges": [("a", "b"), ("c", "d")]}, "token id 257 means two things"),
         ({"bos": True}, "only one of them puts a token in front"),
         ({"lowercase": True}, r"the normaliser .* differs, \d+ of \d+ test texts"),
         ({"vocab_size": 250}, "320 and 250 embedding rows for 258 token ids"),
@@ -288,3 +291,61 @@ def test_what_differs_between_two_vocabularies_is_said(saved, tmp_path, settings
     with pytest.raises(ModelError, match=message) as caught:
         check_same_vocabulary(load_model(str(saved)), load_model(str(other)))
     assert "do not share a vocabulary" in caught.value.message
+
+
+def rewrite_weights(folder, change):
+    """Save the weights of a folder again, changed."""
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.self_attn.q_proj.lora_A.weight",
+        "model.layers.7.mlp.down_proj.weight",
+        "model.layers.0.mlp.down_proj.weight_scale",
+    ],
+)
+def test_weights_that_would_not_be_used_are_refused(folder, name):
+    """What is scored must be the model that was trained."""
+    rewrite_weights(folder, lambda weights: weights | {name: torch.ones(4, 4)})
+
+    with pytest.raises(ModelError, match="1 weights of the file are not used") as caught:
+        load_model(str(folder))
+    assert name in caught.value.message
+
+
+def test_weights_that_change_nothing_pass(folder):
+    """Frequencies that are computed anew, and towers for pictures, say nothing about text."""
+    names = ("model.layers.0.self_attn.rotary_emb.inv_freq", "visual.blocks.0.mlp.weight")
+    rewrite_weights(folder, lambda weights: weights | {n: torch.ones(4, 4) for n in names})
+
+    load_model(str(folder))
+
+
+def test_a_merged_model_with_its_adapters_config_is_loaded_itself(folder):
+    """The config would lead to another model."""
+    config = {"base_model_name_or_path": "owner/base", "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+    assert load_model(str(folder)).n_parameters > 0
+
+
+def test_factors_of_rotary_frequencies_are_applied(tmp_path):
+    """Llama 3 keeps them as a tensor in a GGUF file, which transformers does not read."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(str(tmp_path / "m.gguf"), "llama")
+    writer.add_tensor("rope_freqs.weight", np.array([1, 1, 2, 2, 4, 8], dtype=np.float32))
+    for write in ("header", "kv_data", "tensors"):
+        getattr(writer, f"write_{write}_to_file")()
+    writer.close()
+    model = copy.deepcopy(make_model("llama"))  # the cached one is for others
+    plain = model.model.rotary_emb.inv_freq.clone()
+
+    models._apply_rope_factors("m.gguf", model, tmp_path / "m.gguf")
+
+    assert (plain / model.model.rotary_emb.inv_freq).tolist() == [1, 1, 2, 2, 4, 8]
+    with pytest.raises(ModelError, match="that the model does not have"):
+        models._apply_rope_factors("m.gguf", make_model("gemma3"), tmp_path / "m.gguf")

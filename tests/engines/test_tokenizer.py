@@ -80,12 +80,24 @@ def test_the_fingerprint_is_stable_and_sees_every_change(tmp_path, tokenizer):
     assert len({tokenizer.fingerprint, *(other.fingerprint for other in others)}) == 5
 
 
-def test_special_tokens_with_other_roles_are_a_difference(tmp_path, tokenizer):
-    """The same vocabulary can end its texts differently."""
-    other = load(tmp_path)
-    other._tokenizer.eos_token = "<s>"
+def test_other_roles_and_added_tokens_make_no_difference(tmp_path, tokenizer):
+    """Every script that fine-tunes leaves a pad token behind; texts get the same ids."""
+    other_role, with_pad = load(tmp_path / "role"), load(tmp_path / "pad")
+    other_role._tokenizer.eos_token = "<s>"
+    with_pad._tokenizer.add_special_tokens({"pad_token": "[PAD]", "eos_token": "<|im_start|>"})
 
-    assert difference(tokenizer, other) == "the eos_token differs"
+    assert difference(tokenizer, other_role) is None
+    assert difference(tokenizer, with_pad) is None
+    assert difference(with_pad, tokenizer) is None
+
+
+def test_an_id_with_two_meanings_is_a_difference(tmp_path):
+    """The divergence would compare two tokens that have nothing to do with each other."""
+    one, other = load(tmp_path / "one"), load(tmp_path / "other")
+    one._tokenizer.add_tokens(["[A]"])
+    other._tokenizer.add_tokens(["[B]"])
+
+    assert difference(one, other) == "token id 258 means two things"
 
 
 def test_messages_are_rendered_as_transformers_renders_them(tmp_path):
