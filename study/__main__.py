@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
+from study.measure import finished_models, measure_cell, read_cell, wanted_models, write_cell
 from study.recipe import read_recipe
 from study.stages import Workshop, train_cell
 
@@ -17,12 +18,25 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, help="TOML file, such as study/recipes/natural.toml")
     parser.add_argument("--work", type=Path, required=True, help="folder for models; kept")
     parser.add_argument("--sample-data", type=Path, default=Path("sample_data"))
+    parser.add_argument(
+        "--cells", type=Path, default=Path("study/cells"), help="folder of the cell files"
+    )
+    parser.add_argument(
+        "--no-training", action="store_true", help="only write the files of finished cells"
+    )
     arguments = parser.parse_args()
     disable_progress_bar()
     shop = Workshop(read_recipe(arguments.recipe), arguments.sample_data, arguments.work, _say)
     for later in (False, True):
         for cell in shop.recipe.cells:
-            train_cell(shop, cell, later=later)
+            path = arguments.cells / f"{cell.name}.parquet"
+            known = list(read_cell(path).about["seconds"]) if path.exists() else []
+            if not arguments.no_training and set(wanted_models(cell, later=later)) - set(known):
+                train_cell(shop, cell, later=later)
+            found = finished_models(shop, cell)
+            if set(found) - set(known):
+                write_cell(measure_cell(shop, cell, found), path)
+                _say(f"{path.name}: {path.stat().st_size:,} bytes")
 
 
 def _say(line: str) -> None:

@@ -161,36 +161,25 @@ def _with_copies(
     windows = np.array([window for window, _ in trained], dtype=np.int32)
     sources = np.array([source for _, source in trained], dtype=np.int8)
     n = len(windows)
-    counts, groups = np.ones(n, dtype=np.int32), np.arange(n, dtype=np.int32)
     unused = rng.permutation(n)
-    extra, owners = [], []
+    rows, owners = [*windows], [*range(n)]
     for times, how_many in regime.copies.items():
         chosen, unused = unused[:how_many], unused[how_many:]
-        if regime.copy_noise == 0:
-            counts[chosen] += int(times)
-            continue
-        for owner in np.repeat(chosen, int(times)):
+        for owner in np.repeat(chosen, int(times)).tolist():
             changed = rng.random(regime.length) < regime.copy_noise
-            others = rng.choice(windows.ravel(), regime.length)
-            extra.append(np.where(changed, others, windows[owner]))
+            rows.append(np.where(changed, rng.choice(windows.ravel(), regime.length), rows[owner]))
             owners.append(owner)
     in_half = rng.random(n) < 0.5
-    if extra:
-        # A copy in which nothing changed would be a duplicate: distinct windows are kept.
-        added, first = np.unique(np.array(extra, dtype=np.int32), axis=0, return_index=True)
-        of = np.array(owners)[first]
-        windows, sources = np.concatenate([windows, added]), np.concatenate([sources, sources[of]])
-        counts = np.concatenate([counts, np.ones(len(added), dtype=np.int32)])
-        groups, in_half = (
-            np.concatenate([groups, groups[of]]),
-            np.concatenate([in_half, in_half[of]]),
-        )
+    # A copy in which nothing changed is an exact one: it is counted, not listed.
+    _, first, counts = np.unique(np.stack(rows), axis=0, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    groups = np.array(owners, dtype=np.int32)[first[order]]
     return CellWindows(
-        windows,
-        counts,
-        groups,
-        sources,
-        in_half,
-        np.array([window for window, _ in held_out], dtype=np.int32),
-        np.array([source for _, source in held_out], dtype=np.int8),
+        windows=np.stack(rows)[first[order]],
+        counts=counts[order].astype(np.int32),
+        groups=groups,
+        sources=sources[groups],
+        in_half=in_half[groups],
+        held_out=np.array([window for window, _ in held_out], dtype=np.int32),
+        held_out_sources=np.array([source for _, source in held_out], dtype=np.int8),
     )

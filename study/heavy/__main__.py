@@ -7,8 +7,8 @@ from pathlib import Path
 from memaudit.errors import MemauditError
 from study.heavy.rate_tables import study_tables
 from study.heavy.recipe import read_recipe
-from study.heavy.tables import markdown, write_markdown
 from study.heavy.workflow import conduct_study
+from study.tables import markdown, write_markdown
 
 
 def main() -> int:

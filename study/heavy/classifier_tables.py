@@ -8,7 +8,7 @@ from typing import Any
 from memaudit.classifier import shipped_name
 from memaudit.features import FEATURE_SETS
 from memaudit.objectives import ObjectiveKind
-from study.heavy.tables import StudyTable, decimal, in_order, with_interval
+from study.tables import StudyTable, decimal, in_order, with_interval
 
 Document = Mapping[str, Any]
 """What `study.heavy.workflow.conduct_study` returns."""

@@ -9,7 +9,7 @@ from study.heavy.classifier_tables import (
     transfer_table,
 )
 from study.heavy.rates import ratio_figures
-from study.heavy.tables import StudyTable, decimal, in_order, with_interval
+from study.tables import StudyTable, decimal, in_order, with_interval
 
 Document = Mapping[str, Any]
 """What `study.heavy.workflow.conduct_study` returns."""

@@ -9,7 +9,7 @@ from support.study_documents import judged, make_document
 
 from study.heavy.classifier_tables import expected_against_found
 from study.heavy.rate_tables import study_tables
-from study.heavy.tables import StudyTable, markdown, with_interval
+from study.tables import StudyTable, markdown, with_interval
 
 
 def tables(document=None):

@@ -1,0 +1,77 @@
+"""The study's own training loop: its gradients are those of the definitions."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, kl_div
+
+from study import loops
+from study.models import new_model
+from study.recipe import Schedule, Size
+
+VOCABULARY = 50
+
+
+@pytest.fixture
+def models():
+    """A teacher and a student of other widths."""
+    return tuple(
+        new_model("gpt-neox", Size(hidden=hidden, layers=1), VOCABULARY, seed)
+        for hidden, seed in ((64, 1), (32, 2))
+    )
+
+
+def make_windows(n=6, length=9):
+    """Random token ids."""
+    return np.random.default_rng(0).integers(0, VOCABULARY, (n, length)).astype(np.int32)
+
+
+@pytest.mark.parametrize("temperature", [None, 1.0, 2.0])
+def test_gradients_equal_those_of_the_plain_loss(models, temperature, monkeypatch):
+    """The loop never builds a loss from logits: its gradients are written down by hand."""
+    monkeypatch.setattr(loops, "_TILE", 7)  # several tiles, the last one shorter
+    teacher, student = models
+    windows = make_windows()
+    ids = torch.from_numpy(windows).long()
+    labels = None if temperature is None else loops.soft_labels(teacher, windows, temperature)
+
+    loops._step(student, ids, None if labels is None else (labels, torch.arange(len(ids))))
+
+    found = {name: p.grad.clone() for name, p in student.named_parameters()}
+    student.zero_grad()
+    logits = student(input_ids=ids).logits[:, :-1].flatten(0, 1)
+    if temperature is None:
+        loss = cross_entropy(logits, ids[:, 1:].flatten())
+    else:
+        with torch.no_grad():
+            told = teacher(input_ids=ids).logits[:, :-1].flatten(0, 1) / temperature
+        loss = temperature**2 * kl_div(
+            (logits / temperature).log_softmax(-1),
+            told.log_softmax(-1),
+            log_target=True,
+            reduction="batchmean",
+        )
+    loss.backward()
+    for name, parameter in student.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_model(models):
+    """A cell that is trained again, on another machine, is the same cell."""
+    trained = []
+    for _ in range(2):
+        model = new_model("qwen3", Size(hidden=32, layers=1), VOCABULARY, 1)
+        schedule = Schedule(epochs=1.5, learning_rate=1e-3)
+        loops.train(model, make_windows(), schedule, rows=np.arange(6), seed=3)
+        trained.append(loops.head_of(model))
+    torch.testing.assert_close(*trained, rtol=0, atol=0)
+    assert not model.training
+
+
+def test_the_learning_rate_warms_up_and_ends_at_a_tenth():
+    """As in the regime: 3 % of the steps up, then a cosine."""
+    rates = [loops._rate(step, 1000) for step in range(1000)]
+
+    assert rates[0] == pytest.approx(1 / 30)
+    assert rates[30] == max(rates) == 1
+    assert rates[-1] == pytest.approx(0.1, abs=1e-3)
