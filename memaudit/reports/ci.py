@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from memaudit import __version__
 from memaudit.corpus.discovery import has_known_ending
 from memaudit.gate.result import RULES, Finding, GateResult, RuleResult
+from memaudit.reports.words import percent
 from memaudit.text import inert, json_text, safe_text, shown_path
 
 _WITHOUT_LINES = (".parquet", ".arrow", ".feather")
@@ -175,7 +176,7 @@ def _result(
         "level": "error" if finding.rule in failed else "warning",
         "message": {
             "text": f"Example '{_plain(example)}': memorized with probability "
-            f"{finding.probability:.1%}; {_plain(safe_text(finding.reason))}."
+            f"{percent(finding.probability)}; {_plain(safe_text(finding.reason))}."
         },
         "locations": [_physical(location)],
         "partialFingerprints": {"memauditRow/v1": str(finding.fingerprint)},
@@ -270,7 +271,7 @@ def _case(rule: RuleResult) -> ElementTree.Element:
 def _listed(result: GateResult) -> list[str]:
     lines = [f"{result.n_findings:,} examples, the worst first"]
     lines += [
-        f"{finding.rule} {finding.probability:.1%} {_xml(finding.example_id)} "
+        f"{finding.rule} {percent(finding.probability)} {_xml(finding.example_id)} "
         f"at {_xml(finding.address)}"
         for finding in result.findings[:_JUNIT_LISTED]
     ]
@@ -307,7 +308,7 @@ def _annotation(finding: Finding, root: SourceRoot) -> str:
     listed = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
     message = (
         f"example '{safe_text(finding.example_id, 100)}' is memorized with probability "
-        f"{finding.probability:.1%}: {safe_text(finding.reason)}"
+        f"{percent(finding.probability)}: {safe_text(finding.reason)}"
     )
     return f"::error {listed}::{_data(message)}"
 

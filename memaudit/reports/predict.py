@@ -290,7 +290,7 @@ def status_page(status: "RunStatus") -> Page:
         title="Status of a run",
         verdict=(
             Words(status.state, _STATES[status.state]),
-            f": {share:.1%} of the windows {of_shard}are scored",
+            f": {words.percent(share)} of the windows {of_shard}are scored",
         ),
         sections=(Section(blocks=(facts(rows),)),),
         notes=(what_next(status),),
