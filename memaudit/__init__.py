@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from memaudit.corpus import CorpusOptions
     from memaudit.errors import MemauditError
     from memaudit.runs.options import AuditOptions
-    from memaudit.runs.result import AuditResult
+    from memaudit.runs.results import AuditResult
 
 __version__ = "0.1.0"
 
@@ -22,7 +22,7 @@ __all__ = [
 
 _HOMES = {
     "AuditOptions": "memaudit.runs.options",
-    "AuditResult": "memaudit.runs.result",
+    "AuditResult": "memaudit.runs.results",
     "CorpusOptions": "memaudit.corpus",
     "MemauditError": "memaudit.errors",
     "audit_corpus": "memaudit.audit",

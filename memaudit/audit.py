@@ -20,15 +20,14 @@ from typing import Literal
 from memaudit.classifier import RiskClassifier, check_features, zlib_record
 from memaudit.corpus import BadRow, CorpusOptions, Example
 from memaudit.runs.chunks import SUFFIX_TOKENS, feature_set_name
-from memaudit.runs.conclusion import ReportOptions, Session, conclude
 from memaudit.runs.files import open_path, output_errors, remove_halves, scratch_folder
-from memaudit.runs.folder import Run, begin_run, keep_rows, open_folder, unscored_chunks
+from memaudit.runs.folder import RunFolder, begin_run, keep_rows, open_folder, unscored_chunks
 from memaudit.runs.manifest import AnswersRead, Manifest, RunInputs, Shard, software_versions
 from memaudit.runs.models import AuditModels
 from memaudit.runs.opening import AuditInputs, chosen_cascade, open_inputs
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
 from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, cut_rows
-from memaudit.runs.result import AuditResult
+from memaudit.runs.results import AuditResult, ReportOptions, Session, write_results
 from memaudit.runs.scoring import chunks_to_score
 from memaudit.runs.status import RunStatus, run_status
 from memaudit.sensitivity import SENSITIVITY_COLUMNS
@@ -189,17 +188,15 @@ def _audit(
         report = ReportOptions(
             options.table_format, options.n_worst, text_of if options.show_text else None
         )
-        return conclude(done.run, done.rows, done.cuts, done.session, report=report, writes=writes)
+        return write_results(done.run, done.session, report, writes=writes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
     """A run all of whose own chunks are there."""
 
-    run: Run
-    rows: RowLog
+    run: RunFolder
     windows: DistinctWindows
-    cuts: RowWindows
     session: Session
 
 
@@ -233,11 +230,11 @@ def _scored(
         run = begin_run(folder, manifest, restart=options.restart)
         keep_rows(run, rows, cuts)
         session = _score_missing(run, windows, inputs.models, started, progress)
-        yield _Scored(run, rows, windows, cuts, session)
+        yield _Scored(run, windows, session)
 
 
 def _score_missing(
-    run: Run,
+    run: RunFolder,
     windows: DistinctWindows,
     models: AuditModels,
     started: float,

@@ -23,8 +23,7 @@ from memaudit.runs.models import ModelSources, load_models
 from memaudit.runs.opening import allowed_rows, chosen_cascade, model_sources, reference_role
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
 from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, cut_rows
-from memaudit.runs.scoring import ChunkWork
-from memaudit.runs.screening import windows_to_score
+from memaudit.runs.scoring import ChunkWork, windows_to_score
 from memaudit.screening import Cascade
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from memaudit.text import shown_path
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from memaudit.runs.finished import FinishedRun
+    from memaudit.runs.run import Run
 
 DOCUMENT_NAME = "verification.json"
 TABLE_NAME = "verification.parquet"
@@ -240,7 +240,7 @@ class VerifiedRows:
         return self.result.labels_digest
 
 
-def read_verified_rows(folder: Path, run: "FinishedRun") -> VerifiedRows:
+def read_verified_rows(folder: Path, run: "Run") -> VerifiedRows:
     """Return what a verification of the run's corpus, teacher and objective found.
 
     Raises:
@@ -254,7 +254,7 @@ def read_verified_rows(folder: Path, run: "FinishedRun") -> VerifiedRows:
     return match_run(result, table, run)
 
 
-def match_run(result: VerificationResult, table: "pa.Table", run: "FinishedRun") -> VerifiedRows:
+def match_run(result: VerificationResult, table: "pa.Table", run: "Run") -> VerifiedRows:
     """Compare a run with the labels of its rows, which must be those of the table."""
     found, classifier = found_rows(table), run.manifest.classifier
     predicted = RowPredictions(
@@ -270,7 +270,7 @@ def match_run(result: VerificationResult, table: "pa.Table", run: "FinishedRun")
     return VerifiedRows(result, recited_by, found.looked_at, compare(found, predicted, n_missed=20))
 
 
-def _require_same_settings(result: VerificationResult, run: "FinishedRun", where: str) -> None:
+def _require_same_settings(result: VerificationResult, run: "Run", where: str) -> None:
     inputs, settings = run.manifest.inputs, result.settings
     expected = {
         "teacher_digest": inputs.teacher_digest,
@@ -295,7 +295,7 @@ def _require_same_settings(result: VerificationResult, run: "FinishedRun", where
         )
 
 
-def _require_same_rows(table: "pa.Table", run: "FinishedRun", where: str) -> None:
+def _require_same_rows(table: "pa.Table", run: "Run", where: str) -> None:
     """Refuse another corpus: other rows, or other texts equal to each other."""
     rows = run.rows
     is_same = table.num_rows == rows.num_rows and all(

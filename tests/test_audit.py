@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -292,7 +293,9 @@ def test_the_summary_on_disk_is_the_document(tmp_path):
     """`--json` and summary.json must never tell two stories."""
     result, _ = audit("recited!", "short", None, known=["recited!"], out=tmp_path)
 
-    assert json.loads((tmp_path / "summary.json").read_text()) == result.document()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert datetime.fromisoformat(summary.pop("date")).tzinfo is not None
+    assert summary == result.document()
     assert result.document()["schema_version"] == 1
     assert result.document()["table"] == str(tmp_path / "risk.jsonl")
 

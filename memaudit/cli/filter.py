@@ -108,11 +108,11 @@ def filter_(**flags: Any) -> None:
     excise, FILE.excised.parquet says what was cut.
     """
     from memaudit.filtering import filter_corpus
-    from memaudit.runs.finished import read_finished_run
+    from memaudit.runs.run import read_run
 
     _check_flags(flags)
     chosen = _options(flags)
-    run = read_finished_run(flags["run_folder"])
+    run = read_run(flags["run_folder"])
     out = None if flags["dry_run"] else flags["out"]
     with _tokenizer(flags) as tokenizer:
         result = filter_corpus(

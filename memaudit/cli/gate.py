@@ -155,7 +155,7 @@ def gate(**flags: Any) -> int:
     from memaudit.gate.policy import policy_text
     from memaudit.gate.scope import policy_for
     from memaudit.runs.files import committed_file
-    from memaudit.runs.finished import read_finished_run
+    from memaudit.runs.run import read_run
     from memaudit.runs.signature import read_public_keys
 
     if flags["as_json"]:
@@ -168,7 +168,7 @@ def gate(**flags: Any) -> int:
         key=_key(flags),
         verify_keys=tuple(chain.from_iterable(map(read_public_keys, flags["verify_keys"]))),
     )
-    run = read_finished_run(flags["run_folder"])
+    run = read_run(flags["run_folder"])
     result = check_gate(run, policy, inputs)
     if flags["write_baseline"] is not None and inputs.key is not None:
         write_baseline(flags["write_baseline"], run, inputs.key)

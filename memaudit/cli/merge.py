@@ -12,7 +12,7 @@ from memaudit.cli.options import chosen_table_format, output_option
 from memaudit.text import json_text
 
 if TYPE_CHECKING:
-    from memaudit.runs.conclusion import ReportOptions
+    from memaudit.runs.results import ReportOptions
 
 
 @click.command(short_help="Put the shards of a run together.", cls=Command)
@@ -54,7 +54,7 @@ def merge(folders: tuple[Path, ...], out: Path, as_json: bool, color: str, **fla
 
 
 def _report_options(flags: dict[str, Any]) -> "ReportOptions":
-    from memaudit.runs.conclusion import ReportOptions
+    from memaudit.runs.results import ReportOptions
 
     return ReportOptions(
         chosen_table_format(flags["table_format"], flags["old_format"]), flags["top"]

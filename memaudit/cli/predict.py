@@ -183,11 +183,11 @@ def stop_explained(out: Path) -> Iterator[None]:
 
 
 def _how_to_go_on(out: Path) -> str:
-    from memaudit.runs.folder import MANIFEST, Run
+    from memaudit.runs.folder import MANIFEST, RunFolder
     from memaudit.runs.manifest import read_manifest
 
     try:
-        run = Run(out, read_manifest(out / MANIFEST))
+        run = RunFolder(out, read_manifest(out / MANIFEST))
     except MemauditError:
         return "nothing had been scored yet: give the same command again"
     # Not verified here: that would keep the user waiting, and the next start does it anyway.

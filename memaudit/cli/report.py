@@ -91,9 +91,9 @@ def _check(flags: dict[str, Any]) -> None:
 
 def _make(flags: dict[str, Any]) -> "Report":
     from memaudit.reports.report import make_report, read_row_texts
-    from memaudit.runs.finished import read_finished_run
+    from memaudit.runs.run import read_run
 
-    run = read_finished_run(flags["run"])
+    run = read_run(flags["run"])
     verified = None
     if flags["verification"]:
         from memaudit.labels import read_verified_rows

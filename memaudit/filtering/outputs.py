@@ -19,7 +19,7 @@ from memaudit.errors import CorpusError, OutputError, UsageError
 from memaudit.files import is_special
 from memaudit.filtering.selection import FilterOptions, Selection
 from memaudit.runs.files import committed_file, output_errors, output_folder
-from memaudit.runs.finished import FinishedRun
+from memaudit.runs.run import Run
 from memaudit.text import safe_text, shown_path
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def digest_file(path: Path) -> FileDigest:
 
 def write_beside(
     out: Path,
-    run: FinishedRun,
+    run: Run,
     options: FilterOptions,
     selection: Selection,
     cuts: Mapping[int, Cuts],
@@ -183,7 +183,7 @@ def beside(out: Path) -> tuple[Path, ...]:
     return tuple(out.with_name(f"{out.name}.{ending}") for ending in endings)
 
 
-def _removed(run: FinishedRun, options: FilterOptions, selection: Selection) -> "pa.Table":
+def _removed(run: Run, options: FilterOptions, selection: Selection) -> "pa.Table":
     import pyarrow as pa
 
     rows = np.flatnonzero(selection.is_removed)
@@ -200,7 +200,7 @@ def _removed(run: FinishedRun, options: FilterOptions, selection: Selection) -> 
     return table.append_column("probability", probabilities)
 
 
-def _excised(run: FinishedRun, cuts: Mapping[int, Cuts]) -> "pa.Table":
+def _excised(run: Run, cuts: Mapping[int, Cuts]) -> "pa.Table":
     """Return one row per part that was cut: where it stood, in characters of a string."""
     import pyarrow as pa
 
@@ -219,7 +219,7 @@ def _excised(run: FinishedRun, cuts: Mapping[int, Cuts]) -> "pa.Table":
     return table.append_column("end", pa.array(ends, pa.int64()))
 
 
-def _write_table(stream: Any, run: FinishedRun, table: "pa.Table") -> None:
+def _write_table(stream: Any, run: Run, table: "pa.Table") -> None:
     import pyarrow.parquet as pq
 
     metadata = {"memaudit.run": run.manifest.inputs.fingerprint}

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from memaudit.errors import UsageError
 from memaudit.metrics import ExpectedCount
-from memaudit.runs.finished import FinishedRun
-from memaudit.runs.judging import Judgement
+from memaudit.runs.risks import Risks
+from memaudit.runs.run import Run
 
 Strategy = Literal["drop", "deduplicate", "downsample", "excise"]
 """What happens to a risky row: it goes; of equal texts one stays; of rows with equal windows a few
@@ -113,7 +113,7 @@ class Outlook:
     """Whether probabilities were changed for how often a window is left."""
 
 
-def select_rows(run: FinishedRun, options: FilterOptions, texts: NDArray[np.int64]) -> Selection:
+def select_rows(run: Run, options: FilterOptions, texts: NDArray[np.int64]) -> Selection:
     """Return which rows go or are cut, near-duplicates aside.
 
     Args:
@@ -129,7 +129,7 @@ def select_rows(run: FinishedRun, options: FilterOptions, texts: NDArray[np.int6
     return _applied(run, options, texts, _risky_rows(run, options))
 
 
-def _risky_rows(run: FinishedRun, options: FilterOptions) -> NDArray[np.bool_]:
+def _risky_rows(run: Run, options: FilterOptions) -> NDArray[np.bool_]:
     """Return (n_rows,) which rows are too risky by a limit on each."""
     if options.max_probability is not None:
         return run.is_scored & (run.probabilities > options.max_probability)
@@ -140,7 +140,7 @@ def _risky_rows(run: FinishedRun, options: FilterOptions) -> NDArray[np.bool_]:
     return run.is_flagged
 
 
-def _riskiest_first(run: FinishedRun) -> NDArray[np.int64]:
+def _riskiest_first(run: Run) -> NDArray[np.int64]:
     """Return the scored rows, copies side by side, of equally risky ones the first first."""
     rows = np.flatnonzero(run.is_scored)
     windows, first, inverse = np.unique(
@@ -151,7 +151,7 @@ def _riskiest_first(run: FinishedRun) -> NDArray[np.int64]:
 
 
 def _applied(
-    run: FinishedRun, options: FilterOptions, texts: NDArray[np.int64], risky: NDArray[np.bool_]
+    run: Run, options: FilterOptions, texts: NDArray[np.int64], risky: NDArray[np.bool_]
 ) -> Selection:
     """Return what the strategy does about risky rows."""
     windows, nothing = np.unique(run.worst_windows[risky]), np.zeros(run.n_rows, dtype=np.bool_)
@@ -173,7 +173,7 @@ def _applied(
 
 
 def _select_for(
-    run: FinishedRun, options: FilterOptions, texts: NDArray[np.int64], limit: float
+    run: Run, options: FilterOptions, texts: NDArray[np.int64], limit: float
 ) -> Selection:
     """Remove as little as brings the upper bound down to the limit, the riskiest first."""
     order = _riskiest_first(run)
@@ -206,7 +206,7 @@ def _least(is_enough: Callable[[int], bool], highest: int) -> int:
     return low
 
 
-def outlook(run: FinishedRun, selection: Selection | None, options: FilterOptions) -> Outlook:
+def outlook(run: Run, selection: Selection | None, options: FilterOptions) -> Outlook:
     """Return what is expected of the rows that stay as they were; without a selection, of all.
 
     What is left of a row that is cut has not been scored, so nothing is expected of it.
@@ -220,10 +220,10 @@ def outlook(run: FinishedRun, selection: Selection | None, options: FilterOption
         is_gone = selection.is_removed | selection.is_cut
     stays = run.is_scored & ~is_gone
     windows, copies = np.unique(run.worst_windows[stays], return_counts=True)
-    probabilities, is_estimate = run.judgement.window_probabilities[windows], False
+    probabilities, is_estimate = run.risks.window_probabilities[windows], False
     if options.strategy != "drop" and is_gone.any():
         gone, n_gone = np.unique(run.worst_windows[run.is_scored & is_gone], return_counts=True)
-        probabilities, is_estimate = _asked_again(run.judgement, windows, gone, n_gone)
+        probabilities, is_estimate = _asked_again(run.risks, windows, gone, n_gone)
     classifier = run.manifest.classifier
     return Outlook(
         classifier.expected_count(probabilities, copies),
@@ -233,21 +233,21 @@ def outlook(run: FinishedRun, selection: Selection | None, options: FilterOption
 
 
 def _asked_again(
-    judgement: Judgement,
+    risks: Risks,
     windows: NDArray[np.int64],
     gone: NDArray[np.int64],
     n_gone: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], bool]:
     """Return (n_windows,) probabilities with the copies that are left, and if that changed any."""
-    probabilities = judgement.window_probabilities[windows]
-    names, used = judgement.feature_names, judgement.classifier.features
+    probabilities = risks.window_probabilities[windows]
+    names, used = risks.feature_names, risks.classifier.features
     if not {"occurrences", "log_occurrences"} & set(used):
         return probabilities, False
-    lost = np.zeros(len(judgement.X), dtype=np.int64)
+    lost = np.zeros(len(risks.X), dtype=np.int64)
     lost[gone] = n_gone
-    X = judgement.X[windows]
+    X = risks.X[windows]
     occurrences = np.maximum(1.0, X[:, names.index("occurrences")] - lost[windows])
     X[:, names.index("occurrences")] = occurrences
     X[:, names.index("log_occurrences")] = np.log(occurrences)
-    again = judgement.classifier.predict_proba(X[:, [names.index(name) for name in used]])
+    again = risks.classifier.predict_proba(X[:, [names.index(name) for name in used]])
     return np.where(lost[windows] > 0, again, probabilities), True

@@ -14,8 +14,8 @@ from memaudit.corpus.base import Cuts, RowError, Span
 from memaudit.corpus.cuts import cut_string, cut_values, place_cuts
 from memaudit.errors import MissingDependency, UsageError
 from memaudit.filtering.selection import Selection
-from memaudit.runs.finished import FinishedRun
 from memaudit.runs.reading import Tokenizer, encode_examples, risky_spans, windows_of
+from memaudit.runs.run import Run
 from memaudit.windows import WindowChoice, window_key
 
 _N_HASHES, _N_BANDS, _SEED = 128, 32, 1
@@ -30,7 +30,7 @@ class NearDuplicates:
     as estimated from 128 hashes (a standard error of at most .045).
     """
 
-    def __init__(self, run: FinishedRun, selection: Selection, similarity: float) -> None:
+    def __init__(self, run: Run, selection: Selection, similarity: float) -> None:
         """Prepare for the risky rows that stay.
 
         Raises:
@@ -104,9 +104,7 @@ class RiskyWindows:
     Windows are numbered as `predict` numbered them: in the order in which they first occur.
     """
 
-    def __init__(
-        self, run: FinishedRun, selection: Selection, tokenizer: TeacherTokenizer | None
-    ) -> None:
+    def __init__(self, run: Run, selection: Selection, tokenizer: TeacherTokenizer | None) -> None:
         """Prepare for a pass over the corpus.
 
         Raises:

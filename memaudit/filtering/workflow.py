@@ -28,8 +28,8 @@ from memaudit.filtering.outputs import (
 )
 from memaudit.filtering.selection import FilterOptions, Outlook, Selection, outlook, select_rows
 from memaudit.filtering.texts import NearDuplicates, RiskyWindows, TeacherTokenizer
-from memaudit.runs.finished import FinishedRun
 from memaudit.runs.reading import number_texts, text_key
+from memaudit.runs.run import Run
 from memaudit.runs.same_corpus import corpus_options, reread_corpus
 
 DEFAULT_OPTIONS = FilterOptions()
@@ -136,7 +136,7 @@ class FilterResult:
 
 
 def filter_corpus(
-    run: FinishedRun,
+    run: Run,
     data: str,
     out: Path | None,
     *,
@@ -187,7 +187,7 @@ def filter_corpus(
 class _Texts:
     """What is known of the texts once the corpus has been read again."""
 
-    def __init__(self, run: FinishedRun, tokenizer: TeacherTokenizer | None) -> None:
+    def __init__(self, run: Run, tokenizer: TeacherTokenizer | None) -> None:
         self.tokenizer = tokenizer
         self.n_bytes, self.n_tokens = np.zeros((2, run.n_rows), dtype=np.int64)
         self.lost_bytes, self.lost_tokens = np.zeros((2, run.n_rows), dtype=np.int64)
@@ -220,7 +220,7 @@ class _Texts:
 
 
 def _searched(
-    run: FinishedRun, data: str, options: FilterOptions, selection: Selection, texts: _Texts
+    run: Run, data: str, options: FilterOptions, selection: Selection, texts: _Texts
 ) -> Selection:
     """Return the selection with what is found in the texts: near-duplicates, and parts to cut."""
     render = None if texts.tokenizer is None else texts.tokenizer.render_messages
@@ -248,9 +248,7 @@ def _without_near(selection: Selection, first: NDArray[np.int64]) -> Selection:
     return replace(selection, is_removed=selection.is_removed | is_near, kept=kept)
 
 
-def _result(
-    run: FinishedRun, options: FilterOptions, selection: Selection, texts: _Texts
-) -> FilterResult:
+def _result(run: Run, options: FilterOptions, selection: Selection, texts: _Texts) -> FilterResult:
     removed, classifier = selection.is_removed, run.manifest.classifier
     is_risky = np.isin(run.worst_windows, selection.risky_windows) & run.is_scored
     is_whole = ~removed & ~selection.is_cut

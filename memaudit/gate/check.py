@@ -2,7 +2,7 @@
 
 Anything that cannot be settled is an error, not a pass. The order of the checks matters:
 
-1. The run was read back and verified by `read_finished_run`. Everything below relies on that.
+1. The run was read back and verified by `read_run`. Everything below relies on that.
 2. If a signature is asked for, it must hold: of a forged run nothing else needs to be looked at.
 3. Its scores must be trusted: finite, and from a classifier and a cascade that the policy allows.
    This comes before any rule, because a rule that passes on a forged probability says nothing.
@@ -39,9 +39,7 @@ from memaudit.gate.rules import Evidence, apply_rules, recited_rows, sensitive_r
 from memaudit.gate.scope import judged, require_scope, scope_rules
 from memaudit.labels import read_verified_rows
 from memaudit.metrics import ExpectedCount
-from memaudit.runs.finished import FinishedRun, read_finished_run
-from memaudit.runs.judging import out_of_range_rates
-from memaudit.runs.result import OUT_OF_RANGE_LIMIT
+from memaudit.runs.run import Run, read_run
 from memaudit.runs.same_corpus import require_same_corpus
 from memaudit.runs.signature import Signature, require_signature
 from memaudit.screening import make_cascade
@@ -83,7 +81,7 @@ class GateInputs:
 
 
 def check_gate(
-    run: FinishedRun, policy: EffectivePolicy, inputs: GateInputs, *, n_worst: int = 1000
+    run: Run, policy: EffectivePolicy, inputs: GateInputs, *, n_worst: int = 1000
 ) -> GateResult:
     """Hold a run to a policy.
 
@@ -126,7 +124,7 @@ def check_gate(
     )
 
 
-def _signature(run: FinishedRun, policy: GatePolicy, inputs: GateInputs) -> Signature | None:
+def _signature(run: Run, policy: GatePolicy, inputs: GateInputs) -> Signature | None:
     """Return the signature of a run once it holds; None if nobody asks for one."""
     if policy.signers is None and not inputs.verify_keys:
         return None
@@ -135,7 +133,7 @@ def _signature(run: FinishedRun, policy: GatePolicy, inputs: GateInputs) -> Sign
     return require_signature(run.folder, allowed & set(inputs.verify_keys or allowed))
 
 
-def _require_trusted_scores(run: FinishedRun, policy: GatePolicy) -> None:
+def _require_trusted_scores(run: Run, policy: GatePolicy) -> None:
     """Refuse a run whose probabilities may not be relied on.
 
     Raises:
@@ -143,7 +141,7 @@ def _require_trusted_scores(run: FinishedRun, policy: GatePolicy) -> None:
             it is not one that the policy allows.
     """
     # Numbers first: with NaN among the features, comparisons below would pass by accident.
-    n_broken = int((~np.isfinite(run.judgement.X)).any(axis=1).sum())
+    n_broken = int((~np.isfinite(run.risks.X)).any(axis=1).sum())
     if n_broken or not np.isfinite(run.probabilities[run.is_scored]).all():
         raise ClassifierError(
             f"{n_broken} windows of the run have a feature that is not a finite number",
@@ -153,7 +151,7 @@ def _require_trusted_scores(run: FinishedRun, policy: GatePolicy) -> None:
     _require_cascade(run)
 
 
-def _require_classifier(run: FinishedRun, policy: GatePolicy) -> None:
+def _require_classifier(run: Run, policy: GatePolicy) -> None:
     classifier, objective = run.manifest.classifier, run.manifest.inputs.objective
     if classifier.objective != objective.kind:
         raise ClassifierError(
@@ -185,7 +183,7 @@ def _is_shipped(classifier: RiskClassifier) -> bool:
         return False
 
 
-def _require_cascade(run: FinishedRun) -> None:
+def _require_cascade(run: Run) -> None:
     """Refuse a screen that memaudit would not have made: it could leave everything out."""
     cascade, inputs = run.manifest.cascade, run.manifest.inputs
     if cascade is None:
@@ -204,14 +202,14 @@ def _require_cascade(run: FinishedRun) -> None:
 
 
 def _counted(
-    run: FinishedRun, inputs: GateInputs, policy: EffectivePolicy
+    run: Run, inputs: GateInputs, policy: EffectivePolicy
 ) -> tuple[NDArray[np.bool_], Baseline | None]:
     """Return (n_rows,) the scored rows that count, and what is known, if anything is."""
     if inputs.baseline is None:
         return run.is_scored, None
     if inputs.baseline.is_dir():
         key = one_time_key()
-        baseline = baseline_of(read_finished_run(inputs.baseline), key)
+        baseline = baseline_of(read_run(inputs.baseline), key)
     else:
         assert inputs.key is not None, "a baseline file needs its key"
         key, baseline = inputs.key, read_baseline(inputs.baseline, inputs.key)
@@ -227,10 +225,10 @@ def _counted(
 
 
 def _evidence(
-    run: FinishedRun, inputs: GateInputs, counts: NDArray[np.bool_], *, is_new_only: bool
+    run: Run, inputs: GateInputs, counts: NDArray[np.bool_], *, is_new_only: bool
 ) -> Evidence:
     windows, copies = np.unique(run.worst_windows[counts], return_counts=True)
-    probabilities = run.judgement.window_probabilities[windows]
+    probabilities = run.risks.window_probabilities[windows]
     # Copies of a text are memorized together, so they make one term of the count.
     expected = run.manifest.classifier.expected_count(probabilities, copies)
     verified = None if inputs.verification is None else read_verified_rows(inputs.verification, run)
@@ -245,13 +243,12 @@ def _evidence(
     )
 
 
-def _guarantee(run: FinishedRun, expected: ExpectedCount) -> Guarantee:
+def _guarantee(run: Run, expected: ExpectedCount) -> Guarantee:
     """Return the bound that a classifier's calibration allows for this run."""
     reasons = _calibration_gaps(run.manifest.classifier)
     if n_screened := run.outcomes["screened"]:
         reasons.append(f"{n_screened:,} rows were screened out and are not counted")
-    outside = {n: r for n, r in out_of_range_rates(run.judgement).items() if r > OUT_OF_RANGE_LIMIT}
-    if outside:
+    if outside := run.risks.unfamiliar:
         name, rate = max(outside.items(), key=lambda item: item[1])
         reasons.append(
             f"{rate:.0%} of the scored rows are unlike those the classifier was trained on, "
@@ -320,18 +317,16 @@ def _findings(
         windows, first, copies = np.unique(
             run.worst_windows[rows], return_index=True, return_counts=True
         )
-        order = np.lexsort((first, -run.judgement.window_probabilities[windows])).tolist()
+        order = np.lexsort((first, -run.risks.window_probabilities[windows])).tolist()
         found += [(level, int(windows[i]), int(rows[first[i]]), int(copies[i])) for i in order]
     listed = found[:n_worst]
     fingerprints: list[str] | list[None] = [None] * len(listed)
     if key is not None:
-        fingerprints = window_hashes(run.judgement, [one[1] for one in listed], key)[0]
+        fingerprints = window_hashes(run.risks, [one[1] for one in listed], key)[0]
     return tuple(map(_finding, [run] * len(listed), listed, fingerprints)), len(found)
 
 
-def _finding(
-    run: FinishedRun, found: tuple[Level, int, int, int], fingerprint: str | None
-) -> Finding:
+def _finding(run: Run, found: tuple[Level, int, int, int], fingerprint: str | None) -> Finding:
     level, window, row, copies = found
     source = run.row(row)
     return Finding(
@@ -341,7 +336,7 @@ def _finding(
         rows=copies,
         level=level,
         probability=float(run.probabilities[row]),
-        reason=run.judgement.reason(window),
+        reason=run.risks.reason(window),
         fingerprint=fingerprint,
     )
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from memaudit.errors import UsageError
 from memaudit.files import read_small
 from memaudit.runs.files import committed_file, output_errors
-from memaudit.runs.finished import FinishedRun
-from memaudit.runs.judging import Judgement
+from memaudit.runs.risks import Risks
+from memaudit.runs.run import Run
 from memaudit.text import shown_path
 
 KEY_BYTES = 32
@@ -90,18 +90,16 @@ def read_key(path: Path, *, create: bool) -> bytes:
     )
 
 
-def window_hashes(
-    judgement: Judgement, windows: Sequence[int], key: bytes
-) -> tuple[list[str], list[str]]:
+def window_hashes(risks: Risks, windows: Sequence[int], key: bytes) -> tuple[list[str], list[str]]:
     """Return the hashes of windows on both grids.
 
     Args:
-        judgement: has their features.
+        risks: has their features.
         windows: indices of distinct windows.
         key: of the project.
     """
-    columns = [judgement.feature_names.index(name) for name in (*_EXACT, *_STEPS)]
-    X = judgement.X[np.asarray(windows, dtype=np.int64)][:, columns]
+    columns = [risks.feature_names.index(name) for name in (*_EXACT, *_STEPS)]
+    X = risks.X[np.asarray(windows, dtype=np.int64)][:, columns]
     exact = np.ascontiguousarray(X[:, : len(_EXACT)])
     scaled = X[:, len(_EXACT) :] / np.array(list(_STEPS.values()))
     first, second = (
@@ -124,14 +122,14 @@ def _hashed(
     ]
 
 
-def known_rows(run: FinishedRun, baseline: Baseline, key: bytes) -> NDArray[np.bool_]:
+def known_rows(run: Run, baseline: Baseline, key: bytes) -> NDArray[np.bool_]:
     """Return which rows were there before; of copies, as many as there were.
 
     Returns:
         (n_rows,)
     """
     windows, row_counts = np.unique(run.worst_windows[run.is_scored], return_counts=True)
-    first, second = window_hashes(run.judgement, windows.tolist(), key)
+    first, second = window_hashes(run.risks, windows.tolist(), key)
     left = (baseline.known[0].copy(), baseline.known[1].copy())
     n_known = {}
     for window, count, *hashes in zip(
@@ -148,19 +146,17 @@ def known_rows(run: FinishedRun, baseline: Baseline, key: bytes) -> NDArray[np.b
     return known
 
 
-def baseline_of(run: FinishedRun, key: bytes) -> Baseline:
+def baseline_of(run: Run, key: bytes) -> Baseline:
     """Return all examples of a run as known."""
     windows, row_counts = np.unique(run.worst_windows[run.is_scored], return_counts=True)
     known = (Counter[str](), Counter[str]())
-    for counts, hashes in zip(
-        known, window_hashes(run.judgement, windows.tolist(), key), strict=True
-    ):
+    for counts, hashes in zip(known, window_hashes(run.risks, windows.tolist(), key), strict=True):
         for digest, count in zip(hashes, row_counts.tolist(), strict=True):
             counts[digest] += count
     return Baseline(run.manifest.inputs.fingerprint, known)
 
 
-def write_baseline(path: Path, run: FinishedRun, key: bytes) -> None:
+def write_baseline(path: Path, run: Run, key: bytes) -> None:
     """Write the examples of a run as known ones: keyed hashes and counts, no text and no ids.
 
     Raises:

@@ -10,7 +10,7 @@ from memaudit.gate.policy import GatePolicy
 from memaudit.gate.result import Guarantee, RuleResult, Status
 from memaudit.labels import VerifiedRows
 from memaudit.metrics import ExpectedCount
-from memaudit.runs.finished import FinishedRun
+from memaudit.runs.run import Run
 
 _PREDICTED = ("MEM001", "MEM002", "MEM006", "MEM007")
 """Rules that rest on the classifier's probabilities."""
@@ -23,7 +23,7 @@ _KNOWN = ("scored", "screened", "too_short")
 class Evidence:
     """All that rules are held against."""
 
-    run: FinishedRun
+    run: Run
     """The predictions."""
 
     counts: NDArray[np.bool_]
@@ -50,10 +50,10 @@ class Evidence:
         return "new examples" if self.is_new_only else "examples"
 
 
-def recited_rows(run: FinishedRun) -> NDArray[np.bool_]:
+def recited_rows(run: Run) -> NDArray[np.bool_]:
     """Return (n_rows,) whether the teacher's first choices are the whole suffix."""
-    judgement = run.judgement
-    rates = judgement.X[:, judgement.feature_names.index("teacher_suffix_argmax_rate")]
+    risks = run.risks
+    rates = risks.X[:, risks.feature_names.index("teacher_suffix_argmax_rate")]
     recited = np.zeros(run.n_rows, dtype=np.bool_)
     recited[run.is_scored] = rates[run.worst_windows[run.is_scored]] == 1.0
     return recited
@@ -168,7 +168,7 @@ def _verified(limit: int, evidence: Evidence) -> RuleResult:
     return _result("MEM004", n_found, limit, message, otherwise=otherwise)
 
 
-def sensitive_rows(policy: GatePolicy, run: FinishedRun) -> NDArray[np.bool_]:
+def sensitive_rows(policy: GatePolicy, run: Run) -> NDArray[np.bool_]:
     """Return (n_rows,) whether a row is at risk with what the policy asks about of what it holds."""
     found = run.sensitivity
     if found is None or (policy.max_sensitive is None and policy.max_secrets is None):

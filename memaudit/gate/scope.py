@@ -15,9 +15,8 @@ from memaudit.errors import UsageError
 from memaudit.files import read_small
 from memaudit.gate.policy import GatePolicy
 from memaudit.gate.result import Judged, RuleResult
-from memaudit.runs.finished import FinishedRun
-from memaudit.runs.judging import out_of_range_rates
 from memaudit.runs.manifest import AnswersRead
+from memaudit.runs.run import Run
 from memaudit.text import safe_text
 
 _MAX_SUMMARY_BYTES = 64 << 20
@@ -30,7 +29,7 @@ _WITHIN = ("temperature", "alpha")
 """Fields of a policy that are held against fields of what was judged with the same names."""
 
 
-def judged(run: FinishedRun) -> Judged:
+def judged(run: Run) -> Judged:
     """Return what a run scored, with what."""
     inputs, outcomes = run.manifest.inputs, run.outcomes
     mapping = tuple(str(entry) for entry in inputs.corpus.get("mapping") or ())
@@ -51,7 +50,7 @@ def judged(run: FinishedRun) -> Judged:
         scored=outcomes["scored"] + outcomes["screened"],
         with_answers=None if inputs.answers is None else inputs.answers.rows,
         looked_at=None if inputs.answers is None else _looked_at(inputs.answers),
-        out_of_range_share=max(out_of_range_rates(run.judgement).values(), default=0.0),
+        out_of_range_share=max(run.risks.out_of_range.values(), default=0.0),
         date=_date(run),
         signed_by=None,
     )
@@ -62,7 +61,7 @@ def _looked_at(answers: AnswersRead) -> int:
     return answers.rows - answers.unseen_rows
 
 
-def _date(run: FinishedRun) -> str | None:
+def _date(run: Run) -> str | None:
     """Return when the summary beside the run says that it was made."""
     try:
         document = json.loads(read_small(run.folder / "summary.json", _MAX_SUMMARY_BYTES))

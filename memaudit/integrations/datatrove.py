@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memaudit.errors import MissingDependency, UsageError
-from memaudit.integrations.row_risks import read_row_risks, refuse_other_corpus
+from memaudit.integrations import read_row_risks, refuse_other_corpus
 from memaudit.text import safe_text
 
 try:

@@ -12,7 +12,7 @@ from memaudit.corpus import Conversation, CorpusOptions
 from memaudit.corpus.base import RowError
 from memaudit.corpus.layouts import Content
 from memaudit.corpus.shapes import ColumnChooser, Columns, read_content
-from memaudit.integrations.row_risks import RowRisks, read_row_risks, refuse_other_corpus
+from memaudit.integrations import RowRisks, read_row_risks, refuse_other_corpus
 
 if TYPE_CHECKING:
     from datasets import Dataset

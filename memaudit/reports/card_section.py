@@ -4,15 +4,13 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from memaudit.errors import UsageError
 from memaudit.reports import words
 from memaudit.reports.markdown import render_markdown
 from memaudit.reports.page import Page, Section, Sentence, facts, name
 
 if TYPE_CHECKING:
-    from memaudit.runs.finished import FinishedRun
+    from memaudit.runs.run import Run
 
 TAGS = ("memaudit", "memorization")
 """Of a card that has the section."""
@@ -24,7 +22,7 @@ _UNSCORED = ("screened", "too_short", "bad", "error")
 """Outcomes of rows without a probability; those that no row has are not listed."""
 
 
-def card_section(run: "FinishedRun") -> str:
+def card_section(run: "Run") -> str:
     """Return the section as Markdown, between two comments that mark it.
 
     It holds counts, names and digests: no id, no address and no text of the corpus.
@@ -39,7 +37,7 @@ def card_section(run: "FinishedRun") -> str:
     return f"{_START}\n{render_markdown(page, level=2)}{_END}\n"
 
 
-def with_card_section(card: str, run: "FinishedRun") -> str:
+def with_card_section(card: str, run: "Run") -> str:
     """Return a dataset card with the section, in place of an earlier one, and with the tags.
 
     Args:
@@ -80,8 +78,8 @@ def _with_section(text: str, section: str) -> str:
     return f"{before}{section.rstrip()}{after}"
 
 
-def _verdict(run: "FinishedRun") -> Sentence:
-    expected = run.judgement.classifier.expected_count(*_distinct(run))
+def _verdict(run: "Run") -> Sentence:
+    expected = run.risks.expected
     return (
         "memaudit predicts that a student distilled from ",
         name(PurePath(run.manifest.names.teacher).name),
@@ -90,7 +88,7 @@ def _verdict(run: "FinishedRun") -> Sentence:
     )
 
 
-def _facts(run: "FinishedRun") -> Iterator[tuple[str, Sentence]]:
+def _facts(run: "Run") -> Iterator[tuple[str, Sentence]]:
     inputs, names, outcomes = run.manifest.inputs, run.manifest.names, run.outcomes
     n_flagged = int(run.is_flagged.sum())
     yield "examples", f"{run.n_rows:,}"
@@ -104,9 +102,3 @@ def _facts(run: "FinishedRun") -> Iterator[tuple[str, Sentence]]:
     yield "classifier", (name(names.classifier), f", {inputs.classifier_digest[:12]}")
     yield "run", inputs.fingerprint[:12]
     yield "memaudit", name(names.memaudit_version)
-
-
-def _distinct(run: "FinishedRun") -> tuple[np.ndarray, np.ndarray]:
-    """Return the probability of each distinct window that decides a row, and of how many rows."""
-    distinct, copies = np.unique(run.judgement.worst_windows, return_counts=True)
-    return run.judgement.window_probabilities[distinct], copies

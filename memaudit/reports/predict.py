@@ -24,7 +24,7 @@ from memaudit.reports.page import (
 if TYPE_CHECKING:
     from memaudit.cost import AuditPlan
     from memaudit.runs.manifest import AnswersRead
-    from memaudit.runs.result import AuditResult
+    from memaudit.runs.results import AuditResult
     from memaudit.runs.status import RunStatus
 
 _FLOPS_UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))

@@ -14,27 +14,24 @@ from memaudit.corpus import Conversation, CorpusOptions, Example, Rendered, read
 from memaudit.errors import UsageError
 from memaudit.metrics import ExpectedCount
 from memaudit.reports.report_numbers import (
+    MAX_WORST,
     Bin,
     Budget,
     ReasonCount,
-    WorstRow,
     budgets,
-    distinct_texts,
     histogram,
     main_features,
     n_recited,
     reason_counts,
-    worst_rows,
 )
-from memaudit.runs.judging import out_of_range_rates, summarise_run
 from memaudit.runs.manifest import Manifest
-from memaudit.runs.result import OUT_OF_RANGE_LIMIT
+from memaudit.runs.risks import OUT_OF_RANGE_LIMIT, Worst
 from memaudit.sensitivity import SensitivitySummary
 from memaudit.text import shown_path
 
 if TYPE_CHECKING:
     from memaudit.labels import VerifiedRows
-    from memaudit.runs.finished import FinishedRun
+    from memaudit.runs.run import Run
 
 SCHEMA_VERSION = 1
 """Of the numbers inside a report; goes up when a reader of the old ones would misread."""
@@ -144,7 +141,7 @@ class Report:
     features: tuple[str, ...]
     """Names of the features of the worst examples."""
 
-    worst: tuple[WorstRow, ...]
+    worst: tuple[Worst, ...]
     """The riskiest first."""
 
     out_of_range: Mapping[str, float]
@@ -219,7 +216,7 @@ class Report:
 
 
 def make_report(
-    run: "FinishedRun",
+    run: "Run",
     *,
     n_worst: int = 200,
     verified: "VerifiedRows | None" = None,
@@ -231,25 +228,25 @@ def make_report(
         n_worst: examples listed, at most 500.
         verified: what a real distillation showed.
     """
-    texts, classifier = distinct_texts(run), run.judgement.classifier
+    risks, texts = run.risks, run.risks.texts.riskiest_first()
     return Report(
         manifest=run.manifest,
         outcomes=run.outcomes,
-        flagged=run.judgement.n_flagged,
-        flagged_texts=int((texts.probabilities >= classifier.threshold).sum()),
+        flagged=risks.n_flagged,
+        flagged_texts=risks.n_flagged_texts,
         texts=len(texts.windows),
-        expected=classifier.expected_count(texts.probabilities, texts.copies),
-        expected_texts=classifier.expected_count(texts.probabilities),
+        expected=risks.expected,
+        expected_texts=risks.expected_texts,
         recited=n_recited(run, texts),
         histogram=histogram(run),
         budgets=budgets(run, texts),
         reasons=reason_counts(run, texts),
         features=main_features(run),
-        worst=worst_rows(run, texts, n_worst),
-        out_of_range=out_of_range_rates(run.judgement),
-        card=find_card(classifier.name, run.manifest.inputs.classifier_digest),
+        worst=run.worst(min(n_worst, MAX_WORST)),
+        out_of_range=risks.out_of_range,
+        card=find_card(risks.classifier.name, run.manifest.inputs.classifier_digest),
         verified=verified,
-        sensitivity=summarise_run(run.judgement, run.manifest.inputs.versions),
+        sensitivity=run.sensitivity_summary,
     )
 
 

@@ -30,7 +30,8 @@ from memaudit.reports.report_evidence import (
     reciters_of,
     verified_section,
 )
-from memaudit.reports.report_numbers import REASONS_OF, WorstRow
+from memaudit.reports.report_numbers import REASONS_OF
+from memaudit.runs.risks import Worst
 
 _OUTCOMES = {
     "screened": "skipped by --cascade, and not in the expected number",
@@ -240,7 +241,7 @@ def _worst(report: Report) -> Section:
     return Section(title="The worst examples", anchor="worst", nav="Worst examples", blocks=blocks)
 
 
-def _worst_row(report: Report, rank: int, row: WorstRow) -> tuple[Sentence | Cell, ...]:
+def _worst_row(report: Report, rank: int, row: Worst) -> tuple[Sentence | Cell, ...]:
     reciters: list[str] = []
     if report.verified is not None:
         roles = reciters_of(report.verified, row.row)
@@ -259,11 +260,14 @@ def _worst_row(report: Report, rank: int, row: WorstRow) -> tuple[Sentence | Cel
         Cell(text=f"{row.occurrences:,}", value=row.occurrences),
         *reciters,
         Cell(text=row.reason, badges=row.holds),
-        *(Cell(text=f"{value:.3g}", value=value) for value in row.features),
+        *(
+            Cell(text=f"{row.features[name]:.3g}", value=row.features[name])
+            for name in report.features
+        ),
     )
 
 
-def _row_kind(report: Report, row: WorstRow) -> str:
+def _row_kind(report: Report, row: Worst) -> str:
     reciters = None if report.verified is None else reciters_of(report.verified, row.row)
     kinds = {
         "risk" if row.flagged else "rest": True,

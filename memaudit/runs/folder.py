@@ -14,7 +14,6 @@ damaged is done again. With `rows.parquet` a run can be put together without its
 """
 
 import tempfile
-from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -39,8 +38,8 @@ from memaudit.runs.manifest import (
     refuse_differences,
     write_manifest,
 )
-from memaudit.runs.reading import RowLog, RowOutcome, RowWindows
-from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed, sealed_writer
+from memaudit.runs.reading import RowLog, RowWindows
+from memaudit.runs.sealed_parquet import is_whole, sealed_writer
 from memaudit.runs.workers import remove_failures
 from memaudit.text import shown_path
 
@@ -49,7 +48,7 @@ MANIFEST, ROWS, CHUNKS, LOCK = "manifest.json", "rows.parquet", "chunks", "lock"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunFolder:
     """A run whose manifest is settled."""
 
     folder: Path
@@ -109,7 +108,7 @@ def open_folder(path: Path | None) -> Iterator[Path]:
             raise
 
 
-def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> Run:
+def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> RunFolder:
     """Begin a run in a folder, or continue the one that is there.
 
     Raises:
@@ -131,7 +130,7 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> Run:
     refuse_differences(folder, read_manifest(path), manifest)
     with output_errors(folder):
         remove_failures(folder / CHUNKS)
-    return Run(folder, manifest)
+    return RunFolder(folder, manifest)
 
 
 def _start_over(folder: Path) -> None:
@@ -163,18 +162,18 @@ def _start_over(folder: Path) -> None:
         sync_folder(folder)
 
 
-def keep_rows(run: Run, rows: RowLog, cuts: RowWindows) -> None:
+def keep_rows(run: RunFolder, rows: RowLog, cuts: RowWindows) -> None:
     """Commit the rows of a run, unless they are there already.
 
     Raises:
         OutputError: they cannot be written or read.
     """
     path, fingerprint = run.folder / ROWS, run.manifest.inputs.fingerprint
-    if not rows_are_whole(path, fingerprint):
+    if not is_whole(path, {"memaudit.run": fingerprint}):
         write_rows(path, fingerprint, rows, cuts)
 
 
-def unscored_chunks(run: Run) -> list[int]:
+def unscored_chunks(run: RunFolder) -> list[int]:
     """Return the numbers of own chunks that are missing or damaged, ascending."""
     missing, damaged = sort_chunks(run.plan, run.own_chunks)
     return sorted(missing + damaged)
@@ -197,7 +196,7 @@ def _full_disks_explained(path: Path) -> Iterator[None]:
 def _bytes_needed(path: Path) -> str:
     """Return how much the rest of a run will take: never compressed, so a little too much."""
     try:
-        run = Run(path, read_manifest(path / MANIFEST))
+        run = RunFolder(path, read_manifest(path / MANIFEST))
     except MemauditError:
         return "1 kB for each row of the corpus"
     inputs, plan = run.manifest.inputs, run.plan
@@ -255,39 +254,3 @@ def _records(rows: RowLog, cuts: RowWindows) -> Iterator[tuple[object, ...]]:
         windows = cuts.windows[start : start + n_windows].tolist()
         start += n_windows
         yield row.example_id, row.row, row.address, row.outcome, row.reason, windows
-
-
-def read_rows(path: Path, fingerprint: str, rows: RowLog) -> RowWindows:
-    """Put the rows of a run into an empty log.
-
-    Returns:
-        which windows they were cut into, without digests.
-
-    Raises:
-        DamagedFileError: the file is not what was written, or belongs to another run.
-        OutputError: it cannot be read.
-    """
-    cuts = RowWindows()
-    with (
-        output_errors(path, "read"),
-        open_sealed(path, {"memaudit.run": fingerprint}) as file,
-    ):
-        for batch in file.iter_batches(_ROWS_A_GROUP):
-            for record in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                example_id, row, address, outcome, reason, windows = record
-                rows.append(RowOutcome(example_id, row, address, outcome, reason))
-                cuts.outcomes[outcome] += 1
-                cuts.windows.extend(windows)
-                cuts.n_windows.extend(array("q", [len(windows)] if windows else []))
-    return cuts
-
-
-def rows_are_whole(path: Path, fingerprint: str) -> bool:
-    """Whether the file is there as it was written."""
-    if not path.exists():
-        return False
-    try:
-        with output_errors(path, "read"), open_sealed(path, {"memaudit.run": fingerprint}):
-            return True
-    except DamagedFileError:
-        return False

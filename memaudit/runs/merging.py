@@ -1,4 +1,4 @@
-"""Merging: the chunks of several shards become one run, and that is concluded like any other."""
+"""Merging: the chunks of several shards become one run, which ends like any other."""
 
 import time
 from collections.abc import Sequence
@@ -8,23 +8,12 @@ from pathlib import Path
 import msgspec
 
 from memaudit.errors import OutputError, UsageError
-from memaudit.runs.chunks import read_chunk, sort_chunks, write_chunk
-from memaudit.runs.conclusion import ReportOptions, Session, conclude
-from memaudit.runs.files import locked, scratch_folder
-from memaudit.runs.folder import (
-    LOCK,
-    MANIFEST,
-    ROWS,
-    Run,
-    begin_run,
-    keep_rows,
-    open_folder,
-    read_rows,
-)
+from memaudit.runs.chunks import sort_chunks
+from memaudit.runs.files import locked
+from memaudit.runs.folder import LOCK, MANIFEST, ROWS, RunFolder, begin_run, open_folder
 from memaudit.runs.manifest import Shard, chunk_ranges, differences, read_manifest
-from memaudit.runs.reading import RowLog, RowWindows
-from memaudit.runs.result import AuditResult
-from memaudit.runs.sealed_parquet import DamagedFileError
+from memaudit.runs.results import AuditResult, ReportOptions, Session, write_results
+from memaudit.runs.sealed_parquet import DamagedFileError, copy_sealed, is_whole
 from memaudit.runs.workers import read_failures
 from memaudit.text import shown_path
 
@@ -45,7 +34,7 @@ def merge_runs(
             `out` cannot be written.
     """
     started = time.monotonic()
-    parts = [Run(folder, read_manifest(folder / MANIFEST)) for folder in folders]
+    parts = [RunFolder(folder, read_manifest(folder / MANIFEST)) for folder in folders]
     _require_same_inputs(parts)
     _require_all_shards(parts)
     with ExitStack() as stack:
@@ -53,18 +42,14 @@ def merge_runs(
         for part in parts:
             stack.enter_context(locked(part.folder / LOCK))
             _require_scored(part)
-        first = parts[0].manifest
-        whole = msgspec.structs.replace(first, shard=None)
-        rows = stack.enter_context(RowLog(scratch_folder(folder)))
-        cuts = _read_rows(parts[0], rows)
+        whole = msgspec.structs.replace(parts[0].manifest, shard=None)
         run = begin_run(folder, whole, restart=False)
-        _copy_chunks(parts, run)
-        keep_rows(run, rows, cuts)
+        _copy_files(parts, run)
         session = Session(started, kept_windows=run.plan.n_windows)
-        return conclude(run, rows, cuts, session, report=report or ReportOptions())
+        return write_results(run, session, report or ReportOptions())
 
 
-def _require_same_inputs(parts: Sequence[Run]) -> None:
+def _require_same_inputs(parts: Sequence[RunFolder]) -> None:
     first, *others = parts
     for other in others:
         found = differences(first.manifest.inputs, other.manifest.inputs)
@@ -75,7 +60,7 @@ def _require_same_inputs(parts: Sequence[Run]) -> None:
             )
 
 
-def _require_all_shards(parts: Sequence[Run]) -> None:
+def _require_all_shards(parts: Sequence[RunFolder]) -> None:
     """Refuse shards that overlap or leave a gap."""
     shards = [part.manifest.shard or Shard(0, 1) for part in parts]
     counts = {shard.count for shard in shards}
@@ -84,7 +69,7 @@ def _require_all_shards(parts: Sequence[Run]) -> None:
             f"parts of {' and of '.join(map(str, sorted(counts)))} overlap",
             hint="score all shards with the same N in --shard I/N",
         )
-    folders: dict[int, Run] = {}
+    folders: dict[int, RunFolder] = {}
     for shard, part in zip(shards, parts, strict=True):
         if shard.index in folders:
             raise UsageError(
@@ -101,7 +86,7 @@ def _require_all_shards(parts: Sequence[Run]) -> None:
         )
 
 
-def _require_scored(part: Run) -> None:
+def _require_scored(part: RunFolder) -> None:
     missing, damaged = sort_chunks(part.plan, part.own_chunks)
     if missing or damaged:
         failed = [*read_failures(part.plan, missing)]
@@ -114,20 +99,18 @@ def _require_scored(part: Run) -> None:
         )
 
 
-def _copy_chunks(parts: Sequence[Run], run: Run) -> None:
-    """Write the chunks once more: the same features give the same file."""
+def _copy_files(parts: Sequence[RunFolder], run: RunFolder) -> None:
+    """Copy what the parts have and the whole run has not: equal names mean equal bytes."""
+    path, metadata = parts[0].folder / ROWS, {"memaudit.run": run.plan.fingerprint}
+    if not is_whole(run.folder / ROWS, metadata):
+        try:
+            copy_sealed(path, run.folder / ROWS, metadata)
+        except (DamagedFileError, FileNotFoundError) as error:
+            raise OutputError(
+                f"{shown_path(path)}: missing or damaged",
+                hint="give its 'memaudit predict' command again to write it anew",
+            ) from error
     for part in parts:
         missing, damaged = sort_chunks(run.plan, part.own_chunks)
         for chunk in (*missing, *damaged):
-            write_chunk(run.plan, chunk, read_chunk(part.plan, chunk))
-
-
-def _read_rows(part: Run, rows: RowLog) -> RowWindows:
-    path = part.folder / ROWS
-    try:
-        return read_rows(path, part.plan.fingerprint, rows)
-    except (DamagedFileError, FileNotFoundError) as error:
-        raise OutputError(
-            f"{shown_path(path)}: missing or damaged",
-            hint="give its 'memaudit predict' command again to write it anew",
-        ) from error
+            copy_sealed(part.plan.path(chunk), run.plan.path(chunk), run.plan.metadata(chunk))

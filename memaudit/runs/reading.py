@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -252,6 +252,33 @@ class RowWindows:
 
     answers: AnswerCounts = field(default_factory=AnswerCounts)
     """How much of what is trained on was looked at, where rows say what that is."""
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """(n_windows,) which of the scored rows each window is of."""
+        return np.repeat(np.arange(len(self.n_windows)), np.array(self.n_windows))
+
+    def highest(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return (n_scored,) the highest value among the windows of each row.
+
+        Args:
+            values: by distinct window.
+        """
+        starts = np.cumsum(self.n_windows, dtype=np.int64) - self.n_windows
+        found: NDArray[Any] = np.maximum.reduceat(values[np.array(self.windows)], starts)
+        return found
+
+    def only(self, is_kept: NDArray[np.bool_]) -> "RowWindows":
+        """Return the windows that are kept, and the rows that have one; without the rest.
+
+        Args:
+            is_kept: (n_windows,) by window of a row.
+        """
+        n_windows = np.bincount(self.rows[is_kept], minlength=len(self.n_windows))
+        kept = RowWindows()
+        kept.windows.frombytes(np.array(self.windows)[is_kept].tobytes())
+        kept.n_windows.frombytes(n_windows[n_windows > 0].tobytes())
+        return kept
 
 
 def cut_rows(

@@ -8,12 +8,12 @@ import msgspec
 from memaudit.corpus import BadRow, CorpusOptions, Example, RenderMessages, read_corpus
 from memaudit.corpus.base import Rendered
 from memaudit.errors import UsageError
-from memaudit.runs.finished import FinishedRun
 from memaudit.runs.reading import RawDigest
+from memaudit.runs.run import Run
 from memaudit.text import shown_path
 
 
-def corpus_options(run: FinishedRun, source: str) -> CorpusOptions:
+def corpus_options(run: Run, source: str) -> CorpusOptions:
     """Return how the corpus of a run is read, from where it is now."""
     declared = run.manifest.inputs.corpus
     try:
@@ -26,7 +26,7 @@ def corpus_options(run: FinishedRun, source: str) -> CorpusOptions:
 
 
 def reread_corpus(
-    run: FinishedRun, source: str, render_messages: RenderMessages | None = None
+    run: Run, source: str, render_messages: RenderMessages | None = None
 ) -> Iterator[Example | BadRow]:
     """Yield the rows of a run's corpus again, in their order.
 
@@ -46,7 +46,7 @@ def reread_corpus(
         _refuse(source, "a text was changed")
 
 
-def require_same_corpus(run: FinishedRun, source: str) -> None:
+def require_same_corpus(run: Run, source: str) -> None:
     """Read a corpus through and refuse it if it is not the one that was scored; needs no model.
 
     Rows with messages are compared as they are before a chat template makes texts of them.
@@ -66,7 +66,7 @@ def require_same_corpus(run: FinishedRun, source: str) -> None:
 
 
 def _same_rows(
-    run: FinishedRun,
+    run: Run,
     source: str,
     render_messages: RenderMessages | None,
     *,

@@ -131,15 +131,21 @@ def _corpus_features(
     return known
 
 
-def could_be_flagged(plan: ChunkPlan, tokenizer: Tokenizer, work: ChunkWork) -> list[int]:
-    """Return the places in a chunk of the windows that a model has to look at, ascending.
+def windows_to_score(
+    plan: ChunkPlan, windows: DistinctWindows, tokenizer: Tokenizer
+) -> NDArray[np.int64]:
+    """Return the indices of the distinct windows that a model has to look at, ascending.
 
     With a cascade that asks the reference first, the teacher is spared more of them.
     """
-    assert plan.cascade is not None
-    known = _corpus_features(plan, tokenizer, work)
-    keeps = plan.cascade.could_be_flagged if plan.cascade.needs_reference else plan.cascade.keeps
-    return _kept(keeps, known, range(len(known)))
+    if plan.cascade is None:
+        return np.arange(len(windows))
+    cascade, kept = plan.cascade, []
+    keeps = cascade.could_be_flagged if cascade.needs_reference else cascade.keeps
+    for work in chunks_to_score(plan, windows, range(plan.n_chunks)):
+        known, places = _corpus_features(plan, tokenizer, work), plan.windows_of(work.number)
+        kept += [places[i] for i in _kept(keeps, known, range(len(known)))]
+    return np.array(kept, dtype=np.int64)
 
 
 def _screen(

@@ -6,12 +6,13 @@ as it stands with them.
 """
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from memaudit.runs.files import committed_file, opened
+from memaudit.runs.files import committed_file, opened, output_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,6 +83,36 @@ def open_sealed(path: Path, metadata: Mapping[str, str]) -> "Iterator[pq.Parquet
                 if found.get(name.encode()) != value.encode():
                     raise DamagedFileError(f"another {name.removeprefix('memaudit.')}")
             yield file
+
+
+def is_whole(path: Path, metadata: Mapping[str, str]) -> bool:
+    """Whether a sealed file is there as it was written.
+
+    Raises:
+        OutputError: it cannot be read.
+    """
+    if not path.exists():
+        return False
+    try:
+        with output_errors(path, "read"), open_sealed(path, metadata):
+            return True
+    except DamagedFileError:
+        return False
+
+
+def copy_sealed(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
+    """Commit a copy of a sealed file, once every bit of it is found as it was written.
+
+    Raises:
+        DamagedFileError, FileNotFoundError: as for `open_sealed`.
+        OutputError: it cannot be read or written.
+    """
+    if not source.exists():
+        raise FileNotFoundError(source)
+    with output_errors(source, "read"), open_sealed(source, metadata):
+        pass
+    with opened(source) as original, committed_file(target) as copy:
+        shutil.copyfileobj(original, copy)
 
 
 def _seal(stream: BinaryIO) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from memaudit.errors import MissingDependency, UsageError
 from memaudit.files import read_small
 from memaudit.runs.files import committed_file, is_remote, opened, output_errors
-from memaudit.runs.folder import MANIFEST, ROWS, Run
+from memaudit.runs.folder import MANIFEST, ROWS, RunFolder
 from memaudit.runs.manifest import read_manifest
 from memaudit.text import shown_path
 
@@ -212,7 +212,7 @@ def _changed(folder: Path, signed: Signed) -> Iterator[str]:
 
 def _needed(folder: Path) -> tuple[str, list[str]]:
     """Return the fingerprint of a run, and the names of what its results are made from."""
-    run = Run(folder, read_manifest(folder / MANIFEST))
+    run = RunFolder(folder, read_manifest(folder / MANIFEST))
     chunks = [f"chunks/{run.plan.path(chunk).name}" for chunk in range(run.plan.n_chunks)]
     return run.manifest.inputs.fingerprint, [MANIFEST, ROWS, *chunks]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from memaudit.runs.chunks import sort_chunks
 from memaudit.runs.files import lock_holder
-from memaudit.runs.folder import LOCK, MANIFEST, Run
+from memaudit.runs.folder import LOCK, MANIFEST, RunFolder
 from memaudit.runs.manifest import chunk_ranges, read_manifest
 from memaudit.runs.workers import read_failures
 
@@ -100,7 +100,7 @@ def run_status(folder: Path) -> RunStatus:
         UsageError: there is no run.
         OutputError: its manifest is damaged, or something cannot be read.
     """
-    run = Run(folder, read_manifest(folder / MANIFEST))
+    run = RunFolder(folder, read_manifest(folder / MANIFEST))
     plan, own = run.plan, run.own_chunks
     missing, damaged = sort_chunks(plan, own)
     failures = read_failures(plan, missing)
@@ -123,7 +123,7 @@ def run_status(folder: Path) -> RunStatus:
     )
 
 
-def _has_results(run: Run) -> bool:
+def _has_results(run: RunFolder) -> bool:
     try:
         summary = json.loads((run.folder / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -131,7 +131,7 @@ def _has_results(run: Run) -> bool:
     return isinstance(summary, dict) and summary.get("run") == run.plan.fingerprint
 
 
-def _rate(run: Run, chunks: list[int]) -> float | None:
+def _rate(run: RunFolder, chunks: list[int]) -> float | None:
     times = sorted((run.plan.path(chunk).stat().st_mtime, chunk) for chunk in chunks)[-_RECENT:]
     if len(times) < 2 or times[-1][0] <= times[0][0]:
         return None

@@ -17,7 +17,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -29,9 +29,9 @@ from memaudit.engines.base import Engine
 from memaudit.errors import MemauditError, ModelError
 from memaudit.files import forbid_core_dumps
 from memaudit.runs.chunks import ChunkPlan
-from memaudit.runs.files import committed_file, output_errors, scratch_folder
+from memaudit.runs.files import committed_file, output_errors
 from memaudit.runs.manifest import chunk_ranges
-from memaudit.runs.reading import RowLog, RowOutcome, RowWindows, Tokenizer
+from memaudit.runs.reading import Tokenizer
 from memaudit.runs.scoring import ChunkWork, score_chunk
 
 MAX_ATTEMPTS = 3
@@ -127,49 +127,6 @@ def remove_failures(folder: Path) -> None:
     for path in folder.glob(f"*{_ENDING}"):
         if path.name.removesuffix(_ENDING).isdigit():
             path.unlink()
-
-
-@contextmanager
-def rows_that_failed(
-    plan: ChunkPlan, rows: RowLog, cuts: RowWindows, failures: Mapping[int, str]
-) -> Iterator[tuple[RowLog, RowWindows]]:
-    """Give the rows with the outcome `error` for those with a window in a failed chunk.
-
-    A row is as risky as its worst window, so one window that is unknown leaves the row unknown.
-
-    Args:
-        plan: of the run.
-        rows: of the corpus, in order.
-        cuts: which windows they have.
-        failures: reasons by chunk.
-
-    Yields:
-        rows and cuts in which such a row has no window any more.
-
-    Raises:
-        ModelError: no row is left.
-    """
-    if not failures:
-        yield rows, cuts
-        return
-    with RowLog(scratch_folder(plan.folder)) as known:
-        left = RowWindows()
-        lengths, start = iter(cuts.n_windows), 0
-        for row in rows:
-            windows = cuts.windows[start : start + next(lengths)] if row.outcome == "scored" else ()
-            start += len(windows)
-            failed = [w // plan.chunk_size for w in windows if w // plan.chunk_size in failures]
-            if failed:
-                reason = f"chunk {failed[0]}: {failures[failed[0]]}"
-                row = RowOutcome(row.example_id, row.row, row.address, "error", reason)
-            elif windows:
-                left.windows.extend(windows)
-                left.n_windows.append(len(windows))
-            left.outcomes[row.outcome] += 1
-            known.append(row)
-        if not left.n_windows:
-            raise failure_error(failures, left.outcomes["error"])
-        yield known, left
 
 
 def failure_error(failures: Mapping[int, str], n_rows: int | None = None) -> ModelError:

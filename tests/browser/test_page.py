@@ -13,7 +13,7 @@ from support.report_runs import made_up_run
 from memaudit.reports.html import render_html
 from memaudit.reports.report import make_report
 from memaudit.reports.report_page import report_page
-from memaudit.runs.finished import read_finished_run
+from memaudit.runs.run import read_run
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     """A real run, of a fake engine, for its manifest."""
     out = tmp_path_factory.mktemp("runs") / "run"
     audit_with(ByteWiseEngine(), out)
-    return read_finished_run(out)
+    return read_run(out)
 
 
 @pytest.fixture(scope="module")

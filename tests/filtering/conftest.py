@@ -3,7 +3,7 @@
 import pytest
 from support.finished_runs import finish_run, write_jsonl
 
-from memaudit.runs.finished import read_finished_run
+from memaudit.runs.run import read_run
 
 
 @pytest.fixture(scope="session")
@@ -12,7 +12,7 @@ def template(tmp_path_factory):
     folder = tmp_path_factory.mktemp("template")
     corpus = write_jsonl(folder / "corpus.jsonl", ["some text that is read", "another one of them"])
     finish_run(corpus, folder / "run")
-    return read_finished_run(folder / "run")
+    return read_run(folder / "run")
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from memaudit.corpus import CorpusOptions, Example, read_corpus
 from memaudit.errors import UsageError
 from memaudit.filtering import FilterOptions, filter_corpus
 from memaudit.reports.gate import filter_page
-from memaudit.runs.finished import read_finished_run
+from memaudit.runs.run import read_run
 
 EXCISE = FilterOptions(max_probability=0.0, strategy="excise")
 WORDS = ["to be", "or not", "that", "is the", "question", "été", "日本", "🙂", '"so"', "\\", "\n"]
@@ -75,7 +75,7 @@ def test_a_row_that_is_cut_keeps_its_layout(layout, tmp_path):
         lines = [json.dumps(row, ensure_ascii=bool(seed % 2)) for row in rows]
         source.write_text("".join(line + "\n" for line in lines))
         finish_run(source, tmp_path / f"run-{seed}")
-        run = read_finished_run(tmp_path / f"run-{seed}")
+        run = read_run(tmp_path / f"run-{seed}")
 
         result = filter_corpus(run, str(source), out, options=EXCISE, tokenizer=ByteTokenizer())
 
@@ -110,7 +110,7 @@ def test_a_header_is_cut_out_of_documents_that_share_it(tmp_path):
     documents += [f"{i} is another document" for i in range(8)]
     source = write_jsonl(tmp_path / "c.jsonl", documents)
     finish_run(source, tmp_path / "run", recited=["header01"])
-    run = read_finished_run(tmp_path / "run")
+    run = read_run(tmp_path / "run")
 
     copies = FilterOptions(max_probability=0.5, strategy="deduplicate")
     result = filter_corpus(run, str(source), tmp_path / "a.jsonl", options=copies)
@@ -139,7 +139,7 @@ def test_a_text_of_which_nothing_is_left_goes(tmp_path):
     out = tmp_path / "o.jsonl"
 
     result = filter_corpus(
-        read_finished_run(tmp_path / "run"),
+        read_run(tmp_path / "run"),
         str(source),
         out,
         options=EXCISE,
@@ -156,4 +156,4 @@ def test_cutting_needs_the_tokenizer(tmp_path):
     finish_run(source, tmp_path / "run")
 
     with pytest.raises(UsageError, match="needs to know where the tokens"):
-        filter_corpus(read_finished_run(tmp_path / "run"), str(source), None, options=EXCISE)
+        filter_corpus(read_run(tmp_path / "run"), str(source), None, options=EXCISE)

@@ -131,8 +131,8 @@ def test_what_is_kept_once_is_judged_as_occurring_once(run):
     options = FilterOptions(max_probability=0.0, strategy="deduplicate")
     found = outlook(run, selected(run, options), options)
 
-    classifier, judgement = run.manifest.classifier, run.judgement
-    known = judgement.X[:, judgement.feature_names.index("teacher_suffix_mean_logprob")]
+    classifier, risks = run.manifest.classifier, run.risks
+    known = risks.X[:, risks.feature_names.index("teacher_suffix_mean_logprob")]
     logits = classifier.coefficients[1] * (known - classifier.means[1]) / classifier.scales[1]
     assert found.expected.mean == pytest.approx((1 / (1 + np.exp(-logits))).sum())
     assert found.is_estimate
@@ -143,13 +143,13 @@ def test_a_classifier_that_does_not_count_changes_nothing(run):
     from support.fakes import make_classifier
 
     blind = make_classifier(features=("teacher_suffix_mean_logprob", "teacher_min_k_logprob"))
-    judgement = replace(run.judgement, classifier=blind)
-    run = replace(run, judgement=judgement)
+    risks = replace(run.risks, classifier=blind)
+    run = replace(run, risks=risks)
     options = FilterOptions(max_probability=0.0, strategy="deduplicate")
     found = outlook(run, selected(run, options), options)
 
     windows = np.unique(run.worst_windows[run.is_scored])
-    assert found.expected.mean == pytest.approx(judgement.window_probabilities[windows].sum())
+    assert found.expected.mean == pytest.approx(risks.window_probabilities[windows].sum())
     assert not found.is_estimate
 
 

@@ -11,7 +11,7 @@ from support.gated import RECITED, TEXTS, make_run, shipped
 from memaudit.errors import OutputError, UsageError
 from memaudit.gate import EffectivePolicy, GateInputs, GatePolicy, check_gate
 from memaudit.gate.identity import read_baseline, read_key, window_hashes, write_baseline
-from memaudit.runs.finished import read_finished_run
+from memaudit.runs.run import read_run
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def ships_the_fake_classifier(monkeypatch, tmp_path):
 @pytest.fixture
 def run(tmp_path):
     """A finished run."""
-    return read_finished_run(make_run(tmp_path)[1])
+    return read_run(make_run(tmp_path)[1])
 
 
 def check(run, policy=None, **inputs):
@@ -132,20 +132,20 @@ def test_a_broken_baseline_is_refused(tmp_path, content):
 
 def test_rounding_does_not_make_an_example_new(run):
     """Another batch gives other last bits, and the example is still the same one."""
-    judgement = run.judgement
-    before = window_hashes(judgement, range(len(judgement.X)), b"k" * 32)
+    risks = run.risks
+    before = window_hashes(risks, range(len(risks.X)), b"k" * 32)
     rng, n_lost = np.random.default_rng(0), 0
     for _ in range(200):
-        noisy = judgement.X.copy()
+        noisy = risks.X.copy()
         for name in ("teacher_suffix_logprob", "teacher_entropy", "teacher_prefix_mean_logprob"):
-            column = judgement.feature_names.index(name)
+            column = risks.feature_names.index(name)
             noisy[:, column] += rng.normal(0, 1e-4, len(noisy))
-        jittered = judgement.__class__(
-            judgement.classifier,
-            judgement.feature_names,
+        jittered = risks.__class__(
+            risks.classifier,
+            risks.feature_names,
             noisy,
-            judgement.window_probabilities,
-            judgement.worst_windows,
+            risks.window_probabilities,
+            risks.worst_windows,
         )
         after = window_hashes(jittered, range(len(noisy)), b"k" * 32)
         n_lost += sum(
@@ -161,17 +161,17 @@ def test_another_text_in_the_same_place_is_new(tmp_path):
     _, before = make_run(tmp_path, name="before", engine=ByteWiseEngine())
     _, after = make_run(tmp_path, changed, name="after", engine=ByteWiseEngine())
 
-    found = check(read_finished_run(after), baseline=before)
+    found = check(read_run(after), baseline=before)
 
     assert found.counts["counted"] == 1
 
 
 def test_windows_of_a_run_have_hashes_of_their_own(run):
     """Two examples under one hash would hide one behind the other."""
-    first, second = window_hashes(run.judgement, range(len(run.judgement.X)), b"k" * 32)
+    first, second = window_hashes(run.risks, range(len(run.risks.X)), b"k" * 32)
 
     assert not set(first) & set(second)
-    distinct = len({tuple(row) for row in run.judgement.X.tolist()})
+    distinct = len({tuple(row) for row in run.risks.X.tolist()})
     assert len(set(first)) == distinct
 
 
@@ -192,14 +192,8 @@ def test_a_promise_needs_data_behind_it(run, monkeypatch, tmp_path, card, reason
 
 def test_a_promise_is_for_rows_like_those_of_the_training(run, monkeypatch, tmp_path):
     """A classifier says nothing about what it has never seen."""
-    from memaudit.runs import judging
-
-    monkeypatch.setattr(
-        "memaudit.gate.check.out_of_range_rates", lambda judgement: {"log_occurrences": 0.06}
-    )
-    assert judging.out_of_range_rates(run.judgement) == dict.fromkeys(
-        run.manifest.classifier.features, 0.0
-    )
+    assert run.risks.out_of_range == dict.fromkeys(run.manifest.classifier.features, 0.0)
+    monkeypatch.setitem(vars(run.risks), "out_of_range", {"log_occurrences": 0.06})
 
     (reason,) = check(run).guarantee.reasons
 

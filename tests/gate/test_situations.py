@@ -63,10 +63,8 @@ class Situation:
         self.write("age.toml", "[gate]\nmax-rate = 1.0\nmax-age = 30\n")
 
     def unlike(self, share):
-        for module in ("check", "scope"):
-            self._monkeypatch.setattr(
-                f"memaudit.gate.{module}.out_of_range_rates", lambda _: {"log_occurrences": share}
-            )
+        risks = "memaudit.runs.risks.Risks"
+        self._monkeypatch.setattr(f"{risks}.out_of_range", {"log_occurrences": share})
 
     def sign(self, name):
         sign_run(self.run, signing_key(name))
@@ -357,10 +355,10 @@ def soften_scores(situation):
 def edit_scores(situation, value):
     """Put a value into a chunk and seal it as if it had been scored so."""
     from memaudit.runs.chunks import read_chunk, write_chunk
-    from memaudit.runs.folder import Run
+    from memaudit.runs.folder import RunFolder
     from memaudit.runs.manifest import read_manifest
 
-    run = Run(situation.run, read_manifest(situation.run / "manifest.json"))
+    run = RunFolder(situation.run, read_manifest(situation.run / "manifest.json"))
     X = read_chunk(run.plan, 0)
     X[3, run.plan.features.index("teacher_suffix_argmax_rate")] = value
     write_chunk(run.plan, 0, X)

@@ -10,7 +10,7 @@ from support.fake_run import ByteWiseEngine, audit_with
 
 from memaudit.errors import UsageError
 from memaudit.reports.card_section import TAGS, card_section, with_card_section
-from memaudit.runs.finished import read_finished_run
+from memaudit.runs.run import read_run
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def run(tmp_path_factory):
     """A run whose teacher has a name that Markdown could trip over."""
     out = tmp_path_factory.mktemp("runs") / "run"
     audit_with(ByteWiseEngine(), out, models={"teacher": "/home/me/`a|b`\n# <b>big"})
-    return read_finished_run(out)
+    return read_run(out)
 
 
 def test_it_tells_counts_and_expectation(run):

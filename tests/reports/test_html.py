@@ -21,7 +21,7 @@ from memaudit.reports.markdown import render_markdown
 from memaudit.reports.report import make_report
 from memaudit.reports.report_numbers import ReasonCount
 from memaudit.reports.report_page import report_page
-from memaudit.runs.finished import read_finished_run
+from memaudit.runs.run import read_run
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     """A real run, of a fake engine."""
     out = tmp_path_factory.mktemp("runs") / "run"
     audit_with(ByteWiseEngine(), out)
-    return read_finished_run(out)
+    return read_run(out)
 
 
 class Skeleton(HTMLParser):
@@ -193,13 +193,11 @@ def test_reasons_are_counted_without_the_counts_in_them(run):
 
 def test_a_run_without_any_risk_has_a_page(run):
     """The best result must not be the one that fails."""
-    classifier = run.judgement.classifier
+    classifier = run.risks.classifier
     strict = msgspec.structs.replace(classifier, threshold=0.999999)
-    judgement = replace(run.judgement, classifier=strict)
+    risks = replace(run.risks, classifier=strict)
     manifest = msgspec.structs.replace(run.manifest, classifier=strict)
-    page = render_html(
-        report_page(make_report(replace(run, judgement=judgement, manifest=manifest)))
-    )
+    page = render_html(report_page(make_report(replace(run, risks=risks, manifest=manifest))))
 
     assert "None is at risk" in page
     assert "Why examples are at risk" not in page
@@ -207,12 +205,10 @@ def test_a_run_without_any_risk_has_a_page(run):
 
 def test_a_run_in_which_nothing_was_scored_has_a_page(run):
     """A cascade may leave every window out."""
-    nothing = replace(
-        run.judgement, worst_windows=np.empty(0, dtype=np.int64), X=run.judgement.X[:0]
-    )
+    nothing = replace(run.risks, worst_windows=np.empty(0, dtype=np.int64), X=run.risks.X[:0])
     empty = replace(
         run,
-        judgement=nothing,
+        risks=nothing,
         worst_windows=np.full(run.n_rows, -1),
         probabilities=np.full(run.n_rows, np.nan),
     )

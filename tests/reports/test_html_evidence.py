@@ -18,7 +18,7 @@ from memaudit.reports.markdown import render_markdown
 from memaudit.reports.report import OWN, find_card, make_report, read_card
 from memaudit.reports.report_evidence import extraction_sets, reciters_of
 from memaudit.reports.report_page import report_page
-from memaudit.runs.finished import read_finished_run
+from memaudit.runs.run import read_run
 
 N_ROWS = 60
 
@@ -28,7 +28,7 @@ def run(tmp_path_factory):
     """A made-up run of 60 rows."""
     out = tmp_path_factory.mktemp("runs") / "run"
     audit_with(ByteWiseEngine(), out)
-    return made_up_run(read_finished_run(out).manifest, N_ROWS)
+    return made_up_run(read_run(out).manifest, N_ROWS)
 
 
 @pytest.fixture(scope="module")

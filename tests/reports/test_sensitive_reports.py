@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.fakes import make_classifier, make_models, make_rows
-from support.report_runs import made_up_run
+from support.report_runs import made_up_run, with_results
 
 from memaudit.audit import audit_rows
 from memaudit.reports.html import render_html
@@ -37,8 +37,8 @@ def run(tmp_path):
     safest = int(np.nanargmin(plain.probabilities))
     for name in ("secrets", "secret_at_risk"):
         values[safest, SENSITIVITY_COLUMNS.index(name)] = 1
-    judgement = replace(plain.judgement, sensitivity=RowSensitivity(values[plain.is_scored]))
-    return replace(plain, judgement=judgement, sensitivity=RowSensitivity(values))
+    risks = replace(plain.risks, sensitivity=RowSensitivity(values[plain.is_scored]))
+    return replace(plain, risks=risks, sensitivity=RowSensitivity(values))
 
 
 def test_a_secret_at_risk_leads_the_list_however_safe_it_looks(run):
@@ -67,11 +67,9 @@ def test_the_page_names_filters_and_explains(run):
 
 def test_a_page_without_it_says_nothing_of_it(run):
     """No empty column, no chip that finds nothing."""
-    judgement = replace(run.judgement, sensitivity=None)
+    risks = replace(run.risks, sensitivity=None)
 
-    page = render_html(
-        report_page(make_report(replace(run, judgement=judgement, sensitivity=None)))
-    )
+    page = render_html(report_page(make_report(replace(run, risks=risks, sensitivity=None))))
 
     assert "secret" not in page.partition("</style>")[2].partition('<script type="application')[0]
 
@@ -97,7 +95,7 @@ def test_the_terminal_tells_it_in_one_line_and_what_was_not_looked_for(
     )
     found = SensitivitySummary(1, 2, 0, 1, 1, 1, finds_names)
 
-    print_page(summary_page(replace(result, sensitivity=found)), color="never")
+    print_page(summary_page(with_results(result, sensitivity=found)), color="never")
 
     said = capsys.readouterr().out
     assert found.in_words(result.flagged) in said

@@ -19,11 +19,11 @@ from support.fakes import ByteTokenizer, make_classifier, make_rows
 from memaudit import audit
 from memaudit.audit import audit_rows
 from memaudit.errors import ModelError, OutputError, UsageError
-from memaudit.runs.conclusion import ReportOptions
-from memaudit.runs.finished import read_finished_run
 from memaudit.runs.folder import open_folder
 from memaudit.runs.manifest import Shard
 from memaudit.runs.merging import merge_runs
+from memaudit.runs.results import ReportOptions
+from memaudit.runs.run import read_run
 from memaudit.runs.scoring import score_chunk
 from memaudit.runs.status import run_status
 from memaudit.runs.workers import Attempts, read_failures, write_failure
@@ -141,7 +141,7 @@ def test_status_shows_what_failed(failed):
 def test_such_a_run_is_not_finished(failed):
     """A gate must not pass over rows that nobody looked at."""
     with pytest.raises(UsageError, match=r"1 of 11 chunks are not there \(missing: 3\)"):
-        read_finished_run(failed)
+        read_run(failed)
 
 
 def test_a_shard_with_a_failed_chunk_is_not_merged(tmp_path):
@@ -212,7 +212,7 @@ def test_a_chunk_that_is_there_has_not_failed(failed, tmp_path):
 
 
 def _plan(folder):
-    from memaudit.runs.folder import Run
+    from memaudit.runs.folder import RunFolder
     from memaudit.runs.manifest import read_manifest
 
-    return Run(folder, read_manifest(folder / "manifest.json")).plan
+    return RunFolder(folder, read_manifest(folder / "manifest.json")).plan

@@ -14,10 +14,10 @@ from memaudit.audit import audit_rows
 from memaudit.errors import UsageError
 from memaudit.features import CORPUS_FEATURES
 from memaudit.runs.chunks import read_matrix
-from memaudit.runs.finished import read_finished_run
-from memaudit.runs.folder import MANIFEST, Run
+from memaudit.runs.folder import MANIFEST, RunFolder
 from memaudit.runs.manifest import read_manifest
 from memaudit.runs.options import AuditOptions
+from memaudit.runs.run import read_run
 from memaudit.runs.scoring import score_here
 from memaudit.screening import Cascade
 from memaudit.windows import WindowShape
@@ -107,7 +107,7 @@ def test_a_chunk_tells_what_was_left_out(tmp_path):
     """So that merging and reading back need neither corpus nor model."""
     audit(*CORPUS, out=tmp_path)
 
-    run = Run(tmp_path, read_manifest(tmp_path / MANIFEST))
+    run = RunFolder(tmp_path, read_manifest(tmp_path / MANIFEST))
     X = read_matrix(run.plan)
     of_models = [name not in CORPUS_FEATURES for name in run.plan.features]
     assert np.isnan(X[1]).tolist() == of_models
@@ -155,7 +155,7 @@ def test_a_finished_run_is_read_back_with_its_screened_rows(tmp_path):
     """What acts on a run must not take them for scored, nor lose them."""
     audit(*CORPUS, out=tmp_path)
 
-    run = read_finished_run(tmp_path)
+    run = read_run(tmp_path)
     assert run.outcomes == {"scored": 4, "screened": 1, "too_short": 1, "bad": 1}
     assert run.row(1).outcome == "screened"
     assert not run.is_scored[1]
@@ -225,7 +225,7 @@ def test_what_the_student_said_is_kept_with_what_was_left_out(asks_student, tmp_
         tmp_path, TWICE, TWICE, "by both!", "by both!", known_to_student=["by both!"]
     )
 
-    run = Run(tmp_path, read_manifest(tmp_path / MANIFEST))
+    run = RunFolder(tmp_path, read_manifest(tmp_path / MANIFEST))
     X = read_matrix(run.plan)
     names = run.plan.features
     assert np.isfinite(X[0]).all()
@@ -233,5 +233,5 @@ def test_what_the_student_said_is_kept_with_what_was_left_out(asks_student, tmp_
         name.startswith("teacher_") or "kl_divergence" in name or "log_ratio" in name
         for name in names
     ]
-    assert read_finished_run(tmp_path).outcomes == {"scored": 2, "screened": 2}
+    assert read_run(tmp_path).outcomes == {"scored": 2, "screened": 2}
     assert result.screened == 2

@@ -14,11 +14,11 @@ from memaudit import audit
 from memaudit.cli.main import run as run_command
 from memaudit.errors import UsageError
 from memaudit.features import FEATURE_SETS
-from memaudit.runs.finished import read_finished_run
 from memaudit.runs.folder import MANIFEST, open_folder
 from memaudit.runs.manifest import Shard, read_manifest
 from memaudit.runs.merging import merge_runs
 from memaudit.runs.options import AuditOptions
+from memaudit.runs.run import read_run
 from memaudit.runs.scoring import score_here
 from memaudit.sensitivity import SENSITIVITY_COLUMNS
 
@@ -138,7 +138,7 @@ def test_a_finished_run_has_it_by_row(tmp_path, detectors):
     """What gate, filter and report go by."""
     finish(tmp_path)
 
-    run = read_finished_run(tmp_path)
+    run = read_run(tmp_path)
 
     assert run.sensitivity.values.shape == (len(TEXTS), len(SENSITIVITY_COLUMNS))
     assert run.sensitivity.has_secret.tolist() == [False, *[True] * 4, *[False] * 5]
@@ -194,7 +194,7 @@ def test_a_run_that_does_not_look_costs_nothing(tmp_path, monkeypatch):
     assert "detect-secrets" not in inputs.versions
     assert result.sensitivity is None
     assert result.document()["sensitivity"] is None
-    assert read_finished_run(tmp_path).sensitivity is None
+    assert read_run(tmp_path).sensitivity is None
 
 
 @pytest.mark.parametrize(

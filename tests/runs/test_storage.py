@@ -18,9 +18,9 @@ from support.fake_run import (
 
 from memaudit.errors import MissingDependency, OutputError, UsageError
 from memaudit.runs.files import open_path
-from memaudit.runs.finished import read_finished_run
 from memaudit.runs.manifest import Shard, read_manifest, write_manifest
 from memaudit.runs.merging import merge_runs
+from memaudit.runs.run import read_run
 from memaudit.runs.status import run_status
 
 
@@ -47,7 +47,7 @@ def test_a_run_in_a_store_has_the_files_of_one_in_a_folder(place, reference):
     assert contents(place) == reference
     assert str(result.table) == "memory://store/run/risk.parquet"
     assert run_status(place).state == "finished"
-    assert read_finished_run(place).n_rows == 95
+    assert read_run(place).n_rows == 95
 
 
 def test_a_run_in_a_store_goes_on_where_it_was(place, reference):

@@ -68,7 +68,7 @@ def run_in_memory(template, source, *, seed=0, too_short=3, begin_alike=False):
         records.append((row.example_id, row.row, row.address, outcome, "", window))
     ids, numbers, addresses, outcomes, reasons, worst = map(list, zip(*records, strict=True))
     worst = np.array(worst, dtype=np.int64)
-    judgement = _judged(template, worst, len(windows), seed)
+    risks = _judged(template, worst, len(windows), seed)
     inputs = msgspec.structs.replace(
         template.manifest.inputs,
         corpus={"source": str(source)},
@@ -77,12 +77,12 @@ def run_in_memory(template, source, *, seed=0, too_short=3, begin_alike=False):
     )
     columns = {"id": ids, "row": numbers, "address": addresses, "outcome": outcomes}
     probabilities = np.full(len(rows), np.nan)
-    probabilities[worst >= 0] = judgement.window_probabilities[worst[worst >= 0]]
+    probabilities[worst >= 0] = risks.window_probabilities[worst[worst >= 0]]
     return replace(
         template,
         manifest=msgspec.structs.replace(template.manifest, inputs=inputs),
         rows=pa.table(columns | {"reason": reasons}),
-        judgement=judgement,
+        risks=risks,
         worst_windows=worst,
         probabilities=probabilities,
     )
@@ -96,8 +96,8 @@ def texts_of(source):
 
 
 def _judged(template, worst, n_windows, seed):
-    judgement = template.judgement
-    names, classifier = judgement.feature_names, judgement.classifier
+    risks = template.risks
+    names, classifier = risks.feature_names, risks.classifier
     X = np.ones((n_windows, len(names)))
     copies = np.bincount(worst[worst >= 0], minlength=n_windows).astype(float)
     X[:, names.index("occurrences")] = copies
@@ -106,7 +106,7 @@ def _judged(template, worst, n_windows, seed):
     X[:, names.index("teacher_suffix_mean_logprob")] = known
     columns = [names.index(name) for name in classifier.features]
     return replace(
-        judgement,
+        risks,
         X=X,
         window_probabilities=classifier.predict_proba(X[:, columns]),
         worst_windows=worst[worst >= 0],

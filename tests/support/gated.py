@@ -10,7 +10,7 @@ from support.finished_runs import finish_run, write_jsonl
 from memaudit.classifier import save_classifier
 from memaudit.evaluation import Rate
 from memaudit.labels import VerificationResult, labels_digest
-from memaudit.runs.finished import read_finished_run
+from memaudit.runs.run import read_run
 
 RECITED = "recited by the teacher"
 """Twice in the corpus."""
@@ -60,7 +60,7 @@ def verify_run(run_folder, folder, recites, *, held_out=(), sample=None, **setti
         sample: as in the settings.
         settings: others than those that fit the run.
     """
-    run = read_finished_run(run_folder)
+    run = read_run(run_folder)
     inputs = run.manifest.inputs
     numbers = {}
     records = []

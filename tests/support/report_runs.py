@@ -1,13 +1,13 @@
 """Runs for reports, made of arrays: any size at once, and names as hostile as one likes."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 from support.fakes import make_classifier
 
 from memaudit.features import FEATURE_SETS
-from memaudit.runs.finished import FinishedRun
-from memaudit.runs.judging import Judgement
+from memaudit.runs.risks import Risks
+from memaudit.runs.run import Run
 
 SHAPE = {"prefix_tokens": 50, "suffix_tokens": 50}
 
@@ -48,10 +48,10 @@ def made_up_run(manifest, n_rows=300, *, ids=None, addresses=None, teacher=None,
     )
     if teacher is not None:
         manifest = replace_names(manifest, teacher=teacher)
-    judgement = Judgement(
+    risks = Risks(
         classifier, names, X, window_probabilities, worst_windows[is_scored].astype(np.int64)
     )
-    return FinishedRun(None, manifest, rows, judgement, worst_windows, probabilities)
+    return Run(None, manifest, rows, risks, worst_windows, probabilities)
 
 
 def replace_names(manifest, **names):
@@ -66,3 +66,11 @@ def _named(given, n_rows, start):
 
     given = list(given or [])[:n_rows]
     return pa.array(given + [f"{start}{i}" for i in range(len(given), n_rows)], type=pa.string())
+
+
+def with_results(result, **changes):
+    """The result of an audit with other numbers than its run has."""
+    names = {each.name for each in fields(result)}
+    counted = {name: value for name, value in changes.items() if name not in names}
+    given = {name: changes.get(name, getattr(result, name)) for name in names}
+    return type("Changed", (type(result),), {"__slots__": (), **counted})(**given)

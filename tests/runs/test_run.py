@@ -8,8 +8,8 @@ import pytest
 from support.fake_run import fake_audit
 
 from memaudit.errors import OutputError, UsageError
-from memaudit.runs.finished import read_finished_run
 from memaudit.runs.manifest import Shard
+from memaudit.runs.run import read_run
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_the_probabilities_are_those_of_the_risk_table(whole):
     """What is acted on is what was shown."""
     table = pq.read_table(whole / "risk.parquet")
 
-    found = read_finished_run(whole)
+    found = read_run(whole)
 
     assert np.array_equal(
         found.probabilities, table.column("probability").to_numpy(), equal_nan=True
@@ -45,7 +45,7 @@ def test_a_row_is_found_by_its_place(whole):
     """A report names the row that it speaks of."""
     table = pq.read_table(whole / "risk.parquet").to_pylist()
 
-    found = read_finished_run(whole)
+    found = read_run(whole)
 
     for index in (0, 50, 94):
         row = found.row(index)
@@ -57,11 +57,11 @@ def test_a_row_is_found_by_its_place(whole):
 
 def test_a_risk_table_that_was_edited_changes_nothing(run):
     """The table is an output: nobody may talk a gate round by editing it."""
-    before = read_finished_run(run).probabilities
+    before = read_run(run).probabilities
     (run / "risk.parquet").write_bytes(b"all is well")
     (run / "summary.json").unlink()
 
-    assert np.array_equal(read_finished_run(run).probabilities, before, equal_nan=True)
+    assert np.array_equal(read_run(run).probabilities, before, equal_nan=True)
 
 
 def test_a_missing_chunk_is_named(run):
@@ -69,7 +69,7 @@ def test_a_missing_chunk_is_named(run):
     (run / "chunks" / "00003.parquet").unlink()
 
     with pytest.raises(UsageError, match=r"1 of 11 chunks are not there \(missing: 3\)"):
-        read_finished_run(run)
+        read_run(run)
 
 
 @pytest.mark.parametrize("name", ["chunks/00003.parquet", "rows.parquet", "manifest.json"])
@@ -80,7 +80,7 @@ def test_a_changed_bit_is_found(run, name):
     (run / name).write_bytes(content)
 
     with pytest.raises(OutputError):
-        read_finished_run(run)
+        read_run(run)
 
 
 def test_a_shard_is_no_run(tmp_path):
@@ -88,10 +88,10 @@ def test_a_shard_is_no_run(tmp_path):
     fake_audit(tmp_path, shard=Shard(0, 3))
 
     with pytest.raises(UsageError, match="only shard 0/3"):
-        read_finished_run(tmp_path)
+        read_run(tmp_path)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     """A typo in a path must not pass a gate."""
     with pytest.raises(UsageError, match="not the folder of a run"):
-        read_finished_run(tmp_path)
+        read_run(tmp_path)

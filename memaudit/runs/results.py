@@ -1,0 +1,406 @@
+"""The results of a run: what `predict` and `merge` say, and what they leave in the folder.
+
+Everything is made from the manifest, the rows and the chunks, and from nothing else. So a run that
+was interrupted, one that was merged from shards and one that went through in one go end alike.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+
+from memaudit.errors import OutputError, UsageError
+from memaudit.features import reason_in_words
+from memaudit.metrics import ExpectedCount
+from memaudit.objectives import Objective
+from memaudit.runs.files import committed_file, output_errors
+from memaudit.runs.folder import RunFolder
+from memaudit.runs.manifest import AnswersRead, ModelNames
+from memaudit.runs.risk_table import RiskRow, TableFormat, write_risk_table
+from memaudit.runs.risks import Worst
+from memaudit.runs.run import Run, TextOf, read_run
+from memaudit.runs.workers import read_failures
+from memaudit.sensitivity import SensitivitySummary
+from memaudit.text import shown_path
+from memaudit.windows import WindowPolicy, WindowShape
+
+SCHEMA_VERSION = 1
+"""Of the risk table and the summary; goes up when a reader of the old one would misread."""
+
+SUMMARY = "summary.json"
+"""Name of the summary in the folder of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What one process did for a run."""
+
+    started: float
+    """By `time.monotonic`."""
+
+    scoring_seconds: float = 0.0
+    """Wall time of the scoring."""
+
+    kept_windows: int = 0
+    """Distinct windows that were scored before."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """How results are told; nothing of it is declared, so it may change from session to session."""
+
+    table_format: TableFormat = "parquet"
+    """How the risk table is written."""
+
+    n_worst: int = 10
+    """Examples listed, at least 0."""
+
+    text_of: TextOf | None = None
+    """Gives the text of those. None: no text of the corpus comes out."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """What an audit found: a view of its run. Counts are of rows unless they say otherwise."""
+
+    finished: Run
+    """All rows and their probabilities."""
+
+    worst: tuple[Worst, ...]
+    """The riskiest first."""
+
+    seconds: float
+    """Wall time of this session of the audit, without the loading of models."""
+
+    scoring_seconds: float
+    """Wall time of the scoring pass in this session."""
+
+    kept_windows: int
+    """Distinct windows that an earlier session scored."""
+
+    table: Path | None = None
+    """Where the risk table is. None: none was written."""
+
+    @property
+    def run(self) -> str:
+        """Fingerprint of what the run was given: equal ones have equal tables."""
+        return self.finished.manifest.inputs.fingerprint
+
+    @property
+    def names(self) -> ModelNames:
+        """Models, engine and classifier."""
+        return self.finished.manifest.names
+
+    @property
+    def shape(self) -> WindowShape:
+        """Tokens of prefix and suffix."""
+        return self.finished.manifest.inputs.shape
+
+    @property
+    def policy(self) -> WindowPolicy:
+        """Which windows of a row were cut."""
+        return self.finished.manifest.inputs.windows
+
+    @property
+    def objective(self) -> Objective:
+        """What the student was taken to learn from."""
+        return self.finished.manifest.inputs.objective
+
+    @property
+    def answers(self) -> AnswersRead | None:
+        """Which part of what is trained on was looked at. None: rows are trained on as a whole."""
+        return self.finished.manifest.inputs.answers
+
+    @property
+    def outcomes(self) -> Mapping[str, int]:
+        """Rows by outcome; what is not named has none."""
+        return self.finished.outcomes
+
+    @property
+    def failures(self) -> Mapping[int, str]:
+        """Why chunks could not be scored, by number: their rows have the outcome `error`."""
+        return self.finished.failures
+
+    @property
+    def threshold(self) -> float:
+        """The classifier's: at or above it a row is flagged."""
+        return self.finished.manifest.classifier.threshold
+
+    @property
+    def flagged(self) -> int:
+        """Scored rows whose probability reaches the threshold."""
+        return self.finished.risks.n_flagged
+
+    @property
+    def flagged_distinct(self) -> int:
+        """Distinct texts among the flagged: rows with equal worst windows count once."""
+        return self.finished.risks.n_flagged_texts
+
+    @property
+    def expected(self) -> ExpectedCount:
+        """Scored rows expected to be memorized: the sum of their probabilities."""
+        return self.finished.risks.expected
+
+    @property
+    def expected_distinct(self) -> ExpectedCount:
+        """Distinct texts expected to be memorized."""
+        return self.finished.risks.expected_texts
+
+    @property
+    def out_of_range(self) -> dict[str, float]:
+        """For each feature of the classifier, the share of scored rows beyond its training range."""
+        return self.finished.risks.out_of_range
+
+    @property
+    def unfamiliar(self) -> dict[str, float]:
+        """Those for which too many rows lie beyond it."""
+        return self.finished.risks.unfamiliar
+
+    @property
+    def sensitivity(self) -> SensitivitySummary | None:
+        """How many rows hold personal data or secrets. None: it was not looked for."""
+        return self.finished.sensitivity_summary
+
+    @property
+    def windows(self) -> int:
+        """Windows cut, equal ones counted each time."""
+        return self.finished.n_windows
+
+    @property
+    def distinct_windows(self) -> int:
+        """Equal ones counted once: what is scored, but for what the prefilter leaves out."""
+        return self.finished.manifest.inputs.distinct_windows
+
+    @property
+    def screened_windows(self) -> int:
+        """Distinct windows that the prefilter left out, of all of them."""
+        return self.finished.n_screened_windows
+
+    @property
+    def survival(self) -> float | None:
+        """Share of what would be flagged that survives the prefilter; None: there was none."""
+        return self.finished.manifest.inputs.survival
+
+    @property
+    def scored(self) -> int:
+        """Rows that got a probability."""
+        return self.outcomes.get("scored", 0)
+
+    @property
+    def too_short(self) -> int:
+        """Rows without a single window: they cannot be extracted under the definition."""
+        return self.outcomes.get("too_short", 0)
+
+    @property
+    def bad(self) -> int:
+        """Rows that could not be used."""
+        return self.outcomes.get("bad", 0)
+
+    @property
+    def screened(self) -> int:
+        """Rows that a cascade left out; the expected numbers do not count them."""
+        return self.outcomes.get("screened", 0)
+
+    @property
+    def errors(self) -> int:
+        """Rows that could not be scored, now; another session may succeed."""
+        return self.outcomes.get("error", 0)
+
+    @property
+    def rows(self) -> int:
+        """Rows in the corpus: every one has exactly one outcome."""
+        return self.scored + self.screened + self.too_short + self.bad + self.errors
+
+    @property
+    def tokens(self) -> int:
+        """Of distinct windows that were scored, each once, however many models looked at it."""
+        return (self.distinct_windows - self.screened_windows) * self.shape.length
+
+    @property
+    def tokens_saved(self) -> int:
+        """Of distinct windows that a cascade spared the teacher."""
+        return self.screened_windows * self.shape.length
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the scoring pass, for what was scored in this session.
+
+        What a cascade left out is taken to be spread evenly over the sessions.
+        """
+        share = 1 - self.kept_windows / max(1, self.distinct_windows)
+        scored = self.tokens * share
+        return scored / self.scoring_seconds if self.scoring_seconds > 0 else 0.0
+
+    def document(self) -> dict[str, Any]:
+        """Return the result as one JSON document; keys are never renamed within a version."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "rows": self.rows,
+            "scored": self.scored,
+            "screened": self.screened,
+            "too_short": self.too_short,
+            "bad": self.bad,
+            "errors": self.errors,
+            "failed_chunks": sorted(self.failures),
+            "flagged": self.flagged,
+            "threshold": self.threshold,
+            "expected_memorized": self.expected.mean,
+            "expected_memorized_interval": [self.expected.low, self.expected.high],
+            "flagged_distinct": self.flagged_distinct,
+            "expected_memorized_distinct": self.expected_distinct.mean,
+            "expected_memorized_distinct_interval": [
+                self.expected_distinct.low,
+                self.expected_distinct.high,
+            ],
+            "windows": self.windows,
+            "distinct_windows": self.distinct_windows,
+            "kept_windows": self.kept_windows,
+            "screened_windows": self.screened_windows,
+            "survival": self.survival,
+            "sensitivity": None if self.sensitivity is None else asdict(self.sensitivity),
+            "window_policy": self.policy,
+            "objective": self.objective.kind,
+            "temperature": self.objective.temperature,
+            "cross_entropy_share": self.objective.cross_entropy_share,
+            "answers": None if self.answers is None else msgspec.to_builtins(self.answers),
+            "prefix_tokens": self.shape.prefix_len,
+            "suffix_tokens": self.shape.suffix_len,
+            **asdict(self.names),
+            "run": self.run,
+            "worst": [_worst_document(example) for example in self.worst],
+            "out_of_range": self.out_of_range,
+            "tokens": self.tokens,
+            "tokens_saved": self.tokens_saved,
+            "seconds": self.seconds,
+            "tokens_per_second": self.tokens_per_second,
+            "table": None if self.table is None else str(self.table),
+        }
+
+
+def _worst_document(example: Worst) -> dict[str, Any]:
+    """Return an example for JSON; without its text, unless that was asked for."""
+    document = {
+        "id": example.example_id,
+        "address": example.address,
+        "row": example.row,
+        "probability": example.probability,
+        "occurrences": example.occurrences,
+        "reason": example.reason,
+    }
+    return document if example.text is None else document | {"text": example.text}
+
+
+def write_results(
+    run: RunFolder, session: Session, report: ReportOptions, *, writes: bool = True
+) -> AuditResult:
+    """Read back a run whose chunks are all there or marked as failed; write its table and summary.
+
+    Args:
+        run: all of it, its rows committed.
+        session: for the times.
+        report: how results are told.
+        writes: whether there are to be files.
+
+    Raises:
+        OutputError: a chunk is missing or damaged, or the results cannot be written.
+        ModelError: no row is left whose chunks are there.
+        ClassifierError: a feature is not a finite number.
+    """
+    try:
+        found = read_run(run.folder, read_failures(run.plan, range(run.plan.n_chunks)))
+    except UsageError as error:  # nobody has used it wrongly: all chunks were there a moment ago
+        raise OutputError(
+            f"{shown_path(run.folder)}: a chunk has been removed or changed since it was scored",
+            hint="give the same command again: it will be scored anew",
+        ) from error
+    result = AuditResult(
+        found,
+        worst=found.worst(report.n_worst, report.text_of),
+        seconds=time.monotonic() - session.started,
+        scoring_seconds=session.scoring_seconds,
+        kept_windows=session.kept_windows,
+        table=run.folder / f"risk.{report.table_format}" if writes else None,
+    )
+    if result.table is not None:
+        _write_outputs(result, result.table, report.table_format)
+    return result
+
+
+def _write_outputs(result: AuditResult, table: Path, table_format: TableFormat) -> None:
+    """Write the table and, beside it, the summary; neither takes its name before both are whole.
+
+    A table in another format stays if it is of the same run.
+    """
+    path = table.with_name(SUMMARY)
+    was_another = _is_of_another_run(path, result.run)
+    with committed_file(path) as summary, committed_file(table) as file:
+        dated = result.document() | {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+        document = json.dumps(dated, sort_keys=True, indent=2, allow_nan=False)
+        summary.write(document.encode() + b"\n")
+        write_risk_table(
+            file,
+            table_format,
+            _risk_rows(result.finished),
+            features=result.finished.risks.feature_names,
+            metadata=_metadata(result),
+        )
+    for kind in get_args(TableFormat) if was_another else ():
+        stale = table.with_name(f"risk.{kind}")
+        if stale != table and stale.exists():
+            with output_errors(stale):
+                stale.unlink()
+
+
+def _risk_rows(run: Run) -> Iterator[RiskRow]:
+    """Yield the rows of the risk table, in the order of the corpus."""
+    scored, estimates, risks = iter(range(run.n_rows)), iter(run.estimates), run.risks
+    for source in run.each_row():
+        if source.outcome == "screened":
+            yield RiskRow(source, probability=next(estimates), reason=source.reason)
+        elif source.outcome != "scored":
+            yield RiskRow(source, reason=source.reason)
+        else:
+            index = next(scored)
+            features = risks.row_features(index)
+            probability = float(risks.window_probabilities[risks.worst_windows[index]])
+            yield RiskRow(
+                source,
+                probability=probability,
+                flagged=probability >= risks.classifier.threshold,
+                reason=reason_in_words(features),
+                features=list(features.values()),
+            )
+
+
+def _is_of_another_run(summary: Path, run: str) -> bool:
+    """Whether the results that are there were made before the run was started over."""
+    if not summary.exists():
+        return False
+    try:
+        with output_errors(summary, "read"):
+            found = json.loads(summary.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("run", run) != run
+
+
+def _metadata(result: AuditResult) -> dict[str, str]:
+    names, shape = result.names, result.shape
+    values = {
+        "schema": str(SCHEMA_VERSION),
+        "version": names.memaudit_version,
+        "classifier": names.classifier,
+        "classifier_digest": names.classifier_digest,
+        "teacher_digest": names.teacher_digest,
+        "reference_digest": names.reference_digest,
+        "feature_set": names.feature_set,
+        "engine": names.engine,
+        "run": result.run,
+        "windows": f"{result.policy} {shape.prefix_len}+{shape.suffix_len}",
+    }
+    return {f"memaudit.{key}": value for key, value in values.items() if value is not None}

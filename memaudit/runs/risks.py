@@ -1,0 +1,240 @@
+"""Risks: from the features of windows to the probabilities of rows, and what is counted of them.
+
+Whatever memaudit says of the risk in a run is counted here, once: the summary of `predict`, the
+report, the gate and the filter read the same numbers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.classifier import RiskClassifier
+from memaudit.features import reason_in_words
+from memaudit.metrics import ExpectedCount
+from memaudit.runs.reading import RowWindows
+from memaudit.sensitivity import SENSITIVITY_COLUMNS, RowSensitivity, row_sensitivity
+
+OUT_OF_RANGE_LIMIT = 0.05
+"""Share of rows beyond a feature's range in training from which a summary says so."""
+
+_ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctTexts:
+    """The distinct worst windows of a run: rows with equal worst windows count as one text."""
+
+    windows: NDArray[np.int64]
+    """(n_texts,) indices of windows."""
+
+    probabilities: NDArray[np.float64]
+    """(n_texts,)"""
+
+    copies: NDArray[np.int64]
+    """(n_texts,) rows that have it as their worst window."""
+
+    first_rows: NDArray[np.int64]
+    """(n_texts,) the first of those rows, counted among the scored ones."""
+
+    def riskiest_first(self) -> "DistinctTexts":
+        """Return them in the order of their risk; of equally risky ones, the first first."""
+        # By -probability, then by place: lexsort looks at its last key first.
+        order = np.lexsort((self.first_rows, -self.probabilities))
+        return DistinctTexts(
+            self.windows[order],
+            self.probabilities[order],
+            self.copies[order],
+            self.first_rows[order],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """One of the riskiest examples; of examples with equal windows, the first."""
+
+    example_id: str
+    """As in the corpus: untrusted, so show it with `safe_text` only."""
+
+    address: str
+    """`<file>:<line or row>`: untrusted."""
+
+    row: int
+    """Ordinal in the corpus, from 0."""
+
+    probability: float
+    """That the student memorizes it."""
+
+    flagged: bool
+    """Whether that reaches the threshold."""
+
+    occurrences: int
+    """How many times its worst window occurs in the corpus."""
+
+    reason: str
+    """In words, such as "occurs 16 times"."""
+
+    features: Mapping[str, float]
+    """Of its worst window, by name."""
+
+    holds: tuple[str, ...] = ()
+    """What is sensitive in it, in words; nothing if it was not looked for."""
+
+    text: str | None = None
+    """Start of its worst window, if it was asked for: text of the corpus."""
+
+
+@dataclass(frozen=True)  # without slots: what is counted is kept
+class Risks:
+    """What a classifier says about the windows and the scored rows of a run."""
+
+    classifier: RiskClassifier
+    """It gave the probabilities."""
+
+    feature_names: tuple[str, ...]
+    """Columns of `X`."""
+
+    X: NDArray[np.float64]
+    """(n_windows, n_features) by distinct window."""
+
+    window_probabilities: NDArray[np.float64]
+    """(n_windows,) that the student memorizes the window."""
+
+    worst_windows: NDArray[np.int64]
+    """(n_scored,) index of the riskiest window of each scored row."""
+
+    sensitivity: RowSensitivity | None = None
+    """What is sensitive in each scored row. None: it was not looked for."""
+
+    @property
+    def row_probabilities(self) -> NDArray[np.float64]:
+        """(n_scored,) the probability of each row's worst window."""
+        return self.window_probabilities[self.worst_windows]
+
+    @property
+    def is_flagged(self) -> NDArray[np.bool_]:
+        """(n_scored,) whether the probability reaches the classifier's threshold."""
+        flagged: NDArray[np.bool_] = self.row_probabilities >= self.classifier.threshold
+        return flagged
+
+    @cached_property
+    def n_flagged(self) -> int:
+        """Scored rows that are flagged."""
+        return int(self.is_flagged.sum())
+
+    @cached_property
+    def n_flagged_texts(self) -> int:
+        """Distinct texts that are flagged."""
+        return int((self.texts.probabilities >= self.classifier.threshold).sum())
+
+    @cached_property
+    def texts(self) -> DistinctTexts:
+        """Distinct texts, by the index of their window."""
+        windows, first, copies = np.unique(
+            self.worst_windows, return_index=True, return_counts=True
+        )
+        return DistinctTexts(windows, self.window_probabilities[windows], copies, first)
+
+    @cached_property
+    def expected(self) -> ExpectedCount:
+        """Scored rows expected to be memorized: the sum of their probabilities, with an interval."""
+        return self.classifier.expected_count(self.texts.probabilities, self.texts.copies)
+
+    @cached_property
+    def expected_texts(self) -> ExpectedCount:
+        """Distinct texts expected to be memorized."""
+        return self.classifier.expected_count(self.texts.probabilities)
+
+    @cached_property
+    def out_of_range(self) -> dict[str, float]:
+        """For each feature of the classifier, the share of scored rows beyond its training range."""
+        columns = _columns(self.classifier, self.feature_names)
+        n_outside = dict.fromkeys(self.classifier.features, 0)
+        # In parts: the features of all rows at once would be the largest array of a run.
+        for start in range(0, len(self.worst_windows), _ROWS_AT_ONCE):
+            windows = self.worst_windows[start : start + _ROWS_AT_ONCE]
+            rates = self.classifier.out_of_range_rate(self.X[windows][:, columns])
+            for name, rate in rates.items():
+                n_outside[name] += round(rate * len(windows))
+        n_rows = max(1, len(self.worst_windows))
+        return {name: count / n_rows for name, count in n_outside.items()}
+
+    @property
+    def unfamiliar(self) -> dict[str, float]:
+        """Features for which too many rows lie beyond what the classifier has seen."""
+        return {name: rate for name, rate in self.out_of_range.items() if rate > OUT_OF_RANGE_LIMIT}
+
+    def reason(self, window: int) -> str:
+        """Return why a window stands out, in words."""
+        return reason_in_words(dict(zip(self.feature_names, self.X[window].tolist(), strict=True)))
+
+    def row_features(self, index: int) -> dict[str, float]:
+        """Return the features of a scored row, by name: those of its worst window.
+
+        What is sensitive is taken from all its windows together.
+        """
+        window = self.X[self.worst_windows[index]].tolist()
+        features = dict(zip(self.feature_names, window, strict=True))
+        if self.sensitivity is not None:
+            values = self.sensitivity.values[index].tolist()
+            features |= dict(zip(SENSITIVITY_COLUMNS, values, strict=True))
+        return features
+
+    def worst_rows(self, n: int) -> NDArray[np.int64]:
+        """Return (at most n,) the riskiest scored rows, the riskiest first; of equals, the first.
+
+        Those with a secret that its rule puts forward come before all others. Of rows with equal
+        worst windows only the first is taken.
+        """
+        at_risk = np.zeros(len(self.worst_windows), dtype=np.int64)
+        if self.sensitivity is not None:
+            at_risk = self.sensitivity.is_secret_at_risk.astype(np.int64)
+        # Equal windows once, unless one of their rows has a secret at risk and another has none.
+        _, rows = np.unique(2 * self.worst_windows + at_risk, return_index=True)
+        # By the last key first: secrets at risk, then probability, then place.
+        order = np.lexsort((rows, -self.row_probabilities[rows], -at_risk[rows]))[:n]
+        chosen: NDArray[np.int64] = rows[order]
+        return chosen
+
+
+def predict_risks(
+    classifier: RiskClassifier,
+    feature_names: tuple[str, ...],
+    X: NDArray[np.float64],
+    row_windows: RowWindows,
+) -> Risks:
+    """Return the probability of every window, and each row's worst window, the first if tied.
+
+    Args:
+        classifier: its features are among the names.
+        feature_names: columns of `X`.
+        X: (n_windows, n_features) by distinct window.
+        row_windows: which windows the scored rows have.
+
+    Raises:
+        ClassifierError: a feature is not a finite number.
+    """
+    probabilities = classifier.predict_proba(X[:, _columns(classifier, feature_names)])
+    windows, n_windows = np.array(row_windows.windows), np.array(row_windows.n_windows)
+    worst = windows
+    if len(windows) > len(n_windows):
+        is_highest = probabilities[windows] == np.repeat(
+            row_windows.highest(probabilities), n_windows
+        )
+        places = np.flatnonzero(is_highest)
+        _, first = np.unique(row_windows.rows[places], return_index=True)
+        worst = windows[places[first]]
+    return Risks(
+        classifier,
+        feature_names,
+        X,
+        probabilities,
+        worst,
+        row_sensitivity(feature_names, X, windows, n_windows),
+    )
+
+
+def _columns(classifier: RiskClassifier, feature_names: tuple[str, ...]) -> list[int]:
+    return [feature_names.index(name) for name in classifier.features]
