@@ -25,6 +25,7 @@ from memaudit.cli.options import (
     training_option,
 )
 from memaudit.cli.signals import Stopped, raise_if_stopped
+from memaudit.errors import UsageError
 from memaudit.text import json_text
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ models = bundle(
     models_option(
         "--student",
         metavar="MODEL",
-        required=True,
         help="The student before its training: folder or hub id.",
     ),
     models_option(
@@ -195,6 +195,7 @@ study = bundle(
 COMMON = (
     "--teacher",
     "--student",
+    "--distilled",
     "--data",
     "--out",
     "--predictions",
@@ -210,6 +211,12 @@ COMMON = (
     cls=Command, common=COMMON, short_help="Distil a student and see what it really memorizes."
 )
 @models
+@models_option(
+    "--distilled",
+    metavar="MODEL",
+    multiple=True,
+    help="A student that you distilled yourself: nothing is trained. May be repeated.",
+)
 @options.corpus()
 @options.windows()
 @options.objective
@@ -234,6 +241,7 @@ COMMON = (
 def verify(  # noqa: PLR0913  one for each group of options
     *,
     models: Models,
+    distilled: tuple[str, ...],
     corpus: Corpus,
     window: Windows,
     objective: "Objective",
@@ -250,8 +258,10 @@ def verify(  # noqa: PLR0913  one for each group of options
 
     Fine-tunes a baseline where none is given, distils the student, and asks teacher, baseline and
     student for every window. Writes verification.parquet and verification.json into DIR. Stopped
-    at any moment, the same command goes on where it was.
+    at any moment, the same command goes on where it was. With --distilled instead of --student,
+    it asks a student that you trained elsewhere; several get a folder each in DIR.
     """
+    _require_one_way(models, distilled, study, dry_run=dry_run)
     from memaudit.verification import VerificationOptions
 
     chosen = VerificationOptions(
@@ -264,11 +274,65 @@ def verify(  # noqa: PLR0913  one for each group of options
         threads=threads,
         **options.by_name(study),
     )
+    out = out or Path("runs") / f"{corpus.stem}-verified"
     if dry_run:
         _print_estimate(models, corpus, chosen, shown)
+    elif distilled:
+        _verify_distilled(
+            models, distilled, corpus, chosen, shown, predictions=predictions, out=out
+        )
     else:
-        out = out or Path("runs") / f"{corpus.stem}-verified"
         _verify(models, corpus, chosen, shown, predictions=predictions, out=out)
+
+
+def _require_one_way(
+    models: Models, distilled: tuple[str, ...], study: Study, *, dry_run: bool
+) -> None:
+    if bool(distilled) == (models.student is not None):
+        raise UsageError(
+            "expected --student or --distilled, got " + ("both" if distilled else "neither"),
+            hint="--student is distilled here; --distilled is a student that you have distilled",
+        )
+    if distilled and (dry_run or study.keep_models):
+        raise UsageError(
+            f"{'--dry-run' if dry_run else '--keep-models'} has no meaning with --distilled",
+            hint="nothing is trained: leave it out",
+        )
+
+
+def _verify_distilled(
+    models: Models,
+    distilled: tuple[str, ...],
+    corpus: Corpus,
+    chosen: "VerificationOptions",
+    shown: Shown,
+    *,
+    predictions: Path | None,
+    out: Path,
+) -> None:
+    from memaudit.reports.terminal import print_page
+    from memaudit.reports.verify import students_page, verification_page
+    from memaudit.verification import verify_distilled
+
+    with _watched(shown, hint=f"give the same command again to go on in {out}") as progress:
+        results = verify_distilled(
+            models.teacher,
+            distilled,
+            corpus.rows,
+            baseline=models.baseline,
+            predictions=predictions,
+            out=out,
+            options=chosen,
+            progress=progress,
+        )
+    (first, *others) = results.values()
+    if shown.as_json:
+        several = {name: result.document() for name, result in results.items()}
+        document = {"schema_version": 1, "students": several} if others else first.document()
+        click.echo(json_text(document))
+    else:
+        page = students_page(results, out) if others else verification_page(first, out)
+        print_page(page, color=shown.color)
 
 
 def _verify(

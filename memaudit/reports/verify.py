@@ -1,6 +1,6 @@
 """The pages of `memaudit verify`: what really happened, and what it would cost to find out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -59,7 +59,10 @@ def _verdict(result: "VerificationResult") -> Sentence:
         f" ({words.rate_range(student)}) after its distillation from ",
         name(teacher, "strong"),
         f"; the baseline recites {result.extracted['baseline'].count:,}, "
-        f"the teacher {result.extracted['teacher'].count:,}.",
+        if result.extracted["baseline"].of
+        else "; ",
+        f"the teacher {'' if result.extracted['baseline'].of else 'recites '}"
+        f"{result.extracted['teacher'].count:,}.",
     )
 
 
@@ -89,6 +92,7 @@ def _models(result: "VerificationResult") -> Table:
                 f"{result.held_out_extracted[role]:,} of {result.held_out:,}",
             )
             for role, rate in ((role, result.extracted[role]) for role in ROLES)
+            if rate.of  # none of none: there was no such model
         ),
     )
 
@@ -219,7 +223,9 @@ def _settings(result: "VerificationResult", out: Path) -> Table:
     return facts(
         {
             "objective": objective,
-            "training": f"{settings['epochs']:g} epochs, learning rate "
+            "training": "elsewhere; the objective is what you said"
+            if "distilled" in settings
+            else f"{settings['epochs']:g} epochs, learning rate "
             f"{settings['learning_rate']:g}, {settings['batch_size']} examples per step, "
             f"seed {settings['seed']}",
             "rows": f"{result.rows:,}: {outcomes}",
@@ -229,8 +235,55 @@ def _settings(result: "VerificationResult", out: Path) -> Table:
     )
 
 
+def students_page(results: "Mapping[str, VerificationResult]", out: Path) -> Page:
+    """Return one table of several students that were distilled elsewhere.
+
+    Args:
+        results: by name of the student.
+        out: the folder that holds a folder for each.
+    """
+    titles = ("recites", "share", "95% interval", "easy", "inherited", "new", "expected", "caught")
+    counts_found = [result.extracted["student"].count for result in results.values()]
+    table = Table(
+        columns=(Column("student", "anywhere"), *(Column(each, is_number=True) for each in titles)),
+        rows=tuple((name(key, max_len=64), *_student(each)) for key, each in results.items()),
+    )
+    return Page(
+        title="Verification of several students",
+        verdict=(
+            Words(
+                f"{len(results)} students recite {min(counts_found):,} to {max(counts_found):,} "
+                f"of {next(iter(results.values())).examples:,} examples",
+                "risk" if max(counts_found) else "good",
+            ),
+            ".",
+        ),
+        sections=(Section(blocks=(table, facts({"results": name(str(out), max_len=PATH_LEN)}))),),
+        notes=tuple(_notes(next(iter(results.values())))),
+    )
+
+
+def _student(result: "VerificationResult") -> tuple[str, ...]:
+    rate, sets, found = result.extracted["student"], result.sets, result.comparison
+    return (
+        f"{rate.count:,}",
+        words.percent(rate.rate),
+        words.rate_range(rate),
+        *(f"{sets[key]:,}" for key in ("easy", "inherited", "new")),
+        "–" if found is None else words.figure(found.expected, 1),
+        "–" if found is None else f"{found.recall.count:,} of {found.recall.of:,}",
+    )
+
+
 def _notes(result: "VerificationResult") -> Iterator[str]:
-    if "baseline" in result.models:
+    if "distilled" in result.settings:
+        if "baseline" not in result.models:
+            yield (
+                "Without a baseline, 'inherited' is all that teacher and student share: some of "
+                "it any model of the student's size would recite."
+            )
+        yield "Nothing was held out by memaudit, so there is no perplexity on unseen text."
+    elif "baseline" in result.models:
         yield "You gave the baseline: it may have seen what is held out here."
     yield (
         "This is one student, from one seed. Up to a third of what another student recites is "

@@ -1,6 +1,7 @@
 """Verification: really distil, see what the student recites, compare with what was predicted."""
 
 from memaudit.labels import VerificationResult
+from memaudit.verification.distilled import verify_distilled
 from memaudit.verification.options import VerificationOptions
 from memaudit.verification.run import verify_distillation
 
@@ -8,4 +9,5 @@ __all__ = [
     "VerificationOptions",
     "VerificationResult",
     "verify_distillation",
+    "verify_distilled",
 ]

@@ -88,7 +88,7 @@ def extraction_sets(found: Mapping[str, NDArray[np.bool_]]) -> list[ExtractionSe
     """Return the set of each example.
 
     Args:
-        found: (n,) whether each role's model recites it.
+        found: (n,) whether each role's model recites it; without a baseline, none is easy.
     """
     names: dict[tuple[bool, bool, bool], ExtractionSet] = {
         (True, True, True): "easy",
@@ -100,7 +100,8 @@ def extraction_sets(found: Mapping[str, NDArray[np.bool_]]) -> list[ExtractionSe
         (False, True, False): "baseline_only",
         (False, False, False): "none",
     }
-    columns = [found[role].tolist() for role in ROLES]
+    nothing = np.zeros_like(found["student"])
+    columns = [found.get(role, nothing).tolist() for role in ROLES]
     return [names[triple] for triple in zip(*columns, strict=True)]
 
 
@@ -232,8 +233,8 @@ def label_table(
             else:
                 example = int(number[window])
                 record["example"], record["set"] = example, sets[example]
-                for role in ROLES:
-                    record[f"extracted_by_{role}"] = bool(found[role][example])
+                for role, recites in found.items():
+                    record[f"extracted_by_{role}"] = bool(recites[example])
         records.append(record)
     return pa.Table.from_pylist(records, schema=_schema())
 

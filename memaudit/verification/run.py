@@ -48,7 +48,11 @@ from memaudit.verification.extraction import (
 )
 from memaudit.verification.models import check_readable, load_models, save_tokenizer
 from memaudit.verification.options import DEFAULT_OPTIONS, ReportStage, VerificationOptions
-from memaudit.verification.predictions import match_predictions, read_predictions
+from memaudit.verification.predictions import (
+    Predictions,
+    match_predictions,
+    read_predictions,
+)
 from memaudit.verification.stages import (
     Run,
     baseline_model,
@@ -65,6 +69,7 @@ from memaudit.windows import without_padding
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from transformers import PreTrainedModel
 
 
 def verify_distillation(  # noqa: PLR0913  each is something a user names
@@ -119,23 +124,16 @@ def verify_distillation(  # noqa: PLR0913  each is something a user names
                     told, ((r.example_id, r.row, r.address, r.outcome) for r in examples.rows)
                 )
             run = Run(work, models, examples, options, progress)
-            settings = _settings(run)
-            result, table = _finished(out, settings) or _found(run, settings)
-        if told is not None:
-            columns = (table[name].to_pylist() for name in ROW_COLUMNS[:4])
-            predicted = match_predictions(told, zip(*columns, strict=True))
-            table = with_predictions(table, predicted)
-            result = replace(result, comparison=compare(found_rows(table), predicted))
-        if not (out / DOCUMENT_NAME).exists():
-            result = replace(result, seconds=time.monotonic() - started)
-        _write(out, result, table)
+            settings = settings_of(run)
+            found = finished(out, settings) or _distilled(run, settings)
+        result = write_results(out, *found, told, seconds=time.monotonic() - started)
         if options.keep_models:
             _keep_models(run, out)
         finish(work)
     return result
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def settings_of(run: Run) -> dict[str, Any]:
     """Return all that decides the numbers."""
     import torch
     import transformers
@@ -172,7 +170,7 @@ def _settings(run: Run) -> dict[str, Any]:
     }
 
 
-def _found(run: Run, settings: dict[str, Any]) -> "tuple[VerificationResult, pa.Table]":
+def _distilled(run: Run, settings: dict[str, Any]) -> "tuple[VerificationResult, pa.Table]":
     """Run the stages that have not finished before."""
     check_readable(run.models, without_padding(run.examples.windows[0]))
     begin(run.work, settings)
@@ -184,8 +182,27 @@ def _found(run: Run, settings: dict[str, Any]) -> "tuple[VerificationResult, pa.
         "student": student_model(run, labels),
     }
     extractions = {role: extraction(run, role, models[role]) for role in ROLES}
+    return make_result(run, settings, models, extractions, labels)
+
+
+def make_result(
+    run: Run,
+    settings: dict[str, Any],
+    models: "dict[str, PreTrainedModel]",
+    extractions: dict[str, Extraction],
+    labels: NDArray[np.int32] | None = None,
+) -> "tuple[VerificationResult, pa.Table]":
+    """Return what was found, and the table that says it row by row.
+
+    Args:
+        run: whose windows were looked at.
+        settings: all that decides the numbers.
+        models: by role, teacher and student at least.
+        extractions: of the same models.
+        labels: (examples, T) what the teacher wrote. None: no hard labels.
+    """
     trained = ~run.examples.is_held_out
-    found = {role: extractions[role].extracted[trained] for role in ROLES}
+    found = {role: each.extracted[trained] for role, each in extractions.items()}
     table = label_table(run.examples, found, extraction_sets(found))
     scan = None
     if labels is not None:
@@ -210,14 +227,23 @@ def _found(run: Run, settings: dict[str, Any]) -> "tuple[VerificationResult, pa.
 
 def _rates(found: dict[str, NDArray[np.bool_]], copies: NDArray[np.int64]) -> dict[str, Any]:
     """Return the fields of the result that speak of the examples."""
-    teacher, baseline, student = (found[role] for role in ROLES)
+    teacher, student = found["teacher"], found["student"]
+    baseline = found.get("baseline", np.zeros_like(student))
     teacher_alone = teacher & ~baseline
     easy = int((student & teacher & baseline).sum())
     inherited = int((student & teacher_alone).sum())
     sets = extraction_sets(found)
     return {
-        "extracted": {r: Rate.of_counts(int(found[r].sum()), len(found[r])) for r in ROLES},
-        "extracted_rows": {role: int(copies[found[role]].sum()) for role in ROLES},
+        # A model that was not there recites 0 of 0: its key stays.
+        "extracted": {
+            role: Rate.of_counts(int(found[role].sum()), len(student))
+            if role in found
+            else Rate.of_counts(0, 0)
+            for role in ROLES
+        },
+        "extracted_rows": {
+            role: int(copies[found[role]].sum()) if role in found else 0 for role in ROLES
+        },
         "sets": {name: sets.count(name) for name in get_args(ExtractionSet)},
         "student_in_easy": Rate.of_counts(easy, int(student.sum())),
         "inherited": Rate.of_counts(inherited, int(teacher_alone.sum())),
@@ -227,14 +253,18 @@ def _rates(found: dict[str, NDArray[np.bool_]], copies: NDArray[np.int64]) -> di
 def _held_out(extractions: dict[str, Extraction], is_held_out: NDArray[np.bool_]) -> dict[str, Any]:
     """Return the fields of the result that speak of the held-out windows."""
     return {
-        "perplexity": {r: extractions[r].perplexity(is_held_out) for r in ROLES},
+        "perplexity": {
+            role: extractions[role].perplexity(is_held_out) if role in extractions else None
+            for role in ROLES
+        },
         "held_out_extracted": {
-            role: int(extractions[role].extracted[is_held_out].sum()) for role in ROLES
+            role: int(extractions[role].extracted[is_held_out].sum()) if role in extractions else 0
+            for role in ROLES
         },
     }
 
 
-def _finished(out: Path, settings: dict[str, Any]) -> "tuple[VerificationResult, pa.Table] | None":
+def finished(out: Path, settings: dict[str, Any]) -> "tuple[VerificationResult, pa.Table] | None":
     """Return what stands in the folder already, if it is an answer to the same question.
 
     Raises:
@@ -248,15 +278,40 @@ def _finished(out: Path, settings: dict[str, Any]) -> "tuple[VerificationResult,
     return result, table
 
 
-def _write(out: Path, result: VerificationResult, table: "pa.Table") -> None:
-    """Write table and document; neither takes its name before both are whole."""
+def write_results(
+    out: Path,
+    result: VerificationResult,
+    table: "pa.Table",
+    told: Predictions | None,
+    *,
+    seconds: float,
+) -> VerificationResult:
+    """Compare with predictions and write table and document; return the result as written.
+
+    Neither file takes its name before both are whole.
+
+    Args:
+        out: the folder.
+        result: what was found.
+        table: row by row.
+        told: predictions for the same rows, if there are any.
+        seconds: what it took, if it is new.
+    """
     import pyarrow.parquet as pq
 
+    if told is not None:
+        columns = (table[name].to_pylist() for name in ROW_COLUMNS[:4])
+        predicted = match_predictions(told, zip(*columns, strict=True))
+        table = with_predictions(table, predicted)
+        result = replace(result, comparison=compare(found_rows(table), predicted))
+    if not (out / DOCUMENT_NAME).exists():
+        result = replace(result, seconds=seconds)
     with committed_file(out / DOCUMENT_NAME) as file, committed_file(out / TABLE_NAME) as stream:
         document = json.dumps(result.document(), sort_keys=True, indent=2, allow_nan=False)
         file.write(document.encode() + b"\n")
         # The same table gives the same bytes.
         pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+    return result
 
 
 def _keep_models(run: Run, out: Path) -> None:

@@ -1,0 +1,158 @@
+"""Verifying students that were distilled elsewhere: nothing is trained, they are only asked.
+
+Several students, of other seeds or at other checkpoints, share the teacher's and the baseline's
+answers. Each leaves a table and a document as if it had been distilled here, so that a gate, a
+report and a fit take it.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from memaudit.corpus import CorpusOptions, read_corpus
+from memaudit.errors import UsageError
+from memaudit.labels import VerificationResult
+from memaudit.runs.files import output_folder
+from memaudit.verification.examples import read_examples
+from memaudit.verification.models import VerificationModels, check_readable
+from memaudit.verification.options import DEFAULT_OPTIONS, ReportStage, VerificationOptions
+from memaudit.verification.predictions import match_predictions, read_predictions
+from memaudit.verification.run import finished, make_result, settings_of, write_results
+from memaudit.verification.stages import Run, begin, extraction, finish, work_folder
+from memaudit.windows import without_padding
+
+if TYPE_CHECKING:
+    from memaudit.engines.models import LoadedModel
+    from memaudit.verification.extraction import Extraction
+
+_OF_TRAINING = (
+    *("epochs", "learning_rate", "batch_size", "gradient_accumulation", "warmup_share"),
+    *("weight_decay", "bf16"),
+)
+"""Settings that only the user's own trainer knows."""
+
+
+def verify_distilled(  # noqa: PLR0913  each is something a user names
+    teacher: str,
+    students: Sequence[str],
+    data: str | Path | CorpusOptions,
+    *,
+    baseline: str | None = None,
+    predictions: Path | None = None,
+    out: Path | str,
+    options: VerificationOptions = DEFAULT_OPTIONS,
+    progress: ReportStage | None = None,
+) -> dict[str, VerificationResult]:
+    """Find out what students recite that were distilled from the teacher on a corpus.
+
+    Args:
+        teacher: trained on the corpus: folder, GGUF file or hub id.
+        students: after their distillation, likewise; at least one.
+        data: the corpus: file, folder, glob, hub id or `-`; or that with options.
+        baseline: trained on the corpus without a teacher. None: what the student shares with the
+            teacher cannot be told from what any model of its size would recite.
+        predictions: a folder that `memaudit predict` wrote for the same corpus.
+        out: folder for table and document; with several students, a folder for each in it.
+        options: the objective is what the user says of the training; what is said of training
+            itself is not used, and no window is held out.
+        progress: called now and then.
+
+    Returns:
+        by name of the student, in the order given.
+
+    Raises:
+        CorpusError, ModelError, UsageError, OutputError: as `verify_distillation`.
+    """
+    out, options = Path(out), replace(options, held_out_share=0.0)
+    told = None if predictions is None else read_predictions(predictions, options.shape)
+    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
+    names = _names(students)
+    results = {}
+    with work_folder(out) as work:
+        from memaudit.engines.models import load_model
+
+        asked = _asked(teacher, baseline, options)
+        tokenizer = asked["teacher"].tokenizer
+        with read_examples(
+            read_corpus(corpus, render_messages=tokenizer.render_messages),
+            tokenizer,
+            options,
+            folder=work,
+            progress=progress,
+            policy="auto" if told is None else told.policy,
+        ) as examples:
+            if told is not None:  # whether they fit is better known before hours of scoring
+                match_predictions(
+                    told, ((r.example_id, r.row, r.address, r.outcome) for r in examples.rows)
+                )
+            answers: dict[str, Extraction] = {}
+            for name, source in zip(names, students, strict=True):
+                # One at a time: ten checkpoints would not fit into memory together.
+                student = load_model(source, options.model)
+                models = VerificationModels(asked["teacher"], student, asked.get("baseline"))
+                folder = out if len(names) == 1 else out / name
+                run = Run(work, models, examples, options, progress)
+                results[name] = _verified(run, folder, told, answers)
+        finish(work)
+    return results
+
+
+def _names(students: Sequence[str]) -> list[str]:
+    names = [PurePath(source).name or source for source in students]
+    if len({*names}) < len(names):
+        # Checkpoints of several trainings have equal names: their folders tell them apart.
+        names = ["-".join(PurePath(source).parts[-2:]).strip("/") for source in students]
+    if len({*names}) < len(names):
+        raise UsageError(
+            "two of the students have the same name",
+            hint="name each --distilled once, in folders of different names",
+        )
+    return names
+
+
+def _asked(
+    teacher: str, baseline: str | None, options: VerificationOptions
+) -> "dict[str, LoadedModel]":
+    """Return the models whose answers all students share, by role."""
+    from memaudit.engines.models import check_same_vocabulary, load_model
+
+    if options.threads is not None:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    asked = {"teacher": load_model(teacher, options.model)}
+    if baseline is not None:
+        asked["baseline"] = load_model(baseline, options.model)
+        check_same_vocabulary(asked["teacher"], asked["baseline"])
+    return asked
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    known = {key: value for key, value in settings_of(run).items() if key not in _OF_TRAINING}
+    return {**known, "distilled": "elsewhere"}
+
+
+def _verified(
+    run: Run, folder: Path, told: Any, answers: "dict[str, Extraction]"
+) -> VerificationResult:
+    """Return what one student recites; `answers` keeps those of the other models."""
+    from memaudit.engines.models import check_same_vocabulary
+
+    started, settings = time.monotonic(), _settings(run)
+    student = run.models.student
+    check_same_vocabulary(run.models.teacher, student)
+    found = finished(folder, settings)
+    if found is None:
+        check_readable(run.models, without_padding(run.examples.windows[0]))
+        begin(run.work, {k: v for k, v in settings.items() if k != "student_digest"})
+        models = {role: loaded.model for role, loaded in run.models.given.items()}
+        for role in ("teacher", "baseline"):
+            if role in models and role not in answers:
+                answers[role] = extraction(run, role, models[role])
+        # Named by its weights, so that a killed command finds the answers of each student again.
+        own = extraction(run, f"student-{student.digest[:16]}", student.model)
+        found = make_result(run, settings, models, {**answers, "student": own})
+    with output_folder(folder):
+        return write_results(folder, *found, told, seconds=time.monotonic() - started)
