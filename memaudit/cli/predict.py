@@ -1,5 +1,6 @@
 """`memaudit predict`: a corpus in, a risk table and a summary out."""
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from memaudit.cli.options import Corpus, Models, Shown, Windows, output_option
 from memaudit.cli.predict_options import Machines, Output, Speed
 from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.errors import MemauditError
-from memaudit.text import json_text
+from memaudit.text import inert, json_text, shown_path
 
 if TYPE_CHECKING:
     from memaudit.audit import Progress, ReportProgress
@@ -124,8 +125,21 @@ def _predict_all(audit: dict[str, Any], out: Path, shown: Shown, sign: Path | No
         signer = sign_run(out, key)
         if not shown.as_json:
             click.echo(f"Signed with the key {signer}.")
+    if not shown.as_json and result.flagged:
+        click.echo(inert(_next_steps(out, audit["data"].source)))
     if shown.as_json:
         click.echo(json_text(result.document()))
+
+
+def _next_steps(out: Path, source: str) -> str:
+    """Return the commands that look at what was found, and clean the corpus of it."""
+    run = shlex.quote(shown_path(out))
+    lines = ["", "Next:", f"  memaudit report --run {run} --html report.html"]
+    if Path(source).exists():  # a hub corpus or a pipe cannot be copied row by row
+        data = shlex.quote(shown_path(source))
+        cleaned = f"cleaned{''.join(Path(source).suffixes[-2:])}"
+        lines.append(f"  memaudit filter --run {run} --data {data} --out {shlex.quote(cleaned)}")
+    return "\n".join(lines)
 
 
 def _plan(audit: dict[str, Any], shown: Shown) -> None:
@@ -164,7 +178,7 @@ def _watched(shown: Shown) -> Iterator["ReportProgress"]:
     """Show progress, and notice signals that a library dropped."""
     from memaudit.reports.progress import show_progress
 
-    with show_progress(quiet=shown.quiet, color=shown.color) as show:
+    with show_progress(quiet=shown.quiet, color=shown.color, start="load models") as show:
 
         def report(progress: "Progress") -> None:
             raise_if_stopped()

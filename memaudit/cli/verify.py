@@ -395,7 +395,7 @@ def _watched(shown: Shown, *, hint: str | None) -> Iterator["ReportStage"]:
     from memaudit.reports.progress import show_progress
 
     try:
-        with show_progress(quiet=shown.quiet, color=shown.color) as show:
+        with show_progress(quiet=shown.quiet, color=shown.color, start="load models") as show:
 
             def report(progress: "StageProgress") -> None:
                 raise_if_stopped()

@@ -163,7 +163,9 @@ def _provenance(result: "AuditResult") -> Table:
         ),
         "engine": (
             name(names.engine),
-            f", {result.tokens_per_second:,.0f} tokens/s, {result.seconds:,.1f} s",
+            # A run that was finished before has scored nothing, at no speed.
+            f", {result.tokens_per_second:,.0f} tokens/s" if result.tokens_per_second else "",
+            f", {result.seconds:,.1f} s",
         ),
     }
     if result.survival is not None:

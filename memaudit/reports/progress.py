@@ -17,20 +17,27 @@ _SECONDS_A_LINE = 10.0
 
 
 @contextmanager
-def show_progress(*, quiet: bool, color: str) -> Iterator[Callable[[Progress], None]]:
+def show_progress(
+    *, quiet: bool, color: str, start: str = ""
+) -> Iterator[Callable[[Progress], None]]:
     """Give what shows the progress of a run, and tidy up after it.
 
     Args:
         quiet: show nothing.
         color: `auto`, `always` or `never`.
+        start: what is done before there is anything to count, such as loading models: importing
+            torch alone takes seconds in which nothing else would be shown.
     """
     console = make_console(sys.stderr, color)
     if quiet:
         yield lambda progress: None
     elif console.is_terminal and console.is_interactive:
         with _bars(console) as bars:
-            yield _bar_updater(bars)
+            yield _bar_updater(bars, start)
     else:
+        if start:
+            sys.stderr.write(f"{start}\n")
+            sys.stderr.flush()
         yield _LinePrinter()
 
 
@@ -70,10 +77,13 @@ def _bars(console: Console) -> Bars:
     )
 
 
-def _bar_updater(bars: Bars) -> Callable[[Progress], None]:
+def _bar_updater(bars: Bars, start: str) -> Callable[[Progress], None]:
     tasks = {}
+    first = bars.add_task(start, total=None, numbers="") if start else None
 
     def update(progress: Progress) -> None:
+        if first is not None:
+            bars.update(first, visible=False)
         if progress.stage not in tasks:
             tasks[progress.stage] = bars.add_task(progress.stage, numbers="")
         numbers = progress_line(progress).removeprefix(f"{progress.stage} ")

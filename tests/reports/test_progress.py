@@ -55,10 +55,10 @@ def test_a_clock_reads_back(seconds):
     assert sum(hours) * 3600 + minutes * 60 + second == round(seconds)
 
 
-def shown_by(stream, monkeypatch, *, quiet=False, steps=(1, 2, 3)):
+def shown_by(stream, monkeypatch, *, quiet=False, steps=(1, 2, 3), start=""):
     """What a stage of three windows writes to a stream."""
     monkeypatch.setattr(sys, "stderr", stream)
-    with show_progress(quiet=quiet, color="never") as report:
+    with show_progress(quiet=quiet, color="never", start=start) as report:
         for done in steps:
             report(Progress("score", done, 3, float(done)))
     return stream.getvalue()
@@ -86,6 +86,14 @@ def test_a_terminal_gets_a_bar_that_is_taken_away(monkeypatch):
 
     assert "3/3 100.0%" in shown
     assert shown.endswith("\x1b[2K")
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_what_comes_before_the_first_count_is_shown(monkeypatch, stream):
+    """Importing torch takes seconds: an empty screen looks like a hang."""
+    for name in ("CI", "NO_COLOR", "TERM", "TTY_INTERACTIVE", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    assert "load models" in shown_by(stream, monkeypatch, steps=(), start="load models")
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
