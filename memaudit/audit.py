@@ -24,7 +24,7 @@ from memaudit.runs.files import open_path, output_errors, remove_halves, scratch
 from memaudit.runs.folder import RunFolder, begin_run, keep_rows, open_folder, unscored_chunks
 from memaudit.runs.manifest import AnswersRead, Manifest, RunInputs, Shard, software_versions
 from memaudit.runs.models import AuditModels
-from memaudit.runs.opening import AuditInputs, chosen_cascade, open_inputs
+from memaudit.runs.opening import AuditInputs, chosen_prefilter, open_inputs
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
 from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, cut_rows
 from memaudit.runs.results import AuditResult, ReportOptions, Session, write_results
@@ -166,7 +166,7 @@ def audit_rows(
         UsageError, CorpusError, ModelError, ClassifierError, OutputError: as for `audit_corpus`.
     """
     with open_folder(out) as folder:
-        inputs = AuditInputs(rows, models, classifier, chosen_cascade(classifier, options))
+        inputs = AuditInputs(rows, models, classifier, chosen_prefilter(classifier, options))
         return _audit(folder, inputs, options, progress, writes=out is not None)
 
 
@@ -223,7 +223,7 @@ def _scored(
             inputs=_declare(inputs, options, cuts, len(windows)),
             names=inputs.models.names(inputs.classifier),
             classifier=inputs.classifier,
-            cascade=inputs.cascade,
+            prefilter=inputs.prefilter,
             shard=shard,
             raw_digest=cuts.raw.value,
         )
@@ -290,8 +290,8 @@ def _declare(
         chunk_size=options.chunk_size,
         zlib=zlib_record(),
         versions=software_versions(sensitive=options.sensitive),
-        survival=None if inputs.cascade is None else inputs.cascade.survival,
-        cascade_digest=None if inputs.cascade is None else inputs.cascade.digest,
+        survival=None if inputs.prefilter is None else inputs.prefilter.survival,
+        cascade_digest=None if inputs.prefilter is None else inputs.prefilter.digest,
         answers=answers,
     )
 

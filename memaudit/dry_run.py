@@ -18,13 +18,13 @@ from memaudit.engines.models import DEFAULT_OPTIONS as DEFAULT_MODEL_OPTIONS
 from memaudit.engines.models import ModelOptions, open_model
 from memaudit.errors import ModelError
 from memaudit.features import FEATURE_SETS, ReferenceRole
+from memaudit.prefilter import Prefilter
 from memaudit.runs.chunks import ChunkPlan, feature_set_name
 from memaudit.runs.models import ModelSources, load_models
-from memaudit.runs.opening import allowed_rows, chosen_cascade, model_sources, reference_role
+from memaudit.runs.opening import allowed_rows, chosen_prefilter, model_sources, reference_role
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
 from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, cut_rows
 from memaudit.runs.scoring import ChunkWork, windows_to_score
-from memaudit.screening import Cascade
 
 if TYPE_CHECKING:
     from memaudit.engines.tokenizer import Tokenizer
@@ -97,7 +97,7 @@ def plan_audit(  # audit_corpus, and when it began
     role = reference_role(student, baseline)
     classifier = find_classifier(options.classifier, feature_set_name(role), options.objective.kind)
     check_zlib(classifier)
-    chunks = _chunk_plan(role, options, chosen_cascade(classifier, options))
+    chunks = _chunk_plan(role, options, chosen_prefilter(classifier, options))
     sources = model_sources(teacher, student, baseline, options)
     sizes, tokenizer = load_sizes(teacher, options.model)
     models = {"teacher": sizes}
@@ -131,7 +131,7 @@ def plan_audit(  # audit_corpus, and when it began
 
 
 def _chunk_plan(
-    role: ReferenceRole | None, options: AuditOptions, cascade: Cascade | None
+    role: ReferenceRole | None, options: AuditOptions, prefilter: Prefilter | None
 ) -> ChunkPlan:
     """Return the chunks that an audit would have, without a place for them."""
     return ChunkPlan(
@@ -143,7 +143,7 @@ def _chunk_plan(
         features=FEATURE_SETS[feature_set_name(role)],
         n_windows=0,
         chunk_size=options.chunk_size,
-        cascade=cascade,
+        prefilter=prefilter,
     )
 
 
@@ -161,7 +161,7 @@ def _counted(
         windows=len(cuts.windows),
         distinct_windows=chunks.n_windows,
         screened_windows=chunks.n_windows - n_kept,
-        asks_reference=chunks.cascade is not None and chunks.cascade.needs_reference,
+        asks_reference=chunks.prefilter is not None and chunks.prefilter.needs_reference,
         window_tokens=chunks.shape.length,
         features=len(chunks.features),
         chunk_size=chunks.chunk_size,
@@ -198,7 +198,7 @@ def _run_sample(
         token_ids = np.stack([windows.window(int(index)) for index in chosen])
         work = ChunkWork(0, token_ids, windows.occurrences[chosen])
         with tempfile.TemporaryDirectory(prefix="memaudit-") as folder:
-            plan = replace(chunks, folder=Path(folder), features=models.features, cascade=None)
+            plan = replace(chunks, folder=Path(folder), features=models.features, prefilter=None)
             begun = _now()
             for _ in models.score(replace(plan, n_windows=n, chunk_size=n), iter([work])):
                 pass

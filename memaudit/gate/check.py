@@ -39,10 +39,10 @@ from memaudit.gate.rules import Evidence, apply_rules, recited_rows, sensitive_r
 from memaudit.gate.scope import judged, require_scope, scope_rules
 from memaudit.labels import read_verified_rows
 from memaudit.metrics import ExpectedCount
+from memaudit.prefilter import make_prefilter
 from memaudit.runs.run import Run, read_run
 from memaudit.runs.same_corpus import require_same_corpus
 from memaudit.runs.signature import Signature, require_signature
-from memaudit.screening import make_cascade
 from memaudit.text import safe_text
 
 MIN_POSITIVES = 29
@@ -185,12 +185,12 @@ def _is_shipped(classifier: RiskClassifier) -> bool:
 
 def _require_cascade(run: Run) -> None:
     """Refuse a screen that memaudit would not have made: it could leave everything out."""
-    cascade, inputs = run.manifest.cascade, run.manifest.inputs
+    cascade, inputs = run.manifest.prefilter, run.manifest.inputs
     if cascade is None:
         is_known = inputs.cascade_digest is None and run.outcomes["screened"] == 0
     else:
         try:
-            known = make_cascade(run.manifest.classifier, cascade.survival).digest
+            known = make_prefilter(run.manifest.classifier, cascade.survival).digest
         except UsageError:
             known = ""
         is_known = known == cascade.digest == inputs.cascade_digest

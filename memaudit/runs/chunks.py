@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from memaudit.features import ReferenceRole
 from memaudit.objectives import Objective
+from memaudit.prefilter import Prefilter
 from memaudit.runs.files import output_errors
 from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed, sealed_writer
-from memaudit.screening import Cascade
 from memaudit.sensitivity import SENSITIVITY_COLUMNS
 from memaudit.windows import WindowShape
 
@@ -62,7 +62,7 @@ class ChunkPlan:
     chunk_size: int
     """Windows in every chunk but the last."""
 
-    cascade: Cascade | None = None
+    prefilter: Prefilter | None = None
     """Says which windows no model looks at: they keep their place, with NaN for what models say."""
 
     @property

@@ -71,7 +71,7 @@ class RunFolder:
             features=inputs.features,
             n_windows=inputs.distinct_windows,
             chunk_size=inputs.chunk_size,
-            cascade=self.manifest.cascade,
+            prefilter=self.manifest.prefilter,
         )
 
     @property

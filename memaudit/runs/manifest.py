@@ -15,8 +15,8 @@ from memaudit.classifier import RiskClassifier, ZlibRecord
 from memaudit.errors import OutputError, UsageError
 from memaudit.files import read_small
 from memaudit.objectives import Objective
+from memaudit.prefilter import Prefilter
 from memaudit.runs.files import committed_file, is_remote, output_errors
-from memaudit.screening import Cascade
 from memaudit.sensitivity import detector_versions
 from memaudit.text import safe_text, shown_path
 from memaudit.windows import Turns, WindowPolicy, WindowShape
@@ -197,10 +197,10 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     """Of Python, the machine and the packages that compute."""
 
     survival: float | None = None
-    """Of what would be flagged, in a cascade. None: there is none, every window is scored."""
+    """Of what would be flagged, in a prefilter. None: there is none, every window is scored."""
 
     cascade_digest: str | None = None
-    """Of the cascade, its screen included."""
+    """Of the prefilter, its screen included."""
 
     answers: AnswersRead | None = None
     """Where rows say what is trained on: how much of that lies in windows. None: all is."""
@@ -231,7 +231,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     classifier: RiskClassifier
     """Turns features into probabilities."""
 
-    cascade: Cascade | None = None
+    prefilter: Prefilter | None = msgspec.field(default=None, name="cascade")
     """Which windows are left out. None: every window is scored."""
 
     shard: Shard | None = None

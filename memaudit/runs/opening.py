@@ -11,10 +11,10 @@ from memaudit.classifier import RiskClassifier, check_zlib, find_classifier
 from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
 from memaudit.errors import CorpusError, UsageError
 from memaudit.features import ReferenceRole
+from memaudit.prefilter import Prefilter, make_prefilter
 from memaudit.runs.chunks import feature_set_name
 from memaudit.runs.models import AuditModels, ModelSources, load_models
 from memaudit.runs.options import AuditOptions
-from memaudit.screening import Cascade, make_cascade
 from memaudit.sensitivity import load_detector
 
 
@@ -31,7 +31,7 @@ class AuditInputs:
     classifier: RiskClassifier
     """Its features are among those of the models' feature set."""
 
-    cascade: Cascade | None = None
+    prefilter: Prefilter | None = None
     """Says which windows no model looks at."""
 
     corpus: CorpusOptions | None = None
@@ -59,7 +59,7 @@ def open_inputs(
     role = reference_role(student, baseline)
     classifier = find_classifier(options.classifier, feature_set_name(role), options.objective.kind)
     check_zlib(classifier)
-    cascade = chosen_cascade(classifier, options)
+    prefilter = chosen_prefilter(classifier, options)
     corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
     model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
     sources = model_sources(teacher, student, baseline, replace(options, model=model))
@@ -69,7 +69,7 @@ def open_inputs(
         corpus, render_messages=lambda messages: models().tokenizer.render_messages(messages)
     )
     rows = _begun(allowed_rows(rows, options.on_bad_row))
-    return AuditInputs(rows, models(), classifier, cascade, corpus)
+    return AuditInputs(rows, models(), classifier, prefilter, corpus)
 
 
 def model_sources(
@@ -90,8 +90,8 @@ def model_sources(
     )
 
 
-def chosen_cascade(classifier: RiskClassifier, options: AuditOptions) -> Cascade | None:
-    """Return the cascade that the options ask for.
+def chosen_prefilter(classifier: RiskClassifier, options: AuditOptions) -> Prefilter | None:
+    """Return the prefilter that the options ask for.
 
     Raises:
         UsageError: its survival cannot be had.
@@ -99,10 +99,10 @@ def chosen_cascade(classifier: RiskClassifier, options: AuditOptions) -> Cascade
     """
     if options.survival is None:
         return None
-    cascade = make_cascade(classifier, options.survival)
-    if cascade.first_stage is not None:
-        check_zlib(cascade.first_stage)
-    return cascade
+    prefilter = make_prefilter(classifier, options.survival)
+    if prefilter.estimator is not None:
+        check_zlib(prefilter.estimator)
+    return prefilter
 
 
 def reference_role(student: str | None, baseline: str | None) -> ReferenceRole | None:

@@ -85,7 +85,7 @@ class AuditOptions:
     """Scores on Ray instead of in workers."""
 
     survival: float | None = None
-    """Share of what would be flagged that survives a cascade, in (0, 1]. None: no cascade."""
+    """Share of what would be flagged that survives a prefilter, in (0, 1]. None: no prefilter."""
 
     sensitive: bool = False
     """Whether windows are searched for personal data and secrets."""

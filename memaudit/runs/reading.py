@@ -62,7 +62,7 @@ class Tokenizer(Protocol):
 Outcome = Literal["scored", "screened", "too_short", "bad", "error"]
 """What became of a row. Every row has exactly one.
 
-`screened`: a cascade left all of its windows out; `error`: its windows could not be scored.
+`screened`: a prefilter left all of its windows out; `error`: its windows could not be scored.
 """
 
 

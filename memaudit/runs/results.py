@@ -203,7 +203,7 @@ class AuditResult:
 
     @property
     def screened(self) -> int:
-        """Rows that a cascade left out; the expected numbers do not count them."""
+        """Rows that a prefilter left out; the expected numbers do not count them."""
         return self.outcomes.get("screened", 0)
 
     @property
@@ -223,14 +223,14 @@ class AuditResult:
 
     @property
     def tokens_saved(self) -> int:
-        """Of distinct windows that a cascade spared the teacher."""
+        """Of distinct windows that a prefilter spared the teacher."""
         return self.screened_windows * self.shape.length
 
     @property
     def tokens_per_second(self) -> float:
         """Of the scoring pass, for what was scored in this session.
 
-        What a cascade left out is taken to be spread evenly over the sessions.
+        What a prefilter left out is taken to be spread evenly over the sessions.
         """
         share = 1 - self.kept_windows / max(1, self.distinct_windows)
         scored = self.tokens * share

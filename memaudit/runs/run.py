@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.features import reason_in_words
+from memaudit.prefilter import Prefilter
 from memaudit.runs.chunks import ChunkPlan, numbers, read_matrix, sort_chunks
 from memaudit.runs.files import output_errors
 from memaudit.runs.folder import MANIFEST, ROWS, RunFolder
@@ -24,7 +25,6 @@ from memaudit.runs.reading import Outcome, RowOutcome, RowWindows
 from memaudit.runs.risks import Risks, Worst, predict_risks
 from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed
 from memaudit.runs.workers import failure_error
-from memaudit.screening import Cascade
 from memaudit.sensitivity import NAMES_MODEL, RowSensitivity, SensitivitySummary, summarise
 from memaudit.text import shown_path
 
@@ -191,9 +191,9 @@ def read_run(folder: Path, failures: Mapping[int, str] | None = None) -> Run:
     if failures:
         _leave_out_failed(rows, run.plan, failures)
     n_windows, estimates, n_screened = len(rows.windows.windows), np.empty(0), 0
-    if run.plan.cascade is not None:
+    if run.plan.prefilter is not None:
         n_screened = int(np.isnan(X).any(axis=1).sum())
-        estimates = _leave_out_screened(rows, run.plan, run.plan.cascade, X)
+        estimates = _leave_out_screened(rows, run.plan, run.plan.prefilter, X)
     risks = predict_risks(run.manifest.classifier, run.plan.features, X, rows.windows)
     is_scored = np.array(rows.table.column("outcome").to_pylist()) == "scored"
     return Run(
@@ -243,7 +243,7 @@ def _leave_out_failed(rows: _Rows, plan: ChunkPlan, failures: Mapping[int, str])
 
 
 def _leave_out_screened(
-    rows: _Rows, plan: ChunkPlan, cascade: Cascade, X: NDArray[np.float64]
+    rows: _Rows, plan: ChunkPlan, prefilter: Prefilter, X: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Give the outcome `screened` to the rows none of whose windows the teacher has read.
 
@@ -252,17 +252,17 @@ def _leave_out_screened(
     Args:
         rows: of the run.
         plan: of the run.
-        cascade: of the plan.
+        prefilter: of the plan.
         X: (n_windows, n_features); what is NaN in it, as nobody asked the teacher, is set to 0.
 
     Returns:
         (n_screened,) what is estimated for each of those rows.
     """
     left_out: NDArray[np.bool_] = np.logical_or.reduce(np.isnan(X), axis=1)
-    names = cascade.known_features
+    names = prefilter.known_features
     known = {name: X[:, i] for i, name in enumerate(plan.features) if name in names}
-    estimates = cascade.probabilities(known)
-    could_be_flagged = cascade.could_be_flagged(known)
+    estimates = prefilter.probabilities(known)
+    could_be_flagged = prefilter.could_be_flagged(known)
     X[left_out] = np.nan_to_num(X[left_out])
     windows = rows.windows
     is_screened = ~windows.highest(~left_out)

@@ -90,7 +90,7 @@ def chunk_features(
     with ThreadPoolExecutor(max_workers=1) as beside:
         # zlib and the tokenizer let go of the interpreter: they run while the models do.
         corpus_features_later = beside.submit(_corpus_features, plan, tokenizer, work)
-        if plan.cascade is None:
+        if plan.prefilter is None:
             kept = list(range(len(work.windows)))
         else:
             kept = _screen(plan, engine, work, corpus_features_later.result())
@@ -136,12 +136,12 @@ def windows_to_score(
 ) -> NDArray[np.int64]:
     """Return the indices of the distinct windows that a model has to look at, ascending.
 
-    With a cascade that asks the reference first, the teacher is spared more of them.
+    With a prefilter that asks the reference first, the teacher is spared more of them.
     """
-    if plan.cascade is None:
+    if plan.prefilter is None:
         return np.arange(len(windows))
-    cascade, kept = plan.cascade, []
-    keeps = cascade.could_be_flagged if cascade.needs_reference else cascade.keeps
+    prefilter, kept = plan.prefilter, []
+    keeps = prefilter.could_be_flagged if prefilter.needs_reference else prefilter.keeps
     for work in chunks_to_score(plan, windows, range(plan.n_chunks)):
         known, places = _corpus_features(plan, tokenizer, work), plan.windows_of(work.number)
         kept += [places[i] for i in _kept(keeps, known, range(len(known)))]
@@ -155,17 +155,17 @@ def _screen(
 
     What the reference says where it was asked is added to what is known.
     """
-    assert plan.cascade is not None
-    if not plan.cascade.needs_reference:
-        return _kept(plan.cascade.keeps, known, range(len(known)))
+    assert plan.prefilter is not None
+    if not plan.prefilter.needs_reference:
+        return _kept(plan.prefilter.keeps, known, range(len(known)))
     assert plan.role is not None
-    places = _kept(plan.cascade.could_be_flagged, known, range(len(known)))
+    places = _kept(plan.prefilter.could_be_flagged, known, range(len(known)))
     windows = [without_padding(work.windows[i]) for i in places]
     scores = _score(engine.reference_alone, windows) if windows else []
     for i, of_reference in zip(places, scores, strict=True):
         prefix_len = context_len(work.windows[i], plan.shape)
         known[i] |= one_model_features(plan.role, of_reference.teacher, prefix_len)
-    return _kept(plan.cascade.keeps, known, places)
+    return _kept(plan.prefilter.keeps, known, places)
 
 
 def _kept(
@@ -178,7 +178,7 @@ def _kept(
         return []
     rows = [known[i] for i in places]
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    # What a cascade rests on says nothing of secrets: whether the teacher knows one is asked.
+    # What a prefilter rests on says nothing of secrets: whether the teacher knows one is asked.
     has_secret = np.array([row.get("secrets", 0.0) > 0 for row in rows], dtype=np.bool_)
     return [places[int(i)] for i in np.flatnonzero(keeps(columns) | has_secret)]
 

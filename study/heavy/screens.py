@@ -16,7 +16,7 @@ from memaudit.classifier import Calibration, RiskClassifier, zlib_record
 from memaudit.features import CORPUS_FEATURES, REFERENCE_FEATURES, objective_features
 from memaudit.metrics import clopper_pearson
 from memaudit.objectives import Objective
-from memaudit.screening import CONFIDENCE, FIRST_STAGE_FEATURES, Cascade, Screen
+from memaudit.prefilter import CONFIDENCE, ESTIMATOR_FEATURES, Prefilter, PrefilterFit
 from study.heavy.cells import CellResult
 from study.heavy.recipe import MAIN_STUDENT
 
@@ -56,7 +56,7 @@ def objectives_of(results: Sequence[CellResult]) -> list[Objective]:
 
 def fit_screen(
     classifier: RiskClassifier, results: Sequence[CellResult], provenance: dict[str, str]
-) -> Screen:
+) -> PrefilterFit:
     """Fit on training cells, and calibrate on calibration cells, the screen before a classifier.
 
     The first stage is a logistic regression on the classifier's probabilities as soft targets.
@@ -68,24 +68,24 @@ def fit_screen(
     """
     objectives = objectives_of(results)
     fit = _views(classifier, _of_role(results, "train"), objectives)
-    first_stage = _fit_first_stage(classifier, fit, provenance)
+    estimator = _fit_estimator(classifier, fit, provenance)
     calibration = _views(classifier, _of_role(results, "calibration"), objectives)
     lowest: dict[str, NDArray[np.float64]] = {}
     for view in calibration:
-        estimates = _estimates(first_stage, view)
+        estimates = _estimates(estimator, view)
         of_flagged = np.where(view.flagged, estimates, np.inf)
         lowest[view.cell] = np.minimum(lowest.get(view.cell, np.inf), of_flagged)
     flagged = np.sort(np.concatenate(list(lowest.values())))
-    return Screen(
+    return PrefilterFit(
         classifier=classifier.name,
         classifier_digest=classifier.digest,
-        first_stage=first_stage,
+        estimator=estimator,
         flagged=tuple(flagged[np.isfinite(flagged)].tolist()),
     )
 
 
 def screen_card(
-    screen: Screen, classifier: RiskClassifier, results: Sequence[CellResult], limits: str
+    screen: PrefilterFit, classifier: RiskClassifier, results: Sequence[CellResult], limits: str
 ) -> dict[str, Any]:
     """Return how a screen was made, and what it saves and loses on test cells.
 
@@ -95,14 +95,14 @@ def screen_card(
         results: of a study; only test cells are judged.
         limits: what a reader must know.
     """
-    cascade = cascade_at(screen, classifier, DEFAULT_SURVIVAL)
-    bound = Cascade(classifier=classifier, survival=1.0)
+    cascade = prefilter_at(screen, classifier, DEFAULT_SURVIVAL)
+    bound = Prefilter(classifier=classifier, survival=1.0)
     test, objectives = _of_role(results, "test"), objectives_of(results)
     by_objective = {_name(each): _views(classifier, test, [each]) for each in objectives}
     main = [view for each in test for view in _views(classifier, [each], [_main_objective(each)])]
     return {
         "screen": f"before the classifier {classifier.name}, {classifier.digest}",
-        "features": list(screen.first_stage.features),
+        "features": list(screen.estimator.features),
         "fitted_on": "the classifier's probabilities of the windows of training cells, "
         "at every objective of soft labels that the recipe has",
         "calibration": _calibration(screen, classifier, results),
@@ -112,18 +112,18 @@ def screen_card(
         "test_by_cell": {view.cell: _figures([view], cascade) for view in main},
         "bound_alone": {name: _figures(views, bound) for name, views in by_objective.items()},
         "curve": [
-            {"survival": survival, **_figures(main, cascade_at(screen, classifier, survival))}
+            {"survival": survival, **_figures(main, prefilter_at(screen, classifier, survival))}
             for survival in _CURVE
             if screen.misses(survival) is not None
         ],
         "statistics": _STATISTICS,
-        "provenance": screen.first_stage.provenance,
+        "provenance": screen.estimator.provenance,
         "limits": limits,
     }
 
 
 def _calibration(
-    screen: Screen, classifier: RiskClassifier, results: Sequence[CellResult]
+    screen: PrefilterFit, classifier: RiskClassifier, results: Sequence[CellResult]
 ) -> dict[str, Any]:
     cells = _of_role(results, "calibration")
     n_missed = screen.misses(DEFAULT_SURVIVAL)
@@ -146,14 +146,14 @@ def _main_objective(result: CellResult) -> Objective:
     return result.objective(MAIN_STUDENT)
 
 
-def cascade_at(screen: Screen, classifier: RiskClassifier, survival: float) -> Cascade:
+def prefilter_at(screen: PrefilterFit, classifier: RiskClassifier, survival: float) -> Prefilter:
     """Return the cascade of a screen at some survival; if it cannot vouch for it, the bound alone."""
     if screen.misses(survival) is None:
-        return Cascade(classifier=classifier, survival=1.0)
-    return Cascade(
+        return Prefilter(classifier=classifier, survival=1.0)
+    return Prefilter(
         classifier=classifier,
         survival=survival,
-        first_stage=screen.first_stage,
+        estimator=screen.estimator,
         cutoff=screen.cutoff(survival),
     )
 
@@ -180,7 +180,7 @@ def _views(
     return views
 
 
-def _fit_first_stage(
+def _fit_estimator(
     classifier: RiskClassifier, views: Sequence[_View], provenance: dict[str, str]
 ) -> RiskClassifier:
     from sklearn.linear_model import LogisticRegression
@@ -188,7 +188,7 @@ def _fit_first_stage(
 
     # What the classifier itself is told by the reference is known before the teacher has run.
     of_reference = tuple(name for name in classifier.features if name in REFERENCE_FEATURES)
-    names = FIRST_STAGE_FEATURES + of_reference
+    names = ESTIMATOR_FEATURES + of_reference
     X = np.concatenate([_columns(view, names) for view in views])
     targets = np.concatenate([view.probabilities for view in views])
     scaler = StandardScaler().fit(X)
@@ -219,11 +219,11 @@ def _columns(view: _View, names: Sequence[str]) -> NDArray[np.float64]:
     return np.column_stack([view.features[name] for name in names])
 
 
-def _estimates(first_stage: RiskClassifier, view: _View) -> NDArray[np.float64]:
-    return first_stage.predict_proba(_columns(view, first_stage.features))
+def _estimates(estimator: RiskClassifier, view: _View) -> NDArray[np.float64]:
+    return estimator.predict_proba(_columns(view, estimator.features))
 
 
-def _figures(views: Sequence[_View], cascade: Cascade) -> dict[str, Any]:
+def _figures(views: Sequence[_View], cascade: Prefilter) -> dict[str, Any]:
     """Return what a cascade saves and loses; shares with exact 95 % intervals."""
     kept = [cascade.keeps(view.features) for view in views]
 

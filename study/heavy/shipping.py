@@ -11,8 +11,8 @@ from memaudit import __version__
 from memaudit.classifier import RiskClassifier, save_classifier, shipped_name
 from memaudit.features import FEATURE_SETS
 from memaudit.objectives import ObjectiveKind
+from memaudit.prefilter import prefilter_fit_bytes, prefilter_fit_path
 from memaudit.runs.files import committed_file
-from memaudit.screening import screen_bytes, screen_path
 from memaudit.training import SelectionResult, fit_classifier
 from study.heavy.cells import CellResult, choose_examples, read_cell
 from study.heavy.recipe import Recipe
@@ -103,10 +103,10 @@ def ship_screen(
         models: the screen goes into `screen-<name of the classifier>` here.
     """
     screen = fit_screen(classifier, results, _provenance(recipe))
-    path = screen_path(models, classifier.name)
+    path = prefilter_fit_path(models, classifier.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with committed_file(path) as stream:
-        stream.write(screen_bytes(screen))
+        stream.write(prefilter_fit_bytes(screen))
     path.chmod(0o644)
     card = screen_card(screen, classifier, results, _SCREEN_LIMITS)
     _write_json(path.parent / "card.json", card)

@@ -11,7 +11,7 @@ from memaudit.features import FEATURE_SETS
 from memaudit.objectives import Objective
 from study.heavy.cells import CellResult
 from study.heavy.recipe import Student, read_recipe
-from study.heavy.screens import cascade_at, fit_screen, objectives_of, screen_card
+from study.heavy.screens import fit_screen, objectives_of, prefilter_at, screen_card
 
 RECIPE = read_recipe(Path(__file__).parents[3] / "study" / "recipes" / "heavy.toml")
 TEMPERED = (Student("soft"), Student("hard", "hard"), Student("soft-t1", temperature=1.0))
@@ -65,7 +65,7 @@ def test_calibration_cells_move_the_cutoff_and_nothing_else(results, classifier)
     others += [make_result("calibration", seed) for seed in range(10, 14)]
 
     screen, other = (fit_screen(classifier, each, {}) for each in (results, others))
-    assert screen.first_stage == other.first_stage
+    assert screen.estimator == other.estimator
     assert screen.flagged != other.flagged
 
 
@@ -86,7 +86,7 @@ def test_a_card_counts_what_is_left_out_and_what_is_lost(results, classifier):
     screen = fit_screen(classifier, results, {})
     card = screen_card(screen, classifier, results, "none")
     survival = card["curve"][-1]["survival"]
-    cascade = cascade_at(screen, classifier, survival)
+    cascade = prefilter_at(screen, classifier, survival)
     runs = [each.run() for each in results if each.cell.role == "test"]
     kept = [cascade.keeps(run.features) for run in runs]
     flagged = [
@@ -121,7 +121,7 @@ def test_too_few_flagged_windows_leave_the_bound_alone(results, classifier):
 
     assert screen.misses(0.995) is None
     assert screen_card(screen, classifier, few, "")["calibration"]["cutoff"] is None
-    assert cascade_at(screen, classifier, 0.995).first_stage is None
+    assert prefilter_at(screen, classifier, 0.995).estimator is None
 
 
 def test_a_screen_looks_at_what_its_classifier_is_told_by_the_student(results):
@@ -133,7 +133,7 @@ def test_a_screen_looks_at_what_its_classifier_is_told_by_the_student(results):
     card = screen_card(screen, judge, results, "")
 
     assert of_student
-    assert of_student <= {*screen.first_stage.features}
-    assert not [name for name in screen.first_stage.features if name.startswith("teacher_")]
+    assert of_student <= {*screen.estimator.features}
+    assert not [name for name in screen.estimator.features if name.startswith("teacher_")]
     figures = card["curve"][0]
     assert figures["reference_tokens_read_before"] == figures["tokens"]

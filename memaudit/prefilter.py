@@ -1,4 +1,4 @@
-"""The cascade: which windows the teacher need not read, told from what costs less.
+"""The prefilter: which windows the teacher need not read, told from what costs less.
 
 Two things tell it. A bound: a classifier is a weighted sum, and each of a model's features has a
 limit that no model exceeds (an entropy is at least 0), so the highest probability that a window
@@ -24,10 +24,10 @@ from memaudit.features import CORPUS_FEATURES, REFERENCE_FEATURES
 from memaudit.metrics import clopper_pearson
 from memaudit.text import safe_text
 
-SCREEN_FILE = "screen.json"
+PREFILTER_FILE = "screen.json"
 """Name in the folder of a screen."""
 
-FIRST_STAGE_FEATURES = (
+ESTIMATOR_FEATURES = (
     "log_temperature",
     "cross_entropy_share",
     "zlib_entropy",
@@ -52,7 +52,7 @@ _LIMITS = (
 """Of a model's features, by the end of their names; what is not here has none."""
 
 
-class Screen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PrefilterFit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What tells from the corpus alone which windows a certain classifier will hardly flag."""
 
     classifier: str
@@ -61,7 +61,7 @@ class Screen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     classifier_digest: str
     """Of that very classifier."""
 
-    first_stage: RiskClassifier
+    estimator: RiskClassifier = msgspec.field(name="first_stage")
     """Estimates the classifier's probability; its features need no teacher."""
 
     flagged: tuple[float, ...]
@@ -69,7 +69,7 @@ class Screen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     that the classifier flags; the lowest one, for a window that it flags at several objectives."""
 
     def __post_init__(self) -> None:
-        if not {*self.first_stage.features} <= {*CORPUS_FEATURES, *REFERENCE_FEATURES}:
+        if not {*self.estimator.features} <= {*CORPUS_FEATURES, *REFERENCE_FEATURES}:
             raise ValueError("expected a first stage that does without the teacher")
         if list(self.flagged) != sorted(self.flagged):
             raise ValueError("expected ascending probabilities of flagged windows")
@@ -109,7 +109,7 @@ class Screen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return min(self.flagged[n_missed] * (1 - _ROUNDING), 1.0)
 
 
-class Cascade(msgspec.Struct, frozen=True, kw_only=True):
+class Prefilter(msgspec.Struct, frozen=True, kw_only=True):
     """How the windows of a run are screened."""
 
     classifier: RiskClassifier
@@ -118,7 +118,7 @@ class Cascade(msgspec.Struct, frozen=True, kw_only=True):
     survival: float
     """Share of what the classifier would flag that survives, in (0, 1]."""
 
-    first_stage: RiskClassifier | None = None
+    estimator: RiskClassifier | None = msgspec.field(default=None, name="first_stage")
     """From a screen. None: only what cannot be flagged is left out."""
 
     cutoff: float = 0.0
@@ -127,9 +127,7 @@ class Cascade(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def needs_reference(self) -> bool:
         """Whether the reference reads windows before the teacher does."""
-        return self.first_stage is not None and not {*self.first_stage.features} <= {
-            *CORPUS_FEATURES
-        }
+        return self.estimator is not None and not {*self.estimator.features} <= {*CORPUS_FEATURES}
 
     @property
     def known_features(self) -> tuple[str, ...]:
@@ -160,10 +158,10 @@ class Cascade(msgspec.Struct, frozen=True, kw_only=True):
             known: (n,) by name, `known_features`; NaN where the reference has not read.
         """
         probabilities = self.highest(known)
-        if self.first_stage is not None:
-            X = _columns(self.first_stage, known)
+        if self.estimator is not None:
+            X = _columns(self.estimator, known)
             was_read = np.isfinite(X).all(axis=1)
-            estimates = self.first_stage.predict_proba(X[was_read])
+            estimates = self.estimator.predict_proba(X[was_read])
             probabilities[was_read] = np.minimum(estimates, probabilities[was_read])
         return probabilities
 
@@ -182,19 +180,19 @@ class Cascade(msgspec.Struct, frozen=True, kw_only=True):
             known: (n,) by name, `known_features`.
         """
         could_be_flagged = self.could_be_flagged(known)
-        if self.first_stage is None:
+        if self.estimator is None:
             return could_be_flagged
-        X = _columns(self.first_stage, known)
-        likely = self.first_stage.predict_proba(X) >= self.cutoff
-        lowest, highest = np.array(self.first_stage.feature_ranges).T
+        X = _columns(self.estimator, known)
+        likely = self.estimator.predict_proba(X) >= self.cutoff
+        lowest, highest = np.array(self.estimator.feature_ranges).T
         # The calibration says nothing about windows unlike those the screen has seen.
         unfamiliar = ((lowest > X) | (highest < X)).any(axis=1)
         kept: NDArray[np.bool_] = could_be_flagged & (likely | unfamiliar)
         return kept
 
 
-def make_cascade(classifier: RiskClassifier, survival: float) -> Cascade:
-    """Return the cascade before a classifier, with the screen that was calibrated on its flags.
+def make_prefilter(classifier: RiskClassifier, survival: float) -> Prefilter:
+    """Return the prefilter before a classifier, with the screen that was calibrated on its flags.
 
     Args:
         classifier: of the run.
@@ -210,16 +208,16 @@ def make_cascade(classifier: RiskClassifier, survival: float) -> Cascade:
             f"survival is {survival:g}, expected a share above 0 and up to 1",
             hint="give a number such as 0.995 with --survival",
         )
-    path = screen_path(shipped_classifiers_dir(), classifier.name)
+    path = prefilter_fit_path(shipped_classifiers_dir(), classifier.name)
     if survival == 1 or not path.exists():
-        return Cascade(classifier=classifier, survival=1.0)
-    screen = load_screen(path)
+        return Prefilter(classifier=classifier, survival=1.0)
+    screen = load_prefilter_fit(path)
     if screen.classifier_digest != classifier.digest:
-        return Cascade(classifier=classifier, survival=1.0)
-    return Cascade(
+        return Prefilter(classifier=classifier, survival=1.0)
+    return Prefilter(
         classifier=classifier,
         survival=survival,
-        first_stage=screen.first_stage,
+        estimator=screen.estimator,
         cutoff=screen.cutoff(survival),
     )
 
@@ -267,12 +265,12 @@ def _columns(
     return np.column_stack([known[name] for name in classifier.features])
 
 
-def screen_path(models: Path, classifier: str) -> Path:
+def prefilter_fit_path(models: Path, classifier: str) -> Path:
     """Return where the screen of a shipped classifier is."""
-    return models / f"screen-{classifier}" / SCREEN_FILE
+    return models / f"screen-{classifier}" / PREFILTER_FILE
 
 
-def load_screen(path: Path) -> Screen:
+def load_prefilter_fit(path: Path) -> PrefilterFit:
     """Read a screen.
 
     Raises:
@@ -283,7 +281,7 @@ def load_screen(path: Path) -> Screen:
             content = stream.read(_MAX_FILE_SIZE + 1)
         if len(content) > _MAX_FILE_SIZE:
             raise ValueError(f"expected at most {_MAX_FILE_SIZE} bytes")
-        return msgspec.json.decode(content, type=Screen)
+        return msgspec.json.decode(content, type=PrefilterFit)
     except (OSError, ValueError, RecursionError) as error:
         raise ClassifierError(
             f"{safe_text(str(path))}: not a valid screen: {safe_text(str(error))}",
@@ -291,6 +289,6 @@ def load_screen(path: Path) -> Screen:
         ) from error
 
 
-def screen_bytes(screen: Screen) -> bytes:
+def prefilter_fit_bytes(screen: PrefilterFit) -> bytes:
     """Return the content of the file of a screen: the same screen gives the same bytes."""
     return msgspec.json.format(msgspec.json.encode(screen, order="sorted"), indent=1) + b"\n"

@@ -12,13 +12,13 @@ from memaudit.classifier import find_classifier, shipped_classifiers_dir
 from memaudit.errors import ClassifierError, UsageError
 from memaudit.features import CORPUS_FEATURES, FEATURE_SETS, REFERENCE_FEATURES
 from memaudit.metrics import clopper_pearson
-from memaudit.screening import (
-    Cascade,
+from memaudit.prefilter import (
+    Prefilter,
     highest_probability,
-    load_screen,
-    make_cascade,
-    screen_bytes,
-    screen_path,
+    load_prefilter_fit,
+    make_prefilter,
+    prefilter_fit_bytes,
+    prefilter_fit_path,
 )
 
 SOFT = tuple(FEATURE_SETS)
@@ -47,7 +47,7 @@ def read_by_reference(known, value=4.0):
 
 def screen(flagged=(0.1, 0.2, 0.3), **changes):
     """The shipped screen of the teacher, calibrated on other windows."""
-    shipped = load_screen(screen_path(shipped_classifiers_dir(), "teacher"))
+    shipped = load_prefilter_fit(prefilter_fit_path(shipped_classifiers_dir(), "teacher"))
     return msgspec.structs.replace(shipped, flagged=tuple(flagged), **changes)
 
 
@@ -80,7 +80,7 @@ def test_a_feature_without_a_limit_leaves_everything_possible():
 def test_the_bound_looks_at_the_corpus_alone():
     """If scores of models slipped in, the savings on paper would be those of an oracle."""
     classifier = find_classifier("teacher", "teacher")
-    cascade = Cascade(classifier=classifier, survival=1.0)
+    cascade = Prefilter(classifier=classifier, survival=1.0)
     known = windows(occurrences=[1, 2, 32])
 
     told = {**known, "teacher_suffix_max_entropy": np.full(3, 9.0)}
@@ -90,7 +90,7 @@ def test_the_bound_looks_at_the_corpus_alone():
 def test_at_temperature_2_the_shipped_classifier_needs_no_score_of_what_occurs_once():
     """On a corpus without repeats the teacher has nothing to read, and the user must know why."""
     classifier = find_classifier("teacher", "teacher")
-    cascade = make_cascade(classifier, 1.0)
+    cascade = make_prefilter(classifier, 1.0)
 
     assert cascade.keeps(windows(occurrences=[1, 2, 32])).tolist() == [False, True, True]
     assert cascade.keeps(windows(occurrences=[1, 2, 32], temperature=1.0)).all()
@@ -127,7 +127,7 @@ def test_a_lower_survival_never_costs_more_reading():
 
 def test_windows_unlike_those_of_the_calibration_are_read():
     """The calibration says nothing of them."""
-    cascade = make_cascade(find_classifier("teacher+student", "teacher+student"), 0.995)
+    cascade = make_prefilter(find_classifier("teacher+student", "teacher+student"), 0.995)
 
     (familiar,) = cascade.keeps(read_by_reference(windows(zlib_entropy=[150.0], share=0.5)))
     (beyond,) = cascade.keeps(read_by_reference(windows(zlib_entropy=[150.0], share=0.51)))
@@ -137,7 +137,7 @@ def test_windows_unlike_those_of_the_calibration_are_read():
 
 def test_where_the_reference_was_not_asked_the_bound_is_what_is_known():
     """Of a window that the corpus rules out nobody has read a token."""
-    cascade = make_cascade(find_classifier("teacher+baseline", "teacher+baseline"), 0.995)
+    cascade = make_prefilter(find_classifier("teacher+baseline", "teacher+baseline"), 0.995)
     known = read_by_reference(windows(occurrences=[1, 8]))
     unread = {**known, **dict.fromkeys(REFERENCE_FEATURES, np.array([np.nan, 4.0]))}
 
@@ -149,7 +149,7 @@ def test_where_the_reference_was_not_asked_the_bound_is_what_is_known():
 @pytest.mark.parametrize("name", SOFT)
 def test_first_stage_probabilities_stay_below_what_could_be_flagged(name):
     """A screened row that looked riskier than the threshold would contradict its outcome."""
-    cascade = make_cascade(find_classifier(name, name), 0.995)
+    cascade = make_prefilter(find_classifier(name, name), 0.995)
     corpus = windows(occurrences=[1, 2, 8, 32], zlib_entropy=[60.0, 120.0, 200.0])
     known = read_by_reference(corpus)
 
@@ -161,10 +161,10 @@ def test_first_stage_probabilities_stay_below_what_could_be_flagged(name):
 @pytest.mark.parametrize("name", SOFT)
 def test_a_screen_is_shipped_that_fits_its_classifier(name):
     """One that was calibrated on another classifier's flags would vouch for nothing."""
-    found = load_screen(screen_path(shipped_classifiers_dir(), name))
+    found = load_prefilter_fit(prefilter_fit_path(shipped_classifiers_dir(), name))
 
     assert found.classifier_digest == find_classifier(name, name).digest
-    assert set(found.first_stage.features) <= {*CORPUS_FEATURES, *REFERENCE_FEATURES}
+    assert set(found.estimator.features) <= {*CORPUS_FEATURES, *REFERENCE_FEATURES}
     assert found.misses(0.995) is not None
 
 
@@ -172,8 +172,8 @@ def test_a_classifier_without_a_screen_has_the_bound_alone():
     """One of the user's own is protected just as well, if not as cheaply."""
     classifier = msgspec.structs.replace(find_classifier("teacher", "teacher"), intercept=-4.0)
 
-    cascade = make_cascade(classifier, 0.995)
-    assert cascade.first_stage is None
+    cascade = make_prefilter(classifier, 0.995)
+    assert cascade.estimator is None
     assert cascade.survival == 1.0
     known = windows(occurrences=[1, 2])
     np.testing.assert_array_equal(cascade.probabilities(known), cascade.highest(known))
@@ -183,26 +183,26 @@ def test_a_classifier_without_a_screen_has_the_bound_alone():
 def test_a_survival_that_is_no_share_is_refused(survival):
     """It would silently screen all or nothing."""
     with pytest.raises(UsageError, match="expected a share above 0 and up to 1"):
-        make_cascade(find_classifier("teacher", "teacher"), survival)
+        make_prefilter(find_classifier("teacher", "teacher"), survival)
 
 
 def test_a_survival_beyond_the_calibration_is_refused():
     """A promise that nothing backs is worse than none."""
     with pytest.raises(UsageError, match=r"can vouch for a survival of 0\.99"):
-        make_cascade(find_classifier("teacher", "teacher"), 0.9999)
+        make_prefilter(find_classifier("teacher", "teacher"), 0.9999)
 
 
 def test_a_screen_survives_its_file(tmp_path):
     """The same screen gives the same bytes, so that shipping twice changes nothing."""
     path = tmp_path / "screen.json"
-    path.write_bytes(screen_bytes(screen()))
+    path.write_bytes(prefilter_fit_bytes(screen()))
 
-    assert load_screen(path) == screen()
-    assert screen_bytes(load_screen(path)) == path.read_bytes()
+    assert load_prefilter_fit(path) == screen()
+    assert prefilter_fit_bytes(load_prefilter_fit(path)) == path.read_bytes()
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"\x80\x04", screen_bytes(screen()).replace(b"0.1", b"0.9")]
+    "content", [b"", b"{}", b"\x80\x04", prefilter_fit_bytes(screen()).replace(b"0.1", b"0.9")]
 )
 def test_a_damaged_screen_is_refused(tmp_path, content):
     """It decides what nobody looks at."""
@@ -210,10 +210,10 @@ def test_a_damaged_screen_is_refused(tmp_path, content):
     path.write_bytes(content)
 
     with pytest.raises(ClassifierError, match="not a valid screen"):
-        load_screen(path)
+        load_prefilter_fit(path)
 
 
 def test_a_first_stage_that_needs_a_model_is_no_first_stage():
     """It would have to run what it is there to spare."""
     with pytest.raises(ValueError, match="does without the teacher"):
-        screen(first_stage=find_classifier("teacher", "teacher"))
+        screen(estimator=find_classifier("teacher", "teacher"))

@@ -13,13 +13,13 @@ from support.fakes import ByteTokenizer, RecitingEngine, make_classifier, make_m
 from memaudit.audit import audit_rows
 from memaudit.errors import UsageError
 from memaudit.features import CORPUS_FEATURES
+from memaudit.prefilter import Prefilter
 from memaudit.runs.chunks import read_matrix
 from memaudit.runs.folder import MANIFEST, RunFolder
 from memaudit.runs.manifest import read_manifest
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.run import read_run
 from memaudit.runs.scoring import score_here
-from memaudit.screening import Cascade
 from memaudit.windows import WindowShape
 
 OPTIONS = AuditOptions(shape=WindowShape(4, 4), survival=1.0, chunk_size=2, on_bad_row="skip")
@@ -174,12 +174,12 @@ def asks_student(monkeypatch):
         coefficients=(4.0, 2.0),
         intercept=-7.0,
     )
-    first_stage = msgspec.structs.replace(
+    estimator = msgspec.structs.replace(
         make_classifier("teacher+student", ("log_occurrences", "student_suffix_mean_logprob")),
         coefficients=(0.0, -2.0),
     )
-    cascade = Cascade(classifier=judge, survival=0.9, first_stage=first_stage, cutoff=0.5)
-    monkeypatch.setattr("memaudit.audit.chosen_cascade", lambda *_: cascade)
+    cascade = Prefilter(classifier=judge, survival=0.9, estimator=estimator, cutoff=0.5)
+    monkeypatch.setattr("memaudit.audit.chosen_prefilter", lambda *_: cascade)
 
     def run_audit(out, *texts, known_to_student=(), **options):
         engine = RecitingEngine(
