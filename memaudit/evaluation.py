@@ -323,9 +323,11 @@ def compare(found: FoundRows, predicted: RowPredictions, *, n_missed: int = 100)
     rows = looked_at[first]
     examples = Compared(found.recites[rows], predicted.probabilities[rows], predicted.flagged[rows])
     extracted, probability = examples.extracted, examples.probabilities
+    # Without the classifier only chance is known: the interval is then too narrow, and says so.
     expected = expected_count(probability, predicted.count_log_sd or 0.0)
     precision, prevalence = examples.precision, float(extracted.mean())
     missed = rows[extracted & ~examples.flagged]
+    # The least expected first: those are where the classifier is most wrong.
     by_probability = missed[np.argsort(predicted.probabilities[missed], kind="stable")]
     return Comparison(
         predictions=predicted.shown,

@@ -154,6 +154,7 @@ def misses_allowed(n_positives: int, recall: float = PROMISED_RECALL) -> int | N
     """Return how many of the positives may be missed for this recall; None if not even none."""
     if recall_bound(n_positives) < recall:
         return None
+    # The bound falls with every miss, so bisection finds the last miss that it can bear.
     low, high = 0, n_positives
     while high - low > 1:
         middle = (low + high) // 2

@@ -77,6 +77,7 @@ def pooled_labels(runs: Sequence[LabelledRun]) -> NDArray[np.bool_]:
 
 def example_weights(runs: Sequence[LabelledRun]) -> NDArray[np.float64]:
     """Return a weight for each example: equal sums over runs, mean 1 (so that C keeps its sense)."""
+    # A run without examples would divide by zero, and has no example to weigh.
     runs = [run for run in runs if len(run.extracted)]
     n_total = sum(len(run.extracted) for run in runs)
     per_run = n_total / len(runs)
@@ -161,6 +162,7 @@ def fit_pipeline(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    # Standardised first: the penalty then means the same for a length and for a probability.
     pipeline = make_pipeline(
         StandardScaler(), LogisticRegression(C=C, solver="lbfgs", tol=1e-6, max_iter=10_000)
     )
@@ -192,12 +194,14 @@ def fit_calibration(
     from sklearn.linear_model import LogisticRegression
 
     extracted = pooled_labels(runs)
+    # Counted over examples, not over weights: the smoothing is about how much was seen.
     n_positives = int(extracted.sum())
     n_negatives = len(extracted) - n_positives
     targets = np.where(extracted, (n_positives + 1) / (n_positives + 2), 1 / (n_negatives + 2))
     z = np.concatenate(logits)
     spread = float(z.std()) or 1.0  # unit spread: the solver's tolerance then means the same
     weights = example_weights(runs)
+    # Without a penalty: shrinking the slope would make every probability too moderate.
     platt = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10, max_iter=1000).fit(
         np.concatenate([z, z])[:, np.newaxis] / spread,
         np.repeat([True, False], len(z)),
@@ -219,6 +223,8 @@ def best_threshold(
     probabilities: Sequence[NDArray[np.float64]], runs: Sequence[LabelledRun]
 ) -> float:
     """Return the lowest threshold with the best mean F1, halfway between two probabilities."""
+    # F1 changes only where a threshold passes a probability, so one between each two is enough;
+    # halfway, so that rounding on another processor does not move an example across it.
     levels = np.unique(np.concatenate(probabilities))
     thresholds = (levels[1:] + levels[:-1]) / 2 if len(levels) > 1 else levels
     f1_by_run = [
@@ -227,6 +233,7 @@ def best_threshold(
         if run.n_extracted
     ]
     best = thresholds[np.mean(f1_by_run, axis=0).argmax()]
+    # Of equal ones argmax takes the first, the lowest: a miss costs more than a false alarm.
     return float(np.clip(best, 1e-12, 1 - 1e-12))
 
 
@@ -248,6 +255,7 @@ def count_log_sd(logits: Sequence[NDArray[np.float64]], runs: Sequence[LabelledR
     Half an example is added to both, so that runs with none count too. Where the other runs
     hold too few positives to calibrate on, all runs stand in for them.
     """
+    # About 0 and not about their mean: a level that is off in all runs alike is an error, too.
     log_ratios = []
     for i, run in enumerate(runs):
         others = [j for j in range(len(runs)) if j != i]

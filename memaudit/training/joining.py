@@ -92,6 +92,7 @@ def join_tables(labels: Table, scores: Table, *, name: str, features: Sequence[s
         )
     X = _finite_matrix(scores, features, used)
     example_of, firsts, digests = _distinct(X, features)
+    # An example counts as extracted if any of its copies is: one leak is a leak.
     positives = np.bincount(example_of, weights=label_of[used])
     copies = np.bincount(example_of)
     columns = {feature: X[firsts, i] for i, feature in enumerate(features)}
@@ -122,6 +123,7 @@ def number_texts(runs: Sequence[VerifiedRun]) -> list[VerifiedRun]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
+    # Texts are nodes that share a key, directly or through others: their connected components.
     first_with: dict[object, int] = {}
     partners = [
         first_with.setdefault(key, len(first_with))

@@ -200,6 +200,7 @@ def held_out_figures(
         resample_runs: whether an interval covers which runs there are, beside their examples.
         seed: of the resampling.
     """
+    # Ranking is a mean over runs, for scores of two runs are not comparable: their levels differ.
     compared = [part.compared for part in runs]
     whole = pooled(compared)
     shares = {"prevalence": Rate.of_counts(int(whole.extracted.sum()), len(whole))}

@@ -105,6 +105,7 @@ def select_features(
             if not values or min(values) > best * (1 - _MIN_GAIN):
                 break
             best = min(values)
+            # The first of equal ones: the order of the set then decides, not the processor.
             chosen.append(left[values.index(best)])
             steps.append((chosen[-1], best))
     in_order = tuple(name for name in names if name in chosen)
@@ -129,6 +130,7 @@ def _folds(runs: Sequence[LabelledRun], names: Sequence[str]) -> list[_Fold]:
         kept = [i for i in range(len(runs)) if i % n_folds != fold]
         weights = example_weights([runs[i] for i in kept])
         X = np.concatenate([matrices[i] for i in kept])
+        # Fitted without the held-out runs: their means and scales are part of what is unseen.
         scaler = StandardScaler().fit(X, sample_weight=weights)
         held_out = [
             (scaler.transform(matrices[i]), runs[i].extracted)

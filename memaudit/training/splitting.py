@@ -131,6 +131,7 @@ def _shuffled(groups: list[list[VerifiedRun]], seed: int) -> list[list[VerifiedR
 
 def _split_groups(groups: Sequence[Sequence[VerifiedRun]], share: float) -> Split | None:
     """Return the first split, share and order as wished, whose sides have enough positives."""
+    # The wished size first, then the nearest ones: a run with many positives may be indivisible.
     n_wished = min(max(1, round(share * len(groups))), len(groups) - 1)
     sizes = sorted(range(1, len(groups)), key=lambda size: abs(size - n_wished))
     for size in sizes:
@@ -152,6 +153,7 @@ def _split_texts(
 ) -> Split | None:
     """Return a split of the texts, by a hash of their ids and with equal shares of positives."""
     texts, positive = _texts(runs)
+    # By a hash of the id: a corpus that grows keeps its old examples on their sides.
     ordered = sorted(texts, key=lambda text: _hash(texts[text], seed))
     side_of = dict.fromkeys(texts, 0)
     for kind in (True, False):

@@ -79,6 +79,7 @@ def extract(
         scores = engine.score([without_padding(window) for window in chunk])
         for i, score in enumerate(scores, start=start):
             is_extracted[i] = extracted(score.teacher, context_len(windows[i], shape))
+            # Summed in float64: a long window's float32 sum is off by more than the differences.
             nats[i] = -score.teacher.logprobs.sum(dtype=np.float64)
         on_chunk(start + len(chunk))
     return {"extracted": is_extracted, "nats": nats}
@@ -131,6 +132,7 @@ def check_generation(
     """
     from memaudit.engines.generation import count_generation_disagreements
 
+    # Half of them recited: among random windows hardly any would be, and nothing be checked.
     order = np.random.default_rng(seed).permutation(len(windows))
     recited = order[is_extracted[order]][: -(-n // 2)]
     others = order[~np.isin(order, recited)][: n - len(recited)]
