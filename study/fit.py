@@ -46,6 +46,25 @@ FITTED = {
 }
 """What is fitted, by name."""
 
+CANDIDATES = (
+    *SUFFIX_FEATURES,
+    "teacher_suffix_margin_log_odds",
+    "teacher_suffix_logprob",
+    "teacher_entropy",
+    "teacher_perplexity",
+    "teacher_min_k_logprob",
+    "teacher_prefix_mean_logprob",
+    "zlib_ratio",
+    "suffix_zlib_entropy",
+    "gram_8_median",
+    "gram_16_share",
+)
+"""What `choose_features` chooses from: what needs the teacher and the corpus alone."""
+
+_MAX_FEATURES = 8
+_MIN_GAIN = 0.01
+"""A feature that lowers the log loss by less than this share is not worth having."""
+
 SHIPPED = ("teacher", "teacher+student", "teacher+baseline")
 MAIN_STUDENT = "soft"
 _MIN_FOUND = 5
@@ -171,6 +190,47 @@ def fit(runs: Sequence[Run], calibration_runs: Sequence[Run], features: tuple[st
     return Fitted(features, pipeline, calibration, threshold, float(np.sqrt(variance)))
 
 
+def choose_features(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return the features that forward selection keeps, by log loss on cells left out in turn.
+
+    Args:
+        runs: of training cells. With one cell nothing can be left out: `SUFFIX_FEATURES` then.
+    """
+    cells = sorted({run.cell for run in runs})
+    if len(cells) < 2:
+        return SUFFIX_FEATURES
+    chosen: tuple[str, ...] = ()
+    best = np.inf
+    while len(chosen) < _MAX_FEATURES:
+        losses = {
+            name: float(np.mean([_loss_without(runs, cell, (*chosen, name)) for cell in cells]))
+            for name in CANDIDATES
+            if name not in chosen
+        }
+        name = min(losses, key=lambda each: losses[each])
+        if losses[name] > best * (1 - _MIN_GAIN):
+            break
+        chosen, best = (*chosen, name), losses[name]
+    return chosen
+
+
+def _loss_without(runs: Sequence[Run], cell: str, features: tuple[str, ...]) -> float:
+    """Return the mean log loss on the runs of a cell, fitted on all others, nats per window.
+
+    The level is set right first: calibration does that later, whatever the features are.
+    """
+    from sklearn.metrics import log_loss
+
+    pipeline = _pipeline([run for run in runs if run.cell != cell], features)
+    losses = []
+    for run in runs:
+        if run.cell == cell:
+            logits = pipeline.decision_function(run.matrix(features))
+            p = sigmoid(logits + _shift(logits, run))
+            losses.append(log_loss(run.recited, p, sample_weight=run.weight, labels=[False, True]))
+    return float(np.mean(losses))
+
+
 def _pipeline(runs: Sequence[Run], features: tuple[str, ...]) -> "Pipeline":
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -250,7 +310,8 @@ def judge_all(runs: Sequence[Run]) -> dict[str, dict[str, Judged]]:
     train, calibration = of_role(runs, "train"), of_role(runs, "calibration", main_only=True)
     test = of_role(runs, "test", main_only=True)
     table: dict[str, dict[str, Judged]] = {}
-    for name, features in FITTED.items():
+    methods = {**FITTED, "teacher, chosen by log loss": choose_features(train)}
+    for name, features in methods.items():
         # Where no calibration cell is finished yet, training cells say what the level is.
         fitted = fit(train, calibration or of_role(runs, "train", main_only=True), features)
         table[name] = {

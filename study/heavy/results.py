@@ -211,7 +211,6 @@ def _summary(judged: Mapping[str, Judged], failed: Sequence[str]) -> dict[str, A
     runs = list(judged.values())
     return {
         "figures": evaluate(runs, n_resamples=_N_RESAMPLES) if runs else {},
-        "curves": _curves(runs) if runs else {},
         "not_fitted": sorted(failed),
         "by_run": {
             name: {
@@ -226,38 +225,4 @@ def _summary(judged: Mapping[str, Judged], failed: Sequence[str]) -> dict[str, A
             }
             for name, one in sorted(judged.items())
         },
-    }
-
-
-def _curves(runs: Sequence[Judged]) -> dict[str, list[list[float]]]:
-    """Return points of precision against recall, and of observed against predicted, pooled.
-
-    Precision and recall are at up to 200 thresholds; calibration is [mean predicted, observed
-    share, examples] of ten bins of equal size.
-    """
-    extracted = np.concatenate([run.extracted for run in runs])
-    probabilities = np.concatenate([run.probabilities for run in runs])
-    order = np.argsort(-probabilities, kind="stable")
-    n_caught = np.cumsum(extracted[order])
-    n_flagged = np.arange(1, len(order) + 1)
-    n_extracted = max(1, int(n_caught[-1]))
-    shown = np.unique(np.geomspace(1, len(order), 200).astype(int)) - 1
-    bins = np.array_split(order[::-1], 10)
-    return {
-        "precision_recall": [
-            [
-                round(float(n_caught[i] / n_extracted), 6),
-                round(float(n_caught[i] / n_flagged[i]), 6),
-            ]
-            for i in shown
-        ],
-        "calibration": [
-            [
-                round(float(probabilities[rows].mean()), 6),
-                round(float(extracted[rows].mean()), 6),
-                len(rows),
-            ]
-            for rows in bins
-            if len(rows)
-        ],
     }

@@ -56,11 +56,11 @@ def student(name, cells, objective):
     return entry | {"objective": {"kind": "soft", "cross_entropy_share": 0, "seed": 0} | objective}
 
 
-def judged(roc_auc=0.98, pr_auc=0.8, curves=True, not_fitted=(), **figures):
+def judged(roc_auc=0.98, pr_auc=0.8, not_fitted=(), **figures):
     """What a method scores; its runs expect 10, 20 and 4 where 10, 10 and 3 are found."""
     values = dict.fromkeys(CLASSIFIER_FIGURES, 0.5) | {"roc_auc": roc_auc, "pr_auc": pr_auc}
     found = {"a": (10, 10.0), "b": (10, 20.0), "c": (3, 4.0)}
-    table = {
+    return {
         "figures": {name: figure(value) for name, value in (values | figures).items()},
         "not_fitted": list(not_fitted),
         "by_run": {
@@ -68,12 +68,6 @@ def judged(roc_auc=0.98, pr_auc=0.8, curves=True, not_fitted=(), **figures):
             for run, (n, expected) in found.items()
         },
     }
-    if curves:
-        table["curves"] = {
-            "precision_recall": [[0.0, 1.0], [0.5, pr_auc], [1.0, 0.1]],
-            "calibration": [[0.0, 0.0, 90], [0.003, 0.01, 90], [0.05, 0.04, 90], [0.7, 0.8, 90]],
-        }
-    return table
 
 
 def arm(dropped, memorized, new=0, though_dropped=0, perplexity=21.0):
@@ -103,7 +97,7 @@ def make_document(changed=None):
         for name in ("teacher", "teacher+student", "teacher+baseline", "the paper's four")
     }
     classifiers |= {
-        name: {"as shipped": judged(roc_auc, roc_auc / 2, curves=False)}
+        name: {"as shipped": judged(roc_auc, roc_auc / 2)}
         for name, roc_auc in (("zlib entropy alone", 0.7), ("occurrence count alone", 0.9))
     }
     classifiers["teacher-hard"] = {"as shipped": judged(0.95, 0.75)}
