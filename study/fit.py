@@ -255,7 +255,7 @@ def _shift(logits: NDArray[np.float64], run: Run) -> float:
     def gap(shift: float) -> float:
         return float((run.weight * sigmoid(logits + shift)).sum()) - target
 
-    return float(brentq(gap, -30.0, 30.0))
+    return float(brentq(gap, -1e3, 1e3))
 
 
 def _between_cells(shifts: Sequence[float], runs: Sequence[Run]) -> float:
