@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import zstandard
 
+from memaudit.features import FEATURE_SETS
 from study import fit as fitting
 from study import stages
 from study.measure import finished_models, measure_cell, read_cell, write_cell
 from study.recipe import read_recipe
-from study.report import rates_table, students_table
+from study.report import classifiers_table, rates_table, students_table
 from study.stages import Workshop, read_tokenizer, read_windows, train_cell
 from study.texts import cut_document
 
@@ -129,10 +130,10 @@ def make_runs(roles=("train", "calibration", "test"), n=2000):
     runs = []
     for i, role in enumerate(roles):
         rng = np.random.default_rng(i)
-        names = {name for features in fitting.FITTED.values() for name in features}
+        names = {*fitting.CANDIDATES}.union(*fitting.FITTED.values(), *FEATURE_SETS.values())
         columns = {name: rng.normal(size=n) for name in sorted(names)}
         recited = columns["teacher_suffix_min_margin"] + rng.normal(size=n) / 4 > 2
-        columns |= {"recited_teacher": recited, "recited_soft-seed-2": recited}
+        columns |= {f"recited_{model}": recited for model in ("teacher", "baseline", "soft-seed-2")}
         about = {"cell": {"name": f"{role}-{i}", "role": role}}
         weight = np.ones(n)
         runs.append(fitting.Run(f"{role}-{i}", "soft", about, columns, recited, weight))
@@ -194,3 +195,23 @@ def test_the_tables_of_a_finished_cell_are_drawn(shop, tmp_path):
 
     assert [row[0] for row in rates_table(runs).rows] == ["one"]
     assert [row[:2] for row in students_table(runs).rows] == [("one", "half")]
+
+
+def test_the_feature_that_decides_is_chosen_first():
+    """Forward selection looks at cells that the fit has not seen."""
+    runs = make_runs(("train", "train", "train"))
+
+    assert fitting.choose_features(runs)[0] == "teacher_suffix_min_margin"
+    assert fitting.choose_features(runs[:1]) == fitting.SUFFIX_FEATURES
+
+
+def test_every_method_is_judged_on_every_test_cell():
+    """A classifier looks good alone: what is simpler, and what was shipped before, stand beside."""
+    judged = fitting.judge_all(make_runs(("train", "train", "calibration", "test", "test")))
+
+    table = classifiers_table(judged)
+    assert {row[1] for row in table.rows} == {"test-3", "test-4"}
+    assert len(table.rows) == 2 * len(judged)
+    best = judged["teacher, suffix and margin"]["test-3"]
+    assert best.pr_auc > judged["zlib entropy alone"]["test-3"].pr_auc
+    assert judged["students of other seeds"]["test-3"].expected is None
