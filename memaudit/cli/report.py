@@ -14,6 +14,7 @@ from memaudit.text import inert, json_text, safe_text, shown_path
 
 if TYPE_CHECKING:
     from memaudit.reports.report import Report
+    from memaudit.runs.run import Run
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -60,8 +61,11 @@ def report(**flags: Any) -> None:
     text of the corpus unless --show-text asks for it. Only its owner can read the files.
     """
     _check(flags)
-    made = _make(flags)
-    written = _write(made, flags)
+    from memaudit.runs.run import read_run
+
+    run = read_run(flags["run"])
+    made = _make(run, flags)
+    written = _write(made, _warnings(run), flags)
     if flags["as_json"]:
         document = made.document() | {"written": [str(path) for path in written]}
         click.echo(json_text(document))
@@ -89,11 +93,22 @@ def _check(flags: dict[str, Any]) -> None:
         raise UsageError("only the page shows text", hint="add --html, or leave out --show-text")
 
 
-def _make(flags: dict[str, Any]) -> "Report":
-    from memaudit.reports.report import make_report, read_row_texts
-    from memaudit.runs.run import read_run
+def _warnings(run: "Run") -> tuple[str, ...]:
+    """Return what beside the run must not be relied on, and say so at once."""
+    from memaudit.runs.same_table import changed_tables
 
-    run = read_run(flags["run"])
+    warnings = tuple(
+        f"{table} was changed after the run was made; nothing here was read from it."
+        for table in changed_tables(run)
+    )
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return warnings
+
+
+def _make(run: "Run", flags: dict[str, Any]) -> "Report":
+    from memaudit.reports.report import make_report, read_row_texts
+
     verified = None
     if flags["verification"]:
         from memaudit.labels import read_verified_rows
@@ -107,10 +122,11 @@ def _make(flags: dict[str, Any]) -> "Report":
     return replace(made, row_texts=texts)
 
 
-def _write(made: "Report", flags: dict[str, Any]) -> list[Path]:
+def _write(made: "Report", warnings: tuple[str, ...], flags: dict[str, Any]) -> list[Path]:
     from memaudit.reports.report_page import report_page
 
     page, written = report_page(made), []
+    page = replace(page, notes=(*page.notes, *warnings))
     if flags["html"]:
         from memaudit.reports.html import render_html
 

@@ -207,13 +207,14 @@ def _counted(
     """Return (n_rows,) the scored rows that count, and what is known, if anything is."""
     if inputs.baseline is None:
         return run.is_scored, None
+    pinned = policy.policy.baseline_digest
     if inputs.baseline.is_dir():
         key = one_time_key()
         baseline = baseline_of(read_run(inputs.baseline), key)
     else:
         assert inputs.key is not None, "a baseline file needs its key"
-        key, baseline = inputs.key, read_baseline(inputs.baseline, inputs.key)
-    pinned = policy.policy.baseline_digest
+        key = inputs.key
+        baseline = read_baseline(inputs.baseline, key, pinned_digest=pinned)
     # A pinned policy that names no baseline allows none: a baseline hides findings, so choosing
     # one would be a way to weaken the policy.
     if (policy.is_pinned or pinned is not None) and baseline.digest != pinned:

@@ -8,6 +8,7 @@ A changed text, and a changed teacher, make an example new. So does one more cop
 """
 
 import hashlib
+import hmac
 import os
 import secrets
 from collections import Counter
@@ -32,7 +33,7 @@ KEY_BYTES = 32
 
 _MAX_KEY_BYTES = 1024
 _MAX_BASELINE_BYTES = 1 << 30  # about 100 bytes for each distinct example
-_FORMAT = 1
+_FORMAT = 2
 _HASH_BYTES = 16
 _EXACT = ("zlib_entropy", "suffix_zlib_entropy", "zlib_ratio")
 _STEPS = {
@@ -50,6 +51,9 @@ class _BaselineFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     run: str
     known: tuple[dict[str, int], dict[str, int]]
     """Copies by hash, for each of the two grids."""
+    mac: str = ""
+    """Keyed digest of all else. Hashes are public, in SARIF for one: without it anybody could add
+    one and so make a finding known. Format 1 had none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +173,21 @@ def write_baseline(path: Path, run: Run, key: bytes) -> None:
         run=run.manifest.inputs.fingerprint,
         known=(dict(known[0]), dict(known[1])),
     )
+    file = msgspec.structs.replace(file, mac=_mac(file, key))
     with committed_file(path) as stream:
         stream.write(msgspec.json.encode(file, order="sorted") + b"\n")
 
 
-def read_baseline(path: Path, key: bytes) -> Baseline:
+def read_baseline(path: Path, key: bytes, *, pinned_digest: str | None = None) -> Baseline:
     """Read what `write_baseline` wrote.
 
+    Args:
+        path: of the file.
+        key: of the project.
+        pinned_digest: the file of format 1 that may be read: it has no keyed digest of its own.
+
     Raises:
-        UsageError: it is none, or was written with another key.
+        UsageError: it is none, was changed, or was written with another key.
         OutputError: it cannot be read.
     """
     where = shown_path(path)
@@ -190,16 +200,34 @@ def read_baseline(path: Path, key: bytes) -> Baseline:
             f"{where}: not a baseline",
             hint="give what --write-baseline wrote, or the folder of an earlier run",
         ) from error
-    if file.format != _FORMAT or any(min(known.values(), default=1) < 1 for known in file.known):
+    digest = hashlib.sha256(content).hexdigest()
+    if file.format == 1 and digest != pinned_digest:
+        raise UsageError(
+            f"{where}: written by memaudit 0.1, which left no trace of changes",
+            hint="write it anew with --write-baseline, or pin its digest in the policy as "
+            "baseline-digest",
+        )
+    if file.format not in (1, _FORMAT) or any(
+        min(known.values(), default=1) < 1 for known in file.known
+    ):
         raise UsageError(f"{where}: written by another version of memaudit, or changed")
     if file.key != _key_digest(key):
         raise UsageError(
             f"{where}: written with another key",
             hint="give the key that it was written with as --key-file",
         )
-    return Baseline(
-        hashlib.sha256(content).hexdigest(), (Counter(file.known[0]), Counter(file.known[1]))
-    )
+    if file.format != 1 and not hmac.compare_digest(file.mac, _mac(file, key)):
+        raise UsageError(
+            f"{where}: changed since it was written",
+            hint="write it anew with --write-baseline",
+        )
+    return Baseline(digest, (Counter(file.known[0]), Counter(file.known[1])))
+
+
+def _mac(file: _BaselineFile, key: bytes) -> str:
+    """Return the keyed digest of a baseline."""
+    content = msgspec.json.encode(msgspec.structs.replace(file, mac=""), order="sorted")
+    return hashlib.blake2b(content, digest_size=32, key=key, person=b"baseline").hexdigest()
 
 
 def _key_digest(key: bytes) -> str:

@@ -179,6 +179,9 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     date: str | None
     """When the run was made, as ISO 8601 in UTC; from the signature if there is one. None: unknown."""
 
+    changed_tables: tuple[str, ...] = ()
+    """Risk tables beside the run that do not say what the run says. The gate reads none of them."""
+
     signed_by: str | None
     """Public key that signed it, once it was verified. None: unsigned, or not verified."""
 
@@ -197,8 +200,15 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.windows} windows of {self.prefix_tokens} + {self.suffix_tokens} tokens; "
             f"{recipe}. {self.scored:,} of {self.rows:,} rows were scored, "
             f"{self.out_of_range_share:.0%} of them are unlike the classifier's training data. "
-            f"Made {self.date or 'at an unknown time'}, {signed}."
+            f"Made {self.date or 'at an unknown time'}, {signed}.{self._warning}"
         )
+
+    @property
+    def _warning(self) -> str:
+        """What must not be relied on, if anything."""
+        if not self.changed_tables:
+            return ""
+        return f" Do not rely on {', '.join(self.changed_tables)}: changed after the run was made."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from memaudit.gate.policy import GatePolicy
 from memaudit.gate.result import Judged, RuleResult
 from memaudit.runs.manifest import AnswersRead
 from memaudit.runs.run import Run
+from memaudit.runs.same_table import changed_tables
 from memaudit.text import safe_text
 
 _MAX_SUMMARY_BYTES = 64 << 20
@@ -52,6 +53,7 @@ def judged(run: Run) -> Judged:
         looked_at=None if inputs.answers is None else _looked_at(inputs.answers),
         out_of_range_share=max(run.risks.out_of_range.values(), default=0.0),
         date=_date(run),
+        changed_tables=tuple(changed_tables(run)),
         signed_by=None,
     )
 

@@ -1,5 +1,6 @@
 """The gate as a function: what it counts, what it knows again, what it promises."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -95,6 +96,39 @@ def test_a_baseline_needs_its_key(run, tmp_path):
 
     with pytest.raises(UsageError, match="another key"):
         read_baseline(tmp_path / "base.json", b"b" * 32)
+
+
+def test_a_baseline_that_was_changed_is_refused(run, tmp_path):
+    """A hash from a published SARIF file, put into it, would make a finding known."""
+    key, path = b"a" * 32, tmp_path / "base.json"
+    write_baseline(path, run, key)
+    document = json.loads(path.read_text())
+    read_baseline(path, key)
+    for change in (
+        {"known": [{**document["known"][0], "ab" * 16: 1}, document["known"][1]]},
+        {"known": [dict.fromkeys(document["known"][0], 99), document["known"][1]]},
+        {"run": "0" * 64}, {"mac": ""}, {"mac": "0" * 64}, {"format": 1}, {"format": 3},
+    ):  # fmt: skip
+        path.write_text(json.dumps(document | change))
+
+        with pytest.raises(UsageError):
+            read_baseline(path, key)
+
+
+def test_a_baseline_of_before_is_read_if_its_digest_is_pinned(run, tmp_path):
+    """It has no keyed digest, and the policy vouches for it instead."""
+    key, path = b"a" * 32, tmp_path / "base.json"
+    write_baseline(path, run, key)
+    document = json.loads(path.read_text()) | {"format": 1}
+    del document["mac"]
+    path.write_text(json.dumps(document))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    with pytest.raises(UsageError, match=r"memaudit 0\.1"):
+        check(run, baseline=path, key=key)
+    policy = GatePolicy(max_rate=1.0, baseline_digest=digest)
+
+    assert check(run, policy, baseline=path, key=key).counts["counted"] == 0
 
 
 def test_a_key_is_private_and_stays(tmp_path):
