@@ -30,6 +30,12 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     metavar="DIR",
     help="Folder that verify wrote for the same corpus: what really happened.",
 )
+@input_option(
+    "--policy",
+    type=_FILE,
+    metavar="FILE",
+    help="Limits of 'memaudit gate': the report then says whether the run passes.",
+)
 @output_option("--html", type=_FILE, metavar="FILE", help="A page that needs no network.")
 @output_option("--markdown", type=_FILE, metavar="FILE", help="The same in short, as Markdown.")
 @output_option("--plots", type=_FOLDER, metavar="DIR", help="Its charts, as SVG.")
@@ -70,11 +76,14 @@ def report(**flags: Any) -> None:
         document = made.document() | {"written": [str(path) for path in written]}
         click.echo(json_text(document))
         return
+    from memaudit.reports.gate import gate_sentence
     from memaudit.reports.page import plain
     from memaudit.reports.report_page import verdict
 
-    said = plain(verdict(made))
-    lines = [safe_text(said, len(said)), "", *map(shown_path, written)]
+    said = [plain(verdict(made))]
+    if made.gate is not None:
+        said.append(plain(gate_sentence(made.gate)))
+    lines = [*(safe_text(each, len(each)) for each in said), "", *map(shown_path, written)]
     click.echo(inert("\n".join(lines)))
 
 
@@ -115,6 +124,12 @@ def _make(run: "Run", flags: dict[str, Any]) -> "Report":
 
         verified = read_verified_rows(flags["verification"], run)
     made = make_report(run, n_worst=flags["top"], verified=verified)
+    if flags["policy"]:
+        from memaudit.gate import GateInputs, check_gate, effective_policy
+
+        inputs = GateInputs(verification=flags["verification"], data=flags["data"])
+        policy = effective_policy(flags["policy"], {})
+        made = replace(made, gate=check_gate(run, policy, inputs, n_worst=0))
     if not flags["show_text"]:
         return made
     rows = [worst.row for worst in made.worst]

@@ -25,13 +25,20 @@ if TYPE_CHECKING:
     from memaudit.gate.result import GateResult
 
 _KINDS: dict[str, Kind] = {"pass": "good", "fail": "risk", "inconclusive": "warning"}
-_MARKS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "⚠️ inconclusive"}
+_MARKS = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "⚠ inconclusive"}
 _VERDICTS = {
     "pass": "The gate passes",
     "fail": "The gate fails",
     "inconclusive": "The gate cannot be decided, so it fails",
 }
 _DIGESTS = ("corpus_digest", "teacher_digest", "classifier_digest")
+
+
+def gate_sentence(result: "GateResult") -> tuple[str | Words, ...]:
+    """Return the verdict in one sentence."""
+    n_broken = len(result.failed) + len(result.inconclusive)
+    broken = f": {n_broken} of {len(result.rules)} rules do not hold" if n_broken else ""
+    return (Words(_VERDICTS[result.verdict], _KINDS[result.verdict]), f"{broken}.")
 
 
 def gate_page(result: "GateResult", *, n_findings: int = 10, with_marks: bool = False) -> Page:
@@ -42,8 +49,6 @@ def gate_page(result: "GateResult", *, n_findings: int = 10, with_marks: bool = 
         n_findings: examples listed at most.
         with_marks: show each status with a mark and every digest, as in a pull request.
     """
-    n_broken = len(result.failed) + len(result.inconclusive)
-    broken = f": {n_broken} of {len(result.rules)} rules do not hold" if n_broken else ""
     shown = min(n_findings, len(result.findings))
     listed = f"The {shown:,} worst of {result.n_findings:,} distinct examples"
     findings = (
@@ -51,10 +56,10 @@ def gate_page(result: "GateResult", *, n_findings: int = 10, with_marks: bool = 
     )
     return Page(
         title=f"memaudit gate: {_MARKS[result.verdict]}",
-        verdict=(Words(_VERDICTS[result.verdict], _KINDS[result.verdict]), f"{broken}."),
-        sections=(Section(blocks=(_rules(result, with_marks=with_marks),)), *findings),
+        verdict=gate_sentence(result),
+        sections=(Section(blocks=(rules_table(result, with_marks=with_marks),)), *findings),
         notes=(
-            _bound(result),
+            bound(result),
             name(result.judged.in_words, max_len=5000),
             _provenance(result, with_digests=with_marks),
         ),
@@ -66,13 +71,12 @@ def gate_markdown(result: "GateResult") -> str:
     return render_markdown(gate_page(result, n_findings=50, with_marks=True), level=2)
 
 
-def _rules(result: "GateResult", *, with_marks: bool) -> Table:
+def rules_table(result: "GateResult", *, title: str = "", with_marks: bool = False) -> Table:
+    """Return what was found, rule by rule."""
+    names = ("rule", "status", "what was found") if title or with_marks else ("", "", "")
     return Table(
-        columns=(
-            Column("rule" if with_marks else "", "nowhere"),
-            Column("status" if with_marks else "", "nowhere"),
-            Column("what was found" if with_marks else ""),
-        ),
+        title=title,
+        columns=(Column(names[0], "nowhere"), Column(names[1], "nowhere"), Column(names[2])),
         rows=tuple(
             (
                 f"{rule.id} {rule.name}",
@@ -106,7 +110,7 @@ def _findings(result: "GateResult", n_findings: int) -> Table:
     )
 
 
-def _bound(result: "GateResult") -> Sentence:
+def bound(result: "GateResult") -> Sentence:
     """Return how many may be memorized at most, if that limits anything."""
     guarantee = result.guarantee
     if guarantee.status != "holds":

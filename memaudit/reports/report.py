@@ -30,6 +30,7 @@ from memaudit.sensitivity import SensitivitySummary
 from memaudit.text import shown_path
 
 if TYPE_CHECKING:
+    from memaudit.gate.result import GateResult
     from memaudit.labels import VerifiedRows
     from memaudit.runs.run import Run
 
@@ -156,6 +157,9 @@ class Report:
     sensitivity: SensitivitySummary | None = None
     """How many rows hold personal data or secrets, if it was looked for."""
 
+    gate: "GateResult | None" = None
+    """What the gate says under a policy, if one was given."""
+
     row_texts: Mapping[int, str] | None = None
     """Start of the worst examples, by row, if they were asked for: text of the corpus."""
 
@@ -191,7 +195,8 @@ class Report:
     def document(self) -> dict[str, Any]:
         """Return the numbers as one JSON document: no id, no address and no text of the corpus."""
         inputs, expected, texts = self.manifest.inputs, self.expected, self.expected_texts
-        return {
+        gate = {} if self.gate is None else {"gate": self.gate.verdict}
+        return gate | {
             "schema_version": SCHEMA_VERSION,
             "run": inputs.fingerprint,
             "rows": self.rows,

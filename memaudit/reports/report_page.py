@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 
+from memaudit.gate.result import GateResult
 from memaudit.reports import words
 from memaudit.reports.charts import (
     Bar,
 )
+from memaudit.reports.gate import bound, gate_sentence, rules_table
 from memaudit.reports.page import (
     BARS,
+    PATH_LEN,
     Block,
     Cell,
     Column,
@@ -21,6 +24,7 @@ from memaudit.reports.page import (
     facts,
     name,
     numbers,
+    pieces,
 )
 from memaudit.reports.report import Report
 from memaudit.reports.report_charts import budget_chart, histogram_chart
@@ -48,9 +52,13 @@ def report_page(report: Report) -> Page:
     return Page(
         title="Memorization report",
         verdict=verdict(report),
-        lead=" ".join(_lead(report)),
+        lead=(
+            *(() if report.gate is None else (*gate_sentence(report.gate), " ")),
+            " ".join(_lead(report)),
+        ),
         sections=(
             Section(blocks=tuple(_first(report))),
+            *([] if report.gate is None else [_policy(report.gate)]),
             _risk(report),
             _budget(report),
             _worst(report),
@@ -138,6 +146,17 @@ def _first(report: Report) -> Iterator[Block]:
         f"Intervals cover 95%. {report.scored:,} of {report.rows:,} examples were scored{others}. "
         f"The student learns from {words.objective_in_words(report.manifest.inputs.objective)}.",
         "quiet",
+    )
+
+
+def _policy(result: GateResult) -> Section:
+    source = result.policy.source or "the command line"
+    said = Paragraph(("Policy: ", name(source, max_len=PATH_LEN), ". ", *pieces(bound(result))))
+    return Section(
+        title="Does it pass the policy?",
+        anchor="policy",
+        nav="Policy",
+        blocks=(rules_table(result, title="Rules of the policy"), said),
     )
 
 

@@ -166,3 +166,24 @@ def test_neither_torch_nor_sklearn_is_imported(folder, tmp_path):
     )
 
     assert done.stdout.splitlines()[-1] == "0 []"
+
+
+def test_a_policy_makes_the_report_say_whether_the_run_passes(folder, tmp_path, capsys):
+    """Who approves a release reads that first; without a policy nothing is promised."""
+    policy = tmp_path / "memaudit.toml"
+    command = ["report", "--run", str(folder), "--html", str(tmp_path / "page.html"), "--json"]
+
+    verdicts = []
+    for limit in ("0.0", "1.0"):
+        policy.write_text(
+            f"[gate]\nmax-rate = {limit}\nmax-bad-rows = 1\nallow-custom-classifier = true\n"
+        )
+        assert memaudit([*command, "--policy", str(policy)]) == 0
+        verdicts.append(json.loads(capsys.readouterr().out)["gate"])
+        page = (tmp_path / "page.html").read_text()
+        assert ("The gate fails" in page) == (limit == "0.0")
+        assert "MEM001 flagged-rate" in page
+    assert verdicts == ["fail", "pass"]
+
+    assert memaudit(command) == 0
+    assert "gate" not in json.loads(capsys.readouterr().out)
