@@ -125,7 +125,7 @@ def read_chunk(plan: ChunkPlan, chunk: int) -> NDArray[np.float64]:
         OutputError: it cannot be read.
     """
     table = _read_table(plan, chunk)
-    return np.column_stack([table.column(name).to_numpy() for name in plan.features])
+    return np.column_stack([numbers(table.column(name).combine_chunks()) for name in plan.features])
 
 
 def sort_chunks(plan: ChunkPlan, chunks: Iterable[int]) -> tuple[list[int], list[int]]:
