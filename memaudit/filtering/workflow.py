@@ -201,10 +201,9 @@ class _Texts:
 
     def learn(self, row: Example | BadRow) -> None:
         """Look at a row; rows come in order."""
-        if isinstance(row, BadRow):
-            self._keys += b"bad row " + row.row.to_bytes(8)  # like no other
-            return
         self._keys += text_key(row)
+        if isinstance(row, BadRow):
+            return
         self.n_bytes[row.row], self.n_tokens[row.row] = self._size(row.text)
 
     def lose(self, row: int, left: str) -> None:

@@ -72,7 +72,19 @@ def verdict(result: "AuditResult") -> Sentence:
         ),
         f": expect {words.expected(result.expected)} to be memorized by a student distilled from ",
         name(teacher, "strong"),
-        f" by {words.objective_in_words(result.objective)}{texts}",
+        f" by {words.objective_in_words(result.objective)}{texts}{_shared_windows(result)}",
+    )
+
+
+def _shared_windows(result: "AuditResult") -> str:
+    """Say that different texts are at risk for the same tokens, if they are."""
+    n_texts, n_windows = result.flagged_distinct, result.flagged_windows
+    if n_texts <= n_windows:
+        return ""
+    noun = "window" if n_windows == 1 else "windows"
+    return (
+        f" The {n_texts:,} different texts at risk share {n_windows:,} {noun} of "
+        f"{result.shape.length} tokens."
     )
 
 

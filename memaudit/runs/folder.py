@@ -1,7 +1,8 @@
 """The folder of a run: what is there of it, who writes it, and whether it may be continued.
 
     manifest.json            what the run was given; written once the corpus has been read
-    rows.parquet             what became of each row, and which windows it has
+    rows.parquet             what became of each row, which windows it has, and the first row
+                             with the same text
     chunks/00042.parquet     the features of some distinct windows
     chunks/00043.error.json  why they could not be scored; removed at the next start
     risk.<format>            the results, made from those alone
@@ -38,7 +39,7 @@ from memaudit.runs.manifest import (
     refuse_differences,
     write_manifest,
 )
-from memaudit.runs.reading import RowLog, RowWindows
+from memaudit.runs.reading import RowLog, RowWindows, number_texts
 from memaudit.runs.sealed_parquet import is_whole, sealed_writer
 from memaudit.runs.workers import remove_failures
 from memaudit.text import shown_path
@@ -233,8 +234,8 @@ def write_rows(path: Path, fingerprint: str, rows: RowLog, cuts: RowWindows) -> 
     import pyarrow as pa
 
     text, number = pa.string(), pa.int64()
-    names = ("id", "row", "address", "outcome", "reason", "windows")
-    types = (text, number, text, text, text, pa.list_(number))
+    names = ("id", "row", "address", "outcome", "reason", "windows", "text")
+    types = (text, number, text, text, text, pa.list_(number), number)
     schema = pa.schema(list(zip(names, types, strict=True)))
     records = _records(rows, cuts)
     with sealed_writer(path, schema, {"memaudit.run": fingerprint}) as writer:
@@ -249,8 +250,8 @@ def write_rows(path: Path, fingerprint: str, rows: RowLog, cuts: RowWindows) -> 
 def _records(rows: RowLog, cuts: RowWindows) -> Iterator[tuple[object, ...]]:
     lengths = iter(cuts.n_windows)
     start = 0
-    for row in rows:
+    for row, text in zip(rows, number_texts(bytes(cuts.text_keys)).tolist(), strict=True):
         n_windows = next(lengths) if row.outcome == "scored" else 0
         windows = cuts.windows[start : start + n_windows].tolist()
         start += n_windows
-        yield row.example_id, row.row, row.address, row.outcome, row.reason, windows
+        yield row.example_id, row.row, row.address, row.outcome, row.reason, windows, text

@@ -250,6 +250,9 @@ class RowWindows:
     raw: "RawDigest" = field(default_factory=lambda: RawDigest())
     """Of their messages, before a chat template made texts of them."""
 
+    text_keys: bytearray = field(default_factory=bytearray)
+    """16 bytes for each row: `text_key`, or for a bad row what is like no other."""
+
     answers: AnswerCounts = field(default_factory=AnswerCounts)
     """How much of what is trained on was looked at, where rows say what that is."""
 
@@ -309,6 +312,7 @@ def cut_rows(
         encoded = iter(encode_examples(examples, tokenizer))
         for row in batch:
             cuts.raw.add(row)
+            cuts.text_keys.extend(text_key(row))
             if isinstance(row, BadRow):
                 outcome = _outcome(row, "bad", row.reason)
             else:
@@ -328,17 +332,22 @@ def cut_rows(
     return cuts
 
 
-def text_key(example: Example) -> bytes:
-    """Return 16 bytes that are equal for equal texts with equal answers, and for no others."""
-    key = hashlib.blake2b(example.text.encode(), digest_size=_TEXT_KEY_LEN)
-    key.update(msgspec.json.encode(example.answers))
+def text_key(row: Example | BadRow) -> bytes:
+    """Return 16 bytes that are equal for equal texts with equal answers, and for nothing else."""
+    if isinstance(row, BadRow):
+        return b"bad row ".ljust(_TEXT_KEY_LEN // 2) + row.row.to_bytes(_TEXT_KEY_LEN // 2)
+    key = hashlib.blake2b(row.text.encode(), digest_size=_TEXT_KEY_LEN)
+    key.update(msgspec.json.encode(row.answers))
     return key.digest()
 
 
 def number_texts(keys: bytes) -> NDArray[np.int64]:
-    """Return (n,) a number for each of n keys, equal for equal texts: the first place of the text."""
-    pairs = np.frombuffer(keys, dtype=np.dtype([("high", ">u8"), ("low", ">u8")]))
-    _, first, inverse = np.unique(pairs, return_index=True, return_inverse=True)
+    """Return (n_rows,) the first row that has the same text; for each row, its key is given.
+
+    It says which rows are equal and nothing else: unlike a digest, nobody can try texts out on it.
+    """
+    by_row = np.frombuffer(keys, dtype=f"S{_TEXT_KEY_LEN}")
+    _, first, inverse = np.unique(by_row, return_index=True, return_inverse=True)
     found: NDArray[np.int64] = first[inverse]
     return found
 

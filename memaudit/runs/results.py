@@ -138,8 +138,13 @@ class AuditResult:
 
     @property
     def flagged_distinct(self) -> int:
-        """Distinct texts among the flagged: rows with equal worst windows count once."""
+        """Distinct texts among the flagged rows: equal texts count once."""
         return self.finished.risks.n_flagged_texts
+
+    @property
+    def flagged_windows(self) -> int:
+        """Distinct worst windows of the flagged rows; different texts may share one."""
+        return self.finished.risks.n_flagged_windows
 
     @property
     def expected(self) -> ExpectedCount:
@@ -252,6 +257,7 @@ class AuditResult:
             "expected_memorized": self.expected.mean,
             "expected_memorized_interval": [self.expected.low, self.expected.high],
             "flagged_distinct": self.flagged_distinct,
+            "flagged_windows": self.flagged_windows,
             "expected_memorized_distinct": self.expected_distinct.mean,
             "expected_memorized_distinct_interval": [
                 self.expected_distinct.low,

@@ -25,16 +25,16 @@ _ROWS_AT_ONCE = 65_536
 
 @dataclass(frozen=True, slots=True)
 class DistinctTexts:
-    """The distinct worst windows of a run: rows with equal worst windows count as one text."""
+    """The distinct texts of the scored rows: rows with equal texts count as one."""
 
     windows: NDArray[np.int64]
-    """(n_texts,) indices of windows."""
+    """(n_texts,) index of each text's worst window; different texts may share one."""
 
     probabilities: NDArray[np.float64]
     """(n_texts,)"""
 
     copies: NDArray[np.int64]
-    """(n_texts,) rows that have it as their worst window."""
+    """(n_texts,) rows that have the text."""
 
     first_rows: NDArray[np.int64]
     """(n_texts,) the first of those rows, counted among the scored ones."""
@@ -108,6 +108,9 @@ class Risks:
     sensitivity: RowSensitivity | None = None
     """What is sensitive in each scored row. None: it was not looked for."""
 
+    row_texts: NDArray[np.int64] | None = None
+    """(n_scored,) equal for rows with equal texts. None: an old run, equal windows stand for them."""
+
     @property
     def row_probabilities(self) -> NDArray[np.float64]:
         """(n_scored,) the probability of each row's worst window."""
@@ -131,21 +134,29 @@ class Risks:
 
     @cached_property
     def texts(self) -> DistinctTexts:
-        """Distinct texts, by the index of their window."""
-        windows, first, copies = np.unique(
-            self.worst_windows, return_index=True, return_counts=True
-        )
+        """Distinct texts. Texts that only share a window are not equal."""
+        numbers = self.worst_windows if self.row_texts is None else self.row_texts
+        _, first, copies = np.unique(numbers, return_index=True, return_counts=True)
+        windows = self.worst_windows[first]
         return DistinctTexts(windows, self.window_probabilities[windows], copies, first)
+
+    @cached_property
+    def n_flagged_windows(self) -> int:
+        """Distinct worst windows of flagged rows: texts that share one are counted once."""
+        return len(np.unique(self.worst_windows[self.is_flagged]))
 
     @cached_property
     def expected(self) -> ExpectedCount:
         """Scored rows expected to be memorized: the sum of their probabilities, with an interval."""
-        return self.classifier.expected_count(self.texts.probabilities, self.texts.copies)
+        # Rows with the same window are memorized together, whatever follows it in them.
+        windows, copies = np.unique(self.worst_windows, return_counts=True)
+        return self.classifier.expected_count(self.window_probabilities[windows], copies)
 
     @cached_property
     def expected_texts(self) -> ExpectedCount:
-        """Distinct texts expected to be memorized."""
-        return self.classifier.expected_count(self.texts.probabilities)
+        """Distinct texts expected to be memorized; those that share a window go together."""
+        windows, n_texts = np.unique(self.texts.windows, return_counts=True)
+        return self.classifier.expected_count(self.window_probabilities[windows], n_texts)
 
     @cached_property
     def out_of_range(self) -> dict[str, float]:
@@ -204,6 +215,7 @@ def predict_risks(
     feature_names: tuple[str, ...],
     X: NDArray[np.float64],
     row_windows: RowWindows,
+    row_texts: NDArray[np.int64] | None = None,
 ) -> Risks:
     """Return the probability of every window, and each row's worst window, the first if tied.
 
@@ -212,6 +224,7 @@ def predict_risks(
         feature_names: columns of `X`.
         X: (n_windows, n_features) by distinct window.
         row_windows: which windows the scored rows have.
+        row_texts: as in `Risks`.
 
     Raises:
         ClassifierError: a feature is not a finite number.
@@ -233,6 +246,7 @@ def predict_risks(
         probabilities,
         worst,
         row_sensitivity(feature_names, X, windows, n_windows),
+        row_texts,
     )
 
 

@@ -154,6 +154,9 @@ class _Rows:
 
     table: "pa.Table"
     windows: RowWindows
+    texts: NDArray[np.int64] | None
+    """(n_rows,) the first row with the same text. None: written by a version that compared windows
+    alone."""
 
     def leave_out(self, is_out: NDArray[np.bool_], outcome: Outcome, reasons: list[str]) -> None:
         """Give another outcome to some of the rows that count as scored."""
@@ -194,8 +197,9 @@ def read_run(folder: Path, failures: Mapping[int, str] | None = None) -> Run:
     if run.plan.prefilter is not None:
         n_screened = int(np.isnan(X).any(axis=1).sum())
         estimates = _leave_out_screened(rows, run.plan, run.plan.prefilter, X)
-    risks = predict_risks(run.manifest.classifier, run.plan.features, X, rows.windows)
     is_scored = np.array(rows.table.column("outcome").to_pylist()) == "scored"
+    row_texts = None if rows.texts is None else rows.texts[is_scored]
+    risks = predict_risks(run.manifest.classifier, run.plan.features, X, rows.windows, row_texts)
     return Run(
         folder,
         run.manifest,
@@ -325,4 +329,8 @@ def _read_rows(run: RunFolder) -> _Rows:
     cuts = RowWindows()
     cuts.windows.frombytes(numbers(windows.flatten()).tobytes())
     cuts.n_windows.frombytes(n_windows[n_windows > 0].astype(np.int64).tobytes())
-    return _Rows(table.drop_columns(["windows"]), cuts)
+    table, texts = table.drop_columns(["windows"]), None
+    if "text" in table.column_names:
+        texts = numbers(table.column("text").combine_chunks())
+        table = table.drop_columns(["text"])
+    return _Rows(table, cuts, texts)

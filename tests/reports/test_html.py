@@ -205,7 +205,8 @@ def test_a_run_without_any_risk_has_a_page(run):
 
 def test_a_run_in_which_nothing_was_scored_has_a_page(run):
     """A cascade may leave every window out."""
-    nothing = replace(run.risks, worst_windows=np.empty(0, dtype=np.int64), X=run.risks.X[:0])
+    no_row = np.empty(0, dtype=np.int64)
+    nothing = replace(run.risks, worst_windows=no_row, row_texts=no_row, X=run.risks.X[:0])
     empty = replace(
         run,
         risks=nothing,

@@ -44,7 +44,11 @@ def summary(result, capsys, monkeypatch, width=80, color="never"):
 def test_the_verdict_comes_first(capsys, monkeypatch):
     """Who reads one sentence must have read the right one."""
     result = with_results(
-        make_result(), expected=ExpectedCount(18.3, 7, 41), flagged=23, flagged_distinct=23
+        make_result(),
+        expected=ExpectedCount(18.3, 7, 41),
+        flagged=23,
+        flagged_distinct=23,
+        flagged_windows=23,
     )
 
     first_sentence = " ".join(summary(result, capsys, monkeypatch).split("\n\n")[0].split())
@@ -60,6 +64,7 @@ def test_equal_texts_are_counted_once_beside_it():
         make_result(),
         flagged=23,
         flagged_distinct=4,
+        flagged_windows=4,
         expected_distinct=ExpectedCount(3.14, 1, 6),
     )
 
@@ -175,3 +180,12 @@ def test_consoles_of_the_tests_are_as_wide_as_asked(monkeypatch):
     """The widths above would otherwise test nothing."""
     monkeypatch.setenv("COLUMNS", "40")
     assert Console(file=io.StringIO()).width == 40
+
+
+def test_texts_that_share_a_window_are_not_called_equal():
+    """Documents with one header are no copies: a reader must not take them for duplicates."""
+    result = with_results(make_result(), flagged=32, flagged_distinct=32, flagged_windows=1)
+
+    said = plain(verdict(result))
+    assert "equal texts" not in said
+    assert said.endswith("The 32 different texts at risk share 1 window of 8 tokens.")

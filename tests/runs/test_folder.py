@@ -327,7 +327,8 @@ def test_no_file_holds_text_or_token_ids(tmp_path):
         pq.read_schema(out / "rows.parquet"),
     )
     assert {str(field.type) for field in chunk} == {"double"}
-    assert rows_file.names == ["id", "row", "address", "outcome", "reason", "windows"]
+    names = ["id", "row", "address", "outcome", "reason", "windows", "text"]
+    assert rows_file.names == names
 
 
 def test_what_a_killed_process_had_half_written_is_removed(finished, reference):

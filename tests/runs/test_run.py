@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support.fake_run import fake_audit
+from support.finished_runs import finish_run, write_jsonl
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.runs.manifest import Shard
 from memaudit.runs.run import read_run
+from memaudit.runs.sealed_parquet import sealed_writer
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +97,31 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     """A typo in a path must not pass a gate."""
     with pytest.raises(UsageError, match="not the folder of a run"):
         read_run(tmp_path)
+
+
+def test_texts_that_share_a_window_are_counted_apart(tmp_path):
+    """A header in 32 documents is one window and 32 texts; two equal documents are one text."""
+    documents = [f"header01 of document {i}" for i in range(5)]
+    source = write_jsonl(tmp_path / "c.jsonl", [*documents, documents[0], None, None])
+    finish_run(source, tmp_path / "run", recited=["header01"], on_bad_row="skip")
+
+    risks = read_run(tmp_path / "run").risks
+
+    assert (risks.n_flagged, risks.n_flagged_texts, risks.n_flagged_windows) == (6, 5, 1)
+    assert risks.texts.copies.tolist() == [2, 1, 1, 1, 1]
+    assert risks.expected_texts.mean == pytest.approx(5 / 6 * risks.expected.mean)
+    file = pq.read_table(tmp_path / "run" / "rows.parquet")
+    assert file["text"].to_pylist() == [0, 1, 2, 3, 4, 0, 6, 7]
+
+
+def test_a_run_that_compared_windows_alone_is_read_as_it_was_meant(tmp_path):
+    """Rows without the column of an older version still have a summary."""
+    source = write_jsonl(tmp_path / "c.jsonl", ["header01 and one", "header01 and two"])
+    finish_run(source, tmp_path / "run", recited=["header01"])
+    path = tmp_path / "run" / "rows.parquet"
+    fingerprint = read_run(tmp_path / "run").manifest.inputs.fingerprint
+    table = pq.read_table(path).drop_columns(["text"])
+    with sealed_writer(path, table.schema, {"memaudit.run": fingerprint}) as writer:
+        writer.write_table(table)
+
+    assert read_run(tmp_path / "run").risks.n_flagged_texts == 1
