@@ -3,35 +3,33 @@
 1. Every row is read, tokenised and cut into windows; equal windows are kept once and counted.
 2. What the run was given is written down, or compared with what is written down already.
 3. Every chunk of distinct windows that is not there yet is scored, and its features committed.
-4. From the chunks, the classifier makes probabilities; a row is as risky as its worst window.
-5. The table is written beside its place and renamed into it.
+4. The run is read back as report, gate and filter will read it: from the chunks, the classifier
+   makes probabilities, and a row is as risky as its worst window.
+5. Table and summary are written from that, beside their place, and renamed into it.
 
-No text is kept. A distinct window takes about 0.5 kB of memory, a row 16 bytes: the rest of it
-waits on the disk.
+No text is kept. While windows are scored, a distinct one takes about 0.5 kB of memory and a row 16
+bytes; the rest waits on the disk. At the end ids and addresses of all rows are in memory.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from memaudit.classifier import RiskClassifier, check_features, zlib_record
+from memaudit.classifier import RiskClassifier
 from memaudit.corpus import BadRow, CorpusOptions, Example
-from memaudit.runs.chunks import SUFFIX_TOKENS, feature_set_name
-from memaudit.runs.files import open_path, output_errors, remove_halves, scratch_folder
+from memaudit.runs.files import output_errors, remove_halves, scratch_folder
 from memaudit.runs.folder import RunFolder, begin_run, keep_rows, open_folder, unscored_chunks
-from memaudit.runs.manifest import AnswersRead, Manifest, RunInputs, Shard, software_versions
+from memaudit.runs.manifest import Manifest, Shard
 from memaudit.runs.models import AuditModels
-from memaudit.runs.opening import AuditInputs, chosen_prefilter, open_inputs
+from memaudit.runs.opening import AuditInputs, chosen_prefilter, declare, open_inputs
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
-from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, cut_rows
+from memaudit.runs.reading import DistinctWindows, RowLog, cut_rows
 from memaudit.runs.results import AuditResult, ReportOptions, Session, write_results
 from memaudit.runs.scoring import chunks_to_score
 from memaudit.runs.status import RunStatus, run_status
-from memaudit.sensitivity import SENSITIVITY_COLUMNS
-from memaudit.windows import WindowPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ def audit_corpus(
         ClassifierError: no classifier fits.
         OutputError: `out` cannot be written, or another process is at work in it.
     """
-    with open_folder(None if out is None else _opened(out)) as folder:
+    with open_folder(out) as folder:
         inputs = open_inputs(teacher, data, student, baseline, options)
         return _audit(folder, inputs, options, progress, writes=out is not None)
 
@@ -136,7 +134,7 @@ def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
     Raises:
         UsageError, CorpusError, ModelError, ClassifierError, OutputError: as for `audit_corpus`.
     """
-    with open_folder(_opened(out)) as folder:
+    with open_folder(out) as folder:
         inputs = open_inputs(teacher, data, student, baseline, options)
         with _scored(folder, inputs, options, progress, shard=shard):
             pass
@@ -178,7 +176,7 @@ def _audit(
     *,
     writes: bool,
 ) -> AuditResult:
-    """Score what is not scored yet, and conclude."""
+    """Score what is not scored yet, and write the results."""
     with _scored(folder, inputs, options, progress) as done:
 
         def text_of(window: int) -> str:
@@ -210,8 +208,8 @@ def _scored(
 ) -> Iterator[_Scored]:
     """Read the corpus, begin or continue the run, and score what is missing."""
     started = time.monotonic()
-    spools = scratch_folder(folder)
-    with RowLog(spools) as rows, DistinctWindows(options.shape.length, spools) as windows:
+    place = scratch_folder(folder)
+    with RowLog(place) as rows, DistinctWindows(options.shape.length, place) as windows:
         cuts = cut_rows(
             inputs.rows,
             inputs.models.tokenizer,
@@ -220,14 +218,17 @@ def _scored(
             on_batch=_stage("read", None, progress),
         )
         manifest = Manifest(
-            inputs=_declare(inputs, options, cuts, len(windows)),
+            inputs=declare(inputs, options, cuts, len(windows)),
             names=inputs.models.names(inputs.classifier),
             classifier=inputs.classifier,
             prefilter=inputs.prefilter,
             shard=shard,
             raw_digest=cuts.raw.value,
         )
+        # Only now is known what the run is: the manifest pins the texts that were read. An earlier
+        # session's chunks count if its manifest says the same, so the corpus is read at each start.
         run = begin_run(folder, manifest, restart=options.restart)
+        # Before the chunks: a folder with all its chunks can then be read without the corpus.
         keep_rows(run, rows, cuts)
         session = _score_missing(run, windows, inputs.models, started, progress)
         yield _Scored(run, windows, session)
@@ -256,55 +257,6 @@ def _score_missing(
         scoring_seconds=time.monotonic() - scoring_started,
         kept_windows=plan.n_windows - n_missing,
     )
-
-
-def _declare(
-    inputs: AuditInputs, options: AuditOptions, cuts: RowWindows, distinct_windows: int
-) -> RunInputs:
-    """Return all that decides a byte of the results."""
-    models = inputs.models
-    check_features(inputs.classifier, models.features, models.engine)
-    sensitivity = SENSITIVITY_COLUMNS if options.sensitive else ()
-    answers = None
-    if cuts.answers.rows:
-        answers = AnswersRead(options.turns, options.min_suffix_len, **asdict(cuts.answers))
-    return RunInputs(
-        corpus={} if inputs.corpus is None else inputs.corpus.declared(),
-        on_bad_row=options.on_bad_row,
-        rows=cuts.outcomes.total(),
-        rows_digest=cuts.rows_hash.hexdigest(),
-        texts_digest=cuts.texts_hash.hexdigest(),
-        distinct_windows=distinct_windows,
-        teacher_digest=models.teacher_digest,
-        reference_digest=models.reference_digest,
-        feature_set=feature_set_name(models.role),
-        features=models.features + ((SUFFIX_TOKENS,) if answers else ()) + sensitivity,
-        classifier_digest=inputs.classifier.digest,
-        objective=options.objective,
-        engine=models.engine,
-        device=models.device,
-        threads=models.threads,
-        prefix_tokens=options.shape.prefix_len,
-        suffix_tokens=options.shape.suffix_len,
-        windows=_policy(options, cuts),
-        chunk_size=options.chunk_size,
-        zlib=zlib_record(),
-        versions=software_versions(sensitive=options.sensitive),
-        survival=None if inputs.prefilter is None else inputs.prefilter.survival,
-        cascade_digest=None if inputs.prefilter is None else inputs.prefilter.digest,
-        answers=answers,
-    )
-
-
-def _policy(options: AuditOptions, cuts: RowWindows) -> WindowPolicy:
-    """Return what `auto` came to for a corpus: windows in its answers, or at the start of rows."""
-    if options.windows != "auto":
-        return options.windows
-    return "answers" if cuts.answers.rows else "first"
-
-
-def _opened(out: Path | str) -> Path:
-    return open_path(out) if isinstance(out, str) else out
 
 
 def _stage(

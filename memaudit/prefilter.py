@@ -246,6 +246,8 @@ def highest_probability(
     ):
         if coefficient == 0:
             continue
+        # Whatever a model says, its term is at most the one at the end of the feature's range; with
+        # that end in place of what is unknown, the sum can only be too high, never too low.
         best = _limit(name, upper=coefficient > 0)
         values = np.asarray(known.get(name, best))
         logits += coefficient * ((np.where(np.isnan(values), best, values) - mean) / scale)

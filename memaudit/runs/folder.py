@@ -27,6 +27,7 @@ from memaudit.runs.files import (
     is_full,
     is_remote,
     locked,
+    open_path,
     output_errors,
     output_folder,
     remove_halves,
@@ -83,7 +84,7 @@ class RunFolder:
 
 
 @contextmanager
-def open_folder(path: Path | None) -> Iterator[Path]:
+def open_folder(path: Path | str | None) -> Iterator[Path]:
     """Give a folder that this process alone may write, made if missing; None: one that vanishes.
 
     If the work inside fails before a chunk is scored, the folder is left as it was.
@@ -96,6 +97,7 @@ def open_folder(path: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="memaudit-") as folder:
             yield Path(folder)
         return
+    path = open_path(path) if isinstance(path, str) else path
     made = [file for name in (MANIFEST, ROWS, LOCK) if not (file := path / name).exists()]
     with _full_disks_explained(path), output_folder(path), locked(path / LOCK):
         try:
@@ -123,6 +125,8 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> RunFolder:
         with output_errors(folder):
             (folder / CHUNKS).mkdir(mode=0o700, exist_ok=True)
             sync_folder(folder)
+    # The manifest comes before the first chunk: a process that dies in between leaves a run that
+    # can be continued, never chunks of which nobody knows what they are of.
     try:
         if not path.exists():
             write_manifest(path, manifest)
@@ -130,6 +134,7 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> RunFolder:
         pass
     refuse_differences(folder, read_manifest(path), manifest)
     with output_errors(folder):
+        # Each session tries failed chunks anew: what killed a worker may have been the machine.
         remove_failures(folder / CHUNKS)
     return RunFolder(folder, manifest)
 

@@ -1,21 +1,29 @@
-"""The opening of an audit: what it is given, found and loaded."""
+"""The opening of an audit: what it is given, found and loaded, and how that is declared."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
-from memaudit.classifier import RiskClassifier, check_zlib, find_classifier
+from memaudit.classifier import (
+    RiskClassifier,
+    check_features,
+    check_zlib,
+    find_classifier,
+    zlib_record,
+)
 from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
 from memaudit.errors import CorpusError, UsageError
 from memaudit.features import ReferenceRole
 from memaudit.prefilter import Prefilter, make_prefilter
-from memaudit.runs.chunks import feature_set_name
+from memaudit.runs.chunks import SUFFIX_TOKENS, feature_set_name
+from memaudit.runs.manifest import AnswersRead, RunInputs, software_versions
 from memaudit.runs.models import AuditModels, ModelSources, load_models
 from memaudit.runs.options import AuditOptions
-from memaudit.sensitivity import load_detector
+from memaudit.runs.reading import RowWindows
+from memaudit.sensitivity import SENSITIVITY_COLUMNS, load_detector
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +149,53 @@ def allowed_rows(
 def _begun(rows: Iterator[Example | BadRow]) -> Iterator[Example | BadRow]:
     """Read the first row now, so that a corpus that cannot be read says so now."""
     return chain(list(islice(rows, 1)), rows)
+
+
+def declare(
+    inputs: AuditInputs, options: AuditOptions, cuts: RowWindows, distinct_windows: int
+) -> RunInputs:
+    """Return all that decides a byte of the results.
+
+    Args:
+        inputs: what is audited.
+        options: how.
+        cuts: the rows that were read, and their windows.
+        distinct_windows: of those.
+
+    Raises:
+        ClassifierError: the engine cannot tell a feature that the classifier needs.
+    """
+    models, windows = inputs.models, options.windows
+    if windows == "auto":
+        windows = "answers" if cuts.answers.rows else "first"
+    check_features(inputs.classifier, models.features, models.engine)
+    sensitivity = SENSITIVITY_COLUMNS if options.sensitive else ()
+    answers = None
+    if cuts.answers.rows:
+        answers = AnswersRead(options.turns, options.min_suffix_len, **asdict(cuts.answers))
+    return RunInputs(
+        corpus={} if inputs.corpus is None else inputs.corpus.declared(),
+        on_bad_row=options.on_bad_row,
+        rows=cuts.outcomes.total(),
+        rows_digest=cuts.rows_hash.hexdigest(),
+        texts_digest=cuts.texts_hash.hexdigest(),
+        distinct_windows=distinct_windows,
+        teacher_digest=models.teacher_digest,
+        reference_digest=models.reference_digest,
+        feature_set=feature_set_name(models.role),
+        features=models.features + ((SUFFIX_TOKENS,) if answers else ()) + sensitivity,
+        classifier_digest=inputs.classifier.digest,
+        objective=options.objective,
+        engine=models.engine,
+        device=models.device,
+        threads=models.threads,
+        prefix_tokens=options.shape.prefix_len,
+        suffix_tokens=options.shape.suffix_len,
+        windows=windows,
+        chunk_size=options.chunk_size,
+        zlib=zlib_record(),
+        versions=software_versions(sensitive=options.sensitive),
+        survival=None if inputs.prefilter is None else inputs.prefilter.survival,
+        cascade_digest=None if inputs.prefilter is None else inputs.prefilter.digest,
+        answers=answers,
+    )
