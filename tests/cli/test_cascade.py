@@ -32,7 +32,7 @@ def test_a_cascade_says_how_many_teacher_tokens_it_saved(predict, tmp_path):
     rows = pq.read_table(tmp_path / "out" / "risk.parquet").to_pylist()
     assert code == 0
     assert "cascade 288 teacher tokens saved, 90.0%" in words
-    assert "screened 9 left out by the cascade: the teacher did not read them" in words
+    assert "screened 9 skipped: the teacher did not read them" in words
     assert "the expected number does not count them" in words
     assert [row["row"] for row in rows if row["outcome"] == "scored"] == [3, 10]
     assert all(row["probability"] > 0 for row in rows if row["outcome"] == "screened")
@@ -52,7 +52,7 @@ def test_a_student_is_asked_before_the_teacher(predict, tiny_student, tmp_path):
         assert row["outcome"] == "screened" or row == expected
     code, out, _ = predict(*given, "--dry-run")
     assert code == 0
-    assert "by the corpus; the student will spare the teacher more" in " ".join(out.split())
+    assert "by repeat counts; the student will spare the teacher more" in " ".join(out.split())
 
 
 def test_there_is_no_cascade_unless_it_is_asked_for(predict, tmp_path):
