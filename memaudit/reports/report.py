@@ -46,13 +46,8 @@ class Figure:
     """A number with its 95 % interval, where the card has one."""
 
     value: float
-    """Itself."""
-
     low: float | None
-    """Lower end."""
-
     high: float | None
-    """Upper end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +58,6 @@ class HeldOutRun:
     """As in the card."""
 
     examples: int
-    """In it."""
 
     expected: float
     """To be memorized, by the classifier."""
@@ -83,7 +77,7 @@ class Card:
     """Each distilled for real; the smallest expectation first."""
 
     statistics: str
-    """How the figures came about."""
+    """How the figures were computed."""
 
     limits: str
     """What they do not say."""

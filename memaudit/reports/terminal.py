@@ -61,7 +61,9 @@ def print_page(page: Page, stream: TextIO | None = None, *, color: str = "auto")
         for note in page.notes:
             console.print()
             console.print(_text(note, "dim"))
-    stream.write(inert(_PADDING.sub(_without_spaces, captured.get())))
+    # Cells are padded to the width of their column: the last one of a line needs none of it.
+    unpadded = _PADDING.sub(lambda padding: padding.group().replace(" ", ""), captured.get())
+    stream.write(inert(unpadded))
 
 
 def make_console(stream: TextIO, color: str) -> Console:
@@ -75,11 +77,6 @@ def make_console(stream: TextIO, color: str) -> Console:
         highlight=False,
         legacy_windows=False,
     )
-
-
-def _without_spaces(match: re.Match[str]) -> str:
-    # Cells are padded to the width of their column: the last one of a line needs none of it.
-    return match.group().replace(" ", "")
 
 
 def _text(sentence: Sentence, style: str = "") -> Text:

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from support.ci_commands import SYSTEMS, hostile_lines
 from support.hostile_gates import make_finding, make_result
 
-from memaudit.reports.ci import render_junit, render_sarif
+from memaudit.reports.ci import SourceRoot, render_junit, render_sarif
 from memaudit.reports.markdown import render_markdown
 from memaudit.reports.page import Cell, Column, Page, Section, Table, Words, name, numbers
 from memaudit.reports.terminal import print_page
@@ -62,7 +62,7 @@ def test_no_ci_system_finds_a_command_in_a_gate_for_other_programs(system):
     for line in islice(hostile_lines(system, seed=3), 300):
         result = make_result([make_finding(line, line, line)], source=line, reasons=(line,))
 
-        assert not SYSTEMS[system](render_sarif(result, root="/repo"))
+        assert not SYSTEMS[system](render_sarif(result, root=SourceRoot("/repo")))
         assert not SYSTEMS[system](render_junit(result))
 
 
