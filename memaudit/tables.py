@@ -29,6 +29,7 @@ LABEL_COLUMNS = ("extracted_by_student", "extracted_by_teacher", "extracted_by_b
 
 _TEXT_COLUMNS = ("id", "address", "outcome")
 _NUMBER_COLUMNS = ("row", *LABEL_COLUMNS, "probability", "flagged", *ALL_FEATURES)
+_COLUMNS = {*_TEXT_COLUMNS, *_NUMBER_COLUMNS}
 _ENDINGS = ("parquet", "jsonl", "csv")
 _WORDS = {"true": 1.0, "false": 0.0, "": math.nan}
 
@@ -119,11 +120,9 @@ def _records(source: SourceFile) -> Iterator[Record | Unreadable]:
             hint="give parquet, jsonl or csv",
         )
     with open_regular(source, CorpusOptions(str(source.path))) as file:
-        yield from FORMATS[source.format].read(file, _project)
-
-
-def _project(names: Sequence[str], shown: str) -> tuple[str, ...]:
-    return tuple(name for name in names if name in {*_TEXT_COLUMNS, *_NUMBER_COLUMNS})
+        yield from FORMATS[source.format].read(
+            file, lambda names, _: tuple(name for name in names if name in _COLUMNS)
+        )
 
 
 def _append(
@@ -137,16 +136,13 @@ def _append(
         if name not in values:
             raise ValueError(f"no column {name}, which the first row has")
     for name, words in texts.items():
-        words.append(_text(values[name]))
+        value = values[name]
+        words.append("" if value is None else str(value))
     for name, column in numbers.items():
         try:
             column.append(_number(values[name]))
         except (ValueError, OverflowError) as error:
             raise ValueError(f"{name}: expected a number or true or false") from error
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
 
 
 def _number(value: object) -> float:

@@ -50,7 +50,6 @@ def test_labels_are_numbers_and_missing_ones_are_nan(tmp_path, ending):
         ("t.jsonl", '{"row": 0}\n{"row": [1]}\n', r"t.jsonl:2: row: expected a number"),
         ("t.jsonl", '{"row": 0}\n{"id": "a"}\n', r"t.jsonl:2: no column row, which the first"),
         ("t.jsonl", '{"row": 0, "row": 1}\n', r"t.jsonl:1: a key repeats"),
-        ("t.jsonl", '{"row": NaN}\n', r"t.jsonl:1: NaN is not JSON"),
         ("t.jsonl", '{"row": 0}\nnonsense\n', r"t.jsonl:2: not valid JSON"),
         ("t.csv", "row\nseven\n", r"t.csv:2: row: expected a number"),
         ("t.parquet", "not parquet", "damaged"),
@@ -62,6 +61,13 @@ def test_a_broken_table_is_refused_by_its_line(tmp_path, name, content, message)
 
     with pytest.raises(CorpusError, match=message):
         read_table(tmp_path / name)
+
+
+def test_the_nan_that_pandas_writes_is_an_empty_cell(tmp_path):
+    """A label that is unknown is often written so; it must not count as false."""
+    (tmp_path / "t.jsonl").write_text('{"row": 0, "extracted_by_student": NaN}\n')
+
+    assert np.isnan(read_table(tmp_path / "t.jsonl").numbers["extracted_by_student"][0])
 
 
 def test_text_in_the_place_of_a_table_is_refused(tmp_path):

@@ -1,10 +1,9 @@
 """The card of a fitted classifier: what a reader must know before trusting it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from memaudit.evaluation import Figure
 from memaudit.metrics import clopper_pearson
 from memaudit.tables import LABEL_COLUMNS
 from memaudit.training.fitting import LabelledRun
@@ -55,6 +54,7 @@ def make_card(result: FitResult) -> dict[str, Any]:
     """Return the card as one JSON document, in the layout of the shipped cards."""
     classifier, selection = result.classifier, result.selection
     steps = () if selection is None else selection.steps
+    n_positives = result.n_calibration_positives
     test = {"this classifier": result.figures}
     if result.shipped_figures:
         test["shipped classifier"] = result.shipped_figures
@@ -80,29 +80,23 @@ def make_card(result: FitResult) -> dict[str, Any]:
             "seed": result.options.seed,
             "note": SPLIT_NOTES[result.unit],
         },
-        "test": {name: _documents(found) for name, found in test.items()},
+        "test": {
+            name: {key: figure.document() for key, figure in found.items()}
+            for name, found in test.items()
+        },
         "test_by_cell": {run.name: _by_run(run) for run in result.held_out},
         "judged": JUDGED[result.held_out_kind],
         "not_judged": result.n_not_judged,
-        "recall_promise": _promise(result.n_calibration_positives),
+        "recall_promise": {
+            "calibration_positives": n_positives,
+            "recall_if_none_missed": round(recall_bound(n_positives), 6),
+            "positives_needed_for_0.9": positives_needed(PROMISED_RECALL),
+            "misses_allowed_for_0.9": misses_allowed(n_positives, PROMISED_RECALL),
+        },
         "statistics": _STATISTICS,
         "provenance": classifier.provenance,
         "limits": _LIMITS,
     }
-
-
-def _promise(n_positives: int) -> dict[str, float | int | None]:
-    """Return what recall the calibration positives could vouch for, at 95 % confidence."""
-    return {
-        "calibration_positives": n_positives,
-        "recall_if_none_missed": round(recall_bound(n_positives), 6),
-        "positives_needed_for_0.9": positives_needed(PROMISED_RECALL),
-        "misses_allowed_for_0.9": misses_allowed(n_positives, PROMISED_RECALL),
-    }
-
-
-def _documents(found: Mapping[str, Figure]) -> dict[str, dict[str, float | None]]:
-    return {name: figure.document() for name, figure in found.items()}
 
 
 def _by_run(judged: HeldOutRun) -> dict[str, Any]:

@@ -96,6 +96,10 @@ def join_tables(labels: Table, scores: Table, *, name: str, features: Sequence[s
     positives = np.bincount(example_of, weights=label_of[used])
     copies = np.bincount(example_of)
     columns = {feature: X[firsts, i] for i, feature in enumerate(features)}
+    first_rows = used[firsts].tolist()
+    has_places = {"id", "address"} <= scores.texts.keys()
+    ids, addresses = (scores.texts.get(key, [""] * scores.n_rows) for key in ("id", "address"))
+    ordinals = scores.numbers.get("row", np.full(scores.n_rows, np.nan)).tolist()
     return VerifiedRun(
         LabelledRun(name, columns | _other_labels(labels, match[used[firsts]]), positives > 0),
         JoinCounts(
@@ -107,8 +111,12 @@ def join_tables(labels: Table, scores: Table, *, name: str, features: Sequence[s
             distinct=len(firsts),
             conflicting=int(((positives > 0) & (positives < copies)).sum()),
         ),
-        ids=_ids(scores, used[firsts]),
-        places=_places(scores, used[firsts], name),
+        ids=tuple(f"{ordinals[row]:.0f} {ids[row]}" for row in first_rows),
+        # Ids alone are equal in unrelated corpora: without addresses no row is another's.
+        places=tuple(
+            f"{ids[row]}\0{addresses[row]}" if has_places else f"{name}\0{row}"
+            for row in first_rows
+        ),
         digests=digests,
         texts=np.full(len(firsts), -1, dtype=np.int64),
     )
@@ -206,16 +214,3 @@ def _other_labels(labels: Table, rows: NDArray[np.int64]) -> dict[str, NDArray[n
         if name in labels.numbers
     }
     return {name: column for name, column in columns.items() if np.isfinite(column).all()}
-
-
-def _ids(scores: Table, rows: NDArray[np.int64]) -> tuple[str, ...]:
-    ordinals = scores.numbers.get("row", np.full(scores.n_rows, np.nan))[rows].tolist()
-    ids = scores.texts.get("id", [""] * scores.n_rows)
-    return tuple(f"{n:.0f} {ids[row]}" for n, row in zip(ordinals, rows.tolist(), strict=True))
-
-
-def _places(scores: Table, rows: NDArray[np.int64], name: str) -> tuple[str, ...]:
-    if "id" not in scores.texts or "address" not in scores.texts:
-        return tuple(f"{name}\0{row}" for row in rows.tolist())
-    ids, addresses = scores.texts["id"], scores.texts["address"]
-    return tuple(f"{ids[row]}\0{addresses[row]}" for row in rows.tolist())

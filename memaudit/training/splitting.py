@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from memaudit.errors import ClassifierError
 from memaudit.training.fitting import MIN_CALIBRATION_POSITIVES, MIN_FIT_POSITIVES, LabelledRun
@@ -154,7 +153,12 @@ def _split_texts(
     """Return a split of the texts, by a hash of their ids and with equal shares of positives."""
     texts, positive = _texts(runs)
     # By a hash of the id: a corpus that grows keeps its old examples on their sides.
-    ordered = sorted(texts, key=lambda text: _hash(texts[text], seed))
+    ordered = sorted(
+        texts,
+        key=lambda text: hashlib.sha256(
+            f"{seed} {texts[text]}".encode(errors="surrogatepass")
+        ).digest(),
+    )
     side_of = dict.fromkeys(texts, 0)
     for kind in (True, False):
         these = [text for text in ordered if (text in positive) == kind]
@@ -180,10 +184,6 @@ def _texts(runs: Sequence[VerifiedRun]) -> tuple[dict[int, str], set[int]]:
     return ids, positive
 
 
-def _hash(name: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed} {name}".encode(errors="surrogatepass")).digest()
-
-
 def _side(
     runs: Sequence[VerifiedRun], side_of: dict[int, int], side: int
 ) -> tuple[LabelledRun, ...]:
@@ -191,13 +191,10 @@ def _side(
     for run in runs:
         rows = np.array([side_of[text] == side for text in run.texts.tolist()], dtype=np.bool_)
         if rows.any():
-            sides.append(_part(run.run, rows, f"{run.run.name} ({_SIDES[side]})"))
+            columns = {feature: column[rows] for feature, column in run.run.features.items()}
+            name = f"{run.run.name} ({_SIDES[side]})"
+            sides.append(LabelledRun(name, columns, run.run.extracted[rows]))
     return tuple(sides)
-
-
-def _part(run: LabelledRun, rows: NDArray[np.bool_], name: str) -> LabelledRun:
-    columns = {feature: column[rows] for feature, column in run.features.items()}
-    return LabelledRun(name, columns, run.extracted[rows])
 
 
 def _too_few(runs: Sequence[VerifiedRun]) -> ClassifierError:

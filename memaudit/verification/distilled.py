@@ -129,18 +129,15 @@ def _asked(
     return asked
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    known = {key: value for key, value in settings_of(run).items() if key not in _OF_TRAINING}
-    return {**known, "distilled": "elsewhere"}
-
-
 def _verified(
     run: Run, folder: Path, told: Any, answers: "dict[str, Extraction]"
 ) -> VerificationResult:
     """Return what one student recites; `answers` keeps those of the other models."""
     from memaudit.engines.models import check_same_vocabulary
 
-    started, settings = time.monotonic(), _settings(run)
+    started = time.monotonic()
+    known = {key: value for key, value in settings_of(run).items() if key not in _OF_TRAINING}
+    settings: dict[str, Any] = {**known, "distilled": "elsewhere"}
     student = run.models.student
     check_same_vocabulary(run.models.teacher, student)
     found = finished(folder, settings)

@@ -48,19 +48,15 @@ def work_folder(out: Path) -> Iterator[Path]:
             work.mkdir(mode=0o700, exist_ok=True)
         with locked(work / "lock"):
             try:
-                _remove_halves(out, work)
+                # What a kill left under a temporary name.
+                with output_errors(work):
+                    for path in [*out.glob(".verification.*.tmp"), *work.glob(".*.tmp")]:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
                 yield work
             finally:
                 # An error in a path, before any stage began, leaves nothing behind.
                 if work.is_dir() and not (work / _MANIFEST).exists():
                     shutil.rmtree(work)
-
-
-def _remove_halves(out: Path, work: Path) -> None:
-    """Remove what a kill left under a temporary name."""
-    with output_errors(work):
-        for path in [*out.glob(".verification.*.tmp"), *work.glob(".*.tmp")]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def begin(work: Path, settings: dict[str, Any]) -> None:
