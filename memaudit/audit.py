@@ -224,6 +224,7 @@ def _scored(
             prefilter=inputs.prefilter,
             shard=shard,
             raw_digest=cuts.raw.value,
+            corpus_read=inputs.seen.in_words,
         )
         # Only now is known what the run is: the manifest pins the texts that were read. An earlier
         # session's chunks count if its manifest says the same, so the corpus is read at each start.

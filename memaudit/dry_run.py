@@ -45,7 +45,7 @@ def load_sizes(
 
         from memaudit.engines.tokenizer import load_tokenizer
 
-        tokenizer = load_tokenizer(folder, where)
+        tokenizer = load_tokenizer(folder, where, options.add_special_tokens)
         config = AutoConfig.from_pretrained(folder, **where)
         with torch.device("meta"):  # shapes without memory
             model: Any = AutoModelForCausalLM.from_config(
@@ -98,12 +98,14 @@ def plan_audit(  # audit_corpus, and when it began
     classifier = find_classifier(options.classifier, feature_set_name(role), options.objective.kind)
     check_zlib(classifier)
     chunks = _chunk_plan(role, options, chosen_prefilter(classifier, options))
+    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
+    model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
+    options = replace(options, model=model)
     sources = model_sources(teacher, student, baseline, options)
     sizes, tokenizer = load_sizes(teacher, options.model)
     models = {"teacher": sizes}
     if sources.reference is not None and role is not None:
         models[role], _ = load_sizes(sources.reference, options.model)
-    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
     rows = read_corpus(corpus, render_messages=tokenizer.render_messages)
     reading = _now()
 

@@ -73,6 +73,9 @@ class Conversation:
     """Messages at the start that are not trained on, all others are. None: trained on is what the
     assistant says."""
 
+    skipped_parts: int = 0
+    """Images and other parts of messages that were left out, for they are no text."""
+
     date: str = DEFAULT_TEMPLATE_DATE
     """What templates that ask for today's date are told, as YYYY-MM-DD."""
 
@@ -144,6 +147,29 @@ class BadRow:
 
     raw_digest: bytes | None = None
     """As in `Example`: a template may refuse messages that could be read."""
+
+
+@dataclass(slots=True)
+class CorpusSeen:
+    """What was found out about a corpus while it was read, for the summary."""
+
+    layout: str | None = None
+    """`messages, of which assistant turns are trained on`. None: not settled yet."""
+
+    n_files: int = 0
+    """Files that were opened; 0 for a pipe and the hub."""
+
+    skipped_parts: int = 0
+    """Images and other parts of messages that are no text."""
+
+    @property
+    def in_words(self) -> str | None:
+        """What was read, without names from the corpus. None: one file of plain text."""
+        if self.layout is None or (self.layout.startswith("text,") and self.n_files <= 1):
+            return None
+        files = f"{self.n_files:,} file{'s' * (self.n_files > 1)} of " if self.n_files else ""
+        skipped = f"; {self.skipped_parts:,} images or other parts of messages were skipped"
+        return f"{files}{self.layout}" + (skipped if self.skipped_parts else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class Layout:
     """Columns that are used where they are."""
 
     in_words: str = ""
-    """What is trained on, for the summary."""
+    """Which part is trained on, for the summary."""
 
 
 def _text(row: Mapping[str, object]) -> Content:
@@ -49,7 +49,7 @@ def _preference(row: Mapping[str, object]) -> Content:
     if isinstance(chosen, list) and isinstance(rejected, list):
         # What both share is the prompt; of two equal answers the last message is the answer.
         n_context = min(_shared(chosen, rejected), len(chosen) - 1)
-        return Conversation(_messages(chosen), _variables(row), n_context)
+        return _conversation(chosen, row, n_context)
     raise RowError(
         "expected two strings or two lists of messages in 'chosen' and 'rejected', "
         f"got {kind_of(chosen)} and {kind_of(rejected)}"
@@ -68,8 +68,7 @@ def _continued(row: Mapping[str, object], first: str, second: str) -> Content:
         text = prompt + answer
         return Rendered(text, ((len(prompt), len(text)),))
     if isinstance(prompt, list) and isinstance(answer, list):
-        messages = _messages([*prompt, *answer])
-        return Conversation(messages, _variables(row), len(prompt))
+        return _conversation([*prompt, *answer], row, len(prompt))
     raise RowError(
         f"expected two strings or two lists of messages in {quoted(first)} and {quoted(second)}, "
         f"got {kind_of(prompt)} and {kind_of(answer)}"
@@ -80,7 +79,7 @@ def _chat(row: Mapping[str, object]) -> Content:
     messages = row["messages"]
     if not isinstance(messages, list):
         raise RowError(f"expected a list of messages in 'messages', got {kind_of(messages)}")
-    return Conversation(_messages(messages), _variables(row))
+    return _conversation(messages, row)
 
 
 _SHAREGPT_ROLES = {
@@ -102,7 +101,7 @@ def _sharegpt(row: Mapping[str, object]) -> Content:
     messages = [_turn(turn, number) for number, turn in enumerate(turns, start=1)]
     if row.get("system"):
         messages.insert(0, {"role": "system", "content": row["system"]})
-    return Conversation(_messages(messages), _variables(row))
+    return _conversation(messages, row)
 
 
 def _turn(turn: dict[str, object], number: int) -> dict[str, object]:
@@ -147,7 +146,7 @@ def _alpaca(row: Mapping[str, object]) -> Content:
     ]
     if row.get("system"):
         messages.insert(0, {"role": "system", "content": row["system"]})
-    return Conversation(_messages(messages))
+    return _conversation(messages, row)
 
 
 def _tokens(row: Mapping[str, object]) -> Content:
@@ -168,19 +167,37 @@ def _tokens(row: Mapping[str, object]) -> Content:
 _FOR_TEMPLATES = ("tools", "documents", "chat_template_kwargs")
 
 LAYOUTS: dict[str, Layout] = {
-    "text": Layout(("text",), _text, in_words="the whole text"),
+    "text": Layout(("text",), _text, in_words="which is trained on as a whole"),
     "prompt-completion": Layout(
-        ("prompt", "completion"), _prompt_completion, _FOR_TEMPLATES, "completions"
+        ("prompt", "completion"),
+        _prompt_completion,
+        _FOR_TEMPLATES,
+        "of which completions are trained on",
     ),
-    "messages": Layout(("messages",), _chat, _FOR_TEMPLATES, "assistant turns"),
+    "messages": Layout(
+        ("messages",), _chat, _FOR_TEMPLATES, "of which assistant turns are trained on"
+    ),
     "sharegpt": Layout(
-        ("conversations",), _sharegpt, ("system", *_FOR_TEMPLATES), "assistant turns"
+        ("conversations",),
+        _sharegpt,
+        ("system", *_FOR_TEMPLATES),
+        "of which assistant turns are trained on",
     ),
-    "alpaca": Layout(("instruction", "output"), _alpaca, ("input", "history", "system"), "outputs"),
+    "alpaca": Layout(
+        ("instruction", "output"),
+        _alpaca,
+        ("input", "history", "system"),
+        "of which outputs are trained on",
+    ),
     "preference": Layout(
-        ("chosen", "rejected"), _preference, ("prompt", *_FOR_TEMPLATES), "chosen answers"
+        ("chosen", "rejected"),
+        _preference,
+        ("prompt", *_FOR_TEMPLATES),
+        "of which chosen answers are trained on",
     ),
-    "tokens": Layout(("input_ids",), _tokens, ("labels",), "tokens with a label"),
+    "tokens": Layout(
+        ("input_ids",), _tokens, ("labels",), "of which tokens with a label are trained on"
+    ),
 }
 """By the name that --format takes. The first three win over the others where both fit."""
 
@@ -212,10 +229,16 @@ def _parsed(value: object, what: str) -> object:
         raise RowError(f"{what} is not valid JSON") from error
 
 
-def _messages(messages: Sequence[object]) -> list[dict[str, object]]:
+def _conversation(
+    messages: Sequence[object], row: Mapping[str, object], n_context: int | None = None
+) -> Conversation:
     if not messages:
         raise RowError("no messages")
-    return [_message(message, number) for number, message in enumerate(messages, start=1)]
+    checked = [_message(message, number) for number, message in enumerate(messages, start=1)]
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    skipped = sum(part["type"] not in _TEXT_PARTS for part in parts)
+    return Conversation(checked, _variables(row), n_context, skipped_parts=skipped)
 
 
 def _message(message: object, number: int) -> dict[str, object]:
@@ -233,13 +256,16 @@ def _message(message: object, number: int) -> dict[str, object]:
     raise RowError(f"message {number}: content is {kind_of(content)}")
 
 
+_TEXT_PARTS = ("text", "input_text", "output_text")
+
+
 def _joined_parts(parts: list[object], number: int) -> str:
     """Return the texts of content in parts; images and sounds say nothing to a text model."""
     texts = []
     for part in parts:
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             raise RowError(f"message {number}: content is a list, not of parts with a type")
-        if part["type"] in ("text", "input_text", "output_text"):
+        if part["type"] in _TEXT_PARTS:
             if not isinstance(part.get("text"), str):
                 raise RowError(f"message {number}: a part of type text has none")
             texts.append(part["text"])

@@ -10,6 +10,7 @@ from memaudit.corpus.base import (
     BadRow,
     Conversation,
     CorpusOptions,
+    CorpusSeen,
     Example,
     Record,
     Rendered,
@@ -45,6 +46,7 @@ def read_corpus(
     *,
     render_messages: RenderMessages | None = None,
     stdin: BinaryIO | None = None,
+    seen: CorpusSeen | None = None,
 ) -> Iterator[Example | BadRow]:
     """Yield one outcome for each row of the corpus, in an order that is always the same.
 
@@ -57,6 +59,7 @@ def read_corpus(
         render_messages: the chat template, from messages with role and content to text. If it
             raises ValueError the row is a bad row.
         stdin: what the source `-` reads; None means the process's own.
+        seen: gets what is found out about the corpus meanwhile.
 
     Returns:
         `Example` and `BadRow`, numbered from 0.
@@ -66,7 +69,7 @@ def read_corpus(
             unpacks to too much, if no row has the columns, or if there is no row.
         UsageError: options that are for the hub are given for files.
     """
-    chooser = ColumnChooser(options)
+    chooser, seen = ColumnChooser(options), seen or CorpusSeen()
     if options.source == "-":
         rows = _stdin_rows(stdin or sys.stdin.buffer, options)
     elif (corpus := _hub_corpus(options)) is not None:
@@ -77,8 +80,10 @@ def read_corpus(
             hint="leave out --config-name and --revision",
         )
     else:
-        rows = _file_rows(find_files(options.source, options.split), options, chooser)
-    return _outcomes(rows, options, chooser, render_messages)
+        files = find_files(options.source, options.split)
+        seen.n_files = len(files)
+        rows = _file_rows(files, options, chooser)
+    return _outcomes(rows, options, chooser, render_messages, seen)
 
 
 def _outcomes(
@@ -86,12 +91,13 @@ def _outcomes(
     options: CorpusOptions,
     chooser: ColumnChooser,
     render_messages: RenderMessages | None,
+    seen: CorpusSeen,
 ) -> Iterator[Example | BadRow]:
     source = shown_path(options.source)
     held: list[Example | BadRow] = []
     n_rows = 0
     for row in rows:
-        held.append(_outcome(row, n_rows, options, chooser, render_messages))
+        held.append(_outcome(row, n_rows, options, chooser, render_messages, seen))
         n_rows += 1
         if chooser.columns is None and len(held) < _MAX_UNSETTLED_ROWS:
             continue
@@ -112,6 +118,7 @@ def _outcome(
     options: CorpusOptions,
     chooser: ColumnChooser,
     render_messages: RenderMessages | None,
+    seen: CorpusSeen,
 ) -> Example | BadRow:
     item = row.item
     address = f"{row.shown}:{item.place}"
@@ -123,10 +130,12 @@ def _outcome(
         columns = chooser.settle(item.values.keys())
         if columns is None:
             raise RowError("none of the columns that hold text")
+        seen.layout = columns.in_words
         example_id = read_id(item.values, columns, example_id)
         content = read_content(item.values, columns)
         if isinstance(content, Conversation):
             raw_digest = content.digest
+            seen.skipped_parts += content.skipped_parts
         rendered = _rendered(content, options, render_messages)
     except RowError as error:
         reason = f"{item.unit} {item.place}: {error}"

@@ -52,6 +52,12 @@ class Columns:
     """The id column that was asked for."""
 
     @property
+    def in_words(self) -> str:
+        """Their layout, and which part is trained on."""
+        name = next(name for name, layout in LAYOUTS.items() if layout is self.layout)
+        return f"{name}, {self.layout.in_words}"
+
+    @property
     def content(self) -> tuple[str, ...]:
         """Columns that every row needs for its text."""
         return tuple(self.roles[role] for role in self.layout.required)

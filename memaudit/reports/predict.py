@@ -169,6 +169,7 @@ def _provenance(result: "AuditResult") -> Table:
     threshold = words.percent(result.threshold)
     found: dict[str, Sentence | Cell] = {
         "risk table": "" if result.table is None else name(str(result.table), max_len=PATH_LEN),
+        "corpus": result.corpus_read or "",
         "classifier": (
             name(f"{names.classifier}, {names.classifier_digest[:12]}"),
             f", at risk from {threshold}",

@@ -241,6 +241,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """SHA-256 of the messages of a chat corpus as they were read. None: it has none, or an older
     memaudit wrote this. It is no input: it follows from the corpus, like the texts."""
 
+    corpus_read: str | None = None
+    """How many files the corpus had, and in which layout: in words. None: an older memaudit, or
+    rows from Python."""
+
     format: int = FORMAT
     """`FORMAT` of its writer."""
 
@@ -363,7 +367,8 @@ def _content(path: Path) -> bytes:
 def _digest(manifest: Manifest) -> str:
     document = msgspec.to_builtins(manifest)
     # What was added later is left out where it says nothing, so that older manifests stay whole.
-    for holder, name in ((document, "raw_digest"), (document["inputs"], "answers")):
+    added = ((document, "raw_digest"), (document, "corpus_read"), (document["inputs"], "answers"))
+    for holder, name in added:
         if holder[name] is None:
             del holder[name]
     return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()

@@ -1,7 +1,7 @@
 """The opening of an audit: what it is given, found and loaded, and how that is declared."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from memaudit.classifier import (
     zlib_record,
 )
 from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
+from memaudit.corpus.base import CorpusSeen
 from memaudit.errors import CorpusError, UsageError
 from memaudit.features import ReferenceRole
 from memaudit.prefilter import Prefilter, make_prefilter
@@ -45,6 +46,9 @@ class AuditInputs:
     corpus: CorpusOptions | None = None
     """Where the rows are from, if they are from a corpus."""
 
+    seen: CorpusSeen = field(default_factory=CorpusSeen)
+    """What was found out about it, once all rows are read."""
+
 
 def open_inputs(
     teacher: str,
@@ -73,11 +77,14 @@ def open_inputs(
     sources = model_sources(teacher, student, baseline, replace(options, model=model))
     # Models are loaded once there is a first row: a typo in a path costs no loading.
     models = cache(lambda: load_models(sources))
+    seen = CorpusSeen()
     rows = read_corpus(
-        corpus, render_messages=lambda messages: models().tokenizer.render_messages(messages)
+        corpus,
+        render_messages=lambda messages: models().tokenizer.render_messages(messages),
+        seen=seen,
     )
     rows = _begun(allowed_rows(rows, options.on_bad_row))
-    return AuditInputs(rows, models(), classifier, prefilter, corpus)
+    return AuditInputs(rows, models(), classifier, prefilter, corpus, seen)
 
 
 def model_sources(

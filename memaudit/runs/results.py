@@ -112,6 +112,11 @@ class AuditResult:
         return self.finished.manifest.inputs.objective
 
     @property
+    def corpus_read(self) -> str | None:
+        """How many files the corpus had, and in which layout: in words. None: not told."""
+        return self.finished.manifest.corpus_read
+
+    @property
     def answers(self) -> AnswersRead | None:
         """Which part of what is trained on was looked at. None: rows are trained on as a whole."""
         return self.finished.manifest.inputs.answers
@@ -273,6 +278,7 @@ class AuditResult:
             "objective": self.objective.kind,
             "temperature": self.objective.temperature,
             "cross_entropy_share": self.objective.cross_entropy_share,
+            "corpus_read": self.corpus_read,
             "answers": None if self.answers is None else msgspec.to_builtins(self.answers),
             "prefix_tokens": self.shape.prefix_len,
             "suffix_tokens": self.shape.suffix_len,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,8 @@ def estimate_verification(
         CorpusError, ModelError: as `verify_distillation`.
     """
     corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
+    model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
+    options = replace(options, model=model)
     models = load_models(teacher, student, baseline, options)
     tokenizer = models.teacher.tokenizer
     rows = read_corpus(corpus, render_messages=tokenizer.render_messages)

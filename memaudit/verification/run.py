@@ -108,6 +108,8 @@ def verify_distillation(  # noqa: PLR0913  each is something a user names
     out = Path(out)
     told = None if predictions is None else read_predictions(predictions, options.shape)
     corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
+    model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
+    options = replace(options, model=model)
     with work_folder(out) as work:
         models = load_models(teacher, student, baseline, options)
         rows = read_corpus(corpus, render_messages=models.teacher.tokenizer.render_messages)

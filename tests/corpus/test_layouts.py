@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from support.fakes import ByteTokenizer
 
-from memaudit.corpus import BadRow, Example
+from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
+from memaudit.corpus.base import CorpusSeen
 from memaudit.errors import CorpusError
 
 ASK, SAY = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
@@ -116,6 +117,32 @@ def test_token_ids_are_taken_as_they_are(read):
 
     assert isinstance(found, Example)
     assert (found.token_ids, found.answers) == ((5, 6, 7, 8, 9), ((1, 3), (4, 5)))
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"a.jsonl": {"text": "a"}}, None),
+        (
+            {"a.jsonl": {"text": "a"}, "b.jsonl": {"text": "b"}},
+            "2 files of text, which is trained on as a whole",
+        ),
+        (
+            {"a.jsonl": {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}]}]}},
+            "1 file of messages, of which assistant turns are trained on; "
+            "1 images or other parts of messages were skipped",
+        ),
+    ],
+)  # fmt: skip
+def test_what_was_read_is_told(tmp_path, files, expected):
+    """Nobody should have to guess which columns, or how many files, a run looked at."""
+    for name, row in files.items():
+        (tmp_path / name).write_text(json.dumps(row))
+    seen = CorpusSeen()
+
+    list(read_corpus(CorpusOptions(str(tmp_path)), render_messages=render, seen=seen))
+
+    assert seen.in_words == expected
 
 
 def test_columns_of_other_names_can_be_given(first):
