@@ -60,6 +60,8 @@ class _Template:
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
         )
+        # The same corpus must give the same text in every run: what draws lots is not offered.
+        del environment.filters["random"], environment.globals["lipsum"]
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = self._strftime_now

@@ -16,6 +16,7 @@ from memaudit.files import read_small
 from memaudit.gate.policy import GatePolicy
 from memaudit.gate.result import Judged, RuleResult
 from memaudit.runs.manifest import AnswersRead
+from memaudit.runs.results import SUMMARY
 from memaudit.runs.run import Run
 from memaudit.runs.same_table import changed_tables
 from memaudit.text import safe_text
@@ -66,7 +67,7 @@ def _looked_at(answers: AnswersRead) -> int:
 def _date(run: Run) -> str | None:
     """Return when the summary beside the run says that it was made."""
     try:
-        document = json.loads(read_small(run.folder / "summary.json", _MAX_SUMMARY_BYTES))
+        document = json.loads(read_small(run.folder / SUMMARY, _MAX_SUMMARY_BYTES))
         if document["run"] != run.manifest.inputs.fingerprint:
             return None
         return datetime.fromisoformat(document["date"]).astimezone(UTC).isoformat()

@@ -19,6 +19,7 @@ from memaudit.files import read_small
 from memaudit.runs.files import committed_file, is_remote, opened, output_errors
 from memaudit.runs.folder import MANIFEST, ROWS, RunFolder
 from memaudit.runs.manifest import read_manifest
+from memaudit.runs.results import SUMMARY
 from memaudit.text import shown_path
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def _needed(folder: Path) -> tuple[str, list[str]]:
 
 def _made_from_them(folder: Path) -> list[str]:
     """Return the names of the results that are there."""
-    names = ("summary.json", "risk.parquet", "risk.jsonl", "risk.csv")
+    names = (SUMMARY, "risk.parquet", "risk.jsonl", "risk.csv")
     return [name for name in names if (folder / name).exists()]
 
 

@@ -75,6 +75,13 @@ def test_a_text_has_no_date_of_today(start):
     assert process.render(Conversation(MESSAGES, date="2026-01-31")).text == "31 Jan 2026"
 
 
+@pytest.mark.parametrize("template", ["{{ ['a', 'b'] | random }}", "{{ lipsum() }}"])
+def test_a_template_that_draws_lots_is_refused(template, start):
+    """Its texts would be others in each run, and the manifest could not vouch for them."""
+    with pytest.raises((ModelError, ValueError)):
+        start(template).render(Conversation(MESSAGES))
+
+
 @pytest.mark.parametrize(
     ("template", "answers"),
     [
