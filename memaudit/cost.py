@@ -253,6 +253,13 @@ class AuditPlan:
         per_window = self.sample.cpu_seconds / self.sample.windows
         return self.sample.cpu_seconds_before + self.scored_windows * per_window
 
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens of windows scored here in a second; None without a sample."""
+        if self.sample is None:
+            return None
+        return self.sample.windows / self.sample.seconds * self.window_tokens
+
     def seconds_on(self, gpu: Gpu) -> float:
         """Return the time of the scoring on one such GPU: derived, not measured."""
         peak = gpu.single_flops if self.dtype == "float32" else gpu.half_flops
@@ -269,6 +276,13 @@ class AuditPlan:
         counted = ("rows", "windows", "distinct_windows", "screened_windows", "asks_reference")
         computed = ("tokens", "body_flops", "head_flops", "dtype", "reading_seconds")
         plain = {name: getattr(self, name) for name in counted + computed}
+        sampled = None
+        if self.sample is not None:
+            names = ("windows", "seconds", "cpu_seconds", "total_seconds")
+            sampled = {name: getattr(self.sample, name) for name in names} | {
+                "loading_seconds": self.sample.seconds_before - self.reading_seconds,
+                "tokens_per_second": self.tokens_per_second,
+            }
         shown = ("source", "parameters", "body_parameters", "head_parameters")
         return {
             "schema_version": 1,
@@ -284,7 +298,7 @@ class AuditPlan:
             "temporary_disk_bytes": self.temporary_disk,
             "estimated_seconds": self.seconds,
             "estimated_cpu_seconds": self.cpu_seconds,
-            "calibration": None if self.sample is None else self._sample_document(self.sample),
+            "calibration": sampled,
             "gpus": [
                 {
                     "name": gpu.name,
@@ -295,11 +309,4 @@ class AuditPlan:
                 for gpu in GPUS
             ],
             "gpus_are": f"derived from published peaks at {UTILISATION:.0%} of them, not measured",
-        }
-
-    def _sample_document(self, sample: Sample) -> dict[str, Any]:
-        names = ("windows", "seconds", "cpu_seconds", "total_seconds")
-        return {name: getattr(sample, name) for name in names} | {
-            "loading_seconds": sample.seconds_before - self.reading_seconds,
-            "tokens_per_second": sample.windows / sample.seconds * self.window_tokens,
         }

@@ -29,7 +29,8 @@ from memaudit.runs.scoring import ChunkWork, windows_to_score
 if TYPE_CHECKING:
     from memaudit.engines.tokenizer import Tokenizer
 
-_SAMPLE_SECONDS = 5.0
+_SAMPLE_SECONDS, _SAMPLE_SECONDS_AT_MOST = 5.0, 30.0
+"""For a sample: CPU time of each thread, and time on the clock."""
 
 
 def load_sizes(
@@ -209,7 +210,12 @@ def _run_sample(
     score(1)  # what happens only once is not timed
     n, limit, sampling = 1, min(len(kept), chunks.chunk_size), _now()
     seconds, cpu_seconds = score(n)
-    while n < limit and _since(sampling)[0] + 2 * seconds <= _SAMPLE_SECONDS:
+    while n < limit:
+        # By CPU time: on a busy machine a sample of one window would tell of the other processes.
+        spent_seconds, spent_cpu_seconds = _since(sampling)
+        is_last = spent_cpu_seconds + 2 * cpu_seconds > n_threads * _SAMPLE_SECONDS
+        if is_last or spent_seconds + 2 * seconds > _SAMPLE_SECONDS_AT_MOST:
+            break
         n = min(2 * n, limit)
         seconds, cpu_seconds = score(n)
     memory = _bytes_in("/proc/self/status", "VmHWM")

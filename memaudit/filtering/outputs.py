@@ -61,7 +61,8 @@ def plan_files(
         )
     files = find_files(source, split)
     if len(files) == 1 and files[0].path == Path(source):
-        ending = _ending(files[0])
+        packing = files[0].compression
+        ending = f".{files[0].format}" + (f".{packing}" if packing else "")
         if not out.name.lower().endswith(ending) or out.is_dir():
             raise UsageError(
                 f"{shown}: expected a file that ends in {ending}, as the corpus does",
@@ -74,7 +75,12 @@ def plan_files(
                 f"{shown}: expected a new or an empty folder, for the corpus has several files",
                 hint="choose another folder with --out",
             )
-        places = [(file, out / _below(file)) for file in files]
+        # Below the folder or glob that was given, files have the names that they are shown with.
+        depths = [file.name.count("/") + 1 for file in files]
+        places = [
+            (file, out.joinpath(*file.path.parts[-depth:]))
+            for file, depth in zip(files, depths, strict=True)
+        ]
     written = {place.resolve() for _, place in places}
     if any(file.path.resolve() in written for file in files):
         raise UsageError(f"{shown}: is the corpus itself", hint="choose another place with --out")
@@ -84,15 +90,6 @@ def plan_files(
             hint="replace it with --force, or choose another place with --out",
         )
     return places
-
-
-def _ending(file: SourceFile) -> str:
-    return f".{file.format}" + (f".{file.compression}" if file.compression else "")
-
-
-def _below(file: SourceFile) -> Path:
-    """Return the path of a file below the folder or glob that was given."""
-    return Path(*file.path.parts[-(file.name.count("/") + 1) :])
 
 
 def write_corpus(
