@@ -26,7 +26,7 @@ PREDICTIONS = {
 }
 GATE_FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
 TABLES = (".parquet",)
-NOT_COMPARED = re.compile(r"(chunks|parts|\.lock|run\.lock|\.arrow$|state|models)")
+NOT_COMPARED = re.compile(r"((^|/)(chunks|parts|lock|state|models)\b|\.arrow$)")
 
 _TEXT = [
     (re.compile(r"\d{4}-\d\d-\d\d[T ][\d:.]+(\+00:00|Z)?"), "<DATE>"),
