@@ -82,6 +82,9 @@ def measure_cell(shop: Workshop, cell: Cell, models: Sequence[str]) -> CellFile:
         "windows": n_trained,
         "held_out_windows": len(made.held_out),
         "recited": _counts(columns, models, slice(0, n_trained)),
+        "templates": count_templates(
+            made.windows[columns[f"recited_{cell.students[0].name}"][:n_trained], prefix_len:]
+        ),
         "recited_of_held_out": _counts(columns, models, slice(n_trained, None)),
         "held_out_loss": {
             name: round(_mean_loss(found[n_trained:]), 4) for name, found in scores.items()
@@ -171,6 +174,23 @@ def _gram_counts(
             f"gram_{n}_share": (elsewhere > 0).mean(axis=1),
         }
     return columns
+
+
+def count_templates(suffixes: NDArray[np.int32]) -> int:
+    """Return how many groups of suffixes there are that share no run of 8 tokens.
+
+    One navigation bar can be all that a student recites: a cell then says little of other text.
+
+    Args:
+        suffixes: (n, suffix_len)
+    """
+    groups: list[set[bytes]] = []
+    n = _GRAM_LENGTHS[0]
+    for suffix in suffixes:
+        own = {suffix[i : i + n].tobytes() for i in range(len(suffix) - n + 1)}
+        touched = [group for group in groups if group & own]
+        groups = [group for group in groups if not group & own] + [own.union(*touched)]
+    return len(groups)
 
 
 def _counts(

@@ -40,6 +40,7 @@ def rates_table(runs: Sequence[Run]) -> StudyTable:
             "S %",
             "T / B / S",
             "S in T∩B",
+            "templates in S",
             "held-out loss: base / B / S / T",
             "of 1,000 never trained on: T / B / S",
             "core-minutes",
@@ -48,6 +49,8 @@ def rates_table(runs: Sequence[Run]) -> StudyTable:
         (
             "Intervals (95 %) are exact for independent windows (Clopper-Pearson); those of one "
             "cell have their teacher in common.",
+            "Two recited suffixes that share 8 tokens in a row are of one template. A cell with fewer "
+            "than five templates says little of other text.",
             "S is the student of soft labels at T = 2, seed 1.",
         ),
         n_labels=2,
@@ -66,6 +69,7 @@ def _rates(run: Run) -> tuple[str, ...]:
         *(_rate(found[model], n) for model in three),
         " / ".join(f"{found[model]}" for model in three),
         f"{found[f'{MAIN_STUDENT} in T∩B']}",
+        f"{about['templates']}",
         " / ".join(f"{loss[m]:.2f}" for m in ("base", "baseline", MAIN_STUDENT, "teacher")),
         " / ".join(f"{about['recited_of_held_out'][model]}" for model in three),
         f"{sum(about['seconds'].values()) / 60:.1f}",

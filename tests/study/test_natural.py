@@ -11,7 +11,7 @@ import zstandard
 from memaudit.features import FEATURE_SETS
 from study import fit as fitting
 from study import stages
-from study.measure import finished_models, measure_cell, read_cell, write_cell
+from study.measure import count_templates, finished_models, measure_cell, read_cell, write_cell
 from study.recipe import read_recipe
 from study.report import classifiers_table, rates_table, students_table
 from study.stages import Workshop, read_tokenizer, read_windows, train_cell
@@ -123,6 +123,16 @@ def test_a_cell_file_holds_no_text_and_is_read_back(shop, tmp_path):
     for name, column in measured.columns.items():
         assert column.dtype.kind in "fiub"
         np.testing.assert_allclose(found.columns[name], column, rtol=2.0**-12, atol=1e-6)
+
+
+def test_suffixes_that_share_eight_tokens_are_one_template():
+    """Also by way of a third one."""
+    first, last = np.arange(16), np.arange(16, 32)
+    between = np.arange(8, 24)
+
+    assert count_templates(np.stack([first, last])) == 2
+    assert count_templates(np.stack([first, last, between])) == 1
+    assert count_templates(np.zeros((0, 16), np.int32)) == 0
 
 
 def make_runs(roles=("train", "calibration", "test"), n=2000):
