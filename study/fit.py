@@ -67,6 +67,7 @@ _MIN_GAIN = 0.01
 
 SHIPPED = ("teacher", "teacher+student", "teacher+baseline")
 MAIN_STUDENT = "soft"
+_REGIME = "natural"
 _MIN_FOUND = 5
 """Recited windows below which no threshold is chosen on a cell, and no ratio is shown."""
 
@@ -308,12 +309,13 @@ def judge(
 def judge_all(runs: Sequence[Run]) -> dict[str, dict[str, Judged]]:
     """Return what each method says about the main student of each test cell."""
     train, calibration = of_role(runs, "train"), of_role(runs, "calibration", main_only=True)
+    # Where no calibration cell is finished yet, training cells of the same regime stand in.
+    calibration = calibration or [run for run in train if run.about["cell"]["regime"] == _REGIME]
     test = of_role(runs, "test", main_only=True)
     table: dict[str, dict[str, Judged]] = {}
     methods = {**FITTED, "teacher, chosen by log loss": choose_features(train)}
     for name, features in methods.items():
-        # Where no calibration cell is finished yet, training cells say what the level is.
-        fitted = fit(train, calibration or of_role(runs, "train", main_only=True), features)
+        fitted = fit(train, calibration, features)
         table[name] = {
             run.cell: judge(run, fitted.probabilities(run), fitted.threshold) for run in test
         }

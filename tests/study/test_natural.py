@@ -144,7 +144,7 @@ def make_runs(roles=("train", "calibration", "test"), n=2000):
         columns = {name: rng.normal(size=n) for name in sorted(names)}
         recited = columns["teacher_suffix_min_margin"] + rng.normal(size=n) / 4 > 2
         columns |= {f"recited_{model}": recited for model in ("teacher", "baseline", "soft-seed-2")}
-        about = {"cell": {"name": f"{role}-{i}", "role": role}}
+        about = {"cell": {"name": f"{role}-{i}", "role": role, "regime": "natural"}}
         weight = np.ones(n)
         runs.append(fitting.Run(f"{role}-{i}", "soft", about, columns, recited, weight))
     return runs
