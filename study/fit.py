@@ -178,6 +178,10 @@ def fit(runs: Sequence[Run], calibration_runs: Sequence[Run], features: tuple[st
     prevalence. Calibration shifts the level by one number and leaves the slope: a cell has too few
     positives for more.
     """
+    # A setting that all runs share, such as the temperature, tells nothing and has no scale.
+    pooled = np.concatenate([run.matrix(features) for run in runs])
+    varies = np.ptp(pooled, axis=0) > 0
+    features = tuple(name for name, each in zip(features, varies, strict=True) if each)
     pipeline = _pipeline(runs, features)
     logits = [pipeline.decision_function(run.matrix(features)) for run in calibration_runs]
     shifts = [_shift(each, run) for each, run in zip(logits, calibration_runs, strict=True)]
