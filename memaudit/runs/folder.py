@@ -46,6 +46,7 @@ from memaudit.runs.workers import remove_failures
 from memaudit.text import shown_path
 
 MANIFEST, ROWS, CHUNKS, LOCK = "manifest.json", "rows.parquet", "chunks", "lock"
+SUMMARY = "summary.json"
 """Names in the folder of a run."""
 
 

@@ -19,7 +19,7 @@ from memaudit.features import reason_in_words
 from memaudit.metrics import ExpectedCount
 from memaudit.objectives import Objective
 from memaudit.runs.files import committed_file, output_errors
-from memaudit.runs.folder import RunFolder
+from memaudit.runs.folder import SUMMARY, RunFolder
 from memaudit.runs.manifest import AnswersRead, ModelNames
 from memaudit.runs.risk_table import RiskRow, TableFormat, write_risk_table
 from memaudit.runs.risks import Worst
@@ -31,9 +31,6 @@ from memaudit.windows import WindowPolicy, WindowShape
 
 SCHEMA_VERSION = 1
 """Of the risk table and the summary; goes up when a reader of the old one would misread."""
-
-SUMMARY = "summary.json"
-"""Name of the summary in the folder of a run."""
 
 
 @dataclass(frozen=True, slots=True)

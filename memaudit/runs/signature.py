@@ -17,7 +17,7 @@ import msgspec
 from memaudit.errors import MissingDependency, UsageError
 from memaudit.files import read_small
 from memaudit.runs.files import committed_file, is_remote, opened, output_errors
-from memaudit.runs.folder import MANIFEST, ROWS, RunFolder
+from memaudit.runs.folder import MANIFEST, ROWS, SUMMARY, RunFolder
 from memaudit.runs.manifest import read_manifest
 from memaudit.runs.results import SUMMARY
 from memaudit.text import shown_path

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from memaudit.runs.chunks import sort_chunks
 from memaudit.runs.files import lock_holder
-from memaudit.runs.folder import LOCK, MANIFEST, RunFolder
+from memaudit.runs.folder import LOCK, MANIFEST, SUMMARY, RunFolder
 from memaudit.runs.manifest import chunk_ranges, read_manifest
 from memaudit.runs.workers import read_failures
 
@@ -125,7 +125,7 @@ def run_status(folder: Path) -> RunStatus:
 
 def _has_results(run: RunFolder) -> bool:
     try:
-        summary = json.loads((run.folder / "summary.json").read_text(encoding="utf-8"))
+        summary = json.loads((run.folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(summary, dict) and summary.get("run") == run.plan.fingerprint

@@ -125,3 +125,11 @@ def test_a_run_that_compared_windows_alone_is_read_as_it_was_meant(tmp_path):
         writer.write_table(table)
 
     assert read_run(tmp_path / "run").risks.n_flagged_texts == 1
+
+
+def test_too_many_rows_beyond_the_training_are_told(whole):
+    """A few such rows are in every corpus: only from a twentieth on the probabilities suffer."""
+    risks = read_run(whole).risks
+    vars(risks)["out_of_range"] = {"zlib_entropy": 0.051, "entropy": 0.05}
+
+    assert risks.unfamiliar == {"zlib_entropy": 0.051}
