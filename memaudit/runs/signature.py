@@ -19,7 +19,6 @@ from memaudit.files import read_small
 from memaudit.runs.files import committed_file, is_remote, opened, output_errors
 from memaudit.runs.folder import MANIFEST, ROWS, SUMMARY, RunFolder
 from memaudit.runs.manifest import read_manifest
-from memaudit.runs.results import SUMMARY
 from memaudit.text import shown_path
 
 if TYPE_CHECKING:
