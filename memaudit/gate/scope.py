@@ -15,8 +15,8 @@ from memaudit.errors import UsageError
 from memaudit.files import read_small
 from memaudit.gate.policy import GatePolicy
 from memaudit.gate.result import Judged, RuleResult
+from memaudit.runs.folder import SUMMARY
 from memaudit.runs.manifest import AnswersRead
-from memaudit.runs.results import SUMMARY
 from memaudit.runs.run import Run
 from memaudit.runs.same_table import changed_tables
 from memaudit.text import safe_text
