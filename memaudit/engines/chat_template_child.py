@@ -162,9 +162,10 @@ def _start(text: str, first: int, render: _Render) -> int | None:
     except _FAULTS:
         prompted = ""
     # A template may prompt for a thought that the text does not have: what both share counts.
-    pairs = zip(text, prompted, strict=False)
-    least = min(len(text), len(prompted))
-    shared = next((i for i, (a, b) in enumerate(pairs) if a != b), least)
+    shared = min(len(text), len(prompted))
+    if not text.startswith(prompted):
+        pairs = enumerate(zip(text, prompted, strict=False))
+        shared = next((i for i, (a, b) in pairs if a != b), shared)
     if before is None:
         return shared if shared and shared == len(prompted) else None
     return max(before, shared)
