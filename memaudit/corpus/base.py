@@ -1,13 +1,12 @@
 """What a reader is asked for, and what comes out of it."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from typing import Any, Literal, get_args
-
-import msgspec
 
 from memaudit.errors import UsageError
 
@@ -84,7 +83,9 @@ class Conversation:
         """SHA-256 of all of it but the date: no model is needed to tell whether it has changed."""
         content = (self.messages, self.variables, self.n_context)
         # What JSON has no word for, such as a date in a column of Parquet, counts by its text.
-        return hashlib.sha256(msgspec.json.encode(content, enc_hook=repr)).digest()
+        # Escaped: half of a surrogate pair has no UTF-8. Whether it may stand in a row is not
+        # for a digest to say.
+        return hashlib.sha256(json.dumps(content, default=repr).encode("ascii")).digest()
 
 
 RenderMessages = Callable[[Conversation], Rendered]
