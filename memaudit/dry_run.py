@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from memaudit.audit import Progress, ReportProgress
 from memaudit.classifier import check_zlib, find_classifier
 from memaudit.corpus import CorpusOptions, read_corpus
 from memaudit.cost import AuditPlan, ModelSizes, Sample
@@ -19,6 +18,7 @@ from memaudit.engines.models import ModelOptions, open_model
 from memaudit.errors import ModelError
 from memaudit.features import FEATURE_SETS, ReferenceRole
 from memaudit.prefilter import Prefilter
+from memaudit.progress import ReportProgress
 from memaudit.runs.chunks import ChunkPlan, feature_set_name
 from memaudit.runs.models import ModelSources, load_models
 from memaudit.runs.opening import allowed_rows, chosen_prefilter, model_sources, reference_role
@@ -110,17 +110,13 @@ def plan_audit(  # audit_corpus, and when it began
     rows = read_corpus(corpus, render_messages=tokenizer.render_messages)
     reading = _now()
 
-    def report(done: int) -> None:
-        if progress is not None:
-            progress(Progress("read", done, None, _since(reading)[0]))
-
     with RowLog(None) as row_log, DistinctWindows(options.shape.length) as windows:
         cuts = cut_rows(
             allowed_rows(rows, options.on_bad_row),
             tokenizer,
             (row_log, windows),
             choice=options.window_choice,
-            on_batch=report,
+            progress=progress,
         )
         reading_seconds, _ = _since(reading)
         chunks = replace(chunks, n_windows=len(windows))

@@ -18,8 +18,8 @@ from memaudit.errors import MemauditError
 from memaudit.text import inert, json_text, shown_path
 
 if TYPE_CHECKING:
-    from memaudit.audit import Progress, ReportProgress
     from memaudit.objectives import Objective
+    from memaudit.progress import Progress, ReportProgress
 
 
 @click.command(
@@ -113,7 +113,7 @@ def _predict_all(audit: dict[str, Any], out: Path, shown: Shown, sign: Path | No
     from memaudit.audit import audit_corpus
     from memaudit.reports.predict import summary_page
     from memaudit.reports.terminal import print_page
-    from memaudit.runs.workers import failure_error
+    from memaudit.runs.chunks import failure_error
 
     with _watched(shown) as progress:
         result = audit_corpus(**audit, out=out, progress=progress)
@@ -160,8 +160,8 @@ def _predict_shard(audit: dict[str, Any], out: Path, shard: str, shown: Shown) -
     from memaudit.audit import score_shard
     from memaudit.reports.predict import status_page
     from memaudit.reports.terminal import print_page
+    from memaudit.runs.chunks import failure_error
     from memaudit.runs.manifest import parse_shard
-    from memaudit.runs.workers import failure_error
 
     with _watched(shown) as progress:
         status = score_shard(**audit, out=out, shard=parse_shard(shard), progress=progress)

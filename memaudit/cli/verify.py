@@ -31,8 +31,8 @@ from memaudit.text import json_text
 if TYPE_CHECKING:
     from memaudit.distillation import TrainingOptions
     from memaudit.objectives import Divergence, Objective
+    from memaudit.progress import Progress, ReportProgress
     from memaudit.verification import VerificationOptions
-    from memaudit.verification.options import ReportStage, StageProgress
 
 
 def _models(teacher: str, student: str, baseline: str | None, **load: Any) -> Models:
@@ -390,16 +390,16 @@ def _print_estimate(
 
 
 @contextmanager
-def _watched(shown: Shown, *, hint: str | None) -> Iterator["ReportStage"]:
+def _watched(shown: Shown, *, hint: str | None) -> Iterator["ReportProgress"]:
     """Show progress, and answer signals."""
     from memaudit.reports.progress import show_progress
 
     try:
         with show_progress(quiet=shown.quiet, color=shown.color, start="load models") as show:
 
-            def report(progress: "StageProgress") -> None:
+            def report(progress: "Progress") -> None:
                 raise_if_stopped()
-                show(progress)  # type: ignore[arg-type]  # it has all that is shown
+                show(progress)
 
             yield report
     except Stopped as stopped:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from memaudit.audit import Progress
+from memaudit.progress import Progress
 from memaudit.reports.terminal import make_console
 from memaudit.reports.words import clock, short_number
 

@@ -9,26 +9,35 @@ scored the same batches, hence the same floats, as one that was not.
 Ranges of distinct windows rather than of rows: equal windows are scored once, and how often a
 window occurs in the corpus is a feature, so every run reads and cuts the whole corpus first. That
 costs little beside a model.
+
+A chunk that was given up has a marker beside its place, with the reason and no text.
 """
 
-from collections.abc import Collection, Iterable
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit.errors import ModelError
 from memaudit.features import ReferenceRole
 from memaudit.objectives import Objective
 from memaudit.prefilter import Prefilter
-from memaudit.runs.files import output_errors
+from memaudit.runs.files import committed_file, output_errors
+from memaudit.runs.manifest import chunk_ranges
 from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed, sealed_writer
 from memaudit.sensitivity import SENSITIVITY_COLUMNS
 from memaudit.windows import WindowShape
 
 SUFFIX_TOKENS = "suffix_tokens"
 """Column of a chunk and of the risk table, where windows end with answers that differ in length."""
+
+_ENDING = ".error.json"
+"""Of the marker that stands for a chunk that could not be scored."""
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -183,3 +192,80 @@ def _read_table(plan: ChunkPlan, chunk: int) -> "pa.Table":
     with output_errors(path, "read"), open_sealed(path, plan.metadata(chunk)) as file:
         # Chunks are small: handing them out to threads takes longer than reading them.
         return file.read(use_threads=False)
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    run: str
+    chunk: int
+    reason: str
+
+
+class _FailureFile(msgspec.Struct, frozen=True):
+    digest: str
+    failure: _Failure
+
+
+def write_failure(plan: ChunkPlan, chunk: int, reason: str) -> None:
+    """Commit the marker of a chunk that cannot be scored.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    failure = _Failure(plan.fingerprint, chunk, reason)
+    with committed_file(_marker(plan, chunk)) as stream:
+        stream.write(msgspec.json.encode(_FailureFile(_digest(failure), failure)) + b"\n")
+
+
+def read_failures(plan: ChunkPlan, chunks: Collection[int]) -> dict[int, str]:
+    """Return why chunks could not be scored, for those that are not there and have a marker.
+
+    A marker that is damaged or of another run is none: its chunk is missing, like any other.
+
+    Raises:
+        OutputError: a marker cannot be read.
+    """
+    failures = {}
+    for chunk in chunks:
+        path = _marker(plan, chunk)
+        if path.exists() and not plan.path(chunk).exists():
+            with output_errors(path, "read"):
+                content = path.read_bytes()
+            failure = _decoded(content)
+            if failure is not None and (failure.run, failure.chunk) == (plan.fingerprint, chunk):
+                failures[chunk] = failure.reason
+    return failures
+
+
+def remove_failures(folder: Path) -> None:
+    """Remove all markers from the folder of chunks, so that their chunks count as missing."""
+    for path in folder.glob(f"*{_ENDING}"):
+        if path.name.removesuffix(_ENDING).isdigit():
+            path.unlink()
+
+
+def failure_error(failures: Mapping[int, str], n_rows: int | None = None) -> ModelError:
+    """Return what to tell about chunks that could not be scored, and about their rows."""
+    first = min(failures)
+    rows = "" if n_rows is None else f"{n_rows:,} {'row' if n_rows == 1 else 'rows'} in "
+    return ModelError(
+        f"{rows}{'chunk' if len(failures) == 1 else 'chunks'} {chunk_ranges(sorted(failures))} "
+        f"could not be scored; chunk {first}: {failures[first]}",
+        hint="give the same command again to try once more; if memory ran out, let fewer "
+        "processes score at a time, with the same --threads",
+    )
+
+
+def _marker(plan: ChunkPlan, chunk: int) -> Path:
+    return plan.path(chunk).with_suffix(_ENDING)
+
+
+def _decoded(content: bytes) -> _Failure | None:
+    try:
+        read = msgspec.json.decode(content, type=_FailureFile)
+    except ValueError:
+        return None
+    return read.failure if read.digest == _digest(read.failure) else None
+
+
+def _digest(failure: _Failure) -> str:
+    return hashlib.sha256(msgspec.json.encode(failure)).hexdigest()

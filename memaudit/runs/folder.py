@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 from memaudit.errors import MemauditError, OutputError, UsageError
-from memaudit.runs.chunks import ChunkPlan, sort_chunks
+from memaudit.runs.chunks import ChunkPlan, remove_failures, sort_chunks
 from memaudit.runs.files import (
     is_full,
     is_remote,
@@ -42,7 +42,6 @@ from memaudit.runs.manifest import (
 )
 from memaudit.runs.reading import RowLog, RowWindows, number_texts
 from memaudit.runs.sealed_parquet import is_whole, sealed_writer
-from memaudit.runs.workers import remove_failures
 from memaudit.text import shown_path
 
 MANIFEST, ROWS, CHUNKS, LOCK = "manifest.json", "rows.parquet", "chunks", "lock"

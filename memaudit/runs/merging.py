@@ -1,20 +1,20 @@
 """Merging: the chunks of several shards become one run, which ends like any other."""
 
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from memaudit.errors import OutputError, UsageError
-from memaudit.runs.chunks import sort_chunks
+from memaudit.runs.chunks import read_failures, sort_chunks
 from memaudit.runs.files import locked
 from memaudit.runs.folder import LOCK, MANIFEST, ROWS, RunFolder, begin_run, open_folder
 from memaudit.runs.manifest import Shard, chunk_ranges, differences, read_manifest
-from memaudit.runs.results import AuditResult, ReportOptions, Session, write_results
+from memaudit.runs.results import AuditResult, ReportOptions, write_results
+from memaudit.runs.scoring import Session
 from memaudit.runs.sealed_parquet import DamagedFileError, copy_sealed, is_whole
-from memaudit.runs.workers import read_failures
 from memaudit.text import shown_path
 
 
@@ -33,7 +33,7 @@ def merge_runs(
         OutputError: a file of a shard is damaged, a process is at work in one of the folders, or
             `out` cannot be written.
     """
-    started = time.monotonic()
+    session = Session()
     parts = [RunFolder(folder, read_manifest(folder / MANIFEST)) for folder in folders]
     _require_same_inputs(parts)
     _require_all_shards(parts)
@@ -45,7 +45,7 @@ def merge_runs(
         whole = msgspec.structs.replace(parts[0].manifest, shard=None)
         run = begin_run(folder, whole, restart=False)
         _copy_files(parts, run)
-        session = Session(started, kept_windows=run.plan.n_windows)
+        session = replace(session, kept_windows=run.plan.n_windows)
         return write_results(run, session, report or ReportOptions())
 
 

@@ -20,7 +20,7 @@ from memaudit.errors import CorpusError, UsageError
 from memaudit.features import ReferenceRole
 from memaudit.prefilter import Prefilter, make_prefilter
 from memaudit.runs.chunks import SUFFIX_TOKENS, feature_set_name
-from memaudit.runs.manifest import AnswersRead, RunInputs, software_versions
+from memaudit.runs.manifest import AnswersRead, Manifest, RunInputs, Shard, software_versions
 from memaudit.runs.models import AuditModels, ModelSources, load_models
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.reading import RowWindows
@@ -159,15 +159,20 @@ def _begun(rows: Iterator[Example | BadRow]) -> Iterator[Example | BadRow]:
 
 
 def declare(
-    inputs: AuditInputs, options: AuditOptions, cuts: RowWindows, distinct_windows: int
-) -> RunInputs:
-    """Return all that decides a byte of the results.
+    inputs: AuditInputs,
+    options: AuditOptions,
+    cuts: RowWindows,
+    distinct_windows: int,
+    shard: Shard | None,
+) -> Manifest:
+    """Return what a run is given: all that decides a byte of its results.
 
     Args:
         inputs: what is audited.
         options: how.
         cuts: the rows that were read, and their windows.
-        distinct_windows: of those.
+        distinct_windows: how many those are, equal ones counted once.
+        shard: the part that is scored. None: all.
 
     Raises:
         ClassifierError: the engine cannot tell a feature that the classifier needs.
@@ -180,7 +185,7 @@ def declare(
     answers = None
     if cuts.answers.rows:
         answers = AnswersRead(options.turns, options.min_suffix_len, **asdict(cuts.answers))
-    return RunInputs(
+    declared = RunInputs(
         corpus={} if inputs.corpus is None else inputs.corpus.declared(),
         on_bad_row=options.on_bad_row,
         rows=cuts.outcomes.total(),
@@ -205,4 +210,13 @@ def declare(
         survival=None if inputs.prefilter is None else inputs.prefilter.survival,
         cascade_digest=None if inputs.prefilter is None else inputs.prefilter.digest,
         answers=answers,
+    )
+    return Manifest(
+        inputs=declared,
+        names=models.names(inputs.classifier),
+        classifier=inputs.classifier,
+        prefilter=inputs.prefilter,
+        shard=shard,
+        raw_digest=cuts.raw.value,
+        corpus_read=inputs.seen.in_words,
     )

@@ -8,7 +8,7 @@ import hashlib
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from memaudit.corpus import BadRow, Conversation, Example, Rendered
 from memaudit.corpus.base import Span
 from memaudit.errors import CorpusError
+from memaudit.progress import ReportProgress, begin_stage
 from memaudit.runs.files import output_errors
 from memaudit.windows import (
     WindowChoice,
@@ -290,7 +291,7 @@ def cut_rows(
     kept: tuple[RowLog, DistinctWindows],
     *,
     choice: WindowChoice,
-    on_batch: Callable[[int], None],
+    progress: ReportProgress | None = None,
 ) -> RowWindows:
     """Give every row its outcome and keep its windows.
 
@@ -299,12 +300,13 @@ def cut_rows(
         tokenizer: the teacher's.
         kept: where rows and windows go, both empty.
         choice: which windows of a row are cut.
-        on_batch: told how many rows are done, after each batch.
+        progress: told how many rows are done, after each batch.
 
     Raises:
         CorpusError: no row can be scored.
     """
     row_log, distinct = kept
+    report = begin_stage("read", "rows", progress)
     cuts = RowWindows()
     for batch in _batches(rows):
         examples = [row for row in batch if isinstance(row, Example)]
@@ -327,7 +329,7 @@ def cut_rows(
             cuts.outcomes[outcome.outcome] += 1
             cuts.rows_hash.update(msgspec.json.encode(outcome))
             row_log.append(outcome)
-        on_batch(cuts.outcomes.total())
+        report(cuts.outcomes.total(), None)
     _require_scored(cuts, choice)
     return cuts
 

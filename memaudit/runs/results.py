@@ -18,33 +18,20 @@ from memaudit.errors import OutputError, UsageError
 from memaudit.features import reason_in_words
 from memaudit.metrics import ExpectedCount
 from memaudit.objectives import Objective
+from memaudit.runs.chunks import read_failures
 from memaudit.runs.files import committed_file, output_errors
 from memaudit.runs.folder import SUMMARY, RunFolder
 from memaudit.runs.manifest import AnswersRead, ModelNames
 from memaudit.runs.risk_table import RiskRow, TableFormat, write_risk_table
 from memaudit.runs.risks import Worst
 from memaudit.runs.run import Run, TextOf, read_run
-from memaudit.runs.workers import read_failures
+from memaudit.runs.scoring import Session
 from memaudit.sensitivity import SensitivitySummary
 from memaudit.text import shown_path
 from memaudit.windows import WindowPolicy, WindowShape
 
 SCHEMA_VERSION = 1
 """Of the risk table and the summary; goes up when a reader of the old one would misread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """What one process did for a run."""
-
-    started: float
-    """By `time.monotonic`."""
-
-    scoring_seconds: float = 0.0
-    """Wall time of the scoring."""
-
-    kept_windows: int = 0
-    """Distinct windows that were scored before."""
 
 
 @dataclass(frozen=True, slots=True)

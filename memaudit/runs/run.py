@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from memaudit.errors import OutputError, UsageError
 from memaudit.features import reason_in_words
 from memaudit.prefilter import Prefilter
-from memaudit.runs.chunks import ChunkPlan, numbers, read_matrix, sort_chunks
+from memaudit.runs.chunks import ChunkPlan, failure_error, numbers, read_matrix, sort_chunks
 from memaudit.runs.files import output_errors
 from memaudit.runs.folder import MANIFEST, ROWS, RunFolder
 from memaudit.runs.manifest import Manifest, chunk_ranges, read_manifest
 from memaudit.runs.reading import Outcome, RowOutcome, RowWindows
 from memaudit.runs.risks import Risks, Worst, predict_risks
 from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed
-from memaudit.runs.workers import failure_error
 from memaudit.sensitivity import NAMES_MODEL, RowSensitivity, SensitivitySummary, summarise
 from memaudit.text import shown_path
 

@@ -1,8 +1,9 @@
 """The scoring pass: from the windows of a chunk to its features, committed."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,10 @@ from numpy.typing import NDArray
 from memaudit.engines.base import Engine
 from memaudit.errors import ModelError
 from memaudit.features import corpus_features, model_features, one_model_features
+from memaudit.progress import ReportProgress, begin_stage
 from memaudit.runs.chunks import SUFFIX_TOKENS, ChunkPlan, write_chunk
+from memaudit.runs.files import output_errors, remove_halves
+from memaudit.runs.folder import RunFolder, unscored_chunks
 from memaudit.runs.reading import DistinctWindows, Tokenizer
 from memaudit.scores import WindowScores
 from memaudit.sensitivity import (
@@ -41,6 +45,49 @@ ScoreChunks = Callable[[ChunkPlan, Iterator[ChunkWork]], Iterator[int]]
 
 One that cannot be scored is marked as failed instead (`memaudit.runs.workers`).
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What one process does for a run."""
+
+    started: float = field(default_factory=time.monotonic)
+    """By `time.monotonic`."""
+
+    scoring_seconds: float = 0.0
+    """Wall time of the scoring."""
+
+    kept_windows: int = 0
+    """Distinct windows that were scored before."""
+
+
+def score_missing(
+    run: RunFolder,
+    windows: DistinctWindows,
+    score: ScoreChunks,
+    session: Session,
+    progress: ReportProgress | None,
+) -> Session:
+    """Score the own chunks of a run that are not there yet, or damaged.
+
+    Returns:
+        the session, with what was done in it.
+    """
+    plan, missing = run.plan, unscored_chunks(run)
+    n_missing = sum(len(plan.windows_of(chunk)) for chunk in missing)
+    started, done = time.monotonic(), 0
+    report = begin_stage("score", "windows", progress)
+    report(done, n_missing)
+    for chunk in score(plan, chunks_to_score(plan, windows, missing)):
+        done += len(plan.windows_of(chunk))
+        report(done, n_missing)
+    with output_errors(plan.folder):
+        remove_halves(plan.folder)  # of workers that were killed at a commit
+    return replace(
+        session,
+        scoring_seconds=time.monotonic() - started,
+        kept_windows=plan.n_windows - n_missing,
+    )
 
 
 def chunks_to_score(

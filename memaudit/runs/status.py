@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from memaudit.runs.chunks import sort_chunks
+from memaudit.runs.chunks import read_failures, sort_chunks
 from memaudit.runs.files import lock_holder
 from memaudit.runs.folder import LOCK, MANIFEST, SUMMARY, RunFolder
 from memaudit.runs.manifest import chunk_ranges, read_manifest
-from memaudit.runs.workers import read_failures
 
 _RECENT = 20
 """Chunks whose times tell the rate: the last ones, so that a pause long ago does not count."""

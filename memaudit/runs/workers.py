@@ -9,28 +9,22 @@ gets a marker with the reason and no text, and its rows the outcome `error`; the
 removes the marker and tries again.
 """
 
-import hashlib
 import multiprocessing
 import os
 import resource
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-
-import msgspec
 
 from memaudit.engines.base import Engine
 from memaudit.errors import MemauditError, ModelError
 from memaudit.files import forbid_core_dumps
-from memaudit.runs.chunks import ChunkPlan
-from memaudit.runs.files import committed_file, output_errors
-from memaudit.runs.manifest import chunk_ranges
+from memaudit.runs.chunks import ChunkPlan, write_failure
 from memaudit.runs.reading import Tokenizer
 from memaudit.runs.scoring import ChunkWork, score_chunk
 
@@ -39,19 +33,6 @@ MAX_ATTEMPTS = 3
 
 _MAX_IN_A_ROW = 3
 """Chunks that may be given up without one that is scored: then it is not the chunks' fault."""
-
-_ENDING = ".error.json"
-
-
-class _Failure(msgspec.Struct, frozen=True):
-    run: str
-    chunk: int
-    reason: str
-
-
-class _FailureFile(msgspec.Struct, frozen=True):
-    digest: str
-    failure: _Failure
 
 
 class Attempts:
@@ -89,72 +70,6 @@ class Attempts:
             )
         write_failure(self._plan, chunk, reason)
         return False
-
-
-def write_failure(plan: ChunkPlan, chunk: int, reason: str) -> None:
-    """Commit the marker of a chunk that cannot be scored.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    failure = _Failure(plan.fingerprint, chunk, reason)
-    with committed_file(_path(plan, chunk)) as stream:
-        stream.write(msgspec.json.encode(_FailureFile(_digest(failure), failure)) + b"\n")
-
-
-def read_failures(plan: ChunkPlan, chunks: Collection[int]) -> dict[int, str]:
-    """Return why chunks could not be scored, for those that are not there and have a marker.
-
-    A marker that is damaged or of another run is none: its chunk is missing, like any other.
-
-    Raises:
-        OutputError: a marker cannot be read.
-    """
-    failures = {}
-    for chunk in chunks:
-        path = _path(plan, chunk)
-        if path.exists() and not plan.path(chunk).exists():
-            with output_errors(path, "read"):
-                content = path.read_bytes()
-            failure = _decoded(content)
-            if failure is not None and (failure.run, failure.chunk) == (plan.fingerprint, chunk):
-                failures[chunk] = failure.reason
-    return failures
-
-
-def remove_failures(folder: Path) -> None:
-    """Remove all markers from the folder of chunks, so that their chunks count as missing."""
-    for path in folder.glob(f"*{_ENDING}"):
-        if path.name.removesuffix(_ENDING).isdigit():
-            path.unlink()
-
-
-def failure_error(failures: Mapping[int, str], n_rows: int | None = None) -> ModelError:
-    """Return what to tell about chunks that could not be scored, and about their rows."""
-    first = min(failures)
-    rows = "" if n_rows is None else f"{n_rows:,} {'row' if n_rows == 1 else 'rows'} in "
-    return ModelError(
-        f"{rows}{'chunk' if len(failures) == 1 else 'chunks'} {chunk_ranges(sorted(failures))} "
-        f"could not be scored; chunk {first}: {failures[first]}",
-        hint="give the same command again to try once more; if memory ran out, let fewer "
-        "processes score at a time, with the same --threads",
-    )
-
-
-def _path(plan: ChunkPlan, chunk: int) -> Path:
-    return plan.path(chunk).with_suffix(_ENDING)
-
-
-def _decoded(content: bytes) -> _Failure | None:
-    try:
-        read = msgspec.json.decode(content, type=_FailureFile)
-    except ValueError:
-        return None
-    return read.failure if read.digest == _digest(read.failure) else None
-
-
-def _digest(failure: _Failure) -> str:
-    return hashlib.sha256(msgspec.json.encode(failure)).hexdigest()
 
 
 LoadScorer = Callable[[int], tuple[Engine, Tokenizer]]

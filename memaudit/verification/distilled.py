@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from memaudit.corpus import CorpusOptions, read_corpus
 from memaudit.errors import UsageError
 from memaudit.labels import VerificationResult
+from memaudit.progress import ReportProgress
 from memaudit.runs.files import output_folder
 from memaudit.verification.examples import read_examples
 from memaudit.verification.models import VerificationModels, check_readable
-from memaudit.verification.options import DEFAULT_OPTIONS, ReportStage, VerificationOptions
+from memaudit.verification.options import DEFAULT_OPTIONS, VerificationOptions
 from memaudit.verification.predictions import match_predictions, read_predictions
 from memaudit.verification.run import finished, make_result, settings_of, write_results
 from memaudit.verification.stages import Run, begin, extraction, finish, work_folder
@@ -43,7 +44,7 @@ def verify_distilled(  # noqa: PLR0913  each is something a user names
     predictions: Path | None = None,
     out: Path | str,
     options: VerificationOptions = DEFAULT_OPTIONS,
-    progress: ReportStage | None = None,
+    progress: ReportProgress | None = None,
 ) -> dict[str, VerificationResult]:
     """Find out what students recite that were distilled from the teacher on a corpus.
 

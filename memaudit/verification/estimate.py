@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 
 from memaudit.corpus import CorpusOptions, read_corpus
+from memaudit.progress import ReportProgress
 from memaudit.verification.examples import Examples, read_examples
 from memaudit.verification.models import VerificationModels, check_readable, load_models
-from memaudit.verification.options import DEFAULT_OPTIONS, ReportStage, VerificationOptions
+from memaudit.verification.options import DEFAULT_OPTIONS, VerificationOptions
 from memaudit.windows import without_padding
 
 _SAMPLE_EXAMPLES = 4
@@ -73,7 +74,7 @@ def estimate_verification(
     *,
     baseline: str | None = None,
     options: VerificationOptions = DEFAULT_OPTIONS,
-    progress: ReportStage | None = None,
+    progress: ReportProgress | None = None,
 ) -> Estimate:
     """Return what `verify_distillation` would cost with the same arguments.
 

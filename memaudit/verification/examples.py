@@ -1,7 +1,6 @@
 """What baseline and student are trained on, and what is kept from them."""
 
 import hashlib
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 
 from memaudit.corpus import BadRow, Example
 from memaudit.errors import CorpusError
+from memaudit.progress import ReportProgress
 from memaudit.runs.reading import DistinctWindows, RowLog, Tokenizer, cut_rows
-from memaudit.verification.options import ReportStage, StageProgress, VerificationOptions
+from memaudit.verification.options import VerificationOptions
 from memaudit.windows import WindowChoice, WindowPolicy
 
 _HELD_OUT_SEED = 1
@@ -66,7 +66,7 @@ def read_examples(
     options: VerificationOptions,
     *,
     folder: Path | None,
-    progress: ReportStage | None,
+    progress: ReportProgress | None,
     policy: WindowPolicy = "auto",
 ) -> Iterator[Examples]:
     """Read a corpus as an audit does, and choose what is trained on.
@@ -82,19 +82,13 @@ def read_examples(
     Raises:
         CorpusError: a row is bad, or no window is left to train on.
     """
-    started = time.monotonic()
-
-    def on_batch(done: int) -> None:
-        if progress is not None:
-            progress(StageProgress("read", "rows", done, None, time.monotonic() - started))
-
     with RowLog(folder) as row_log, DistinctWindows(options.shape.length, folder) as windows:
         cuts = cut_rows(
             _allowed(rows, options.on_bad_row),
             tokenizer,
             (row_log, windows),
             choice=WindowChoice(options.shape, policy, turns="last"),
-            on_batch=on_batch,
+            progress=progress,
         )
         examples = _choose(np.array(cuts.windows, dtype=np.int64), row_log, windows, options)
         has_answers = bool(cuts.answers.rows) and policy != "first"

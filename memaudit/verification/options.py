@@ -1,6 +1,5 @@
-"""How a distillation is verified, and how far a verification has come."""
+"""How a distillation is verified."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -67,42 +66,3 @@ class VerificationOptions:
 
 DEFAULT_OPTIONS = VerificationOptions()
 """Three epochs of soft labels at temperature 2, all rows, a tenth of the windows held out."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageProgress:
-    """A moment of a verification."""
-
-    stage: str
-    """Such as `baseline` or `extract`."""
-
-    unit: str
-    """What is counted: `rows`, `steps` or `windows`."""
-
-    done: int
-    """Of the unit."""
-
-    total: int | None
-    """How many there are; None while that is not known."""
-
-    seconds: float
-    """Since the stage began, or went on."""
-
-    start: int = 0
-    """Done before that."""
-
-    @property
-    def rate(self) -> float:
-        """Done per second; 0 at the start."""
-        return (self.done - self.start) / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def eta_seconds(self) -> float | None:
-        """Seconds left at this rate; None while that cannot be told."""
-        if self.total is None or self.rate == 0:
-            return None
-        return (self.total - self.done) / self.rate
-
-
-ReportStage = Callable[[StageProgress], None]
-"""Told now and then how far a verification has come."""

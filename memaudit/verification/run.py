@@ -36,6 +36,7 @@ from memaudit.labels import (
     labels_digest,
     read_verification,
 )
+from memaudit.progress import ReportProgress
 from memaudit.runs.files import committed_file
 from memaudit.text import shown_path
 from memaudit.verification.examples import read_examples
@@ -47,7 +48,7 @@ from memaudit.verification.extraction import (
     with_predictions,
 )
 from memaudit.verification.models import check_readable, load_models, save_tokenizer
-from memaudit.verification.options import DEFAULT_OPTIONS, ReportStage, VerificationOptions
+from memaudit.verification.options import DEFAULT_OPTIONS, VerificationOptions
 from memaudit.verification.predictions import (
     Predictions,
     match_predictions,
@@ -81,7 +82,7 @@ def verify_distillation(  # noqa: PLR0913  each is something a user names
     predictions: Path | None = None,
     out: Path | str,
     options: VerificationOptions = DEFAULT_OPTIONS,
-    progress: ReportStage | None = None,
+    progress: ReportProgress | None = None,
 ) -> VerificationResult:
     """Really distil a student on a corpus, and find out what it recites.
 

@@ -6,7 +6,6 @@ on from there. The folder says what it is for, so that two verifications never m
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,12 +19,13 @@ from memaudit.distillation import TrainingOptions, distil, fine_tune, generate_h
 from memaudit.distillation.methods import TrainingExample
 from memaudit.errors import UsageError
 from memaudit.labels import GenerationCounts
+from memaudit.progress import ReportProgress, begin_stage
 from memaudit.runs.files import committed_file, locked, output_errors, output_folder
 from memaudit.text import safe_text, shown_path
 from memaudit.verification.examples import Examples
 from memaudit.verification.extraction import Extraction, by_context, check_generation, extract
 from memaudit.verification.models import VerificationModels, trained_model
-from memaudit.verification.options import ReportStage, StageProgress, VerificationOptions
+from memaudit.verification.options import VerificationOptions
 from memaudit.windows import NO_TOKEN, context_len, without_padding
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Run:
     options: VerificationOptions
     """See there."""
 
-    progress: ReportStage | None
+    progress: ReportProgress | None
     """Told how far a stage has come."""
 
     @property
@@ -136,16 +136,7 @@ class Run:
 
     def stage(self, name: str, unit: str) -> Callable[[int, int], None]:
         """Return what turns done and total into the progress of a stage that begins now."""
-        started, first = time.monotonic(), list[int]()
-
-        def report(done: int, total: int) -> None:
-            # Steps come one by one, so the first one told says where a training went on.
-            first.append(done - 1 if unit == "steps" else 0)
-            if self.progress is not None:
-                seconds = time.monotonic() - started
-                self.progress(StageProgress(name, unit, done, total, seconds, first[0]))
-
-        return report
+        return begin_stage(name, unit, self.progress)
 
 
 def baseline_model(run: Run) -> "PreTrainedModel":

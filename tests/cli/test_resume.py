@@ -12,8 +12,8 @@ from memaudit.classifier import save_classifier, shipped_classifiers_dir
 from memaudit.cli.main import run
 from memaudit.cli.signals import Stopped
 from memaudit.runs import models, opening
+from memaudit.runs.chunks import write_failure
 from memaudit.runs.scoring import score_chunk
-from memaudit.runs.workers import write_failure
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memaudit.audit import Progress
+from memaudit.progress import Progress
 from memaudit.reports import progress as module
 from memaudit.reports.progress import progress_line, show_progress
 from memaudit.reports.words import clock, short_number
@@ -22,19 +22,21 @@ class Terminal(io.StringIO):
 
 def test_a_line_says_how_far_how_fast_and_how_long():
     """The form that logs are searched for."""
-    progress = Progress("score", 120_000, 1_000_000, 14.3)
+    progress = Progress("score", "windows", 120_000, 1_000_000, 14.3)
 
     assert progress_line(progress) == "score 120000/1000000 12.0% 8.4k windows/s eta 01:45"
 
 
 def test_an_unknown_total_is_left_out():
     """A stream has no end one could know."""
-    assert progress_line(Progress("read", 5000, None, 2.0)) == "read 5000 2.5k rows/s"
+    assert progress_line(Progress("read", "rows", 5000, None, 2.0)) == "read 5000 2.5k rows/s"
 
 
 def test_the_very_start_has_no_rate():
     """Division by zero would end a run for the sake of a bar."""
-    assert progress_line(Progress("score", 0, 10, 0.0)) == "score 0/10 0.0% 0.0 windows/s"
+    assert (
+        progress_line(Progress("score", "windows", 0, 10, 0.0)) == "score 0/10 0.0% 0.0 windows/s"
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def shown_by(stream, monkeypatch, *, quiet=False, steps=(1, 2, 3), start=""):
     monkeypatch.setattr(sys, "stderr", stream)
     with show_progress(quiet=quiet, color="never", start=start) as report:
         for done in steps:
-            report(Progress("score", done, 3, float(done)))
+            report(Progress("score", "windows", done, 3, float(done)))
     return stream.getvalue()
 
 

@@ -19,6 +19,7 @@ from support.fakes import ByteTokenizer, make_classifier, make_rows
 from memaudit import audit
 from memaudit.audit import audit_rows
 from memaudit.errors import ModelError, OutputError, UsageError
+from memaudit.runs.chunks import read_failures, write_failure
 from memaudit.runs.folder import open_folder
 from memaudit.runs.manifest import Shard
 from memaudit.runs.merging import merge_runs
@@ -26,7 +27,7 @@ from memaudit.runs.results import ReportOptions
 from memaudit.runs.run import read_run
 from memaudit.runs.scoring import score_chunk
 from memaudit.runs.status import run_status
-from memaudit.runs.workers import Attempts, read_failures, write_failure
+from memaudit.runs.workers import Attempts
 
 REASON = "3 processes died at it, the last with exit code -9"
 

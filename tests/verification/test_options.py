@@ -3,8 +3,8 @@
 import pytest
 
 from memaudit.engines.models import ModelOptions
+from memaudit.progress import Progress
 from memaudit.verification import VerificationOptions
-from memaudit.verification.options import StageProgress
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_options_without_meaning_are_refused(settings, message):
 
 def test_a_resumed_training_tells_the_time_that_is_left():
     """Steps of an earlier process say nothing about the speed of this one."""
-    moment = StageProgress("student", "steps", done=60, total=100, seconds=5.0, start=50)
+    moment = Progress("student", "steps", done=60, total=100, seconds=5.0, start=50)
 
     assert moment.rate == 2.0
     assert moment.eta_seconds == 20.0
@@ -32,5 +32,5 @@ def test_a_resumed_training_tells_the_time_that_is_left():
 
 def test_without_an_end_or_a_rate_there_is_no_time_left():
     """Rather than a guess."""
-    assert StageProgress("read", "rows", 10, None, 1.0).eta_seconds is None
-    assert StageProgress("student", "steps", 0, 10, 0.0).eta_seconds is None
+    assert Progress("read", "rows", 10, None, 1.0).eta_seconds is None
+    assert Progress("student", "steps", 0, 10, 0.0).eta_seconds is None

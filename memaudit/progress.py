@@ -1,0 +1,59 @@
+"""How far a long piece of work has come."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A moment of an audit or a verification."""
+
+    stage: str
+    """Such as `read` or `score`."""
+
+    unit: str
+    """What is counted: `rows`, `windows` or `steps`."""
+
+    done: int
+    """Of the unit."""
+
+    total: int | None
+    """How many there are; None while that is not known."""
+
+    seconds: float
+    """Since the stage began, or went on."""
+
+    start: int = 0
+    """Done before that."""
+
+    @property
+    def rate(self) -> float:
+        """Done per second; 0 at the start."""
+        return (self.done - self.start) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds left at this rate; None while that cannot be told."""
+        if self.total is None or self.rate == 0:
+            return None
+        return (self.total - self.done) / self.rate
+
+
+ReportProgress = Callable[[Progress], None]
+"""Is told now and then how far the work has come."""
+
+
+def begin_stage(
+    stage: str, unit: str, progress: ReportProgress | None
+) -> Callable[[int, int | None], None]:
+    """Return what turns done and total into the `Progress` of a stage that begins now."""
+    started, first = time.monotonic(), list[int]()
+
+    def report(done: int, total: int | None) -> None:
+        # Steps come one by one, so the first one told says where a training went on.
+        first.append(done - 1 if unit == "steps" else 0)
+        if progress is not None:
+            progress(Progress(stage, unit, done, total, time.monotonic() - started, first[0]))
+
+    return report
