@@ -89,7 +89,8 @@ def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
     with open_folder(out) as folder:
         inputs = open_inputs(teacher, data, student, baseline, options)
         with _scored(folder, inputs, options, progress, shard):
-            return run_status(folder)
+            pass
+    return run_status(folder)  # not before it is let go: it would say that this process is at work
 
 
 def audit_rows(
