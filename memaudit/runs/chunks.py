@@ -39,6 +39,8 @@ SUFFIX_TOKENS = "suffix_tokens"
 _ENDING = ".error.json"
 """Of the marker that stands for a chunk that could not be scored."""
 
+_CHUNKS_AT_ONCE = 16
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -167,12 +169,13 @@ def read_matrix(plan: ChunkPlan, without: Collection[int] = ()) -> NDArray[np.fl
     import pyarrow as pa
 
     chunks = [chunk for chunk in range(plan.n_chunks) if chunk not in without]
-    # Column by column over all chunks: a thousand chunks of twenty columns are many small arrays.
-    tables = [_read_table(plan, chunk) for chunk in chunks]
-    windows = [np.array(plan.windows_of(chunk), dtype=np.int64) for chunk in chunks]
     X = np.zeros((plan.n_windows, len(plan.features)))
-    if tables:
-        table, places = pa.concat_tables(tables), np.concatenate(windows)
+    # Column by column over many chunks: their small arrays, one by one, would take far longer.
+    # Not over all: a chunk as a table takes several times the memory of its features.
+    for start in range(0, len(chunks), _CHUNKS_AT_ONCE):
+        group = chunks[start : start + _CHUNKS_AT_ONCE]
+        table = pa.concat_tables([_read_table(plan, chunk) for chunk in group])
+        places = np.concatenate([np.array(plan.windows_of(chunk), np.int64) for chunk in group])
         if len(table) != len(places):
             raise DamagedFileError("another number of windows")
         for column, name in enumerate(plan.features):

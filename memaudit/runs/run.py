@@ -8,6 +8,7 @@ chunks, as they were when the risk table was written. No model and no torch is n
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +34,19 @@ if TYPE_CHECKING:
 TextOf = Callable[[int], str]
 """From the index of a distinct window to its text: text of the corpus."""
 
-_ROWS_AT_ONCE = 16_384
+_ROWS_AT_ONCE = 4_096
 _REASONS = (
     "not scored: nothing a model could say would flag it",
     "not scored: the first stage finds it unlikely to be flagged",
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: the rows are kept once they are asked for
 class Run:
-    """A run whose corpus was scored to the end. Arrays are by row, in the order of the corpus."""
+    """A run whose corpus was scored to the end. Arrays are by row, in the order of the corpus.
+
+    Ids and addresses stay on the disk until `rows` is asked for.
+    """
 
     folder: Path
     """Of the run."""
@@ -50,8 +54,8 @@ class Run:
     manifest: Manifest
     """What it was given, the classifier included."""
 
-    rows: "pa.Table"
-    """(n_rows) with the columns id, row, address, outcome and reason."""
+    fates: "pa.Table"
+    """(n_rows) outcome and reason, each different value once."""
 
     risks: Risks
     """By distinct window and scored row."""
@@ -96,7 +100,7 @@ class Run:
     @property
     def outcomes(self) -> Counter[str]:
         """Rows by outcome."""
-        counts = self.rows.column("outcome").value_counts().to_pylist()
+        counts = self.fates.column("outcome").value_counts().to_pylist()
         return Counter({count["values"]: count["counts"] for count in counts})
 
     @property
@@ -107,16 +111,46 @@ class Run:
         finds_names = self.manifest.inputs.versions.get(NAMES_MODEL, "none") != "none"
         return summarise(self.risks.sensitivity, self.risks.is_flagged, finds_names=finds_names)
 
+    @cached_property
+    def rows(self) -> "pa.Table":
+        """(n_rows) with the columns id, row, address, outcome and reason, all in memory."""
+        import pyarrow as pa
+
+        table = pa.Table.from_batches(self._places())
+        for name in ("outcome", "reason"):
+            table = table.append_column(name, self.fates.column(name).cast(pa.string()))
+        return table
+
+    def _places(self) -> "Iterator[pa.RecordBatch]":
+        """Read id, row and address from the disk again, some rows at a time."""
+        run = RunFolder(self.folder, self.manifest)
+        return _stored_rows(run, ["id", "row", "address"])
+
     def row(self, index: int) -> RowOutcome:
         """Return one row: its id and address are untrusted, so show them with `safe_text` only."""
-        names = ("id", "row", "address", "outcome", "reason")
-        return RowOutcome(*(self.rows.column(name)[index].as_py() for name in names))
+        (row,) = self.rows.slice(index, 1).to_pylist()
+        return RowOutcome(*row.values())
 
     def each_row(self) -> Iterator[RowOutcome]:
-        """Yield all rows in order: untrusted, as in `row`."""
-        for batch in self.rows.to_batches(_ROWS_AT_ONCE):
-            columns = (column.to_pylist() for column in batch.columns)
+        """Yield all rows in order, from the disk: untrusted, as in `row`."""
+        start = 0
+        for places in self._places():
+            fates = self.fates.slice(start, places.num_rows)
+            columns = (column.to_pylist() for column in (*places.columns, *fates.columns))
             yield from map(RowOutcome, *columns)
+            start += places.num_rows
+
+    def _rows_at(self, indices: NDArray[np.int64]) -> list[RowOutcome]:
+        """Return some rows in the order they are asked for; the others stay on the disk."""
+        found, start = dict[int, RowOutcome](), 0
+        for places in self._places():
+            here = indices[(indices >= start) & (indices < start + places.num_rows)]
+            fates = self.fates.take(here)
+            columns = (*places.take(here - start).columns, *fates.columns)
+            rows = map(RowOutcome, *(column.to_pylist() for column in columns))
+            found |= zip(here.tolist(), rows, strict=True)
+            start += places.num_rows
+        return [found[index] for index in indices.tolist()]
 
     def worst(self, n: int, text_of: TextOf | None = None) -> tuple[Worst, ...]:
         """Return the riskiest rows, as `Risks.worst_rows` orders them.
@@ -126,10 +160,11 @@ class Run:
             text_of: gives the text of a window; None leaves it out.
         """
         risks, places = self.risks, np.flatnonzero(self.is_scored)
-        found = []
-        for index in risks.worst_rows(n).tolist():
+        found, worst = [], risks.worst_rows(n)
+        sources = self._rows_at(places[worst]) if len(worst) else []
+        for index, source in zip(worst.tolist(), sources, strict=True):
             window, features = int(risks.worst_windows[index]), risks.row_features(index)
-            source, probability = self.row(places[index]), risks.window_probabilities[window]
+            probability = risks.window_probabilities[window]
             found.append(
                 Worst(
                     example_id=source.example_id,
@@ -151,7 +186,7 @@ class Run:
 class _Rows:
     """The rows of a run while it is read: what became of them, and the windows that count."""
 
-    table: "pa.Table"
+    fates: "pa.Table"
     windows: RowWindows
     texts: NDArray[np.int64] | None
     """(n_rows,) the first row with the same text. None: written by a version that compared windows
@@ -163,14 +198,12 @@ class _Rows:
             return
         import pyarrow as pa
 
-        columns = {name: self.table.column(name).to_pylist() for name in ("outcome", "reason")}
+        columns = {name: self.fates.column(name).to_pylist() for name in ("outcome", "reason")}
         places = np.flatnonzero(np.array(columns["outcome"]) == "scored")[is_out]
         for place, reason in zip(places.tolist(), reasons, strict=True):
             columns["outcome"][place], columns["reason"][place] = outcome, reason
-        for name, values in columns.items():
-            place = self.table.schema.get_field_index(name)
-            column = pa.array(values, type=pa.string())
-            self.table = self.table.set_column(place, name, column)
+        coded = [pa.array(values, pa.string()).dictionary_encode() for values in columns.values()]
+        self.fates = pa.table(coded, names=list(columns))
 
 
 def read_run(folder: Path, failures: Mapping[int, str] | None = None) -> Run:
@@ -196,13 +229,13 @@ def read_run(folder: Path, failures: Mapping[int, str] | None = None) -> Run:
     if run.plan.prefilter is not None:
         n_screened = int(np.isnan(X).any(axis=1).sum())
         estimates = _leave_out_screened(rows, run.plan, run.plan.prefilter, X)
-    is_scored = np.array(rows.table.column("outcome").to_pylist()) == "scored"
+    is_scored = np.array(rows.fates.column("outcome").to_pylist()) == "scored"
     row_texts = None if rows.texts is None else rows.texts[is_scored]
     risks = predict_risks(run.manifest.classifier, run.plan.features, X, rows.windows, row_texts)
     return Run(
         folder,
         run.manifest,
-        rows.table,
+        rows.fates,
         risks,
         _of_all_rows(risks.worst_windows, is_scored, -1),
         _of_all_rows(risks.row_probabilities, is_scored, np.nan),
@@ -310,26 +343,38 @@ def _read_matrix(run: RunFolder, failures: Mapping[int, str]) -> NDArray[np.floa
 
 
 def _read_rows(run: RunFolder) -> _Rows:
-    """Return the rows without their windows, and those."""
+    """Return what became of the rows, and their windows."""
+    import pyarrow as pa
+
+    cuts, fates, texts = RowWindows(), list[pa.RecordBatch](), list[NDArray[np.int64]]()
+    for batch in _stored_rows(run, ["outcome", "reason", "windows", "text"]):
+        windows = batch.column("windows")
+        n_windows = np.diff(numbers(windows.offsets))
+        cuts.windows.frombytes(numbers(windows.flatten()).tobytes())
+        cuts.n_windows.frombytes(n_windows[n_windows > 0].astype(np.int64).tobytes())
+        coded = [batch.column(name).dictionary_encode() for name in ("outcome", "reason")]
+        fates.append(pa.record_batch(coded, names=["outcome", "reason"]))
+        if "text" in batch.schema.names:
+            texts.append(numbers(batch.column("text")).copy())
+    table = pa.Table.from_batches(fates).unify_dictionaries()
+    return _Rows(table, cuts, np.concatenate(texts) if texts else None)
+
+
+def _stored_rows(run: RunFolder, columns: list[str]) -> "Iterator[pa.RecordBatch]":
+    """Yield columns of the rows, those that are there; some rows at a time.
+
+    Raises:
+        OutputError: the file is missing or damaged.
+    """
     path = run.folder / ROWS
     try:
         with (
             output_errors(path, "read"),
             open_sealed(path, {"memaudit.run": run.plan.fingerprint}) as file,
         ):
-            table = file.read()
+            yield from file.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False)
     except (DamagedFileError, OutputError) as error:
         raise OutputError(
             f"{shown_path(path)}: missing or damaged",
             hint="give its 'memaudit predict' command again to write it anew",
         ) from error
-    windows = table.column("windows").combine_chunks()
-    n_windows = np.diff(numbers(windows.offsets))
-    cuts = RowWindows()
-    cuts.windows.frombytes(numbers(windows.flatten()).tobytes())
-    cuts.n_windows.frombytes(n_windows[n_windows > 0].astype(np.int64).tobytes())
-    table, texts = table.drop_columns(["windows"]), None
-    if "text" in table.column_names:
-        texts = numbers(table.column("text").combine_chunks())
-        table = table.drop_columns(["text"])
-    return _Rows(table, cuts, texts)

@@ -14,7 +14,7 @@ import pytest
 from markdown_it import MarkdownIt
 from support.fake_run import ByteWiseEngine, audit_with
 from support.hostile import PIECES, hostile_names
-from support.report_runs import made_up_run, replace_names
+from support.report_runs import made_up_run, replace_names, with_rows
 
 from memaudit.reports.html import render_html
 from memaudit.reports.markdown import render_markdown
@@ -291,7 +291,7 @@ def test_every_other_name_is_as_harmless(run):
             versions={text: text for text in texts},
         )
         manifest = msgspec.structs.replace(manifest, inputs=inputs)
-        report = make_report(replace(run, manifest=manifest))
+        report = make_report(with_rows(run, run.rows, manifest=manifest))
         report = replace(
             report,
             reasons=tuple(ReasonCount(text, 1, 1) for text in texts),

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from support.fake_run import audit_with
 from support.fakes import ByteTokenizer, RecitingEngine, make_classifier
+from support.report_runs import with_rows
 
 from memaudit.corpus import CorpusOptions, Example, read_corpus
 
@@ -78,10 +79,10 @@ def run_in_memory(template, source, *, seed=0, too_short=3, begin_alike=False):
     columns = {"id": ids, "row": numbers, "address": addresses, "outcome": outcomes}
     probabilities = np.full(len(rows), np.nan)
     probabilities[worst >= 0] = risks.window_probabilities[worst[worst >= 0]]
-    return replace(
+    return with_rows(
         template,
+        pa.table(columns | {"reason": reasons}),
         manifest=msgspec.structs.replace(template.manifest, inputs=inputs),
-        rows=pa.table(columns | {"reason": reasons}),
         risks=risks,
         worst_windows=worst,
         probabilities=probabilities,

@@ -1,6 +1,6 @@
 """Runs for reports, made of arrays: any size at once, and names as hostile as one likes."""
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from support.fakes import make_classifier
@@ -10,6 +10,23 @@ from memaudit.runs.risks import Risks
 from memaudit.runs.run import Run
 
 SHAPE = {"prefix_tokens": 50, "suffix_tokens": 50}
+
+
+@dataclass(frozen=True)
+class MadeUpRun(Run):
+    """A run without a folder: where its rows are is in memory."""
+
+    places: object = None
+
+    def _places(self):
+        return iter(self.places.combine_chunks().to_batches())
+
+
+def with_rows(run, rows, **changes):
+    """The run with other rows, whatever its files were written for."""
+    values = {field.name: getattr(run, field.name) for field in fields(Run)} | changes
+    values["fates"] = rows.select(["outcome", "reason"])
+    return MadeUpRun(**values, places=rows.select(["id", "row", "address"]))
 
 
 def made_up_run(manifest, n_rows=300, *, ids=None, addresses=None, teacher=None, seed=0):
@@ -51,7 +68,8 @@ def made_up_run(manifest, n_rows=300, *, ids=None, addresses=None, teacher=None,
     risks = Risks(
         classifier, names, X, window_probabilities, worst_windows[is_scored].astype(np.int64)
     )
-    return Run(None, manifest, rows, risks, worst_windows, probabilities)
+    fates, places = rows.select(["outcome", "reason"]), rows.select(["id", "row", "address"])
+    return MadeUpRun(None, manifest, fates, risks, worst_windows, probabilities, places=places)
 
 
 def replace_names(manifest, **names):
