@@ -7,8 +7,8 @@
    makes probabilities, and a row is as risky as its worst window.
 5. Table and summary are written from that, beside their place, and renamed into it.
 
-No text is kept. While windows are scored, a distinct one takes about 0.5 kB of memory and a row 16
-bytes; the rest waits on the disk. At the end ids and addresses of all rows are in memory.
+No text is kept. A distinct window takes about 0.5 kB of memory and a row some 40 bytes; the rest
+waits on the disk, ids and addresses too.
 """
 
 from collections.abc import Iterable, Iterator

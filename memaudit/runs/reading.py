@@ -163,6 +163,10 @@ class DistinctWindows(_NamelessFile):
         self._occurrences[index] += 1
         return index
 
+    def close_index(self) -> None:
+        """Let go of most of the memory once every window is added: only `add` needs it."""
+        self._index = {}
+
     def chunks(self, size: int) -> Iterator[NDArray[np.int32]]:
         """Yield the distinct windows in the order they came.
 
@@ -330,6 +334,7 @@ def cut_rows(
             cuts.rows_hash.update(msgspec.json.encode(outcome))
             row_log.append(outcome)
         report(cuts.outcomes.total(), None)
+    distinct.close_index()
     _require_scored(cuts, choice)
     return cuts
 
