@@ -142,6 +142,8 @@ class DistinctWindows(_NamelessFile):
         super().__init__(folder)
         self._window_len = window_len
         self._index: dict[bytes, int] = {}
+        self._suffixes: dict[bytes, int] = {}
+        self._leaders = array("q")
         self._occurrences = array("q")
 
     def __len__(self) -> int:
@@ -150,22 +152,35 @@ class DistinctWindows(_NamelessFile):
 
     @property
     def occurrences(self) -> NDArray[np.int64]:
-        """(n,) how many times each window was added, at least 1."""
-        return np.array(self._occurrences, dtype=np.int64)
+        """(n,) how many times each window, or its counted part, was added; at least 1."""
+        leaders = np.array(self._leaders, dtype=np.int64)
+        counts = np.zeros(len(self), dtype=np.int64)
+        np.add.at(counts, leaders, np.array(self._occurrences, dtype=np.int64))
+        occurrences: NDArray[np.int64] = counts[leaders]
+        return occurrences
 
-    def add(self, window: NDArray[np.int32]) -> int:
-        """Count a window and return its index, the same for equal windows."""
+    def add(self, window: NDArray[np.int32], *, counted_from: int = 0) -> int:
+        """Count a window and return its index, the same for equal windows.
+
+        Args:
+            window: (window_len,) token ids.
+            counted_from: where the part begins that `occurrences` counts. A student learns an
+                answer each time it is the answer, whatever was asked: there it is the suffix.
+        """
         key = window_key(window)
         index = self._index.setdefault(key, len(self._index))
         if index == len(self._occurrences):
             self._append(window.tobytes())
             self._occurrences.append(0)
+            counted = window_key(window[counted_from:]) if counted_from else None
+            leader = index if counted is None else self._suffixes.setdefault(counted, index)
+            self._leaders.append(leader)
         self._occurrences[index] += 1
         return index
 
     def close_index(self) -> None:
         """Let go of most of the memory once every window is added: only `add` needs it."""
-        self._index = {}
+        self._index, self._suffixes = {}, {}
 
     def chunks(self, size: int) -> Iterator[NDArray[np.int32]]:
         """Yield the distinct windows in the order they came.
@@ -326,7 +341,9 @@ def cut_rows(
                 windows = list(windows_of(token_ids, answers, choice))
                 if answers is not None:
                     _count(cuts.answers, answers, windows, choice)
-                indices = [distinct.add(window) for window in windows]
+                of_answers = answers is not None and choice.policy != "first"
+                counted_from = choice.shape.prefix_len if of_answers else 0
+                indices = [distinct.add(each, counted_from=counted_from) for each in windows]
                 outcome = _example_outcome(row, (token_ids, answers), len(indices), choice)
                 cuts.windows.extend(indices)
                 cuts.n_windows.extend([len(indices)] if indices else [])

@@ -24,6 +24,17 @@ def test_windows_come_back_once_each_with_their_count(windows, size):
         assert [spool.window(i).tolist() for i in range(len(spool))] == distinct
 
 
+@given(windows=windows_of_four)
+def test_an_answer_counts_as_often_as_it_is_the_answer(windows):
+    """Whatever was asked: a student learns it each time, from another context."""
+    with DistinctWindows(4) as spool:
+        indices = [spool.add(np.array(window, np.int32), counted_from=2) for window in windows]
+
+        answers = [tuple(window[2:]) for window in windows]
+        found = spool.occurrences[np.array(indices, dtype=np.int64)].tolist()
+        assert found == [answers.count(answer) for answer in answers]
+
+
 @given(
     ids=st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=20),
 )
