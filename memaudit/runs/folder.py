@@ -40,8 +40,9 @@ from memaudit.runs.manifest import (
     refuse_differences,
     write_manifest,
 )
-from memaudit.runs.reading import RowLog, RowWindows, number_texts
+from memaudit.runs.reading import RowLog, RowWindows
 from memaudit.runs.sealed_parquet import is_whole, sealed_writer
+from memaudit.runs.text_keys import number_texts
 from memaudit.text import shown_path
 
 MANIFEST, ROWS, CHUNKS, LOCK = "manifest.json", "rows.parquet", "chunks", "lock"

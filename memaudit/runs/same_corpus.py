@@ -8,8 +8,8 @@ import msgspec
 from memaudit.corpus import BadRow, CorpusOptions, Example, RenderMessages, read_corpus
 from memaudit.corpus.base import Rendered
 from memaudit.errors import UsageError
-from memaudit.runs.reading import RawDigest
 from memaudit.runs.run import Run
+from memaudit.runs.text_keys import RawDigest
 from memaudit.text import shown_path
 
 
