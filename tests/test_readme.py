@@ -28,3 +28,13 @@ def test_every_path_named_exists(path):
 def test_no_gap_is_left():
     """Figures are filled in from the cards."""
     assert "@@" not in README
+
+
+def test_the_gate_example_sets_a_limit_that_the_demo_could_break():
+    """A limit above the number of rows passes whatever the corpus holds."""
+    rows = len((ROOT / "sample_data" / "demo.jsonl").read_text(encoding="utf-8").splitlines())
+
+    (rate,) = re.findall(r"memaudit gate --run runs/demo --max-rate ([\d.]+)", README)
+
+    assert float(rate) < 1
+    assert all(int(limit) < rows for limit in re.findall(r"--max-expected (\d+)", README))
