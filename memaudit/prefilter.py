@@ -11,6 +11,7 @@ flags survives. The reference reads what the bound leaves, the teacher what the 
 
 import hashlib
 import math
+from bisect import bisect
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -76,14 +77,14 @@ class PrefilterFit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def misses(self, survival: float) -> int | None:
         """Return how many flagged calibration windows may be lost; None: there are too few."""
-        n, allowed = len(self.flagged), None
-        for n_missed in range(n):
+        n = len(self.flagged)
+
+        def is_too_many(n_missed: int) -> bool:
             # Two-sided at 90 %: its lower end is the one-sided bound at 95 %.
-            low = clopper_pearson(n - n_missed, n, 2 * CONFIDENCE - 1).low
-            if low < survival:
-                break
-            allowed = n_missed
-        return allowed
+            return clopper_pearson(n - n_missed, n, 2 * CONFIDENCE - 1).low < survival
+
+        n_allowed = bisect(range(n), False, key=is_too_many)
+        return n_allowed - 1 if n_allowed else None
 
     def cutoff(self, survival: float) -> float:
         """Return the highest cutoff at which so many flagged windows survive.

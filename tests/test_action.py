@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from memaudit.corpus import CorpusOptions, read_corpus
 from memaudit.gate.policy import LIMITS
 
 GATE = "Gate"
+LIGHT_SET = ROOT / "memaudit" / "requirements-gate.txt"
 
 
 @pytest.fixture(scope="module")
@@ -264,8 +266,9 @@ def test_every_input_and_output_is_used_and_told():
 def test_what_is_installed_are_our_requirements():
     """The floors are those without a known hole; the rest is not needed, as the tests above show."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    installed = set(re.findall(r"'([\w-]+>=[\d.]+)'", step("Install memaudit")["run"]))
+    installed = set(re.findall(r"^[\w-]+>=[\d.]+$", LIGHT_SET.read_text(), re.MULTILINE))
 
+    assert "memaudit/requirements-gate.txt" in step("Install memaudit")["run"]
     signing = set(project["optional-dependencies"]["sign"])
     assert signing < installed
     installed -= signing
@@ -275,12 +278,51 @@ def test_what_is_installed_are_our_requirements():
     assert imported <= set(NOT_FOR_A_GATE)
 
 
-@pytest.mark.parametrize("path", ["docs/ci/gitlab.yml"])
+@pytest.mark.parametrize("path", ["docs/ci/gitlab.yml", "docs/ci/Jenkinsfile"])
 def test_other_pipelines_install_the_same(path):
-    """They were written once, and requirements move."""
-    installed = set(re.findall(r"'([\w-]+>=[\d.]+)'", step("Install memaudit")["run"]))
+    """From the file that the package brings along, since they have no checkout of memaudit."""
+    lines = (ROOT / path).read_text()
 
-    assert set(re.findall(r"'([\w-]+>=[\d.]+)'", (ROOT / path).read_text())) == installed
+    assert '--no-deps "$MEMAUDIT"' in lines
+    assert "--requirement memaudit/lib/python3*/site-packages/memaudit/requirements" in lines
+
+
+@pytest.fixture
+def light(job_folder, tmp_path):
+    """Runs memaudit with what a gate does not need hidden, as if it were not installed."""
+    install_here(tmp_path / "light")
+    program = tmp_path / "light" / "memaudit-venv" / "bin" / "memaudit"
+
+    def run(*arguments):
+        command = [str(program), *arguments]
+        return subprocess.run(command, cwd=job_folder, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+def test_the_light_set_serves_finished_runs(light, tmp_path):
+    """Each command that follows a run does its work without torch."""
+    out = str(tmp_path / "out.jsonl")
+    for arguments in (
+        ("gate", "--run", "runs", "--data", "corpus.jsonl", "--max-expected", "1000"),
+        ("report", "--run", "runs", "--html", str(tmp_path / "r.html")),
+        ("filter", "--run", "runs", "--data", "corpus.jsonl", "--out", out),
+        ("status", "runs"),
+    ):
+        done = light(*arguments)
+        assert done.returncode in (0, 1), done.stderr
+
+
+def test_a_command_beyond_the_light_set_says_what_to_install(light):
+    """A traceback would ask for a report of a fault."""
+    done = light("predict", "--teacher", ".", "--data", "corpus.jsonl", "--out", "new")
+
+    assert done.returncode == 2
+    assert "needs the package" in done.stderr
+    assert "hint: pip install memaudit-distill\n" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -37,22 +37,19 @@ def test_a_hook_runs_a_command_that_exists_and_scores_nothing(hook):
 @pytest.mark.parametrize(
     ("path", "is_looked_at"),
     [
-        ("data/corpus.jsonl", True),
-        ("corpus.parquet", True),
-        ("a/b/c.csv.gz", True),
-        ("x.ndjson.zst", True),
-        ("runs/corpus/manifest.json", True),
-        ("runs/corpus/chunks/00000.parquet", True),
+        ("data/corpus.jsonl", False),
+        ("package.json", False),
+        ("requirements.txt", False),
         ("memaudit.toml", True),
-        ("pyproject.toml", True),
+        ("pyproject.toml", False),
         ("src/main.py", False),
         ("notes.md", False),
         ("notmemaudit.toml", False),
         ("corpus.jsonl.bak", False),
     ],
 )
-def test_it_runs_when_corpus_run_or_policy_change(hook, path, is_looked_at):
-    """Formats that pre-commit has no type for are told by their ending."""
+def test_it_runs_on_the_policy_and_on_what_a_project_declares(hook, path, is_looked_at):
+    """Not on each JSON file of a repository: `files` of the project says which are its corpus."""
     assert bool(re.search(hook["files"], path)) is is_looked_at
 
 
@@ -98,7 +95,8 @@ def checkout(tmp_path):
     )
     (folder / "memaudit.toml").write_text("[gate]\nmax-rate = 1.0\n")
     (hook,) = [hook for hook in HOOKS if hook["language"] == "system"]
-    hook = {**hook, "args": ["--run", "run", "--data", "corpus.jsonl"]}
+    files = r"^(corpus\.jsonl|run/.*|memaudit\.toml)$"
+    hook = {**hook, "files": files, "args": ["--run", "run", "--data", "corpus.jsonl"]}
     config = {"repos": [{"repo": "local", "hooks": [hook]}]}
     (folder / ".pre-commit-config.yaml").write_text(yaml.safe_dump(config))
     checkout = Checkout(folder, tmp_path / "temporary")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 _COUNT = click.IntRange(min=0)
 _SUMMARY_BYTES = 900_000
+_KEY_FILE = ".memaudit-key"
 _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
 
 
@@ -114,10 +115,9 @@ _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
 @input_option(
     "--key-file",
     type=_PATH,
-    default=Path(".memaudit-key"),
-    show_default=True,
     metavar="FILE",
-    help="Key of the hashes in a baseline file and in SARIF; made if missing.",
+    help=f"Key of the hashes in a baseline file and in SARIF; made if missing. Default: {_KEY_FILE}, "
+    "made for --write-baseline alone. SARIF without a key has other fingerprints each time.",
 )
 @output_option(
     "--output-format",
@@ -201,18 +201,29 @@ def _policy(flags: dict[str, Any]) -> "EffectivePolicy":
 
 
 def _key(flags: dict[str, Any]) -> bytes | None:
-    """Return the project's key if something needs it; one that a baseline needs must be there."""
-    from memaudit.gate.identity import read_key
+    """Return the project's key if something needs it; one that a baseline needs must be there.
+
+    A key is a secret that lies in a checkout, so none is made that nobody has asked for.
+    """
+    from memaudit.gate.identity import one_time_key, read_key
 
     reads = flags["baseline"] is not None and not flags["baseline"].is_dir()
     if reads and not flags["baseline"].exists():
         shown = shown_path(flags["baseline"])
         raise UsageError(f"{shown}: no such baseline", hint="write one with --write-baseline")
     has_sarif = flags["output_format"] == "sarif" or flags["github_files"] is not None
-    writes = flags["write_baseline"] is not None or has_sarif
-    if not reads and not writes:
+    asked = flags["key_file"] is not None or flags["write_baseline"] is not None
+    path = flags["key_file"] or Path(_KEY_FILE)
+    if not reads and not asked and not path.exists():
+        return one_time_key() if has_sarif else None
+    if not reads and not has_sarif and flags["write_baseline"] is None:
         return None
-    return read_key(flags["key_file"], create=not reads)
+    is_new = not path.exists()
+    key = read_key(path, create=not reads)
+    if is_new:
+        shown = shown_path(path)
+        click.echo(f"note: {shown} is a new secret key: add it to .gitignore", err=True)
+    return key
 
 
 def _tell(result: "GateResult", flags: dict[str, Any]) -> None:

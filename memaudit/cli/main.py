@@ -22,7 +22,7 @@ from memaudit.cli.report import report
 from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.cli.status import status
 from memaudit.cli.verify import verify
-from memaudit.errors import MemauditError
+from memaudit.errors import MemauditError, MissingDependency
 from memaudit.files import forbid_core_dumps
 from memaudit.text import inert, json_text, safe_text
 
@@ -32,6 +32,12 @@ INTERRUPTED = 130
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as other tools end when nobody reads on
 
 _MAX_MESSAGE = 4096
+NOT_FOR_A_GATE = (
+    "accelerate", "datasets", "gguf", "huggingface_hub", "joblib", "safetensors", "scipy",
+    "sklearn", "tokenizers", "torch", "transformers",
+)  # fmt: skip
+"""Packages that a gate is installed without: see `requirements-gate.txt`."""
+
 _YES = ("1", "true", "t", "yes", "y", "on")
 _NOT_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What the machine lacks can be met at any line, also of a library: no traceback helps."""
@@ -129,6 +135,10 @@ def _crash(error: BaseException, as_json: bool) -> int:
         raise_if_stopped()
     except Stopped as stopped:
         return _fail(stopped.message, stopped.hint, as_json, code=stopped.exit_code)
+    package = error.name if isinstance(error, ModuleNotFoundError) else None
+    if package in NOT_FOR_A_GATE:
+        missing = MissingDependency(package, needed_for="this command")
+        return _fail(missing.message, missing.hint, as_json)
     if isinstance(error, OSError) and error.errno in _NOT_OURS:
         message = f"{error.filename or 'the system'}: {error.strerror}"
         return _fail(

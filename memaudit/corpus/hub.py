@@ -163,9 +163,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
         import pyarrow as pa
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
-        raise MissingDependency(
-            "datasets", needed_for="reading from the hub", extra="hub"
-        ) from error
+        raise MissingDependency("datasets", needed_for="reading from the hub") from error
     http_error = HfHubHTTPError.__bases__[0]  # of whichever HTTP library the client is built on
     return (
         http_error,

@@ -128,21 +128,23 @@ def _rate(limit: float, evidence: Evidence) -> RuleResult:
 
 def _expected(policy: GatePolicy, limit: float, evidence: Evidence) -> RuleResult:
     expected, guarantee = evidence.expected, evidence.guarantee
-    counted = (
-        f"{expected.mean:,.1f} {evidence.noun} ({expected.low:,} to {expected.high:,}) "
-        f"are expected to be memorized, at most {limit:g} allowed"
+    # The limit stands as it was given: 2,500 rounded to "2.5e+03" is another number.
+    allowed = f"at most {limit:,.10g} allowed"
+    mean = f"{expected.mean:,.1f} {evidence.noun} are expected to be memorized"
+    if policy.expected_bound == "mean":
+        message = f"{mean}, {allowed}; compared: the mean, as the policy says"
+        return _result("MEM002", expected.mean, limit, message)
+    if not expected.mean <= limit:
+        message = f"{mean}, {allowed}; compared: the mean, and the upper bound is higher still"
+        return _result("MEM002", expected.mean, limit, message)
+    message = (
+        f"up to {expected.high:,} {evidence.noun} may be memorized (expected {expected.mean:,.1f}), "
+        f"{allowed}; compared: the upper end of the 95% interval"
     )
-    if policy.expected_bound == "mean" or not expected.mean <= limit:
-        return _result("MEM002", expected.mean, limit, counted)
     if guarantee.status == "underpowered":
-        return RuleResult(
-            "MEM002",
-            "inconclusive",
-            float(expected.high),
-            limit,
-            f"{counted}, and the upper bound is underpowered: {'; '.join(guarantee.reasons)}",
-        )
-    return _result("MEM002", float(expected.high), limit, f"{counted}, by the upper bound")
+        message += f", which is no bound here: {'; '.join(guarantee.reasons)}"
+        return RuleResult("MEM002", "inconclusive", float(expected.high), limit, message)
+    return _result("MEM002", float(expected.high), limit, message)
 
 
 def _verified(limit: int, evidence: Evidence) -> RuleResult:
@@ -202,8 +204,7 @@ def _unscored(limit: int, evidence: Evidence) -> RuleResult:
     """Bad rows break no limit, but nothing is known about them either."""
     outcomes = evidence.run.outcomes
     n_bad = outcomes.total() - sum(outcomes[name] for name in _KNOWN)
-    message = (
-        f"rows that could not be used, and so were not scored: {n_bad:,}, at most {limit:,} allowed"
-    )
+    noun = "row" if n_bad == 1 else "rows"
+    message = f"{n_bad:,} {noun} could not be used, at most {limit:,} allowed"
     status: Status = "pass" if n_bad <= limit else "inconclusive"
     return RuleResult("MEM005", status, n_bad, limit, message)

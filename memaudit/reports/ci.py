@@ -6,6 +6,7 @@ None of them holds text of the corpus; ids and addresses are written so that not
 import os
 import re
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -39,7 +40,7 @@ _DESCRIPTIONS = {
 }
 _HELP = (
     "Remove the example, or keep one copy of it, with 'memaudit filter'; then predict again. "
-    "The policy of the gate says how much is allowed."
+    "The policy of the gate says how much is allowed. All rules: docs/gate.md#rules."
 )
 
 _JUNIT_LISTED = 10
@@ -145,6 +146,10 @@ def render_sarif(result: GateResult, *, root: SourceRoot) -> str:
 
 
 def _driver() -> dict[str, Any]:
+    # A help URI must be absolute, and code scanning refuses a document with another one: without a
+    # site the help says which page of the documentation it is.
+    site = _documentation()
+    help_uri = {"helpUri": f"{site.rstrip('/')}/gate.html#rules"} if site else {}
     return {
         "name": "memaudit",
         "organization": "memaudit",
@@ -157,12 +162,23 @@ def _driver() -> dict[str, Any]:
                 "shortDescription": {"text": text},
                 "fullDescription": {"text": text},
                 "help": {"text": _HELP},
+                **help_uri,
                 "defaultConfiguration": {"level": "warning"},
                 "properties": {"precision": "medium", "tags": ["memorization", "privacy"]},
             }
             for rule, (name, text) in _DESCRIPTIONS.items()
         ],
     }
+
+
+def _documentation() -> str | None:
+    """Return the address of the site that the installed package names as its documentation."""
+    try:
+        urls = metadata("memaudit-distill").get_all("Project-URL") or ()
+    except PackageNotFoundError:
+        return None
+    named = dict(url.split(", ", 1) for url in urls)
+    return named.get("Documentation")
 
 
 def _result(

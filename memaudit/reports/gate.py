@@ -1,6 +1,7 @@
 """The pages of `memaudit gate` and `memaudit filter`: the verdict first, then why."""
 
 from collections.abc import Iterator
+from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 from memaudit.reports import words
@@ -31,6 +32,11 @@ _VERDICTS = {
     "fail": "The gate fails",
     "inconclusive": "The gate cannot be decided, so it fails",
 }
+_EVIDENCE = {
+    "predicted": "",
+    "recited": ", which the teacher recites",
+    "verified": ", which the distilled student recites",
+}
 _DIGESTS = ("corpus_digest", "teacher_digest", "classifier_digest")
 
 
@@ -51,15 +57,19 @@ def gate_page(result: "GateResult", *, n_findings: int = 10, with_marks: bool = 
     """
     shown = min(n_findings, len(result.findings))
     listed = f"The {shown:,} worst of {result.n_findings:,} distinct examples"
+    levels = {finding.level for finding in result.findings[:n_findings]}
+    listed += _EVIDENCE[levels.pop()] if len(levels) == 1 and not with_marks else ""
     findings = (
-        [Section(title=listed, blocks=(_findings(result, n_findings),))] if result.findings else []
+        [Section(title=listed, blocks=(_findings(result, n_findings, is_short=not with_marks),))]
+        if result.findings
+        else []
     )
     return Page(
         title=f"memaudit gate: {_MARKS[result.verdict]}",
         verdict=gate_sentence(result),
         sections=(Section(blocks=(rules_table(result, with_marks=with_marks),)), *findings),
         notes=(
-            bound(result),
+            *((limit,) if (limit := bound(result)) else ()),
             name(result.judged.in_words, max_len=5000),
             _provenance(result, with_digests=with_marks),
         ),
@@ -88,36 +98,44 @@ def rules_table(result: "GateResult", *, title: str = "", with_marks: bool = Fal
     )
 
 
-def _findings(result: "GateResult", n_findings: int) -> Table:
+def _findings(result: "GateResult", n_findings: int, *, is_short: bool) -> Table:
+    """Return the worst examples; if short, without what is the same in every row."""
+    listed = result.findings[:n_findings]
+    folder = _shared_folder([finding.address for finding in listed]) if is_short else ""
+    has_levels = not is_short or len({finding.level for finding in listed}) > 1
+    rows = []
+    for finding in listed:
+        where = name(finding.address.removeprefix(folder), max_len=300)
+        level = (finding.level,) if has_levels else ()
+        probability = words.percent(finding.probability)
+        example = name(finding.example_id, max_len=100)
+        rows.append((example, where, *level, probability, name(finding.reason)))
     return Table(
         columns=(
             Column("example", "anywhere"),
             Column("where", "anywhere"),
-            Column("evidence", "nowhere"),
+            *((Column("evidence", "nowhere"),) if has_levels else ()),
             *numbers("probability"),
             Column("reason"),
         ),
-        rows=tuple(
-            (
-                name(finding.example_id, max_len=100),
-                name(finding.address, max_len=300),
-                finding.level,
-                words.percent(finding.probability),
-                name(finding.reason),
-            )
-            for finding in result.findings[:n_findings]
-        ),
+        rows=tuple(rows),
     )
 
 
+def _shared_folder(addresses: list[str]) -> str:
+    """Return the folder that all addresses start with, its slash included; empty if none."""
+    shared = commonprefix(addresses)  # noqa: RUF071  some may be relative, and `s3://` is no path
+    return shared[: shared.rfind("/") + 1]
+
+
 def bound(result: "GateResult") -> Sentence:
-    """Return how many may be memorized at most, if that limits anything."""
+    """Return how many may be memorized at most; nothing if that is every example."""
     guarantee = result.guarantee
     if guarantee.status != "holds":
         reasons = name("; ".join(guarantee.reasons), max_len=1000)
         return ("There is no upper bound on what will be memorized: ", reasons, ".")
     if guarantee.upper >= result.counts.get("scored", guarantee.upper + 1):
-        return "The upper bound is every scored example, so it limits nothing."
+        return ""
     return (
         f"With {guarantee.confidence:.1%} confidence at most {guarantee.upper:,} examples will be "
         "memorized, provided your corpus and training resemble the calibration runs."

@@ -32,6 +32,7 @@ def gate(*arguments, limit="1"):
 @pytest.mark.parametrize(("limit", "code"), [("1", 0), ("0", 1)])
 def test_every_format_ends_with_the_verdict(kind, limit, code, capsys, tmp_path):
     """The same verdict whoever reads it, on standard output or in a file, without any text."""
+    (tmp_path / ".memaudit-key").write_text("00" * 32)
     assert gate("--output-format", kind, limit=limit) == code
     told = capsys.readouterr()
     assert gate("--output-format", kind, "--output", "told", limit=limit) == code
@@ -62,19 +63,32 @@ def test_an_error_is_a_document_too(asked, capsys):
     assert "not the folder of a run" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
-def test_sarif_has_the_same_fingerprints_again(capsys, tmp_path):
+def test_sarif_has_the_same_fingerprints_again_with_a_key(capsys, tmp_path):
     """Else every push would open the same alerts anew."""
-    told = []
+    told, key = [], tmp_path / ".memaudit-key"
     for _ in range(2):
-        gate("--output-format", "sarif", limit="0")
-        told.append(capsys.readouterr().out)
+        gate("--output-format", "sarif", "--key-file", str(key), limit="0")
+        told.append(capsys.readouterr())
 
-    assert told[0] == told[1]
-    key = tmp_path / ".memaudit-key"
+    assert told[0].out == told[1].out
     assert key.stat().st_mode & 0o777 == 0o600
-    key.unlink()
+    assert ".gitignore" in told[0].err
+    assert told[1].err == ""
+
+
+def test_no_key_is_made_unless_it_is_asked_for(capsys, tmp_path):
+    """A secret that nobody knows of is soon committed; one that is there is used."""
     gate("--output-format", "sarif", limit="0")
-    assert capsys.readouterr().out != told[0]
+    first = capsys.readouterr().out
+    assert not (tmp_path / ".memaudit-key").exists()
+
+    gate("--write-baseline", "base.json", "--output-format", "sarif", limit="0")
+    told = capsys.readouterr()
+    assert (tmp_path / ".memaudit-key").exists()
+    assert ".gitignore" in told.err
+    assert told.out != first
+    gate("--output-format", "sarif", limit="0")
+    assert capsys.readouterr().out == told.out
 
 
 def test_junit_tells_each_rule(capsys):

@@ -130,9 +130,9 @@ CASES = {
     "rate below": (None, ["--max-rate", "0.1"], 0, "2 examples of 20 scored are flagged"),
     "rate above": (None, ["--max-rate", "0.09"], 1, "The gate fails: 1 of 2 rules"),
     "rate zero": (None, ["--max-rate", "0"], 1, "at most 0.000% allowed"),
-    "expected below": (None, ["--max-expected", "20"], 0, "by the upper bound"),
-    "expected above by the bound": (None, ["--max-expected", "2.5"], 1, "by the upper bound"),
-    "expected above by the mean": (None, ["--max-expected", "1"], 1, "MEM002"),
+    "expected below": (None, ["--max-expected", "20"], 0, "the upper end of the 95%"),
+    "expected above by the bound": (None, ["--max-expected", "2.5"], 1, "compared: the upper"),
+    "expected above by the mean": (None, ["--max-expected", "1"], 1, "compared: the mean"),
     "expected by the mean": (
         lambda s: s.write("memaudit.toml", '[gate]\nexpected-bound = "mean"\n'),
         ["--max-expected", "2.5"], 0, "2.1 examples",
@@ -190,7 +190,7 @@ CASES = {
         None, ["--verification", "run", "--max-verified", "0"], 2, "missing or damaged"),
     "a bad row": (
         lambda s: s.again([*TEXTS, None]), ["--run", "other", *OK], 2,
-        "not scored: 1, at most 0 allowed"),
+        "1 row could not be used, at most 0 allowed"),
     "a bad row that is allowed": (
         lambda s: s.again([*TEXTS, None]), ["--run", "other", *OK, "--max-bad-rows", "1"], 0,
         "MEM005"),

@@ -9,14 +9,10 @@ from pathlib import Path
 
 import yaml
 
+from memaudit.cli.main import NOT_FOR_A_GATE
+
 ROOT = Path(__file__).parents[2]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
-
-NOT_FOR_A_GATE = (
-    "accelerate", "datasets", "gguf", "huggingface_hub", "joblib", "safetensors", "scipy",
-    "sklearn", "tokenizers", "torch", "transformers",
-)  # fmt: skip
-"""Requirements of memaudit that the action does not install."""
 
 
 @dataclass(frozen=True, slots=True)
