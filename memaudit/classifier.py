@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import ClassifierError
-from memaudit.features import FEATURE_SETS
+from memaudit.features import FEATURE_SETS, KNOWN_FEATURES
 from memaudit.files import output_errors, written_file
 from memaudit.metrics import ExpectedCount, expected_count
 from memaudit.objectives import ObjectiveKind
@@ -208,7 +208,7 @@ def _check_features(classifier: RiskClassifier) -> None:
     if classifier.feature_set not in FEATURE_SETS:
         raise ValueError(f"unknown feature set, expected one of {', '.join(FEATURE_SETS)}")
     used = set(classifier.features)
-    in_order = [name for name in FEATURE_SETS[classifier.feature_set] if name in used]
+    in_order = [name for name in KNOWN_FEATURES[classifier.feature_set] if name in used]
     if not used or in_order != list(classifier.features):
         raise ValueError(
             f"expected features of the set {classifier.feature_set}, each once, in its order"
@@ -364,7 +364,7 @@ def _check_fits(classifier: RiskClassifier, feature_set: str, objective: Objecti
             f"{classifier.objective} labels, expected {objective}",
             hint="say with --objective what the student will learn from, or choose another classifier",
         )
-    missing = [name for name in classifier.features if name not in FEATURE_SETS[feature_set]]
+    missing = [name for name in classifier.features if name not in KNOWN_FEATURES[feature_set]]
     if missing:
         n_features = len(classifier.features)
         role = classifier.feature_set.removeprefix("teacher+")

@@ -20,8 +20,15 @@ from memaudit.features import FEATURE_SETS, ReferenceRole
 from memaudit.prefilter import Prefilter
 from memaudit.progress import ReportProgress
 from memaudit.runs.chunks import ChunkPlan, feature_set_name
+from memaudit.runs.counting import RowTexts, count_exposure
 from memaudit.runs.models import ModelSources, load_models
-from memaudit.runs.opening import allowed_rows, chosen_prefilter, model_sources, reference_role
+from memaudit.runs.opening import (
+    allowed_rows,
+    asks_exposure,
+    chosen_prefilter,
+    model_sources,
+    reference_role,
+)
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
 from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, cut_rows
 from memaudit.runs.scoring import ChunkWork, windows_to_score
@@ -98,7 +105,8 @@ def plan_audit(  # audit_corpus, and when it began
     role = reference_role(student, baseline)
     classifier = find_classifier(options.classifier, feature_set_name(role), options.objective.kind)
     check_zlib(classifier)
-    chunks = _chunk_plan(role, options, chosen_prefilter(classifier, options))
+    prefilter = chosen_prefilter(classifier, options)
+    chunks = _chunk_plan(role, options, prefilter)
     corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
     model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
     options = replace(options, model=model)
@@ -110,16 +118,26 @@ def plan_audit(  # audit_corpus, and when it began
     rows = read_corpus(corpus, render_messages=tokenizer.render_messages)
     reading = _now()
 
-    with RowLog(None) as row_log, DistinctWindows(options.shape.length) as windows:
+    with (
+        RowLog(None) as row_log,
+        DistinctWindows(options.shape.length) as windows,
+        RowTexts(None) as texts,
+    ):
+        rows = allowed_rows(rows, options.on_bad_row)
+        if asks_exposure(classifier, prefilter):
+            rows = texts.keep(rows, tokenizer)
         cuts = cut_rows(
-            allowed_rows(rows, options.on_bad_row),
+            rows,
             tokenizer,
             (row_log, windows),
             choice=options.window_choice,
             progress=progress,
         )
-        reading_seconds, _ = _since(reading)
         chunks = replace(chunks, n_windows=len(windows))
+        if asks_exposure(classifier, prefilter):
+            chunks = replace(chunks, epochs=options.epochs)
+            count_exposure(chunks, range(chunks.n_chunks), windows, texts, tokenizer, progress)
+        reading_seconds, _ = _since(reading)
         kept = windows_to_score(chunks, windows, tokenizer)
         plan = _counted(cuts, chunks, options, len(kept), models)
         has_bos = tokenizer.bos_token_id is not None
@@ -195,7 +213,8 @@ def _run_sample(
         """Return how long a chunk of windows takes, its features and its file included."""
         chosen = kept[np.linspace(0, len(kept) - 1, n).astype(np.int64)]
         token_ids = np.stack([windows.window(int(index)) for index in chosen])
-        work = ChunkWork(0, token_ids, windows.occurrences[chosen])
+        counted = None if windows.exposure is None else windows.exposure[chosen]
+        work = ChunkWork(0, token_ids, windows.occurrences[chosen], counted)
         with tempfile.TemporaryDirectory(prefix="memaudit-") as folder:
             plan = replace(chunks, folder=Path(folder), features=models.features, prefilter=None)
             begun = _now()

@@ -49,6 +49,10 @@ _CORPUS_FEATURES = (
 CORPUS_FEATURES = (*OBJECTIVE_FEATURES, *_CORPUS_FEATURES)
 """Features that no model is needed for."""
 
+EXPOSURE_FEATURES = ("exposure_median", "exposure_min", "exposure_share", "log_exposure")
+"""What `memaudit.exposure` counts, and how often a student will see it: only computed where a
+classifier asks for one of them, for the whole corpus is read once more."""
+
 _ENTROPY_FEATURES = ("entropy", "suffix_entropy", "suffix_max_entropy", "suffix_max_surprise")
 """Of a model's features, those that need the entropy of its predictions."""
 
@@ -92,7 +96,13 @@ FEATURE_SETS: dict[str, tuple[str, ...]] = {
     "teacher+student": _with_reference("student"),
     "teacher+baseline": _with_reference("baseline"),
 }
-"""Which features exist, by the models that a user has. A classifier uses some of its set."""
+"""Which features every run has, by the models that a user has."""
+
+KNOWN_FEATURES: dict[str, tuple[str, ...]] = {
+    name: CORPUS_FEATURES + EXPOSURE_FEATURES + features[len(CORPUS_FEATURES) :]
+    for name, features in FEATURE_SETS.items()
+}
+"""Which features exist, in their order. A classifier uses some of its set."""
 
 
 def exact_features(feature_set: str, *, logprobs_only: bool) -> tuple[str, ...]:
@@ -213,6 +223,27 @@ def corpus_features(
     }
 
 
+def exposure_features(
+    median: float, minimum: float, share: float, *, occurrences: int, epochs: float
+) -> dict[str, float]:
+    """Return how often a student sees the suffix of a window, by name.
+
+    Args:
+        median: as in `memaudit.exposure.Exposure`.
+        minimum: as there.
+        share: as there.
+        occurrences: how many times the window occurs in the corpus, at least 1. A row that holds it
+            several times counts once for its grams, and short windows have none.
+        epochs: passes over the corpus.
+    """
+    return {
+        "exposure_median": median,
+        "exposure_min": minimum,
+        "exposure_share": share,
+        "log_exposure": math.log(max(median, occurrences) * epochs),
+    }
+
+
 def objective_features(objective: Objective) -> dict[str, float]:
     """Return the settings of the objective; what has no soft labels has temperature 1.
 
@@ -316,6 +347,8 @@ def reason_in_words(features: Mapping[str, float]) -> str:
     reasons = _sensitive_reasons(features)
     if features["occurrences"] > 1:
         reasons.append(f"occurs {int(features['occurrences'])} times")
+    if features.get("exposure_median", 1) > features["occurrences"]:
+        reasons.append(f"much of it is in {int(features['exposure_median'])} rows")
     recited_by = [
         role
         for role in ("teacher", "baseline", "student")

@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+DEFAULT_EPOCHS = 3.0
+"""Passes over the corpus, where nobody says how many."""
+
 ObjectiveKind = Literal["soft", "hard", "cross-entropy"]
 """`soft`: the teacher's distribution over the next token of the corpus. `hard`: the text with which
 the teacher greedily continues prefixes of the corpus. `cross-entropy`: the corpus alone."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from memaudit.classifier import RiskClassifier, shipped_classifiers_dir, sigmoid
 from memaudit.errors import ClassifierError, UsageError
-from memaudit.features import CORPUS_FEATURES, REFERENCE_FEATURES
+from memaudit.features import CORPUS_FEATURES, EXPOSURE_FEATURES, REFERENCE_FEATURES
 from memaudit.metrics import clopper_pearson
 from memaudit.text import safe_text
 
@@ -40,6 +40,7 @@ on training cells, where n-grams added nothing."""
 CONFIDENCE = 0.95
 """That at least the share asked for survives, by the windows that a screen was calibrated on."""
 
+_NO_MODEL = (*CORPUS_FEATURES, *EXPOSURE_FEATURES)
 _MAX_FILE_SIZE = 4 * 2**20
 _ROUNDING = 1e-9
 _SLACK = 1e-3
@@ -70,7 +71,7 @@ class PrefilterFit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     that the classifier flags; the lowest one, for a window that it flags at several objectives."""
 
     def __post_init__(self) -> None:
-        if not {*self.estimator.features} <= {*CORPUS_FEATURES, *REFERENCE_FEATURES}:
+        if not {*self.estimator.features} <= {*_NO_MODEL, *REFERENCE_FEATURES}:
             raise ValueError("expected a first stage that does without the teacher")
         if list(self.flagged) != sorted(self.flagged):
             raise ValueError("expected ascending probabilities of flagged windows")
@@ -128,12 +129,12 @@ class Prefilter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def needs_reference(self) -> bool:
         """Whether the reference reads windows before the teacher does."""
-        return self.estimator is not None and not {*self.estimator.features} <= {*CORPUS_FEATURES}
+        return self.estimator is not None and not {*self.estimator.features} <= {*_NO_MODEL}
 
     @property
     def known_features(self) -> tuple[str, ...]:
         """What can be known of a window that the teacher has not read."""
-        return CORPUS_FEATURES + (REFERENCE_FEATURES if self.needs_reference else ())
+        return _NO_MODEL + (REFERENCE_FEATURES if self.needs_reference else ())
 
     @property
     def digest(self) -> str:

@@ -18,10 +18,10 @@ from memaudit.corpus.base import CorpusOptions, Record, RepeatedKeys, Unreadable
 from memaudit.corpus.discovery import SourceFile, find_files, open_regular
 from memaudit.corpus.formats import FORMATS
 from memaudit.errors import CorpusError, UsageError
-from memaudit.features import FEATURE_SETS
+from memaudit.features import KNOWN_FEATURES
 from memaudit.text import safe_text, shown_path
 
-ALL_FEATURES = tuple(dict.fromkeys(chain.from_iterable(FEATURE_SETS.values())))
+ALL_FEATURES = tuple(dict.fromkeys(chain.from_iterable(KNOWN_FEATURES.values())))
 """Every feature of any set, each once."""
 
 LABEL_COLUMNS = ("extracted_by_student", "extracted_by_teacher", "extracted_by_baseline")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @predict_options.corpus
 @predict_options.window
 @options.objective
+@predict_options.epochs
 @predict_options.out
 @predict_options.output
 @predict_options.speed
@@ -49,6 +50,7 @@ def predict(  # noqa: PLR0913  one for each group of options
     corpus: Corpus,
     window: Windows,
     objective: "Objective",
+    epochs: float,
     out: Path | None,
     output: Output,
     speed: Speed,
@@ -77,6 +79,7 @@ def predict(  # noqa: PLR0913  one for each group of options
                 classifier=models.classifier,
                 model=models.load,
                 objective=objective,
+                epochs=epochs,
                 shape=window.shape,
                 windows=window.policy,
                 turns=window.turns,

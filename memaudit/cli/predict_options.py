@@ -20,6 +20,7 @@ from memaudit.cli.options import (
     speed_option,
 )
 from memaudit.errors import UsageError
+from memaudit.objectives import DEFAULT_EPOCHS
 
 if TYPE_CHECKING:
     from memaudit.engines import EngineName, VllmOptions
@@ -141,6 +142,16 @@ window = options.windows(
         metavar="N",
         help="Number of tokens of the shortest answer that is scored.",
     ),
+)
+
+
+epochs = options.training_option(
+    "--epochs",
+    type=options.ABOVE_ZERO,
+    default=DEFAULT_EPOCHS,
+    show_default=True,
+    metavar="N",
+    help="How many times you will train on the corpus. Used by classifiers that ask for exposure.",
 )
 
 

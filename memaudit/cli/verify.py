@@ -26,6 +26,7 @@ from memaudit.cli.options import (
 )
 from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.errors import UsageError
+from memaudit.objectives import DEFAULT_EPOCHS
 from memaudit.text import json_text
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ training = bundle(
     training_option(
         "--epochs",
         type=ABOVE_ZERO,
-        default=3.0,
+        default=DEFAULT_EPOCHS,
         show_default=True,
         metavar="N",
         help="Passes over the corpus, for student and baseline alike.",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.distillation.losses import FORWARD_KL, cross_entropy_loss, soft_loss
-from memaudit.objectives import Divergence, Objective
+from memaudit.objectives import DEFAULT_EPOCHS, Divergence, Objective
 from memaudit.windows import window_key
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ TrainingExample = NDArray[np.int32] | tuple[NDArray[np.int32], int]
 class TrainingOptions:
     """How a model is trained; the loss is the function's own."""
 
-    epochs: float = 3.0
+    epochs: float = DEFAULT_EPOCHS
     """Passes over the examples, above 0."""
 
     learning_rate: float = 5e-5

@@ -76,6 +76,9 @@ class ChunkPlan:
     prefilter: Prefilter | None = None
     """Says which windows no model looks at: they keep their place, with NaN for what models say."""
 
+    epochs: float | None = None
+    """Passes over the corpus in the student's training. None: exposure is no feature."""
+
     @property
     def is_sensitive(self) -> bool:
         """Whether windows are searched for personal data and secrets."""

@@ -3,6 +3,8 @@
     manifest.json            what the run was given; written once the corpus has been read
     rows.parquet             what became of each row, which windows it has, and the first row
                              with the same text
+    exposure.parquet         how many rows have the grams of some distinct windows, where the
+                             classifier asks for it
     chunks/00042.parquet     the features of some distinct windows
     chunks/00043.error.json  why they could not be scored; removed at the next start
     risk.<format>            the results, made from those alone
@@ -75,6 +77,7 @@ class RunFolder:
             n_windows=inputs.distinct_windows,
             chunk_size=inputs.chunk_size,
             prefilter=self.manifest.prefilter,
+            epochs=None if inputs.exposure is None else inputs.exposure.epochs,
         )
 
     @property

@@ -73,6 +73,7 @@ FORMAT = 1
 """Of run directories; goes up when an older reader would misread one."""
 
 _PACKAGES = ("memaudit-distill", "numpy", "pyarrow", "tokenizers", "torch", "transformers")
+_ADDED_INPUTS = ("answers", "exposure")
 _SHOWN = 200
 
 
@@ -128,6 +129,16 @@ class AnswersRead(msgspec.Struct, frozen=True):
 
     unseen_rows: int
     """Rows of those no trained token of which lies in the suffix of a window."""
+
+
+class ExposureCounted(msgspec.Struct, frozen=True):
+    """How exposure was counted, where the classifier asks for it."""
+
+    gram_bytes: int
+    """Bytes of a gram."""
+
+    epochs: float
+    """Passes over the corpus in the student's training."""
 
 
 class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,12 +216,16 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     answers: AnswersRead | None = None
     """Where rows say what is trained on: how much of that lies in windows. None: all is."""
 
+    exposure: ExposureCounted | None = None
+    """None: the classifier does not ask for it."""
+
     @property
     def fingerprint(self) -> str:
         """Hexadecimal SHA-256 of all of them."""
         document = msgspec.to_builtins(self)
-        if self.answers is None:  # runs on plain text keep the fingerprint that they had before
-            del document["answers"]
+        for name in _ADDED_INPUTS:  # runs without them keep the fingerprint that they had before
+            if document[name] is None:
+                del document[name]
         return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
 
     @property
@@ -367,7 +382,8 @@ def _content(path: Path) -> bytes:
 def _digest(manifest: Manifest) -> str:
     document = msgspec.to_builtins(manifest)
     # What was added later is left out where it says nothing, so that older manifests stay whole.
-    added = ((document, "raw_digest"), (document, "corpus_read"), (document["inputs"], "answers"))
+    added = [(document, "raw_digest"), (document, "corpus_read")]
+    added += [(document["inputs"], name) for name in _ADDED_INPUTS]
     for holder, name in added:
         if holder[name] is None:
             del holder[name]

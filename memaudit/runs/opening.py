@@ -17,10 +17,18 @@ from memaudit.classifier import (
 from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
 from memaudit.corpus.base import CorpusSeen
 from memaudit.errors import CorpusError, UsageError
-from memaudit.features import ReferenceRole
+from memaudit.exposure import GRAM_BYTES
+from memaudit.features import EXPOSURE_FEATURES, ReferenceRole
 from memaudit.prefilter import Prefilter, make_prefilter
 from memaudit.runs.chunks import SUFFIX_TOKENS, feature_set_name
-from memaudit.runs.manifest import AnswersRead, Manifest, RunInputs, Shard, software_versions
+from memaudit.runs.manifest import (
+    AnswersRead,
+    ExposureCounted,
+    Manifest,
+    RunInputs,
+    Shard,
+    software_versions,
+)
 from memaudit.runs.models import AuditModels, ModelSources, load_models
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.reading import RowWindows
@@ -48,6 +56,11 @@ class AuditInputs:
 
     seen: CorpusSeen = field(default_factory=CorpusSeen)
     """What was found out about it, once all rows are read."""
+
+    @property
+    def asks_exposure(self) -> bool:
+        """Whether the rows are streamed past the windows to count how often their grams occur."""
+        return asks_exposure(self.classifier, self.prefilter)
 
 
 def open_inputs(
@@ -120,6 +133,13 @@ def chosen_prefilter(classifier: RiskClassifier, options: AuditOptions) -> Prefi
     return prefilter
 
 
+def asks_exposure(classifier: RiskClassifier, prefilter: Prefilter | None) -> bool:
+    """Whether a classifier, or the one of a prefilter, looks at exposure."""
+    estimator = None if prefilter is None else prefilter.estimator
+    used = (*classifier.features, *(() if estimator is None else estimator.features))
+    return bool({*used} & {*EXPOSURE_FEATURES})
+
+
 def reference_role(student: str | None, baseline: str | None) -> ReferenceRole | None:
     """Return what the reference is.
 
@@ -180,9 +200,10 @@ def declare(
     models, windows = inputs.models, options.windows
     if windows == "auto":
         windows = "answers" if cuts.answers.rows else "first"
-    check_features(inputs.classifier, models.features, models.engine)
-    sensitivity = SENSITIVITY_COLUMNS if options.sensitive else ()
-    answers = None
+    exposure = ExposureCounted(GRAM_BYTES, options.epochs) if inputs.asks_exposure else None
+    features = models.features + (EXPOSURE_FEATURES if exposure else ())
+    check_features(inputs.classifier, features, models.engine)
+    sensitivity, answers = SENSITIVITY_COLUMNS if options.sensitive else (), None
     if cuts.answers.rows:
         answers = AnswersRead(options.turns, options.min_suffix_len, **asdict(cuts.answers))
     declared = RunInputs(
@@ -195,7 +216,7 @@ def declare(
         teacher_digest=models.teacher_digest,
         reference_digest=models.reference_digest,
         feature_set=feature_set_name(models.role),
-        features=models.features + ((SUFFIX_TOKENS,) if answers else ()) + sensitivity,
+        features=features + ((SUFFIX_TOKENS,) if answers else ()) + sensitivity,
         classifier_digest=inputs.classifier.digest,
         objective=options.objective,
         engine=models.engine,
@@ -210,6 +231,7 @@ def declare(
         survival=None if inputs.prefilter is None else inputs.prefilter.survival,
         cascade_digest=None if inputs.prefilter is None else inputs.prefilter.digest,
         answers=answers,
+        exposure=exposure,
     )
     return Manifest(
         inputs=declared,

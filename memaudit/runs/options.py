@@ -6,7 +6,7 @@ from typing import Literal
 
 from memaudit.engines import EngineName, VllmOptions, engine_to_try
 from memaudit.engines.models import ModelOptions
-from memaudit.objectives import Objective
+from memaudit.objectives import DEFAULT_EPOCHS, Objective
 from memaudit.runs.risk_table import TableFormat
 from memaudit.windows import MIN_SUFFIX_LEN, Turns, WindowChoice, WindowPolicy, WindowShape
 
@@ -38,6 +38,10 @@ class AuditOptions:
 
     objective: Objective = field(default_factory=Objective)
     """What the student will learn from."""
+
+    epochs: float = DEFAULT_EPOCHS
+    """Passes over the corpus in the student's training. Counts for classifiers that look at
+    exposure."""
 
     engine: EngineName = "auto"
     """What runs the models; `auto` is vLLM where it is installed and can run them, else `hf`."""
@@ -96,6 +100,8 @@ class AuditOptions:
     def __post_init__(self) -> None:
         elsewhere = self.workers > 1 or self.ray is not None
         engine_to_try(self.engine, self.vllm, elsewhere=elsewhere)
+        if not 0 < self.epochs < math.inf:
+            raise ValueError(f"epochs must be above 0 and finite, got {self.epochs}")
         if min(self.chunk_size, self.workers) < 1 or min(self.n_worst, self.show_text) < 0:
             raise ValueError(
                 "chunk_size and workers must be at least 1, n_worst and show_text at least 0"

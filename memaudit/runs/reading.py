@@ -87,7 +87,7 @@ class RowOutcome(msgspec.Struct, frozen=True, array_like=True):
     """Why it was not scored."""
 
 
-class _NamelessFile:
+class NamelessFile:
     """A file only this process can reach: it has no name, so a crash leaves nothing behind."""
 
     def __init__(self, folder: Path | None) -> None:
@@ -117,7 +117,7 @@ class _NamelessFile:
             self._file.seek(place)
 
 
-class RowLog(_NamelessFile):
+class RowLog(NamelessFile):
     """The rows of a corpus in order, without their text."""
 
     def append(self, row: RowOutcome) -> None:
@@ -132,7 +132,7 @@ class RowLog(_NamelessFile):
             yield decoder.decode(line)
 
 
-class DistinctWindows(_NamelessFile):
+class DistinctWindows(NamelessFile):
     """The distinct windows of a corpus, and how often each occurs.
 
     About 200 bytes of memory a distinct window; its tokens are in the file.
@@ -144,6 +144,9 @@ class DistinctWindows(_NamelessFile):
         self._window_len = window_len
         self._index: dict[bytes, int] = {}
         self._suffixes: dict[bytes, int] = {}
+        self.exposure: NDArray[np.float64] | None = None
+        """(n, 3) median, minimum and share of `Exposure`; NaN where they were not needed. None:
+        they were not counted."""
         self._leaders = array("q")
         self._occurrences = array("q")
 

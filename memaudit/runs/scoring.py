@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 
 from memaudit.engines.base import Engine
 from memaudit.errors import ModelError
-from memaudit.features import corpus_features, model_features, one_model_features
+from memaudit.features import (
+    corpus_features,
+    exposure_features,
+    model_features,
+    one_model_features,
+)
 from memaudit.progress import ReportProgress, begin_stage
 from memaudit.runs.chunks import SUFFIX_TOKENS, ChunkPlan, write_chunk
 from memaudit.runs.files import output_errors, remove_halves
@@ -38,6 +43,9 @@ class ChunkWork:
 
     occurrences: NDArray[np.int64]
     """(n,) how often each window occurs in the corpus."""
+
+    exposure: NDArray[np.float64] | None = None
+    """(n, 3) as in `DistinctWindows`."""
 
 
 ScoreChunks = Callable[[ChunkPlan, Iterator[ChunkWork]], Iterator[int]]
@@ -94,11 +102,13 @@ def chunks_to_score(
     plan: ChunkPlan, windows: DistinctWindows, chunks: Sequence[int]
 ) -> Iterator[ChunkWork]:
     """Yield the work for some chunks of a plan, as it is asked for."""
-    occurrences = windows.occurrences
+    occurrences, exposure = windows.occurrences, windows.exposure
     for chunk in chunks:
         indices = plan.windows_of(chunk)
+        part = slice(indices.start, indices.stop)
         token_ids = windows.read(indices.start, len(indices))
-        yield ChunkWork(chunk, token_ids, occurrences[indices.start : indices.stop])
+        counted = None if exposure is None else exposure[part]
+        yield ChunkWork(chunk, token_ids, occurrences[part], counted)
 
 
 def score_here(
@@ -168,6 +178,10 @@ def _corpus_features(
         corpus_features(text, suffix_text, int(count), plan.objective)
         for text, suffix_text, count in zip(texts, suffix_texts, work.occurrences, strict=True)
     ]
+    if plan.epochs is not None:
+        assert work.exposure is not None
+        for features, counted, n in zip(known, work.exposure, work.occurrences, strict=True):
+            features |= exposure_features(*counted.tolist(), occurrences=int(n), epochs=plan.epochs)
     if SUFFIX_TOKENS in plan.features:
         for features, suffix in zip(known, suffixes, strict=True):
             features[SUFFIX_TOKENS] = float(len(suffix))

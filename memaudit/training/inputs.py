@@ -87,7 +87,10 @@ def read_inputs(pairs: Sequence[tuple[Path, Path]]) -> list[Input]:
             _read_summary(scores_file.with_name("summary.json"), _ABOUT_SCORES),
         )
         _require_agreement(one)
-        _require_same_zlib(scores_file.with_name("manifest.json"))
+        scored_with = _read_object(scores_file.with_name("manifest.json")).get("inputs")
+        if isinstance(scored_with, dict):
+            _require_same_zlib(one, scored_with)
+            _require_same_epochs(one, scored_with)
         inputs.append(one)
     return inputs
 
@@ -169,16 +172,27 @@ def _require_agreement(one: Input) -> None:
     _require_same_objective(one)
 
 
-def _require_same_zlib(manifest: Path) -> None:
+def _require_same_zlib(one: Input, scored_with: Mapping[str, object]) -> None:
     """Refuse scores whose zlib features another interpreter measured, if they say so."""
-    inputs = _read_object(manifest).get("inputs")
-    record = inputs.get("zlib") if isinstance(inputs, dict) else None
+    record = scored_with.get("zlib")
     measured = record.get("golden_sha256") if isinstance(record, dict) else None
     if measured is not None and measured != zlib_record().golden_sha256:
         raise ClassifierError(
-            f"{shown_path(manifest)}: the scores were measured with another zlib, "
+            f"{one.scores.shown}: the scores were measured with another zlib, "
             "which compresses to other lengths",
             hint="fit with the interpreter that predicted, or predict again with this one",
+        )
+
+
+def _require_same_epochs(one: Input, scored_with: Mapping[str, object]) -> None:
+    """Refuse exposure of another number of epochs than the student's, if both are known."""
+    counted = scored_with.get("exposure")
+    said = counted.get("epochs") if isinstance(counted, dict) else None
+    trained = one.about_labels.get("epochs")
+    if said is not None and trained is not None and said != trained:
+        raise ClassifierError(
+            f"epochs are {trained} for {one.labels.shown} and {said} for {one.scores.shown}",
+            hint="predict with the --epochs that the student was trained for",
         )
 
 

@@ -17,7 +17,7 @@ from memaudit.classifier import (
     shipped_name,
 )
 from memaudit.errors import ClassifierError, UsageError
-from memaudit.features import FEATURE_SETS
+from memaudit.features import KNOWN_FEATURES
 from memaudit.objectives import ObjectiveKind
 from memaudit.text import safe_text
 from memaudit.training.fitting import (
@@ -90,7 +90,7 @@ def select_features(
     """
     from joblib import Parallel, delayed
 
-    names = [name for name in FEATURE_SETS[feature_set] if name in {*candidates, *start}]
+    names = [name for name in KNOWN_FEATURES[feature_set] if name in {*candidates, *start}]
     column = {name: index for index, name in enumerate(names)}
     folds = _folds(runs, names)
     chosen, steps = list(start), list[tuple[str, float]]()
@@ -192,20 +192,20 @@ def plan_features(
         ClassifierError: a table has none of the set's features, or lacks one that is given.
     """
     shared = set.intersection(*(set(one.scores.numbers) for one in inputs))
-    name = feature_set or max(FEATURE_SETS, key=lambda key: len(shared & {*FEATURE_SETS[key]}))
-    unknown = [feature for feature in given if feature not in FEATURE_SETS[name]]
+    name = feature_set or max(KNOWN_FEATURES, key=lambda key: len(shared & {*KNOWN_FEATURES[key]}))
+    unknown = [feature for feature in given if feature not in KNOWN_FEATURES[name]]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], FEATURE_SETS[name], n=1)
+        close = difflib.get_close_matches(unknown[0], KNOWN_FEATURES[name], n=1)
         raise UsageError(
             f"no feature {safe_text(unknown[0])} in the set {name}",
             hint=f"did you mean {close[0]}?"
             if close
-            else f"choose from {', '.join(FEATURE_SETS[name])}",
+            else f"choose from {', '.join(KNOWN_FEATURES[name])}",
         )
-    columns = tuple(feature for feature in FEATURE_SETS[name] if feature in shared)
-    in_order = tuple(feature for feature in FEATURE_SETS[name] if feature in given)
+    columns = tuple(feature for feature in KNOWN_FEATURES[name] if feature in shared)
+    in_order = tuple(feature for feature in KNOWN_FEATURES[name] if feature in given)
     plan = FeaturePlan(name, objective, columns, in_order)
-    _require_columns(plan, in_order if columns else FEATURE_SETS[name], inputs)
+    _require_columns(plan, in_order if columns else KNOWN_FEATURES[name], inputs)
     return plan
 
 

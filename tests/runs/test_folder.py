@@ -24,7 +24,7 @@ from memaudit.corpus import Example
 from memaudit.errors import CorpusError, OutputError, UsageError
 from memaudit.objectives import Objective
 from memaudit.runs.folder import begin_run, open_folder
-from memaudit.runs.manifest import AnswersRead, RunInputs, read_manifest
+from memaudit.runs.manifest import AnswersRead, ExposureCounted, RunInputs, read_manifest
 from memaudit.windows import WindowShape
 
 N_CHUNKS, CHUNK_SIZE = 11, 8
@@ -148,6 +148,7 @@ OTHER_VALUES = {
     "zlib": (None, r"zlib\.version was [\w.-]+, is now 0\.0"),
     "survival": (0.995, r"survival was None, is now 0\.995"),
     "answers": (AnswersRead("all", 16, 1, 1, 1, 0), r"answers\.rows was None, is now 1"),
+    "exposure": (ExposureCounted(24, 5.0), r"exposure\.epochs was None, is now 5\.0"),
     "cascade_digest": ("e" * 64, "cascade digest was None, is now e{12}$"),
     "versions": ({"torch": "0.0"}, r"versions\.torch was [\w.+]+, is now 0\.0"),
 }
@@ -170,7 +171,11 @@ def test_every_input_that_changes_is_refused_by_name(finished, field):
 
     differences = caught.value.message.partition("another run: ")[2].split("; ")
     assert any(re.match(message, difference) for difference in differences), differences
-    assert len(differences) == 1 or field in ("features", "answers")  # a field of several
+    assert len(differences) == 1 or field in (
+        "features",
+        "answers",
+        "exposure",
+    )  # a field of several
     assert "--restart" in caught.value.hint
     assert contents(finished) == before
 

@@ -1,0 +1,121 @@
+"""The counting pass: exposure in a run, where its classifier asks for it."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from support.fake_run import (
+    ByteWiseEngine,
+    Interrupted,
+    InterruptedEngine,
+    audit_with,
+    contents,
+    fake_options,
+    make_fake_models,
+)
+from support.fakes import make_classifier, make_rows
+
+from memaudit import audit
+from memaudit.errors import UsageError
+from memaudit.exposure import exposure_of
+from memaudit.features import EXPOSURE_FEATURES, FEATURE_SETS
+from memaudit.runs import counting
+from memaudit.runs.folder import open_folder
+from memaudit.runs.manifest import Shard, read_manifest
+from memaudit.runs.merging import merge_runs
+from memaudit.windows import WindowShape
+
+SHAPE = WindowShape(20, 40)
+CLASSIFIER = make_classifier(features=("log_exposure", "teacher_suffix_mean_logprob"))
+POEM = "The rows of this little corpus are about sixty letters long, all of them."
+TEXTS = [
+    *(f"{i}. {POEM}" for i in range(8)),
+    *(f"{chr(97 + i) * 3} and then {i * 7919} nothing but {chr(107 - i) * 50}" for i in range(10)),
+    f"something else, and then at the very end of it: {POEM}",
+]
+
+
+def run(out, rows=TEXTS, engine=None, **options):
+    """Audit the texts with a classifier that asks for exposure."""
+    options = {"shape": SHAPE, "classifier": CLASSIFIER} | options
+    return audit_with(engine or ByteWiseEngine(), out, rows=make_rows(*rows), **options)
+
+
+def columns(out):
+    """The exposure of each row, by name."""
+    return {
+        name: pq.read_table(out / "risk.parquet")[name].to_pylist() for name in EXPOSURE_FEATURES
+    }
+
+
+def test_near_copies_are_told_and_the_whole_text_of_a_row_counts(tmp_path):
+    """Also what lies behind its only window."""
+    run(tmp_path / "run", epochs=2.0)
+    windows = [(text[:60], text[20:60]) for text in TEXTS]
+    expected = exposure_of(TEXTS, windows)
+    found = columns(tmp_path / "run")
+    assert found["exposure_median"] == expected.median.tolist()
+    assert found["exposure_min"] == expected.minimum.tolist()
+    assert found["exposure_share"] == expected.share.tolist()
+    assert found["log_exposure"] == np.log(2 * expected.median).tolist()
+    assert found["exposure_median"][:8] == [9.0] * 8
+    assert found["exposure_median"][8:18] == [1.0] * 10
+
+
+def test_equal_windows_count_where_no_gram_fits_into_them(tmp_path):
+    """A window of eight bytes has none, but it is known how often it occurs."""
+    run(tmp_path / "run", ["12345678"] * 3 + ["abcdefgh"], shape=WindowShape(4, 4), epochs=1.0)
+    assert columns(tmp_path / "run")["log_exposure"] == [np.log(3)] * 3 + [0.0]
+
+
+def test_other_classifiers_cost_no_counting_and_no_columns(tmp_path):
+    """A run without exposure says what it said before there was any."""
+    run(tmp_path / "run", classifier=make_classifier(), epochs=9.0)
+    inputs = read_manifest(tmp_path / "run" / "manifest.json").inputs
+    assert inputs.exposure is None
+    assert inputs.features == FEATURE_SETS["teacher"]
+    assert not (tmp_path / "run" / counting.EXPOSURE).exists()
+
+
+def test_epochs_are_an_input_of_the_run(tmp_path):
+    """They change what is predicted, so they are recorded, and other ones refused."""
+    run(tmp_path / "run")
+    counted = read_manifest(tmp_path / "run" / "manifest.json").inputs.exposure
+    assert (counted.gram_bytes, counted.epochs) == (24, 3.0)
+    with pytest.raises(UsageError, match=r"exposure\.epochs was 3.0, is now 5.0"):
+        run(tmp_path / "run", epochs=5.0)
+
+
+def test_what_was_counted_is_not_counted_again(tmp_path, monkeypatch):
+    """A run that was interrupted after the counting goes on with the scoring."""
+    run(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", engine=InterruptedEngine(1))
+    monkeypatch.setattr(counting, "GramCounts", None)
+    run(tmp_path / "run")
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_several_passes_and_small_parts_count_the_same(tmp_path, monkeypatch):
+    """Memory is bounded whatever the size of the corpus."""
+    run(tmp_path / "whole")
+    monkeypatch.setattr(counting, "_GRAMS_AT_ONCE", 30)
+    monkeypatch.setattr(counting, "_BYTES_AT_ONCE", 7)
+    run(tmp_path / "run")
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_shards_merged_say_what_the_whole_says(tmp_path):
+    """Each counts its own windows in the whole corpus."""
+    run(tmp_path / "whole", chunk_size=4)
+    inputs = audit.AuditInputs(make_rows(*TEXTS), make_fake_models(), CLASSIFIER)
+    options = fake_options(shape=SHAPE, chunk_size=4)
+    for index in range(2):
+        with (
+            open_folder(tmp_path / f"{index}") as folder,
+            audit._scored(folder, inputs, options, None, Shard(index, 2)),
+        ):
+            pass
+    merge_runs([tmp_path / "0", tmp_path / "1"], tmp_path / "merged")
+    whole = contents(tmp_path / "whole")
+    del whole[counting.EXPOSURE]  # a merged run has all its chunks
+    assert contents(tmp_path / "merged") == whole
