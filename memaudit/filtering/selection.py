@@ -224,7 +224,7 @@ def outlook(run: Run, selection: Selection | None, options: FilterOptions) -> Ou
     probabilities, is_estimate = run.risks.window_probabilities[windows], False
     if options.strategy != "drop" and is_gone.any():
         gone, n_gone = np.unique(run.worst_windows[run.is_scored & is_gone], return_counts=True)
-        probabilities, is_estimate = _asked_again(run.risks, windows, gone, n_gone)
+        probabilities, is_estimate = with_fewer_copies(run.risks, windows, gone, n_gone)
     classifier = run.manifest.classifier
     return Outlook(
         classifier.expected_count(probabilities, copies),
@@ -233,13 +233,23 @@ def outlook(run: Run, selection: Selection | None, options: FilterOptions) -> Ou
     )
 
 
-def _asked_again(
+def with_fewer_copies(
     risks: Risks,
     windows: NDArray[np.int64],
     gone: NDArray[np.int64],
     n_gone: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], bool]:
-    """Return (n_windows,) probabilities with the copies that are left, and if that changed any."""
+    """Return the probabilities of windows with fewer copies, and whether the classifier counts them.
+
+    Args:
+        risks: of the run.
+        windows: (n_windows,) distinct ones.
+        gone: (n_gone,) distinct windows of which copies go.
+        n_gone: (n_gone,) how many of each; one is left at least.
+
+    Returns:
+        (n_windows,)
+    """
     probabilities = risks.window_probabilities[windows]
     names, used = risks.feature_names, risks.classifier.features
     if not {"occurrences", "log_occurrences", *EXPOSURE_FEATURES} & set(used):

@@ -12,6 +12,38 @@ NOT_FAMILIAR = "Rows unlike those the classifier was trained on"
 READ_AS_ORDER = "Use the probabilities to rank rows, not as numbers."
 
 
+_FEATURES = {
+    "log_temperature": "temperature of the soft labels",
+    "cross_entropy_share": "share of cross-entropy in the loss",
+    "zlib_entropy": "compressed size of the window, bytes",
+    "suffix_zlib_entropy": "compressed size of the suffix, bytes",
+    "zlib_ratio": "compressed size over plain size",
+    "occurrences": "times the window occurs in the corpus",
+    "log_occurrences": "times the window occurs in the corpus",
+    "log_exposure": "times its tokens are seen in training",
+    "perplexity": "perplexity of the window",
+    "suffix_perplexity": "perplexity of the suffix",
+    "suffix_logprob": "log-probability of the suffix, nats",
+    "suffix_mean_logprob": "log-probability per token of the suffix, nats",
+    "suffix_min_logprob": "log-probability of its least likely suffix token, nats",
+    "suffix_argmax_rate": "share of suffix tokens that are its first choice",
+    "suffix_min_margin": "smallest margin of a suffix token over its best rival, nats",
+    "prefix_mean_logprob": "log-probability per token of the prefix, nats",
+    "entropy": "mean uncertainty in the window, nats",
+    "suffix_entropy": "mean uncertainty in the suffix, nats",
+    "suffix_max_entropy": "highest uncertainty in the suffix, nats",
+    "suffix_max_surprise": "highest surprise in the suffix, nats",
+}
+
+
+def feature(name: str) -> str:
+    """Return what a feature measures, in words; its name where there are none."""
+    role, _, rest = name.partition("_")
+    if role in ("teacher", "student", "baseline") and rest in _FEATURES:
+        return f"{role}: {_FEATURES[rest]}"
+    return _FEATURES.get(name, name.replace("_", " "))
+
+
 def percent(share: float | None) -> str:
     """Return a share in percent; what is not certain never reads as certain.
 

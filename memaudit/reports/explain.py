@@ -1,0 +1,343 @@
+"""Why one row is at risk: what `memaudit explain` finds in a finished run, and its page."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.errors import UsageError
+from memaudit.filtering.selection import with_fewer_copies
+from memaudit.reports import words
+from memaudit.reports.charts import Bar
+from memaudit.reports.page import (
+    BARS,
+    Cell,
+    Column,
+    Page,
+    Paragraph,
+    Section,
+    Sentence,
+    Table,
+    Words,
+    facts,
+    name,
+    numbers,
+)
+from memaudit.runs.run import Run
+from memaudit.text import safe_text
+
+SCHEMA_VERSION = 1
+"""Of the JSON document; goes up when a reader of the old one would misread."""
+
+_EQUALS = 10
+_TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What one feature adds to the log-odds of a window."""
+
+    feature: str
+    """Name, as in the risk table."""
+
+    value: float
+    """Of the window."""
+
+    typical: float
+    """Mean over the windows that the classifier was fitted on."""
+
+    log_odds: float
+    """Above 0 where the feature raises the risk, compared with the typical window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """A change, and the probability after it."""
+
+    change: str
+    """In words, such as "keep 1 of 32 copies"."""
+
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a row has its probability. No text of the corpus is in it unless it was asked for."""
+
+    row: int
+    """Ordinal in the corpus, from 0."""
+
+    example_id: str
+    """As in the corpus: untrusted, like the addresses."""
+
+    address: str
+    """`<file>:<line or row>`."""
+
+    run: str
+    """Fingerprint."""
+
+    classifier: str
+    """Its name."""
+
+    probability: float
+    """That the student memorizes the row: that of its riskiest window."""
+
+    threshold: float
+    """Rows at or above it are at risk."""
+
+    log_odds: float
+    """log(p / (1 - p)) of the probability."""
+
+    start: float
+    """Log-odds of a window whose features are all typical."""
+
+    contributions: tuple[Contribution, ...]
+    """The largest first; with `start` they add up to `log_odds`."""
+
+    reason: str
+    """In words, such as "occurs 16 times"."""
+
+    holds: tuple[str, ...]
+    """What is sensitive in it, if that was looked for."""
+
+    occurrences: int
+    """Times that the window occurs in the corpus."""
+
+    same_window: int
+    """Rows whose riskiest window is this one, the row itself among them."""
+
+    same_text: int | None
+    """Rows with the same text. None: the run is of a version that did not compare texts."""
+
+    equals: tuple[tuple[str, str], ...]
+    """Id and address of the first of the other rows with the same window."""
+
+    remedies: tuple[Remedy, ...]
+    """What would lower the risk."""
+
+    features: dict[str, float] = field(default_factory=dict)
+    """All that the run keeps of the window."""
+
+    text: str | None = None
+    """Start of the row, if it was asked for: text of the corpus."""
+
+    @property
+    def is_flagged(self) -> bool:
+        """Whether it is at risk."""
+        return self.probability >= self.threshold
+
+    def document(self) -> dict[str, Any]:
+        """Return it as one JSON document."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self), "flagged": self.is_flagged}
+
+
+def explain_row(run: Run, named: str) -> Explanation:
+    """Return why a row of a run has its probability.
+
+    Args:
+        run: finished.
+        named: id of the row, or its address, as reports show them.
+
+    Raises:
+        UsageError: no row or several rows are called so, or the row was not scored.
+    """
+    row = find_row(run, named)
+    source, risks = run.row(row), run.risks
+    if not run.is_scored[row]:
+        raise UsageError(
+            f"{safe_text(named)}: the row was not scored: {source.outcome.replace('_', ' ')}",
+            hint="a row without a score has no probability to explain",
+        )
+    window = int(run.worst_windows[row])
+    scored = int(run.is_scored[:row].sum())
+    classifier, probability = run.manifest.classifier, float(run.probabilities[row])
+    start, contributions = _contributions(run, window)
+    same = np.flatnonzero(run.worst_windows == window)
+    others = [run.row(int(other)) for other in same[same != row][:_EQUALS]]
+    features = risks.row_features(scored)
+    texts = risks.row_texts
+    return Explanation(
+        row=row,
+        example_id=source.example_id,
+        address=source.address,
+        run=run.manifest.inputs.fingerprint,
+        classifier=classifier.name,
+        probability=probability,
+        threshold=classifier.threshold,
+        log_odds=start + math.fsum(one.log_odds for one in contributions),
+        start=start,
+        contributions=contributions,
+        reason=risks.reason(window),
+        holds=() if risks.sensitivity is None else risks.sensitivity.in_words(scored),
+        occurrences=int(features["occurrences"]),
+        same_window=len(same),
+        same_text=None if texts is None else int((texts == texts[scored]).sum()),
+        equals=tuple((other.example_id, other.address) for other in others),
+        remedies=tuple(_remedies(run, window, int(features["occurrences"]), probability)),
+        features=features,
+    )
+
+
+def find_row(run: Run, named: str) -> int:
+    """Return the ordinal of the row with this id or address; of an address, its end will do.
+
+    Raises:
+        UsageError: there is none, or there are several.
+    """
+    import pyarrow.compute as pc
+
+    addresses = run.rows.column("address")
+    found: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+    for is_it in (
+        pc.equal(run.rows.column("id"), named),
+        pc.equal(addresses, named),
+        pc.ends_with(addresses, f"/{named}"),
+    ):
+        if not len(found):
+            found = np.flatnonzero(is_it.to_pylist())
+    if len(found) == 1:
+        return int(found[0])
+    shown = safe_text(named)
+    if len(found):
+        raise UsageError(
+            f"{shown}: {len(found):,} rows are called so",
+            hint=f"give the address of one, such as {safe_text(run.row(int(found[0])).address)}",
+        )
+    raise UsageError(
+        f"{shown}: no row of the run has this id or address",
+        hint="give an id as 'memaudit gate' or the risk table shows it, or FILE:LINE",
+    )
+
+
+def _contributions(run: Run, window: int) -> tuple[float, tuple[Contribution, ...]]:
+    """Return the log-odds of a typical window, and what each feature of this one adds."""
+    classifier, risks = run.manifest.classifier, run.risks
+    slope = classifier.calibration.slope
+    x = risks.X[window, [risks.feature_names.index(each) for each in classifier.features]]
+    added = slope * np.array(classifier.coefficients) * (x - classifier.means) / classifier.scales
+    each = map(Contribution, classifier.features, x.tolist(), classifier.means, added.tolist())
+    start = slope * classifier.intercept + classifier.calibration.intercept
+    return start, tuple(sorted(each, key=lambda one: -abs(one.log_odds)))
+
+
+def _remedies(run: Run, window: int, occurrences: int, probability: float) -> list[Remedy]:
+    """Return changes of the corpus or the training after which the probability is lower."""
+    found = [Remedy("drop the row and its copies", 0.0)]
+    for left in (1, occurrences // 2):
+        if 1 <= left < occurrences:
+            one, n_gone = np.array([window]), np.array([occurrences - left])
+            after, _ = with_fewer_copies(run.risks, one, one, n_gone)
+            found.append(Remedy(f"keep {left:,} of {occurrences:,} copies", float(after[0])))
+    classifier, names = run.manifest.classifier, run.risks.feature_names
+    if "log_temperature" in classifier.features and classifier.objective == "soft":
+        x = run.risks.X[window].copy()
+        column = names.index("log_temperature")
+        lowest, highest = classifier.feature_ranges[classifier.features.index("log_temperature")]
+        for temperature in _TEMPERATURES:
+            if temperature == 1.0 or not lowest <= math.log(temperature) <= highest + 1e-9:
+                continue
+            x[column] = math.log(temperature)
+            after = classifier.predict_proba(x[[[names.index(n) for n in classifier.features]]])
+            found.append(Remedy(f"distil at temperature {temperature:g}", float(after[0])))
+    return [one for one in found if one.probability < probability]
+
+
+def explanation_page(found: Explanation) -> Page:
+    """Return why a row has its probability: what drives it, its equals, what would lower it."""
+    verb = "is" if found.is_flagged else "is not"
+    holds = f" It holds {', '.join(found.holds)}." if found.holds else ""
+    note = (
+        "A run keeps numbers about each window, not the scores of its tokens. Which tokens inside "
+        "the window are likely can only be shown by the model."
+    )
+    return Page(
+        title="Why a row is at risk",
+        verdict=(
+            name(found.example_id),
+            Words(f" {verb} at risk", "risk" if found.is_flagged else "good"),
+            f": it is memorized with probability {words.percent(found.probability)}; at risk is "
+            f"{words.percent(found.threshold)} or more.",
+        ),
+        lead=f"Why: {found.reason}.{holds}",
+        sections=(
+            Section(
+                title="What drives it",
+                anchor="drivers",
+                nav="What drives it",
+                blocks=(_drivers(found),),
+            ),
+            Section(
+                title="What would lower it",
+                anchor="remedies",
+                nav="What would lower it",
+                blocks=_lower(found),
+            ),
+            Section(title="Where it stands", anchor="place", nav="Where", blocks=_places(found)),
+        ),
+        notes=(note,),
+        document={key: value for key, value in found.document().items() if key != "text"},
+    )
+
+
+def _drivers(found: Explanation) -> Table:
+    largest = max(abs(one.log_odds) for one in found.contributions) or 1.0
+    rows: list[tuple[Sentence | Cell, ...]] = [
+        (
+            words.feature(one.feature),
+            _number(one.feature, one.value),
+            _number(one.feature, one.typical),
+            f"{one.log_odds:+.2f}",
+            Cell(bar=Bar(abs(one.log_odds) / largest, is_risk=one.log_odds > 0)),
+        )
+        for one in found.contributions
+    ]
+    total = f"all together: a probability of {words.percent(found.probability)}"
+    rows.insert(0, ("a window with typical values", "", "", f"{found.start:+.2f}", ""))
+    rows.append((Words(total, "strong"), "", "", Words(f"{found.log_odds:+.2f}", "strong"), ""))
+    return Table(
+        title="Log-odds: above 0 raises the risk, below 0 lowers it",
+        columns=(Column("feature"), *numbers("here", "typical", "log-odds"), BARS),
+        rows=tuple(rows),
+    )
+
+
+def _number(feature: str, value: float) -> str:
+    """Return a value as people think of it: not its logarithm."""
+    return f"{math.exp(value) if feature.startswith('log_') else value:,.3g}"
+
+
+def _lower(found: Explanation) -> tuple[Paragraph | Table, ...]:
+    rows = tuple((one.change, words.percent(one.probability)) for one in found.remedies)
+    note = Paragraph(
+        "Each is an estimate for this row alone, with the scores of the teacher as it is. Run "
+        "'memaudit predict' on the cleaned corpus for the real number.",
+        "quiet",
+    )
+    return Table(columns=(Column("change"), *numbers("probability then")), rows=rows), note
+
+
+def _places(found: Explanation) -> tuple[Table, ...]:
+    same_text = "" if found.same_text is None else f"{found.same_text - 1:,} other rows"
+    rest = found.same_window - 1 - len(found.equals)
+    listed = facts(
+        {
+            "row": name(found.address, max_len=4096),
+            "window": f"occurs {found.occurrences:,} times; it is the riskiest of "
+            f"{found.same_window:,} {'row' if found.same_window == 1 else 'rows'}",
+            "same text": same_text,
+            "text": "" if found.text is None else Cell(quote=found.text),
+            "classifier": name(found.classifier),
+            "run": name(found.run[:12]),
+        }
+    )
+    if not found.equals:
+        return (listed,)
+    equals = Table(
+        title="Other rows with this window",
+        columns=(Column("example", "anywhere"), Column("where", "anywhere")),
+        rows=tuple((name(one), name(where, max_len=300)) for one, where in found.equals),
+        rest=f"and {rest:,} more" if rest else "",
+    )
+    return listed, equals

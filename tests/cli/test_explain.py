@@ -1,0 +1,84 @@
+"""`memaudit explain`: the numbers add up, a row is found by its name, and no text is shown."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from support.fake_run import ByteWiseEngine, audit_with
+
+from memaudit.cli.main import run as memaudit
+from memaudit.corpus import CorpusOptions, read_corpus
+from memaudit.reports.explain import explain_row
+from memaudit.runs.run import read_run
+
+CANARY = "MEMAUDIT-CANARY"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A finished run of a corpus with copies, the corpus beside it."""
+    texts = [f"{i * 7919 % 100_003:06} {CANARY} {i}" for i in range(20)]
+    rows = [{"id": f"doc-{i}", "text": text} for i, text in enumerate([*texts, *texts[:3]])]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in (*rows, {"id": "x", "text": "s"})))
+    audit_with(ByteWiseEngine(), tmp_path / "run", rows=read_corpus(CorpusOptions(str(corpus))))
+    return tmp_path / "run"
+
+
+def test_contributions_add_up_to_the_log_odds(folder):
+    """What is shown is the model itself, not a story about it."""
+    run = read_run(folder)
+    for row in np.flatnonzero(run.is_scored).tolist():
+        found = explain_row(run, run.row(row).address)
+
+        p = float(run.probabilities[row])
+        total = found.start + sum(one.log_odds for one in found.contributions)
+        assert total == pytest.approx(math.log(p) - math.log1p(-p), abs=1e-9)
+        assert found.row == row
+
+
+def test_it_names_equals_and_what_would_help(folder, capsys):
+    """Fewer copies never raise what a change is said to lead to."""
+    assert memaudit(["explain", "--run", str(folder), "doc-0", "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert found["example_id"] == "doc-0"
+    assert found["same_window"] == found["same_text"] == 2
+    assert [one[0] for one in found["equals"]] == ["doc-20"]
+    assert all(one["probability"] < found["probability"] for one in found["remedies"])
+
+
+def test_no_text_is_shown_unless_it_is_asked_for(folder, tmp_path, capsys):
+    """Not on the terminal, and not on the page."""
+    page, data = tmp_path / "page.html", str(tmp_path / "corpus.jsonl")
+    assert memaudit(["explain", "--run", str(folder), "doc-1", "--html", str(page)]) == 0
+    assert memaudit(["explain", "--run", str(folder), "doc-1"]) == 0
+    assert CANARY not in capsys.readouterr().out + page.read_text()
+    assert page.stat().st_mode & 0o777 == 0o600
+
+    asked = ["explain", "--run", str(folder), "doc-1", "--data", data, "--show-text", "40"]
+    assert memaudit(asked) == 0
+    assert CANARY in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("row", "why"), [("nobody", "no row of the run"), ("x", "was not scored: too short")]
+)
+def test_a_row_that_cannot_be_explained_is_an_error(folder, row, why, capsys):
+    """A row without a probability is not a safe row."""
+    assert memaudit(["explain", "--run", str(folder), row]) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_rows_with_the_same_id_are_told_apart_by_their_address(tmp_path, capsys):
+    """Ids of a corpus need not be unique."""
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(
+        "".join(json.dumps({"id": "a", "text": f"some text {i}"}) + "\n" for i in "12")
+    )
+    audit_with(ByteWiseEngine(), tmp_path / "run", rows=read_corpus(CorpusOptions(str(corpus))))
+
+    assert memaudit(["explain", "--run", str(tmp_path / "run"), "a"]) == 2
+    assert "2 rows are called so" in capsys.readouterr().err
+    assert memaudit(["explain", "--run", str(tmp_path / "run"), "corpus.jsonl:2"]) == 0
