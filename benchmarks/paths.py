@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.windows import Windows
 
 if TYPE_CHECKING:
-    from memaudit.engines.base import Engine
+    from memaudit.engines import Engine
     from memaudit.engines.models import LoadedModel
     from memaudit.scores import WindowScores
 

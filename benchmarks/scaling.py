@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.corpus import Rendered
-from memaudit.engines.base import Engine
+from memaudit.engines import Engine
 from memaudit.engines.models import ModelOptions
 from memaudit.features import FEATURE_SETS
 from memaudit.objectives import Objective

@@ -1,10 +1,15 @@
 """Engines: what runs a model over windows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from memaudit.errors import MissingDependency, UsageError
+from memaudit.scores import WindowScores
 
 EngineName = Literal["auto", "hf", "vllm"]
 
@@ -67,3 +72,31 @@ def engine_to_try(name: EngineName, vllm: VllmOptions, *, elsewhere: bool) -> En
     if not find_spec("vllm"):
         raise MissingDependency("vllm", needed_for="the vllm engine", extra="vllm")
     return "vllm"
+
+
+class Engine(Protocol):
+    """Runs the teacher, and a reference if it has one, over windows.
+
+    The scores of a window do not depend on the windows beside it, on their order or on the
+    batch size, but for the rounding of float32: at most 1e-5 nats on miniature models, and
+    3.3e-5 measured on one of 135 million parameters. The same windows in the same order have the
+    same scores to the bit.
+    """
+
+    @property
+    def name(self) -> str:
+        """What ran, for reports: `hf-float32`."""
+        ...
+
+    @property
+    def reference_alone(self) -> "Engine":
+        """An engine whose teacher is the reference of this one; there must be one."""
+        ...
+
+    def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
+        """Return the scores of each window, in the order given.
+
+        Args:
+            windows: token ids, each (T,) with T >= 2; lengths may differ.
+        """
+        ...

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.engines.base import Engine
+from memaudit.engines import Engine
 from memaudit.errors import ModelError
 from memaudit.scores import WindowScores
 

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.engines import engine_name
-from memaudit.engines.compiled import compilation_errors, compile_blocks
 from memaudit.engines.head import Head, read_head, score_position_pairs, score_positions
 from memaudit.engines.window_io import check_windows, limits_of, split_scores
 from memaudit.errors import ModelError
 from memaudit.scores import WindowScores
 
 if TYPE_CHECKING:
+    from torch.nn import Module
     from transformers import PreTrainedModel
+
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}
 """Tokens run at once unless said otherwise, by kind of device; padding counts."""
@@ -27,6 +28,35 @@ _PROBE_LEN = 8
 _Item = TypeVar("_Item")
 _Later = Callable[[], list[WindowScores]]
 """Waits for the scores of a batch, and returns them."""
+
+
+def compile_blocks(model: "PreTrainedModel") -> None:
+    """Let the blocks of a model be compiled when they first run, for sequences of any length.
+
+    torch fuses what stands between the matrix products of a block: unfused, that reads and writes
+    all hidden states a dozen times a block. One block is compiled, and its code serves them all.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    body: Module = model.base_model
+    blocks: list[Module] = []
+    blocks += [each for each in body.modules() if isinstance(each, GradientCheckpointingLayer)]
+    for block in blocks or [body]:
+        block.compile(dynamic=True)
+
+
+@contextmanager
+def compilation_errors(model: "PreTrainedModel") -> Iterator[None]:
+    """Turn what torch raises when a model cannot be compiled into one sentence."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be compiled here: {type(error).__name__}",
+            hint="is there a C++ compiler? Leave out --compile to run without",
+        ) from error
 
 
 class HfEngine:

@@ -21,7 +21,7 @@ from memaudit.reports.page import (
 if TYPE_CHECKING:
     from memaudit.evaluation import Figure
     from memaudit.training import FitResult, Recalibrated
-    from memaudit.training.joining import JoinCounts
+    from memaudit.training.inputs import JoinCounts
     from memaudit.training.result import HeldOutRun
 
 _JUDGED_ON = {
@@ -43,7 +43,7 @@ def fit_page(result: "FitResult") -> Page:
 
 def fit_document(result: "FitResult") -> dict[str, Any]:
     """Return the card as one JSON document, with where the classifier is."""
-    from memaudit.training.card import make_card
+    from memaudit.training.result import make_card
 
     return {"schema_version": 1, "folder": str(result.folder), **make_card(result)}
 
@@ -73,7 +73,7 @@ def fit_verdict(result: "FitResult") -> Sentence:
 
 def fit_notes(result: "FitResult") -> Iterator[str]:
     """Return what a reader must know before relying on the numbers."""
-    from memaudit.training.card import (
+    from memaudit.training.result import (
         JUDGED,
         PROMISED_RECALL,
         SPLIT_NOTES,

@@ -7,12 +7,12 @@ from memaudit import __version__
 from memaudit.classifier import RiskClassifier
 from memaudit.engines import (
     DEFAULT_VLLM_OPTIONS,
+    Engine,
     EngineName,
     VllmOptions,
     engine_name,
     engine_to_try,
 )
-from memaudit.engines.base import Engine
 from memaudit.engines.canaries import WatchedEngine
 from memaudit.engines.models import LoadedModel, ModelOptions
 from memaudit.errors import ModelError, UsageError

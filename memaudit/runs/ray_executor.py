@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from memaudit.engines.base import Engine
+from memaudit.engines import Engine
 from memaudit.errors import MissingDependency, ModelError
 from memaudit.files import forbid_core_dumps
 from memaudit.runs.chunks import ChunkPlan

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.engines.base import Engine
+from memaudit.engines import Engine
 from memaudit.errors import ModelError
 from memaudit.features import (
     corpus_features,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from memaudit.engines.base import Engine
+from memaudit.engines import Engine
 from memaudit.errors import MemauditError, ModelError
 from memaudit.files import forbid_core_dumps
 from memaudit.runs.chunks import ChunkPlan, write_failure

@@ -28,7 +28,7 @@ from detect_secrets.plugins.keyword import (
 )
 from detect_secrets.plugins.private_key import PrivateKeyDetector
 
-from memaudit.sensitivity.kinds import SensitiveSpan
+from memaudit.sensitivity import SensitiveSpan
 
 _KEY_BODY = re.compile(r"[^\n]*\n(?:[A-Za-z-]+: [^\n]*\n)*\s*((?:[A-Za-z0-9+/=]{16,}\s*)+)")
 _RUN = re.compile(r"(?<![\w/+.-])[A-Za-z0-9+/_-]{20,}={0,2}(?![\w/+=-])")

@@ -17,7 +17,7 @@ from presidio_analyzer.predefined_recognizers import (
     UsSsnRecognizer,
 )
 
-from memaudit.sensitivity.kinds import NAMES_MODEL, PersonalKind, SensitiveSpan
+from memaudit.sensitivity import NAMES_MODEL, PersonalKind, SensitiveSpan
 
 _MODELS = ("en_core_web_trf", "en_core_web_lg", "en_core_web_md", "en_core_web_sm")
 _MIN_SCORE = 0.4

@@ -18,11 +18,17 @@ from memaudit.classifier import RiskClassifier, save_classifier
 from memaudit.errors import ClassifierError, MissingDependency
 from memaudit.evaluation import Figure
 from memaudit.runs.files import committed_file, output_folder
-from memaudit.training.card import CARD_NAME, make_card
 from memaudit.training.fitting import fit_classifier
-from memaudit.training.inputs import Input, objective_of, read_inputs
-from memaudit.training.joining import VerifiedRun, join_tables, number_texts
+from memaudit.training.inputs import (
+    Input,
+    VerifiedRun,
+    join_tables,
+    number_texts,
+    objective_of,
+    read_inputs,
+)
 from memaudit.training.result import (
+    CARD_NAME,
     DEFAULT_OPTIONS,
     ExportFormat,
     FitOptions,
@@ -31,6 +37,7 @@ from memaudit.training.result import (
     HeldOutRun,
     held_out_figures,
     judge_held_out,
+    make_card,
     merge_by_name,
 )
 from memaudit.training.selection import (

@@ -28,11 +28,17 @@ from memaudit.files import written_file
 from memaudit.metrics import ExpectedCount, brier, expected_count, roc_auc
 from memaudit.objectives import ObjectiveKind
 from memaudit.runs.files import output_folder
-from memaudit.training.card import CARD_NAME
 from memaudit.training.fit import classifier_name, provenance
 from memaudit.training.fitting import feature_matrix
-from memaudit.training.inputs import Input, objective_of, read_inputs
-from memaudit.training.joining import VerifiedRun, join_tables, number_texts
+from memaudit.training.inputs import (
+    Input,
+    VerifiedRun,
+    join_tables,
+    number_texts,
+    objective_of,
+    read_inputs,
+)
+from memaudit.training.result import CARD_NAME
 from memaudit.training.selection import plan_features
 
 MIN_PILOT_POSITIVES = 5

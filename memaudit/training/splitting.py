@@ -14,7 +14,7 @@ import numpy as np
 
 from memaudit.errors import ClassifierError
 from memaudit.training.fitting import MIN_CALIBRATION_POSITIVES, MIN_FIT_POSITIVES, LabelledRun
-from memaudit.training.joining import VerifiedRun
+from memaudit.training.inputs import VerifiedRun
 
 SplitUnit = Literal["run", "example"]
 """What is never cut in two."""

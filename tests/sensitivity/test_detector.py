@@ -10,8 +10,9 @@ from support.labelled_texts import HARMLESS, SENSITIVE, drawn
 pytest.importorskip("presidio_analyzer")
 pytest.importorskip("detect_secrets")
 
+from memaudit import sensitivity
 from memaudit.errors import MissingDependency
-from memaudit.sensitivity import KINDS, detector, detector_versions, load_detector
+from memaudit.sensitivity import KINDS, detector_versions, load_detector
 
 
 @pytest.mark.parametrize(("text", "kinds"), SENSITIVE, ids=[text[:40] for text, _ in SENSITIVE])
@@ -81,7 +82,7 @@ def test_nothing_is_asked_of_the_network(monkeypatch):
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
-    detector.load_detector.__wrapped__().find("\n".join(text for text, _ in SENSITIVE))
+    load_detector.__wrapped__().find("\n".join(text for text, _ in SENSITIVE))
 
 
 def test_versions_name_all_that_decides_what_is_found():
@@ -94,9 +95,9 @@ def test_versions_name_all_that_decides_what_is_found():
 
 def test_a_detector_that_is_missing_says_what_to_install(monkeypatch):
     """The detectors are an extra: without it there is a remedy, not an ImportError."""
-    monkeypatch.setattr(detector, "find_spec", lambda module: None)
+    monkeypatch.setattr(sensitivity, "find_spec", lambda module: None)
 
     with pytest.raises(MissingDependency) as caught:
-        detector.load_detector.__wrapped__()
+        load_detector.__wrapped__()
 
     assert "memaudit-distill[sensitive]" in caught.value.hint

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from support.fakes import ByteTokenizer
 
 from memaudit.sensitivity import (
+    KINDS,
     SENSITIVITY_COLUMNS,
     SensitiveSpan,
     is_secret_at_risk,
@@ -15,8 +16,8 @@ from memaudit.sensitivity import (
     secret_argmax_rate,
     sensitivity_counts,
     summarise,
+    without_overlaps,
 )
-from memaudit.sensitivity.kinds import KINDS, without_overlaps
 
 spans = st.builds(
     lambda start, length, kind: SensitiveSpan(start, start + length, kind),

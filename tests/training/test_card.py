@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memaudit.training.card import misses_allowed, positives_needed, recall_bound
+from memaudit.training.result import misses_allowed, positives_needed, recall_bound
 
 
 @pytest.mark.parametrize(("recall", "n_needed"), [(0.9, 29), (0.95, 59), (0.99, 299)])

@@ -9,7 +9,7 @@ from support.verified_tables import COUNT, SIGNAL, make_rows
 from memaudit.errors import ClassifierError, UsageError
 from memaudit.features import FEATURE_SETS
 from memaudit.tables import Table
-from memaudit.training.joining import join_tables, number_texts
+from memaudit.training.inputs import join_tables, number_texts
 
 NUMBERS = ("row", "extracted_by_student", "extracted_by_teacher", *FEATURE_SETS["teacher"])
 
