@@ -27,8 +27,6 @@ class ModelSizes:
     """Numbers of a model that decide how much work and memory it takes."""
 
     source: str
-    """The model as the user named it."""
-
     parameters: int
     """All weights; a weight that two layers share counts once."""
 
@@ -136,8 +134,6 @@ class AuditPlan:
     """Numbers kept for each distinct window."""
 
     chunk_size: int
-    """Distinct windows scored and committed together."""
-
     dtype: str
     """`float32` or `bfloat16`, of the bodies of the models."""
 
@@ -145,8 +141,6 @@ class AuditPlan:
     """`cpu` or `cuda`: where the models would run here."""
 
     workers: int
-    """Processes that would score here."""
-
     models: Mapping[str, ModelSizes]
     """By role, the teacher first."""
 

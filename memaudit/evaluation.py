@@ -28,11 +28,7 @@ class Rate:
     """A share of something counted, with its exact 95 % interval (Clopper-Pearson)."""
 
     count: int
-    """How many."""
-
     of: int
-    """Out of how many."""
-
     rate: float | None
     """The share; None out of none."""
 
@@ -140,8 +136,6 @@ class Compared:
     """(n,) whether the student recites the example."""
 
     probabilities: NDArray[np.float64]
-    """(n,) predicted."""
-
     flagged: NDArray[np.bool_]
     """(n,) whether the prediction reached its threshold."""
 
@@ -182,7 +176,6 @@ class MissedExample:
     """`<file>:<line or row>`, untrusted like the id."""
 
     probability: float
-    """What was predicted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,8 +189,6 @@ class Comparison:
     """SHA-256 of its table, hexadecimal."""
 
     classifier: str
-    """Name of the classifier that predicted."""
-
     threshold: float
     """Probability from which it flags, in (0, 1)."""
 
@@ -272,11 +263,7 @@ class RowPredictions:
     """SHA-256 of its risk table."""
 
     classifier: str
-    """Name of the classifier."""
-
     threshold: float
-    """Probability from which it flags."""
-
     count_log_sd: float | None
     """How far its counts have been off, as the spread of a logarithm. None: not known here."""
 

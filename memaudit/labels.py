@@ -65,8 +65,6 @@ class GenerationCounts:
     """Real generation against the one pass, on a choice of windows."""
 
     windows: int
-    """Windows compared."""
-
     extracted_one_pass: int
     """Windows that the one pass says are recited."""
 
@@ -74,8 +72,6 @@ class GenerationCounts:
     """Windows that `generate` really recites."""
 
     disagreements: int
-    """Windows on which they differ."""
-
     ties: int
     """Disagreements that a tie of two logits explains."""
 
@@ -213,8 +209,6 @@ class VerifiedRows:
     """What really happened to the rows of a run, beside what it predicted of them."""
 
     result: VerificationResult
-    """As read."""
-
     recited_by: dict[str, NDArray[np.bool_]]
     """(n_rows,) by role, whether that model recites the row."""
 

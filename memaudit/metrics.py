@@ -23,10 +23,7 @@ class Interval:
     """Where a number lies, at the confidence asked for."""
 
     low: float
-    """Lower end."""
-
     high: float
-    """Upper end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +31,7 @@ class ThresholdCounts:
     """What flagging at a threshold catches, and what it costs."""
 
     n_examples: int
-    """All of them."""
-
     n_extracted: int
-    """Examples that were extracted."""
-
     n_flagged: int
     """Examples at or above the threshold."""
 

@@ -25,8 +25,6 @@ class Objective:
     """
 
     kind: ObjectiveKind = "soft"
-    """See there."""
-
     temperature: float = 2.0
     """Of both softmaxes, above 0."""
 

@@ -16,8 +16,6 @@ class Progress:
     """What is counted: `rows`, `windows` or `steps`."""
 
     done: int
-    """Of the unit."""
-
     total: int | None
     """How many there are; None while that is not known."""
 

@@ -36,8 +36,6 @@ class WindowScores:
     """The teacher's scores of one window, with a reference's beside them if there is one."""
 
     teacher: TokenScores
-    """The teacher's."""
-
     reference: TokenScores | None = None
     """The baseline's or the untrained student's."""
 

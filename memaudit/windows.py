@@ -60,11 +60,7 @@ class WindowChoice:
     """Tokens of a window; of context and answer at most."""
 
     policy: WindowPolicy = "auto"
-    """Where they lie."""
-
     turns: Turns = "all"
-    """Of which answers."""
-
     min_suffix_len: int = MIN_SUFFIX_LEN
     """Shorter answers are not scored."""
 

@@ -38,8 +38,6 @@ class TrainingOptions:
     """Of the steps, in [0, 1]."""
 
     weight_decay: float = 0.0
-    """Of AdamW."""
-
     seed: int = 0
     """Of the order of the examples, and of dropout where the model has it."""
 

@@ -48,8 +48,6 @@ class Canaries:
     """Token ids, at least one."""
 
     scores: tuple[WindowScores, ...]
-    """One for each."""
-
     tolerance: Tolerance
     """How far an engine under watch may be from them."""
 

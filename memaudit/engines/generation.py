@@ -27,8 +27,6 @@ class GenerationCheck:
     """How often real generation and the one pass gave the same answer."""
 
     n_windows: int
-    """Windows compared, at least 1."""
-
     n_extracted_one_pass: int
     """Windows whose suffix is the argmax throughout, given the true tokens before it."""
 

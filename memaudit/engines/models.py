@@ -68,14 +68,10 @@ class LoadedModel:
     """A model that is ready to score."""
 
     source: str
-    """As the user named it."""
-
     model: "PreTrainedModel"
     """In evaluation mode, without gradients, on its device."""
 
     tokenizer: "Tokenizer"
-    """The model's own."""
-
     digest: str
     """Sha256 over the files used, hexadecimal."""
 

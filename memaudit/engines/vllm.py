@@ -51,13 +51,10 @@ class Body:
     """A model without its head, run by vLLM, and the head beside it."""
 
     hidden_states: HiddenStates
-    """Runs it."""
-
     head: Head
     """Float32, its own copy of the weights."""
 
     limits: ModelLimits
-    """What it can read."""
 
 
 class VllmEngine:

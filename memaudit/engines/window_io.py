@@ -19,8 +19,6 @@ class ModelLimits:
     """Which windows a model can read."""
 
     name: str
-    """Of its class, for messages."""
-
     n_positions: int | None
     """Tokens of the longest sequence. None: not known."""
 

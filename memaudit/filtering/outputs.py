@@ -34,7 +34,6 @@ class FileDigest:
     """Its path as given, safe to show."""
 
     sha256: str
-    """Of its bytes."""
 
 
 def plan_files(

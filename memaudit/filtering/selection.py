@@ -34,8 +34,6 @@ class FilterOptions:
     memorized comes down to this."""
 
     strategy: Strategy = "drop"
-    """What happens to them."""
-
     max_copies: int = 1
     """Rows with the same risky window that `downsample` keeps, at least 1."""
 

@@ -44,8 +44,6 @@ class FilterResult:
     """What a filter did. No text of the corpus is in it."""
 
     options: FilterOptions
-    """What was asked."""
-
     run: str
     """Fingerprint of the run whose predictions were used."""
 
@@ -53,17 +51,9 @@ class FilterResult:
     """Of the corpus, as in the run."""
 
     classifier: str
-    """Its name."""
-
     classifier_digest: str
-    """Whose probabilities they are."""
-
     rows: int
-    """Rows of the corpus."""
-
     removed: int
-    """Rows that go."""
-
     removed_copies: int
     """Of these, whose whole text is that of a row that stays."""
 
@@ -109,10 +99,7 @@ class FilterResult:
     """The filtered corpus; None if nothing was written."""
 
     inputs: tuple[FileDigest, ...] = ()
-    """Files that were filtered."""
-
     outputs: tuple[FileDigest, ...] = ()
-    """Files that were written."""
 
     @property
     def kept(self) -> int:

@@ -145,8 +145,6 @@ class EffectivePolicy:
     """A policy as it is applied."""
 
     policy: GatePolicy
-    """Flags included."""
-
     source: str | None
     """The file it came from, as given; None: flags alone."""
 

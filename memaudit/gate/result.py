@@ -54,14 +54,10 @@ class RuleResult:
     """Key of `RULES`."""
 
     status: Status
-    """What came of it."""
-
     observed: float | None
     """What was found; None if nothing could be."""
 
     limit: float
-    """What the policy allows."""
-
     message: str
     """In one sentence, numbers only."""
 
@@ -111,8 +107,6 @@ class Finding:
     """The strongest evidence."""
 
     probability: float
-    """That the student memorizes it."""
-
     reason: str
     """In words, such as "occurs 16 times"."""
 
@@ -132,8 +126,6 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """Path or hub id, as given: untrusted."""
 
     teacher_digest: str
-    """Of its files."""
-
     text_column: str
     """Column that was scored; `text` where none was named."""
 
@@ -156,14 +148,10 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     """What the student was taken to learn from."""
 
     temperature: float
-    """Of soft labels."""
-
     alpha: float
     """Weight of cross-entropy in the loss of soft labels."""
 
     rows: int
-    """In the corpus."""
-
     scored: int
     """Rows that were scored, or that a cascade found unlikely to matter."""
 
@@ -219,11 +207,7 @@ class GateResult:
     """What the exit code says."""
 
     rules: tuple[RuleResult, ...]
-    """Those that the policy asks for."""
-
     guarantee: Guarantee
-    """On the examples that count."""
-
     findings: tuple[Finding, ...]
     """The worst first, at most `n_worst` of them."""
 
@@ -234,11 +218,7 @@ class GateResult:
     """Rows by outcome, `new` among them if a baseline was given."""
 
     policy: EffectivePolicy
-    """What was asked."""
-
     judged: Judged
-    """What the run scored, with what."""
-
     provenance: dict[str, str | None]
     """Run, corpus, models and classifier, by digest and name."""
 

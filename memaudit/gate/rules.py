@@ -24,8 +24,6 @@ class Evidence:
     """All that rules are held against."""
 
     run: Run
-    """The predictions."""
-
     counts: NDArray[np.bool_]
     """(n_rows,) scored rows that count: all, or the new ones."""
 
@@ -36,11 +34,7 @@ class Evidence:
     """Of the rows that count."""
 
     guarantee: Guarantee
-    """On those."""
-
     verified: VerifiedRows | None
-    """If a verification was given."""
-
     is_new_only: bool
     """Whether known rows do not count."""
 

@@ -20,8 +20,6 @@ class RowRisks:
     """What a run says about its rows. Arrays are by row, in the order of the corpus."""
 
     folder: str
-    """Of the run, for messages."""
-
     corpus: dict[str, Any]
     """How the corpus was read, as the manifest says."""
 

@@ -56,14 +56,8 @@ class ChunkPlan:
     """Of the run's manifest."""
 
     shape: WindowShape
-    """Of the windows."""
-
     role: ReferenceRole | None
-    """What the reference is."""
-
     objective: Objective
-    """What the student will learn from."""
-
     features: tuple[str, ...]
     """Columns of a chunk."""
 

@@ -57,10 +57,7 @@ class RunFolder:
     """A run whose manifest is settled."""
 
     folder: Path
-    """Of the run."""
-
     manifest: Manifest
-    """What it was given."""
 
     @property
     def plan(self) -> ChunkPlan:

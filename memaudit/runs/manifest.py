@@ -29,7 +29,6 @@ class Shard(msgspec.Struct, frozen=True):
     """From 0, below `count`."""
 
     count: int
-    """How many parts there are."""
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
@@ -82,17 +81,11 @@ class ModelNames:
     """What was audited with what."""
 
     teacher: str
-    """Path or hub id, as given."""
-
     teacher_digest: str
-    """Of its files."""
-
     reference: str | None
     """The student's or the baseline's path or hub id, as given."""
 
     reference_digest: str | None
-    """Of its files."""
-
     feature_set: str
     """Key of `FEATURE_SETS`: `teacher`, or with what the reference is."""
 
@@ -100,13 +93,8 @@ class ModelNames:
     """As the engine calls itself, such as `hf-float32`."""
 
     classifier: str
-    """Its name."""
-
     classifier_digest: str
-    """Hexadecimal SHA-256."""
-
     memaudit_version: str
-    """Of this package."""
 
 
 class AnswersRead(msgspec.Struct, frozen=True):
@@ -151,8 +139,6 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     """What is done about a row that cannot be used."""
 
     rows: int
-    """Rows read."""
-
     rows_digest: str
     """SHA-256 of their ids, addresses and outcomes."""
 
@@ -166,8 +152,6 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     """Of the model's files, the tokenizer's included."""
 
     reference_digest: str | None
-    """Of its files."""
-
     feature_set: str
     """Key of `FEATURE_SETS`."""
 
@@ -175,11 +159,7 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     """Columns of a chunk."""
 
     classifier_digest: str
-    """Of its content."""
-
     objective: Objective
-    """What the student will learn from."""
-
     engine: str
     """As it calls itself, the number format included."""
 
@@ -190,20 +170,10 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     """CPU threads a model is run with; another number rounds differently."""
 
     prefix_tokens: int
-    """Of a window."""
-
     suffix_tokens: int
-    """Of a window."""
-
     windows: WindowPolicy
-    """Which windows of a row are scored."""
-
     chunk_size: int
-    """Distinct windows in a chunk."""
-
     zlib: ZlibRecord
-    """Of this interpreter."""
-
     versions: dict[str, str]
     """Of Python, the machine and the packages that compute."""
 
@@ -238,14 +208,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """With the chunks and the rows beside it, all that the final table is made from."""
 
     inputs: RunInputs
-    """What was given."""
-
     names: ModelNames
-    """How reports call it."""
-
     classifier: RiskClassifier
-    """Turns features into probabilities."""
-
     prefilter: Prefilter | None = msgspec.field(default=None, name="cascade")
     """Which windows are left out. None: every window is scored."""
 
@@ -261,7 +225,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     rows from Python."""
 
     format: int = FORMAT
-    """`FORMAT` of its writer."""
 
 
 class _ManifestFile(msgspec.Struct, frozen=True, kw_only=True):

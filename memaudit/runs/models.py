@@ -32,8 +32,6 @@ class AuditModels:
     """What scores a corpus: models, or a test's stand-in."""
 
     tokenizer: Tokenizer
-    """The teacher's."""
-
     score: ScoreChunks
     """Runs the teacher, and the reference if there is a role for it, over chunks."""
 
@@ -41,20 +39,10 @@ class AuditModels:
     """What runs them: `hf-float32`."""
 
     teacher: str
-    """As given, for reports."""
-
     teacher_digest: str = ""
-    """Of its files."""
-
     reference: str | None = None
-    """As given, for reports."""
-
     reference_digest: str | None = None
-    """Of its files."""
-
     role: ReferenceRole | None = None
-    """What the reference is."""
-
     logprobs_only: bool = False
     """The engine tells neither entropies nor divergences: features that need them are absent."""
 

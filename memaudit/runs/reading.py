@@ -72,19 +72,10 @@ class RowOutcome(msgspec.Struct, frozen=True, array_like=True):
     """A row of the corpus and what became of it."""
 
     example_id: str
-    """As in `Example`."""
-
     row: int
-    """As in `Example`."""
-
     address: str
-    """As in `Example`."""
-
     outcome: Outcome
-    """What became of it."""
-
     reason: str = ""
-    """Why it was not scored."""
 
 
 class NamelessFile:
@@ -241,8 +232,6 @@ class RowWindows:
     """Windows of each scored row, at least 1."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
-    """Rows by outcome."""
-
     rows_hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     """SHA-256 of the rows' ids, addresses and outcomes."""
 

@@ -39,11 +39,7 @@ class ReportOptions:
     """How results are told; nothing of it is declared, so it may change from session to session."""
 
     table_format: TableFormat = "parquet"
-    """How the risk table is written."""
-
     n_worst: int = 10
-    """Examples listed, at least 0."""
-
     text_of: TextOf | None = None
     """Gives the text of those. None: no text of the corpus comes out."""
 

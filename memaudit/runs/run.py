@@ -49,11 +49,7 @@ class Run:
     """
 
     folder: Path
-    """Of the run."""
-
     manifest: Manifest
-    """What it was given, the classifier included."""
-
     fates: "pa.Table"
     """(n_rows) outcome and reason, each different value once."""
 

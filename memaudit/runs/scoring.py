@@ -36,8 +36,6 @@ class ChunkWork:
     """A chunk to be scored."""
 
     number: int
-    """Which chunk of the plan it is."""
-
     windows: NDArray[np.int32]
     """(n, T) token ids, `NO_TOKEN` where a window lacks some."""
 
@@ -63,8 +61,6 @@ class Session:
     """By `time.monotonic`."""
 
     scoring_seconds: float = 0.0
-    """Wall time of the scoring."""
-
     kept_windows: int = 0
     """Distinct windows that were scored before."""
 

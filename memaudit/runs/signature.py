@@ -57,13 +57,10 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Public key of the signer, in hexadecimal."""
 
     signature: str
-    """Of `signed`, in hexadecimal."""
-
     signed: Signed
     """What was signed."""
 
     format: int = _FORMAT
-    """`_FORMAT` of its writer."""
 
 
 def read_signing_key(path: Path) -> "Ed25519PrivateKey":

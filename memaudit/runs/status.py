@@ -20,8 +20,6 @@ class RunStatus:
     """How far a run is."""
 
     folder: Path
-    """Of the run."""
-
     run: str
     """Fingerprint of what it was given."""
 

@@ -69,7 +69,6 @@ class SensitiveSpan:
     """Character after the last."""
 
     kind: Kind
-    """What it is."""
 
     def overlaps(self, other: "SensitiveSpan") -> bool:
         """Whether the two share a character."""

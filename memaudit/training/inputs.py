@@ -45,11 +45,7 @@ class Input:
     """Unique among the inputs."""
 
     labels: Table
-    """What was found."""
-
     scores: Table
-    """What had been scored."""
-
     about_labels: Mapping[str, object]
     """From `verification.json` beside the labels; empty without one."""
 
@@ -262,8 +258,6 @@ class VerifiedRun:
     """Its distinct examples."""
 
     counts: JoinCounts
-    """Of rows."""
-
     ids: tuple[str, ...]
     """(n,) row and id of the first row of each example."""
 

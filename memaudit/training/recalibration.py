@@ -141,7 +141,6 @@ class PilotFigures:
     """Mean, nats."""
 
     brier: float
-    """Mean squared error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,22 +154,15 @@ class Recalibrated:
     """What it was made of."""
 
     shift: Shift
-    """What the pilot changed."""
-
     inputs: tuple[Input, ...]
-    """The tables of the pilot."""
-
     runs: tuple[VerifiedRun, ...]
     """What they hold together."""
 
     figures_before: PilotFigures
-    """Of the classifier as it was."""
-
     figures_after: PilotFigures
     """Of shifts fitted on four fifths of the pilot each, for the other fifth."""
 
     folder: Path
-    """Where the classifier is."""
 
     @property
     def n_examples(self) -> int:

@@ -43,11 +43,7 @@ class HeldOutRun:
     """Predictions for the examples of a run that were held out, or for all of them."""
 
     name: str
-    """Of the run."""
-
     run: LabelledRun
-    """Their features and what the student did."""
-
     compared: Compared
     """What was predicted of them, flagged by the threshold of the fit that predicted it."""
 
@@ -108,20 +104,10 @@ class FitResult:
     """How features were chosen; None if they were given or are the shipped classifier's."""
 
     inputs: tuple[Input, ...]
-    """The tables."""
-
     runs: tuple[VerifiedRun, ...]
-    """What they hold together."""
-
     unit: SplitUnit
-    """What the split never cuts."""
-
     split: Split
-    """What the classifier was fitted and calibrated on."""
-
     held_out_kind: HeldOutKind
-    """How it was judged."""
-
     held_out: tuple[HeldOutRun, ...]
     """Predictions by run, of fits that did not see the examples."""
 
@@ -132,10 +118,7 @@ class FitResult:
     """Of the shipped classifier of the set on the same examples; empty if it lacks a feature."""
 
     options: FitOptions
-    """As given."""
-
     folder: Path
-    """Where the classifier is."""
 
     @property
     def n_calibration_positives(self) -> int:

@@ -161,11 +161,7 @@ class FeaturePlan:
     """Which features there are."""
 
     feature_set: str
-    """Key of `FEATURE_SETS`."""
-
     objective: ObjectiveKind
-    """What the students learned from."""
-
     columns: tuple[str, ...]
     """Those of the set that every table of scores has, in its order."""
 

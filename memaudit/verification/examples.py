@@ -37,8 +37,6 @@ class Examples:
     """(scored rows,) index of each row's window; -1 if the row is not in the sample."""
 
     rows: RowLog
-    """Every row of the corpus, in order."""
-
     corpus_windows: DistinctWindows
     """The distinct windows of the whole corpus."""
 

@@ -15,8 +15,6 @@ class VerificationOptions:
     """How a distillation is verified."""
 
     objective: Objective = field(default_factory=Objective)
-    """What the student learns from the teacher."""
-
     divergence: Divergence = field(default_factory=Divergence)
     """How the loss of soft labels measures the distance from the teacher."""
 

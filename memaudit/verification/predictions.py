@@ -27,11 +27,7 @@ class Predictions:
     """What `memaudit predict` left in a folder."""
 
     shown: str
-    """The folder as given, safe to show."""
-
     summary: dict[str, Any]
-    """Its `summary.json`."""
-
     table: Table
     """Its risk table, with row, id, address, outcome, probability and flagged."""
 

@@ -115,19 +115,10 @@ class Run:
     """What every stage needs."""
 
     work: Path
-    """Where finished stages are."""
-
     models: VerificationModels
-    """As given."""
-
     examples: Examples
-    """What is trained on, and what is not."""
-
     options: VerificationOptions
-    """See there."""
-
     progress: ReportProgress | None
-    """Told how far a stage has come."""
 
     @property
     def prefix_len(self) -> int:
