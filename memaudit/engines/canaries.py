@@ -129,7 +129,7 @@ class WatchedEngine:
 
     def _check(self, index: int, found: WindowScores) -> None:
         expected = self._canaries.scores[index]
-        gaps = _gaps(found, expected)
+        gaps: NDArray[np.float32] = np.abs(_rows(found, found) - _rows(expected, found))
         tolerance = self._canaries.tolerance
         allowed = tolerance.largest + tolerance.relative * np.abs(_rows(expected, found))
         # NaN is not within any tolerance.
@@ -140,15 +140,6 @@ class WatchedEngine:
                 f"{tolerance.mean:g} and {tolerance.largest:g} are allowed",
                 hint="its scores cannot be trusted here: use --engine hf",
             )
-
-
-def _gaps(found: WindowScores, expected: WindowScores) -> NDArray[np.float32]:
-    """Return (k, S) absolute differences: of each model's scores, and of the divergence.
-
-    What an engine cannot tell is not compared.
-    """
-    gaps: NDArray[np.float32] = np.abs(_rows(found, found) - _rows(expected, found))
-    return gaps
 
 
 def _rows(scores: WindowScores, told: WindowScores) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from memaudit.errors import ModelError
 from memaudit.text import safe_text, shown_path
@@ -316,7 +316,12 @@ def _check_safetensors(path: Path) -> list[str]:
         header_len = int.from_bytes(file.read(8), "little")
         if size < 8 or not 2 <= header_len <= min(_MAX_HEADER_BYTES, size - 8):
             raise _broken(path, f"damaged: {size} bytes, with a header of {header_len}")
-        header = _read_header(file, header_len, path)
+        try:
+            header = json.loads(file.read(header_len).decode(), object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            raise _broken(path, "its header is not valid JSON") from error
+        if not isinstance(header, dict):
+            raise _broken(path, "its header is not a JSON object")
     header.pop("__metadata__", None)
     if not header:
         raise _broken(path, "holds no weights")
@@ -329,16 +334,6 @@ def _check_safetensors(path: Path) -> list[str]:
     if 8 + header_len + end != size:
         raise _broken(path, f"cut off: expected {8 + header_len + end} bytes, got {size}")
     return list(header)
-
-
-def _read_header(file: BinaryIO, header_len: int, path: Path) -> dict[str, Any]:
-    try:
-        header = json.loads(file.read(header_len).decode(), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise _broken(path, "its header is not valid JSON") from error
-    if not isinstance(header, dict):
-        raise _broken(path, "its header is not a JSON object")
-    return header
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:

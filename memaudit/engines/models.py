@@ -115,7 +115,11 @@ def open_model(
             transformers fails at the work inside.
     """
     _check_trust(source, options)
-    _set_environment(options)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    if options.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["TRANSFORMERS_OFFLINE"] = "1"
     files = _find_files(source, options)
     where: dict[str, Any] = {
         "local_files_only": True,
@@ -165,19 +169,6 @@ def _check_trust(source: str, options: ModelOptions) -> None:
             f"hash, got revision {safe_text(str(options.revision))}",
             hint="give the 40 digits of the commit whose code you have read",
         )
-
-
-def _set_environment(options: ModelOptions) -> None:
-    """Tell the libraries, which read this when first imported, to report nothing.
-
-    Folders need no HF_HUB_OFFLINE: they are loaded with `local_files_only`, and a reference on
-    the hub may follow a teacher on disk.
-    """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    if options.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 
 def _find_files(source: str, options: ModelOptions) -> ModelFiles:

@@ -235,21 +235,18 @@ def difference(teacher: Tokenizer, reference: Tokenizer) -> str | None:
     """
     if teacher.fingerprint == reference.fingerprint:
         return None
-    conflict = _first_conflict(teacher.vocabulary, reference.vocabulary)
+    shared = teacher.vocabulary.keys() & reference.vocabulary.keys()
+    moved = {
+        i for token in shared if (i := teacher.vocabulary[token]) != reference.vocabulary[token]
+    }
+    own = {teacher.vocabulary[token] for token in teacher.vocabulary.keys() - shared}
+    reused = own & {reference.vocabulary[token] for token in reference.vocabulary.keys() - shared}
+    conflict = min(moved | reused, default=None)
     if conflict is not None:
         return f"token id {conflict} means two things"
     if teacher.bos_token_id != reference.bos_token_id:
         return "only one of them puts a token in front of every text"
     return _cutting_difference(teacher, reference)
-
-
-def _first_conflict(teacher: dict[str, int], reference: dict[str, int]) -> int | None:
-    """Return the smallest id with two tokens, or of a token with two ids; None if there is none."""
-    shared = teacher.keys() & reference.keys()
-    moved = {i for token in shared if (i := teacher[token]) != reference[token]}
-    own = {teacher[token] for token in teacher.keys() - shared}
-    reused = own & {reference[token] for token in reference.keys() - shared}
-    return min(moved | reused, default=None)
 
 
 def _cutting_difference(teacher: Tokenizer, reference: Tokenizer) -> str | None:

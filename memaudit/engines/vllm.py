@@ -215,7 +215,9 @@ def _start_each(
     compiled: bool,
 ) -> list[_Run]:
     """Let vLLM take over models, each with its share of the device."""
-    shares = _memory_shares([model.n_parameters for model in loaded], options.gpu_memory_share)
+    n_parameters = [model.n_parameters for model in loaded]
+    sizes = [n + 0.1 * sum(n_parameters) for n in n_parameters]
+    shares = [options.gpu_memory_share * size / sum(sizes) for size in sizes]
     return [
         start(model, dtype, n_tokens, replace(options, gpu_memory_share=share), compiled)
         for model, share in zip(loaded, shares, strict=True)
@@ -240,12 +242,6 @@ def _let_go(loaded: LoadedModel, device: torch.device) -> tuple[Head, ModelLimit
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return head, limits
-
-
-def _memory_shares(n_parameters: list[int], total: float) -> list[float]:
-    """Divide a share of memory among models by size; caches need some whatever the size."""
-    sizes = [n + 0.1 * sum(n_parameters) for n in n_parameters]
-    return [total * size / sum(sizes) for size in sizes]
 
 
 def _calls(lengths: list[int]) -> Iterator[tuple[int, int]]:
