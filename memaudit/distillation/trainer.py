@@ -80,7 +80,15 @@ class _Hooks(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            _mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            # Only once its files are on the disk is a checkpoint called whole.
+            for path in [*checkpoint.rglob("*"), checkpoint]:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            (checkpoint / _COMPLETE).touch(mode=0o600)
 
 
 def train(
@@ -182,17 +190,6 @@ def _collate(examples: Sequence[TrainingExample]) -> Batch:
         input_ids[row, : len(example)] = token_ids
         labels[row, n_context : len(example)] = token_ids[n_context:]
     return {"input_ids": input_ids, "labels": labels}
-
-
-def _mark_complete(checkpoint: Path) -> None:
-    """Say that a checkpoint is whole, once its files are on the disk."""
-    for path in [*checkpoint.rglob("*"), checkpoint]:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    (checkpoint / _COMPLETE).touch(mode=0o600)
 
 
 def _last_checkpoint(work_dir: Path) -> Path | None:

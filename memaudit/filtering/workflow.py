@@ -221,17 +221,14 @@ def _searched(
         near = NearDuplicates(run, selection, options.near_duplicates)
         for row in reread_corpus(run, data, render):
             near.learn(row)
-        return _without_near(selection, near.find(reread_corpus(run, data, render)))
+        # Of each group of near-duplicates all but the first are removed.
+        first = near.find(reread_corpus(run, data, render))
+        is_near = first != np.arange(len(first))
+        kept = np.where(is_near, first, selection.kept)
+        # What is kept in a row's place may itself give way to an earlier near-duplicate.
+        kept = np.where(kept >= 0, first[np.maximum(kept, 0)], -1)
+        return replace(selection, is_removed=selection.is_removed | is_near, kept=kept)
     return selection
-
-
-def _without_near(selection: Selection, first: NDArray[np.int64]) -> Selection:
-    """Return the selection with all but the first of each group of near-duplicates removed."""
-    is_near = first != np.arange(len(first))
-    kept = np.where(is_near, first, selection.kept)
-    # What is kept in a row's place may itself give way to an earlier near-duplicate.
-    kept = np.where(kept >= 0, first[np.maximum(kept, 0)], -1)
-    return replace(selection, is_removed=selection.is_removed | is_near, kept=kept)
 
 
 def _result(run: Run, options: FilterOptions, selection: Selection, texts: _Texts) -> FilterResult:

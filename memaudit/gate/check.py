@@ -97,7 +97,15 @@ def check_gate(
         ClassifierError: the classifier is not one that is allowed, or a score is not finite.
     """
     signature = _signature(run, policy.policy, inputs)
-    _require_trusted_scores(run, policy.policy)
+    # Numbers first: with NaN among the features, comparisons below would pass by accident.
+    n_broken = int((~np.isfinite(run.risks.X)).any(axis=1).sum())
+    if n_broken or not np.isfinite(run.probabilities[run.is_scored]).all():
+        raise ClassifierError(
+            f"{n_broken} windows of the run have a feature that is not a finite number",
+            hint="the scores are broken: check that the model's weights hold no NaN",
+        )
+    _require_classifier(run, policy.policy)
+    _require_cascade(run)
     found = judged(run)
     if signature is not None:
         found = msgspec.structs.replace(found, date=signature.signed.date, signed_by=signature.key)
@@ -131,24 +139,6 @@ def _signature(run: Run, policy: GatePolicy, inputs: GateInputs) -> Signature | 
     allowed = set(inputs.verify_keys if policy.signers is None else policy.signers)
     # Who runs the gate may ask for less than the policy allows, never for more.
     return require_signature(run.folder, allowed & set(inputs.verify_keys or allowed))
-
-
-def _require_trusted_scores(run: Run, policy: GatePolicy) -> None:
-    """Refuse a run whose probabilities may not be relied on.
-
-    Raises:
-        ClassifierError: a score is not finite, or the classifier or what screened the corpus for
-            it is not one that the policy allows.
-    """
-    # Numbers first: with NaN among the features, comparisons below would pass by accident.
-    n_broken = int((~np.isfinite(run.risks.X)).any(axis=1).sum())
-    if n_broken or not np.isfinite(run.probabilities[run.is_scored]).all():
-        raise ClassifierError(
-            f"{n_broken} windows of the run have a feature that is not a finite number",
-            hint="the scores are broken: check that the model's weights hold no NaN",
-        )
-    _require_classifier(run, policy)
-    _require_cascade(run)
 
 
 def _require_classifier(run: Run, policy: GatePolicy) -> None:

@@ -91,10 +91,18 @@ def with_risk(dataset: "Dataset", run: str | Path) -> "Dataset":
 
 def _compare_texts(dataset: "Dataset", risks: RowRisks) -> None:
     """Refuse other texts, unless rows hold messages: those became text by the teacher's template."""
-    columns = _columns(dataset, risks)
+    keys = ("shape", "text_column", "id_column", "mapping")
+    given = {key: risks.corpus[key] for key in keys if key in risks.corpus}
+    chooser = ColumnChooser(CorpusOptions(risks.folder, **given))
+    columns = chooser.settle(dataset.column_names)
+    if columns is None:
+        chooser.refuse("the dataset", dataset.column_names)
     texts = hashlib.sha256()
     for start in range(0, len(dataset), _ROWS_AT_ONCE):
-        rows = _rows(dataset[start : start + _ROWS_AT_ONCE])
+        batch = dataset[start : start + _ROWS_AT_ONCE]
+        rows = [
+            dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)
+        ]
         for row, is_read in zip(rows, risks.is_read[start:], strict=False):
             if not is_read:
                 continue
@@ -104,20 +112,6 @@ def _compare_texts(dataset: "Dataset", risks: RowRisks) -> None:
             texts.update(msgspec.json.encode(content.text))
     if texts.hexdigest() != risks.texts_digest:
         raise refuse_other_corpus(risks, "its texts are others, or in another order")
-
-
-def _columns(dataset: "Dataset", risks: RowRisks) -> Columns:
-    keys = ("shape", "text_column", "id_column", "mapping")
-    given = {key: risks.corpus[key] for key in keys if key in risks.corpus}
-    chooser = ColumnChooser(CorpusOptions(risks.folder, **given))
-    columns = chooser.settle(dataset.column_names)
-    if columns is None:
-        chooser.refuse("the dataset", dataset.column_names)
-    return columns
-
-
-def _rows(batch: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
 
 
 def _content(row: Mapping[str, Any], columns: Columns, risks: RowRisks) -> Content:

@@ -35,7 +35,14 @@ def merge_runs(
     """
     session = Session()
     parts = [RunFolder(folder, read_manifest(folder / MANIFEST)) for folder in folders]
-    _require_same_inputs(parts)
+    first, *others = parts
+    for other in others:
+        found = differences(first.manifest.inputs, other.manifest.inputs)
+        if found:
+            raise UsageError(
+                f"{shown_path(first.folder)} and {shown_path(other.folder)} are of different runs: {'; '.join(found)}",
+                hint="score all shards with the same command but for --shard and --out",
+            )
     _require_all_shards(parts)
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder(out))
@@ -47,17 +54,6 @@ def merge_runs(
         _copy_files(parts, run)
         session = replace(session, kept_windows=run.plan.n_windows)
         return write_results(run, session, report or ReportOptions())
-
-
-def _require_same_inputs(parts: Sequence[RunFolder]) -> None:
-    first, *others = parts
-    for other in others:
-        found = differences(first.manifest.inputs, other.manifest.inputs)
-        if found:
-            raise UsageError(
-                f"{shown_path(first.folder)} and {shown_path(other.folder)} are of different runs: {'; '.join(found)}",
-                hint="score all shards with the same command but for --shard and --out",
-            )
 
 
 def _require_all_shards(parts: Sequence[RunFolder]) -> None:

@@ -56,7 +56,16 @@ class Replica:
         forbid_core_dumps()  # Ray started this process, so it inherits no limit from us
         try:
             found = software_versions(sensitive=self._plan.is_sensitive)
-            _require_versions(self._versions, found)
+            differing = [
+                f"{name} {found.get(name)} instead of {version}"
+                for name, version in self._versions.items()
+                if found.get(name) != version
+            ]
+            if differing:
+                raise ModelError(
+                    f"a node of the cluster has other software: {', '.join(differing)}",
+                    hint="install the same versions on all nodes: others give other numbers",
+                )
             self._scorer = self._load(0)
         except Exception as error:
             return trouble_of(error)
@@ -245,19 +254,6 @@ def _last_line(error: Exception) -> str:
     """Return the end of what Ray says: before it are tracebacks."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"
-
-
-def _require_versions(declared: dict[str, str], found: dict[str, str]) -> None:
-    differing = [
-        f"{name} {found.get(name)} instead of {version}"
-        for name, version in declared.items()
-        if found.get(name) != version
-    ]
-    if differing:
-        raise ModelError(
-            f"a node of the cluster has other software: {', '.join(differing)}",
-            hint="install the same versions on all nodes: others give other numbers",
-        )
 
 
 def _gpu_name() -> str:

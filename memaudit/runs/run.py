@@ -220,7 +220,17 @@ def read_run(folder: Path, failures: Mapping[int, str] | None = None) -> Run:
     _require_whole(run)
     rows, X = _read_rows(run), _read_matrix(run, failures)
     if failures:
-        _leave_out_failed(rows, run.plan, failures)
+        # A row is as risky as its worst window: one window that is unknown leaves the row unknown.
+        chunks = np.array(rows.windows.windows) // run.plan.chunk_size
+        places = np.flatnonzero(np.isin(chunks, list(failures)))
+        failed, first = np.unique(rows.windows.rows[places], return_index=True)
+        is_failed = np.zeros(len(rows.windows.n_windows), dtype=np.bool_)
+        is_failed[failed] = True
+        reasons = [f"chunk {chunk}: {failures[chunk]}" for chunk in chunks[places[first]].tolist()]
+        rows.leave_out(is_failed, "error", reasons)
+        rows.windows = rows.windows.only(~is_failed[rows.windows.rows])
+        if not rows.windows.n_windows:
+            raise failure_error(failures, len(failed))
     n_windows, estimates, n_screened = len(rows.windows.windows), np.empty(0), 0
     if run.plan.prefilter is not None:
         n_screened = int(np.isnan(X).any(axis=1).sum())
@@ -252,26 +262,6 @@ def _of_all_rows(
     values = np.full((len(is_scored), *of_scored.shape[1:]), otherwise, dtype=of_scored.dtype)
     values[is_scored] = of_scored
     return values
-
-
-def _leave_out_failed(rows: _Rows, plan: ChunkPlan, failures: Mapping[int, str]) -> None:
-    """Give the outcome `error` to the rows with a window in a failed chunk.
-
-    A row is as risky as its worst window, so one window that is unknown leaves the row unknown.
-
-    Raises:
-        ModelError: no row is left.
-    """
-    chunks = np.array(rows.windows.windows) // plan.chunk_size
-    places = np.flatnonzero(np.isin(chunks, list(failures)))
-    failed, first = np.unique(rows.windows.rows[places], return_index=True)
-    is_failed = np.zeros(len(rows.windows.n_windows), dtype=np.bool_)
-    is_failed[failed] = True
-    reasons = [f"chunk {chunk}: {failures[chunk]}" for chunk in chunks[places[first]].tolist()]
-    rows.leave_out(is_failed, "error", reasons)
-    rows.windows = rows.windows.only(~is_failed[rows.windows.rows])
-    if not rows.windows.n_windows:
-        raise failure_error(failures, len(failed))
 
 
 def _leave_out_screened(

@@ -55,7 +55,11 @@ def sealed_writer(
         ) as writer:
             yield writer
             writer.add_key_value_metadata(sealed)
-        _seal(stream)
+        stream.flush()
+        place = _find(stream, _LABEL + _BLANK) + len(_LABEL)
+        digest = _digest(stream, place)
+        stream.seek(place)
+        stream.write(digest)
 
 
 @contextmanager
@@ -113,14 +117,6 @@ def copy_sealed(source: Path, target: Path, metadata: Mapping[str, str]) -> None
         pass
     with opened(source) as original, committed_file(target) as copy:
         shutil.copyfileobj(original, copy)
-
-
-def _seal(stream: BinaryIO) -> None:
-    stream.flush()
-    place = _find(stream, _LABEL + _BLANK) + len(_LABEL)
-    digest = _digest(stream, place)
-    stream.seek(place)
-    stream.write(digest)
 
 
 def _digest(stream: BinaryIO, place: int) -> bytes:
