@@ -76,6 +76,10 @@ class WordTokenizer:
         """Return the characters, repeated to a window's length."""
         return [[*(text.encode() * 100)[: _SHAPE.length]] for text in texts]
 
+    def encode_starts(self, texts: list[str], n_tokens: int) -> list[list[int]]:
+        """Return the same."""
+        return self.encode(texts)
+
     def decode(self, token_ids: list[list[int]]) -> list[str]:
         """Return one character a token."""
         return [bytes(ids).decode("latin-1") for ids in token_ids]

@@ -29,6 +29,32 @@ _PROBES = (
     "don't we'll it's they've I'm",
     "https://example.org/a?b=c&d=%20#e",
 )
+_KINDS = (
+    "a",
+    "Z",
+    "é",
+    "7",
+    ".",
+    ",",
+    "'",
+    '"',
+    "-",
+    "_",
+    "(",
+    ")",
+    "/",
+    "$",
+    "я",
+    "文",
+    "ไ",
+    "🙂",
+)
+"""Characters that rules for cutting words treat differently."""
+
+_MARGIN = 64
+"""Characters between what is trusted and a cut, beside the longest added token: none of the known
+rules looks further ahead than to the next word."""
+
 _PROBE_CHARACTERS = "".join(chr(code) for code in range(0x20, 0x250))
 
 
@@ -44,6 +70,7 @@ class Tokenizer:
         self._tokenizer: Any = tokenizer
         self._add_special_tokens = add_special_tokens
         self._templates: dict[str, TemplateProcess] = {}
+        self._characters_per_token = 4.0
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Return the token ids of each text, with no special token added.
@@ -51,6 +78,66 @@ class Tokenizer:
         A BOS token that a text begins with is left out where engines put one in front.
         """
         return [self.without_bos(ids) for ids in self._encoded(texts)["input_ids"]]
+
+    def encode_starts(self, texts: list[str], n_tokens: int) -> list[list[int]]:
+        """Return what `encode` does, of a long text at least the first tokens.
+
+        A text is cut well behind them, and what is trusted ends with a word and a space before
+        the cut: tokenizers that cut texts into words first give it the ids that they have in the
+        whole text. Of all others, and of a text without such a place, the whole is encoded.
+        """
+        if not self._cuts_at_spaces:
+            return self.encode(texts)
+        n_tokens += 1  # a BOS token may be left out
+        found: list[list[int]] = [[] for _ in texts]
+        left = list(range(len(texts)))
+        length = int(n_tokens * self._characters_per_token) + self._margin
+        while left:
+            # Not much more than what would be cut off is no reason to look for a place.
+            pieces = [texts[i] if len(texts[i]) < 1.5 * length else texts[i][:length] for i in left]
+            for i, piece, encoding in zip(left, pieces, self._encodings(pieces), strict=True):
+                is_whole = len(piece) == len(texts[i])
+                found[i] = encoding.ids if is_whole else self._trusted(piece, encoding)
+            left = [
+                i
+                for i, piece in zip(left, pieces, strict=True)
+                if len(found[i]) < n_tokens and len(piece) < len(texts[i])
+            ]
+            length *= 2
+        return [self.without_bos(ids) for ids in found]
+
+    def _trusted(self, piece: str, encoding: Any) -> list[int]:
+        """Return the ids that a piece of a text shares with the text; none where that is unsure."""
+        space = len(piece) - self._margin
+        while (space := piece.rfind(" ", 1, space)) > 0:
+            if not (piece[space - 1].isspace() or piece[space + 1].isspace()):
+                break
+        if space <= 0 or encoding.char_to_word(space - 1) == encoding.char_to_word(space + 1):
+            return []
+        end = encoding.char_to_token(space + 1)
+        ids: list[int] = [] if end is None else encoding.ids[:end]
+        if ids:  # for the next texts: it changes what is tried, never what is found
+            self._characters_per_token = 0.9 * self._characters_per_token + 0.15 * space / len(ids)
+        return ids
+
+    @cached_property
+    def _cuts_at_spaces(self) -> bool:
+        """Whether words are encoded each by itself, wherever they stand."""
+        if not self._tokenizer.is_fast:
+            return False
+        texts = [f"{a}{a} {b}{b}" for a in _KINDS for b in _KINDS]
+        return all(
+            encoding.char_to_word(1) != encoding.char_to_word(3)
+            for encoding in self._encodings(texts)
+        )
+
+    @cached_property
+    def _margin(self) -> int:
+        added = self._tokenizer.get_added_vocab()
+        return _MARGIN + max(map(len, added), default=0)
+
+    def _encodings(self, texts: list[str]) -> Any:
+        return self._encoded(texts).encodings if texts else []
 
     def encode_answers(
         self, texts: list[str], answers: list[tuple[Span, ...]]

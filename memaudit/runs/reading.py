@@ -42,6 +42,10 @@ class Tokenizer(Protocol):
         """Return the token ids of each text."""
         ...
 
+    def encode_starts(self, texts: list[str], n_tokens: int, /) -> list[list[int]]:
+        """Return the token ids of each text, of a long one at least so many of the first."""
+        ...
+
     def decode(self, token_ids: list[list[int]], /) -> list[str]:
         """Return the text of each sequence of token ids."""
         ...
@@ -298,10 +302,12 @@ def cut_rows(
     row_log, distinct = kept
     report = begin_stage("read", "rows", progress)
     cuts = RowWindows()
+    # Of a row without answers nothing is looked at behind its first window, unless it is tiled.
+    n_tokens = None if choice.policy == "tile" else choice.shape.length
     for batch in _batches(rows):
         examples = [row for row in batch if isinstance(row, Example)]
         cuts.texts_hash.update(b"".join(msgspec.json.encode(row.text) for row in examples))
-        encoded = iter(encode_examples(examples, tokenizer))
+        encoded = iter(encode_examples(examples, tokenizer, n_tokens))
         for row in batch:
             cuts.raw.add(row)
             cuts.text_keys.extend(text_key(row))
@@ -331,13 +337,23 @@ _Encoded = tuple[list[int], tuple[Span, ...] | None]
 """Token ids, and which of them are trained on; None: all."""
 
 
-def encode_examples(examples: list[Example], tokenizer: Tokenizer) -> list[_Encoded]:
-    """Return the tokens of each example, and its answers in tokens."""
+def encode_examples(
+    examples: list[Example], tokenizer: Tokenizer, n_tokens: int | None = None
+) -> list[_Encoded]:
+    """Return the tokens of each example, and its answers in tokens.
+
+    Args:
+        examples: some rows.
+        tokenizer: the teacher's.
+        n_tokens: of long texts without answers the first so many suffice. None: all are needed.
+    """
     found: dict[int, _Encoded] = {}
     plain = [i for i, row in enumerate(examples) if row.token_ids is None and row.answers is None]
-    for i, token_ids in zip(
-        plain, tokenizer.encode([examples[i].text for i in plain]), strict=True
-    ):
+    texts = [examples[i].text for i in plain]
+    starts = (
+        tokenizer.encode(texts) if n_tokens is None else tokenizer.encode_starts(texts, n_tokens)
+    )
+    for i, token_ids in zip(plain, starts, strict=True):
         found[i] = token_ids, None
     parts = [
         (i, row.answers)

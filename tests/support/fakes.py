@@ -20,6 +20,9 @@ class ByteTokenizer:
     def encode(self, texts):
         return [list(text.encode()) for text in texts]
 
+    def encode_starts(self, texts, n_tokens):
+        return [ids[:n_tokens] if len(ids) > 2 * n_tokens else ids for ids in self.encode(texts)]
+
     def encode_answers(self, texts, answers):
         found = []
         for text, spans in zip(texts, answers, strict=True):
