@@ -2,20 +2,24 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
+from click.core import ParameterSource
 
 from memaudit.cli.command import Decorator, DeviceType, FiniteRange, bundle, option
 from memaudit.errors import UsageError
+from memaudit.text import inert, safe_text
 
 if TYPE_CHECKING:
     from memaudit.corpus import CorpusOptions
     from memaudit.engines.models import ModelOptions
     from memaudit.objectives import Objective
+    from memaudit.recipes import Recipe
     from memaudit.runs.risk_table import TableFormat
     from memaudit.windows import Turns, WindowPolicy, WindowShape
 
@@ -317,15 +321,74 @@ def windows(*more: Decorator) -> Decorator:
 # Training
 
 
-def _objective(objective: str, temperature: float, alpha: float) -> "Objective":
+def given(name: str) -> bool:
+    """Whether the user has given a parameter of the command that runs, by a flag or a variable."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (None, ParameterSource.DEFAULT)
+
+
+def chosen_recipe() -> "Recipe | None":
+    """Return what --recipe names."""
+    name = click.get_current_context().params.get("recipe")
+    if name is None:
+        return None
+    from memaudit.recipes import read_recipe
+
+    return read_recipe(name)
+
+
+def by_recipe(found: Any, names: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values of options; what the user has not given comes from a part of a recipe.
+
+    Args:
+        found: the part, which may be None, or not know a value.
+        names: of its fields, by parameter.
+        values: of the parameters.
+    """
+    return {
+        name: value if given(name) or (told := getattr(found, names[name], None)) is None else told
+        for name, value in values.items()
+    }
+
+
+def _objective(recipe: str | None, **values: Any) -> "Objective":
     from memaudit.objectives import Objective
 
-    return Objective(objective, temperature, alpha)  # type: ignore[arg-type]  # click has checked it
+    found = chosen_recipe()
+    if found is not None:
+        _tell_recipe(found)
+        names = {"objective": "kind", "temperature": "temperature", "alpha": "cross_entropy_share"}
+        values = by_recipe(found.objective, names, values)
+    return Objective(values["objective"], values["temperature"], values["alpha"])
 
+
+def _tell_recipe(recipe: "Recipe") -> None:
+    """Say in one line what was understood, then what was not; on standard error."""
+    params = click.get_current_context().params
+    if not params.get("quiet"):
+        click.echo(f"recipe: {recipe.in_words}", err=True)
+        for note in recipe.notes:
+            click.echo(f"note: {note}", err=True)
+    for field in recipe.not_understood:
+        message = "may change what the student learns and is not understood"
+        click.echo(inert(f"warning: {safe_text(field)} {message}"), err=True)
+    if "survival" in params:  # a prediction
+        for limit in recipe.beyond_prediction:
+            click.echo(f"warning: no classifier was fitted on {limit}", err=True)
+
+
+recipe = training_option(
+    "--recipe",
+    metavar="NAME|FILE",
+    help="How you will train, by your trainer's name (axolotl, distillkit, llama-factory, trl, "
+    "trl-gkd, trl-gold, trl-sft, ms-swift, nemo, modelopt, tinker, easydistill) or its own YAML "
+    "or JSON file. Options that you give beside it win.",
+)
 
 objective = bundle(
     "objective",
     _objective,
+    recipe,
     training_option(
         "--objective",
         type=click.Choice(("soft", "hard", "cross-entropy")),

@@ -121,7 +121,10 @@ def _predict_all(audit: dict[str, Any], out: Path, shown: Shown, sign: Path | No
     with _watched(shown) as progress:
         result = audit_corpus(**audit, out=out, progress=progress)
     if not shown.as_json:
-        print_page(summary_page(result), color=shown.color)
+        is_given = any(
+            options.given(name) for name in ("recipe", "objective", "temperature", "alpha")
+        )
+        print_page(summary_page(result, objective_given=is_given), color=shown.color)
     if result.errors:
         raise failure_error(result.failures, result.errors)
     if key is not None:

@@ -145,13 +145,22 @@ window = options.windows(
 )
 
 
-epochs = options.training_option(
-    "--epochs",
-    type=options.ABOVE_ZERO,
-    default=DEFAULT_EPOCHS,
-    show_default=True,
-    metavar="N",
-    help="How many times you will train on the corpus. Used by classifiers that ask for exposure.",
+def _epochs(epochs: float) -> float:
+    told = options.by_recipe(options.chosen_recipe(), {"epochs": "epochs"}, {"epochs": epochs})
+    return float(told["epochs"])
+
+
+epochs = bundle(
+    "epochs",
+    _epochs,
+    options.training_option(
+        "--epochs",
+        type=options.ABOVE_ZERO,
+        default=DEFAULT_EPOCHS,
+        show_default=True,
+        metavar="N",
+        help="How many times you will train on the corpus. Used by classifiers that ask for exposure.",
+    ),
 )
 
 
@@ -363,6 +372,7 @@ COMMON = (
     "--data",
     "--out",
     "--student",
+    "--recipe",
     "--objective",
     "--temperature",
     "--text-column",

@@ -61,10 +61,14 @@ models = bundle(
 )
 
 
-def _divergence(top_k: int | None, **values: Any) -> "Divergence":
+def _divergence(**values: Any) -> "Divergence":
     from memaudit.objectives import Divergence
 
-    kind = values.pop("divergence")
+    recipe = options.chosen_recipe()
+    if recipe is not None:
+        names = {"divergence": "kind", "beta": "beta", "top_k": "top_k", "tail": "tail"}
+        values = options.by_recipe(recipe.divergence, names, values)
+    kind, top_k = values.pop("divergence"), values.pop("top_k")
     if top_k is not None and kind != "forward-kl":
         raise click.UsageError("--top-k goes with --divergence forward-kl alone")
     if values["tail"] and top_k is None:
@@ -105,6 +109,8 @@ divergence = bundle(
 def _training(dtype: str, **values: Any) -> "TrainingOptions":
     from memaudit.distillation import TrainingOptions
 
+    names = {name: name for name in values}
+    values = options.by_recipe(options.chosen_recipe(), names, values)
     return TrainingOptions(bf16=DTYPES[dtype] == "bfloat16", **values)
 
 
@@ -200,6 +206,7 @@ COMMON = (
     "--data",
     "--out",
     "--predictions",
+    "--recipe",
     "--objective",
     "--epochs",
     "--sample",

@@ -112,6 +112,15 @@ class ColumnChooser:
         """Raise the error for a corpus without the columns that are needed."""
         there = list(self._seen if names is None else names)
         wanted = self._missing(there)
+        if wanted is None and "prompt" in there:
+            raise CorpusError(
+                f"{shown}: the rows hold prompts without answers, so no text of this corpus is "
+                "learned: in an on-policy distillation the student learns from text that it writes "
+                "itself, and can recite what the teacher recites of the texts that the prompts are "
+                "from",
+                hint="audit those texts, or the prompts with --format text --text-column prompt; "
+                "where there are answers, name their column with --map completion=COLUMN",
+            )
         if wanted is None:
             raise CorpusError(
                 f"{shown}: found no text, expected a column 'text', 'messages', 'conversations', "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from memaudit.reports import words
 from memaudit.reports.markdown import render_markdown
 from memaudit.reports.page import (
+    PATH_LEN,
     Cell,
     Column,
     Kind,
@@ -18,7 +19,6 @@ from memaudit.reports.page import (
     facts,
     name,
     numbers,
-    path_name,
 )
 
 if TYPE_CHECKING:
@@ -234,9 +234,11 @@ def _numbers(result: "FilterResult") -> Table:
         if result.tokens is None
         else f"{result.removed_tokens:,} of {result.tokens:,} removed",
         "not scored": f"{result.unscored_kept:,} rows, kept" if result.unscored_kept else "",
-        "corpus": "" if result.out is None else path_name(result.out),
-        "removed": "" if result.out is None else path_name(f"{result.out}.removed.parquet"),
-        "parts": path_name(f"{result.out}.excised.parquet")
+        "corpus": "" if result.out is None else name(str(result.out), max_len=PATH_LEN),
+        "removed": ""
+        if result.out is None
+        else name(f"{result.out}.removed.parquet", max_len=PATH_LEN),
+        "parts": name(f"{result.out}.excised.parquet", max_len=PATH_LEN)
         if result.out and result.excised
         else "",
     }

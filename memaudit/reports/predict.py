@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from memaudit.reports import words
 from memaudit.reports.page import (
+    PATH_LEN,
     Cell,
     Column,
     Kind,
@@ -18,7 +19,6 @@ from memaudit.reports.page import (
     facts,
     name,
     numbers,
-    path_name,
 )
 
 if TYPE_CHECKING:
@@ -38,13 +38,21 @@ _STATES: dict[str, Kind] = {
 }
 
 
-def summary_page(result: "AuditResult") -> Page:
-    """Return the summary of a run: the verdict first, then what it rests on."""
+def summary_page(result: "AuditResult", *, objective_given: bool = True) -> Page:
+    """Return the summary of a run: the verdict first, then what it rests on.
+
+    Args:
+        result: of the run.
+        objective_given: whether the user has said how the student is trained. If not, the numbers
+            of other ways stand beside that of the default.
+    """
+    sensitive = [] if result.sensitivity is None else [result.sensitivity.in_words(result.flagged)]
+    ways = [] if objective_given or not result.scored else [_other_ways(result)]
     worst = [Section(title="Worst examples", blocks=(_worst(result),))] if result.worst else []
     return Page(
         title="Memorization summary",
         verdict=verdict(result),
-        lead="" if result.sensitivity is None else result.sensitivity.in_words(result.flagged),
+        lead=" ".join([*sensitive, *ways]),
         sections=(
             Section(blocks=(_outcomes(result),)),
             *worst,
@@ -74,6 +82,24 @@ def verdict(result: "AuditResult") -> Sentence:
         name(teacher, "strong"),
         f" by {words.objective_in_words(result.objective)}{texts}{_shared_windows(result)}",
     )
+
+
+def _other_ways(result: "AuditResult") -> str:
+    """Return the expected numbers of the usual ways to train, on one line."""
+    from memaudit.objectives import Objective
+
+    ways = {
+        "soft labels at T = 2": Objective(temperature=2.0),
+        "at T = 1": Objective(temperature=1.0),
+        "hard labels": Objective("hard"),
+        "plain fine-tuning": Objective("cross-entropy"),
+    }
+    found = {name: result.finished.risks.expected_if(way) for name, way in ways.items()}
+    numbers = ", ".join(
+        f"{name}: {'no classifier' if count is None else words.expected(count)}"
+        for name, count in found.items()
+    )
+    return f"Distinct texts expected, by how you train (--objective, --recipe): {numbers}."
 
 
 def _shared_windows(result: "AuditResult") -> str:
@@ -168,7 +194,7 @@ def _provenance(result: "AuditResult") -> Table:
     names = result.names
     threshold = words.percent(result.threshold)
     found: dict[str, Sentence | Cell] = {
-        "risk table": "" if result.table is None else path_name(result.table),
+        "risk table": "" if result.table is None else name(str(result.table), max_len=PATH_LEN),
         "corpus": result.corpus_read or "",
         "classifier": (
             name(f"{names.classifier}, {names.classifier_digest[:12]}"),
@@ -288,7 +314,7 @@ def status_page(status: "RunStatus") -> Page:
     of_shard = f"of shard {status.shard} " if status.shard else ""
     n_gone = len(status.missing) + len(status.failures) + len(status.damaged)
     rows: dict[str, Sentence | Cell] = {
-        "folder": path_name(status.folder),
+        "folder": name(str(status.folder), max_len=PATH_LEN),
         "process": "" if status.process is None else f"{status.process or 'unknown'}",
         "examples": f"{status.rows:,}",
         "windows": f"{status.windows_done:,} of {status.windows:,}",

@@ -11,9 +11,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.classifier import RiskClassifier
-from memaudit.features import reason_in_words
+from memaudit.classifier import RiskClassifier, find_classifier
+from memaudit.errors import ClassifierError
+from memaudit.features import objective_features, reason_in_words
 from memaudit.metrics import ExpectedCount
+from memaudit.objectives import Objective
 from memaudit.runs.reading import RowWindows
 from memaudit.sensitivity import SENSITIVITY_COLUMNS, RowSensitivity, row_sensitivity
 
@@ -38,6 +40,17 @@ class DistinctTexts:
 
     first_rows: NDArray[np.int64]
     """(n_texts,) the first of those rows, counted among the scored ones."""
+
+    def riskiest_first(self) -> "DistinctTexts":
+        """Return them in the order of their risk; of equally risky ones, the first first."""
+        # By -probability, then by place: lexsort looks at its last key first.
+        order = np.lexsort((self.first_rows, -self.probabilities))
+        return DistinctTexts(
+            self.windows[order],
+            self.probabilities[order],
+            self.copies[order],
+            self.first_rows[order],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,25 +143,6 @@ class Risks:
         return DistinctTexts(windows, self.window_probabilities[windows], copies, first)
 
     @cached_property
-    def riskiest_texts(self) -> DistinctTexts:
-        """Distinct texts in the order of their risk; of equally risky ones, the first first."""
-        texts = self.texts
-        # By -probability, then by place: lexsort looks at its last key first.
-        order = np.lexsort((texts.first_rows, -texts.probabilities))
-        return DistinctTexts(
-            texts.windows[order],
-            texts.probabilities[order],
-            texts.copies[order],
-            texts.first_rows[order],
-        )
-
-    @property
-    def n_recited(self) -> int:
-        """Scored rows whose worst window the teacher recites, token for token."""
-        rates = self.X[self.worst_windows, self.feature_names.index("teacher_suffix_argmax_rate")]
-        return int((rates == 1.0).sum())
-
-    @cached_property
     def n_flagged_windows(self) -> int:
         """Distinct worst windows of flagged rows: texts that share one are counted once."""
         return len(np.unique(self.worst_windows[self.is_flagged]))
@@ -179,6 +173,40 @@ class Risks:
                 n_outside[name] += round(rate * len(windows))
         n_rows = max(1, len(self.worst_windows))
         return {name: count / n_rows for name, count in n_outside.items()}
+
+    def expected_if(self, objective: Objective) -> ExpectedCount | None:
+        """Return how many distinct texts another way of training would make a student memorize.
+
+        Each row counts by the window that is its riskiest as the run was asked.
+
+        Returns:
+            None: no shipped classifier was fitted on such students, or it needs what was not scored.
+        """
+        classifier, settings = self.classifier, objective_features(objective)
+        if classifier.objective != objective.kind:
+            try:
+                classifier = find_classifier(None, classifier.feature_set, objective.kind)
+            except ClassifierError:
+                return None
+        ranges = dict(zip(classifier.features, classifier.feature_ranges, strict=True))
+        fitted = {name: ranges.get(name, (value, value)) for name, value in settings.items()}
+        if any(not low <= settings[name] <= high for name, (low, high) in fitted.items()):
+            return None
+        # A classifier that does not look at the temperature was fitted at the default one.
+        if "log_temperature" not in ranges and objective.temperature != Objective().temperature:
+            return None
+        if not set(classifier.features) <= {*self.feature_names, *settings}:
+            return None
+        windows, n_texts = np.unique(self.texts.windows, return_counts=True)
+        X = np.column_stack(
+            [
+                np.full(len(windows), settings[name])
+                if name in settings
+                else self.X[windows, self.feature_names.index(name)]
+                for name in classifier.features
+            ]
+        )
+        return classifier.expected_count(classifier.predict_proba(X), n_texts)
 
     @property
     def unfamiliar(self) -> dict[str, float]:

@@ -243,3 +243,39 @@ def test_compiled_models_are_named_and_their_code_lies_where_nobody_else_can_wri
     assert any((tmp_path / "memaudit" / "kernels").rglob("*.so"))
     assert (tmp_path / "memaudit").stat().st_mode & 0o777 == 0o700
     assert not list((tmp_path / "tmp").rglob("*.so"))
+
+
+def test_a_recipe_says_what_was_understood_and_what_was_not(predict, tmp_path):
+    """A trainer's file decides the objective; a field that is not reflected must be seen."""
+    recipe = tmp_path / "nemo.yaml"
+    recipe.write_text("kd_ratio: 0.5\nkd_loss_fn: {temperature: 4}\nkd_new_loss: 1\n")
+    code, out, err = predict("--recipe", recipe, "--json")
+
+    document = json.loads(out)
+    assert code == 0
+    assert (document["temperature"], document["cross_entropy_share"]) == (4, 0.5)
+    assert "recipe: NeMo AutoModel: forward KL, T = 4, 50% cross-entropy, answers only" in err
+    assert "warning: kd_new_loss may change what the student learns" in err
+    code, out, err = predict("--recipe", "trl", "--temperature", "2", "--json", "-q", "--restart")
+    assert json.loads(out)["temperature"] == 2
+    assert err.count("warning: no classifier was fitted on") == 2
+    assert "recipe:" not in err
+
+
+def test_without_an_objective_the_usual_ways_to_train_are_told(predict):
+    """Nobody's trainer uses temperature 2 by default: the choice must be seen to matter."""
+    _, out, _ = predict()
+    told = " ".join(out.split())
+    assert "Distinct texts expected, by how you train (--objective, --recipe): soft labels" in told
+    assert "at T = 1: no classifier" in told
+    _, out, _ = predict("--objective", "soft", "--restart")
+    assert "by how you train" not in " ".join(out.split())
+
+
+def test_prompts_without_answers_get_an_answer(predict, tmp_path):
+    """On-policy distillation reads prompts alone; "found no text" would send its user away."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "Write a poem about the sea."}) + "\n")
+    code, _, err = predict("--data", prompts)
+    assert code == 2
+    assert "no text of this corpus is learned" in " ".join(err.split())
