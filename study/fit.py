@@ -1,31 +1,25 @@
 """Fit classifiers on cell files, and judge them on the test cells beside what is simpler."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.classifier import Calibration, RiskClassifier, find_classifier, sigmoid, zlib_record
+from memaudit.classifier import Calibration, RiskClassifier, load_classifier, sigmoid, zlib_record
+from memaudit.features import KNOWN_FEATURES
+from memaudit.objectives import ObjectiveKind
 from study.measure import CellFile, read_cell
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-SUFFIX_FEATURES = (
-    "log_temperature",
-    "log_exposure",
-    "teacher_suffix_mean_logprob",
-    "teacher_suffix_min_logprob",
-    "teacher_suffix_argmax_rate",
-    "teacher_suffix_min_margin",
-    "teacher_suffix_entropy",
-    "teacher_suffix_max_entropy",
-    "teacher_suffix_max_surprise",
-)
-"""Seven features of the teacher's suffix, and the two inputs that decide the level."""
+def _named(role: str, features: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{role}_{name}" for name in features)
+
 
 PAPERS_FEATURES = ("zlib_entropy", "teacher_perplexity", "baseline_perplexity", "kl_divergence")
 """Of Borkar et al. 2026 (arXiv:2601.15394), section 5, over the whole window."""
@@ -38,35 +32,102 @@ SUFFIX_PAPERS_FEATURES = (
 )
 
 FITTED = {
-    "teacher, suffix and margin": SUFFIX_FEATURES,
+    "seven of the teacher's suffix": (
+        "teacher_suffix_mean_logprob",
+        "teacher_suffix_min_logprob",
+        "teacher_suffix_argmax_rate",
+        "teacher_suffix_min_margin",
+        "teacher_suffix_entropy",
+        "teacher_suffix_max_entropy",
+        "teacher_suffix_max_surprise",
+    ),
     "margins alone": ("teacher_suffix_margin_log_odds",),
+    "exposure alone": ("log_exposure", "exposure_share"),
     "the paper's four": PAPERS_FEATURES,
     "the paper's four, suffix": SUFFIX_PAPERS_FEATURES,
     "zlib entropy alone": ("zlib_entropy",),
+    "text alone": ("zlib_entropy", "zlib_ratio", "suffix_zlib_entropy", "log_occurrences"),
 }
-"""What is fitted, by name."""
+"""What a sceptic would fit, by name."""
 
-CANDIDATES = (
-    *SUFFIX_FEATURES,
-    "teacher_suffix_margin_log_odds",
-    "teacher_suffix_logprob",
-    "teacher_entropy",
-    "teacher_perplexity",
-    "teacher_min_k_logprob",
-    "teacher_prefix_mean_logprob",
-    "zlib_ratio",
-    "suffix_zlib_entropy",
-    "gram_8_median",
-    "gram_16_share",
+_OF_CORPUS = ("log_temperature", "log_exposure", "exposure_share")
+# Each has a limit that no model exceeds, so that a run knows beforehand what cannot be flagged.
+_OF_LOGPROBS = (
+    "prefix_mean_logprob",
+    "suffix_logprob",
+    "suffix_mean_logprob",
+    "suffix_min_logprob",
+    "suffix_argmax_rate",
+    "suffix_margin_log_odds",
 )
-"""What `choose_features` chooses from: what needs the teacher and the corpus alone."""
+_OF_A_MODEL = (*_OF_LOGPROBS, "suffix_entropy", "suffix_max_entropy")
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """A classifier that comes with memaudit."""
+
+    name: str
+    feature_set: str
+    candidates: tuple[str, ...]
+    """What `choose_features` chooses from."""
+
+    objective: ObjectiveKind = "soft"
+
+
+SHIPPED = (
+    Shipped("teacher", "teacher", _OF_CORPUS + _named("teacher", _OF_A_MODEL)),
+    Shipped("teacher-logprobs", "teacher", _OF_CORPUS + _named("teacher", _OF_LOGPROBS)),
+    Shipped(
+        "teacher+student",
+        "teacher+student",
+        (
+            *_OF_CORPUS,
+            *_named("teacher", _OF_A_MODEL),
+            *_named("student", _OF_A_MODEL),
+            "student_suffix_kl_divergence",
+            "student_suffix_log_ratio",
+        ),
+    ),
+    Shipped(
+        "teacher+baseline",
+        "teacher+baseline",
+        (
+            *_OF_CORPUS,
+            *_named("teacher", _OF_A_MODEL),
+            *_named("baseline", _OF_A_MODEL),
+            "suffix_kl_divergence",
+            "baseline_suffix_log_ratio",
+        ),
+    ),
+    Shipped(
+        "teacher-cross-entropy",
+        "teacher",
+        _OF_CORPUS + _named("teacher", _OF_A_MODEL),
+        "cross-entropy",
+    ),
+    Shipped(
+        "teacher+student-cross-entropy",
+        "teacher+student",
+        _OF_CORPUS + _named("teacher", _OF_A_MODEL) + _named("student", _OF_A_MODEL),
+        "cross-entropy",
+    ),
+)
 
 _MAX_FEATURES = 8
 _MIN_GAIN = 0.01
-"""A feature that lowers the log loss by less than this share is not worth having."""
+"""A feature that lowers the loss by less than this share is not worth having."""
 
-SHIPPED = ("teacher", "teacher+student", "teacher+baseline")
+_BEAM = 3
+"""Sets of each size that the search for features goes on from."""
+
+_BEFORE = Path(__file__).parent / "before"
+"""Classifiers that were shipped before: fitted on few examples and many epochs."""
+
 MAIN_STUDENT = "soft"
+PLAIN_STUDENT = "baseline"
+"""Trained on the text itself: what plain fine-tuning of the student gives."""
+
 _REGIME = "natural"
 _MIN_FOUND = 5
 """Recited windows below which no threshold is chosen on a cell, and no ratio is shown."""
@@ -107,7 +168,10 @@ class Fitted:
     calibration: Calibration
     threshold: float
     log_sd: float
-    """Between-cell standard deviation of log(found / expected), beyond chance."""
+    """Standard deviation of log(found / expected) between runs, beyond chance."""
+
+    held_out: list[tuple[Run, NDArray[np.float64]]]
+    """Every run with its probabilities, by a fit on other sources."""
 
     def probabilities(self, run: Run) -> NDArray[np.float64]:
         """Return (n,)."""
@@ -136,7 +200,8 @@ def read_runs(cells: Path) -> list[Run]:
 
 def _runs_of(cell: CellFile) -> list[Run]:
     runs = []
-    for student in cell.about["cell"]["students"]:
+    plain = {"name": PLAIN_STUDENT, "temperature": 1.0}
+    for student in (*cell.about["cell"]["students"], plain):
         column = f"recited_{student['name']}"
         if column not in cell.columns:
             continue
@@ -148,7 +213,8 @@ def _runs_of(cell: CellFile) -> list[Run]:
         epochs = student.get("epochs") or cell.about["regime"]["student_schedule"]["epochs"]
         n = int(rows.sum())
         columns["log_temperature"] = np.full(n, np.log(student.get("temperature", 2.0)))
-        columns["log_exposure"] = np.log(columns["near_count"] * epochs)
+        exposure = np.maximum(columns["count"], columns["exposure_median"])
+        columns["log_exposure"] = np.log(exposure * epochs)
         runs.append(
             Run(
                 cell.about["cell"]["name"],
@@ -162,78 +228,142 @@ def _runs_of(cell: CellFile) -> list[Run]:
     return runs
 
 
-def of_role(runs: Sequence[Run], role: str, *, main_only: bool = False) -> list[Run]:
+def of_role(runs: Sequence[Run], role: str) -> list[Run]:
     """Return the runs of one role."""
-    return [
-        run
-        for run in runs
-        if run.about["cell"]["role"] == role and (not main_only or run.student == MAIN_STUDENT)
-    ]
+    return [run for run in runs if run.about["cell"]["role"] == role]
 
 
-def fit(runs: Sequence[Run], calibration_runs: Sequence[Run], features: tuple[str, ...]) -> Fitted:
-    """Return a classifier: coefficients from some runs, level and threshold from others.
+def fitted_on(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs that are not for testing."""
+    return [run for run in runs if run.about["cell"]["role"] != "test"]
 
-    Each run weighs the same. Classes are not reweighted: a probability holds at natural
-    prevalence. Calibration shifts the level by one number and leaves the slope: a cell has too few
-    positives for more.
+
+def of_objective(runs: Sequence[Run], objective: ObjectiveKind) -> list[Run]:
+    """Return the runs whose student learned from soft labels, or from the text itself."""
+    return [run for run in runs if (run.student == PLAIN_STUDENT) == (objective != "soft")]
+
+
+def source_groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs in groups, such that no source of text is in two of them."""
+    groups: list[tuple[set[str], list[Run]]] = []
+    for run in runs:
+        sources = set(run.about["sources"])
+        touched = [group for group in groups if group[0] & sources]
+        merged = (
+            sources.union(*(group[0] for group in touched)),
+            [*(each for group in touched for each in group[1]), run],
+        )
+        groups = [group for group in groups if not group[0] & sources] + [merged]
+    return [members for _, members in groups]
+
+
+def fit(runs: Sequence[Run], features: tuple[str, ...]) -> Fitted:
+    """Return a classifier that was calibrated on text which its coefficients had not seen.
+
+    The runs of each source group are predicted by a fit on all other groups. By how much those
+    fits miss the number recited gives the level, one number, and its spread from run to run. A run
+    has too few positives for a slope of its own. Then the coefficients are fitted on all runs, of
+    which each weighs the same. Classes are not reweighted: a probability holds at natural
+    prevalence.
     """
     # A setting that all runs share, such as the temperature, tells nothing and has no scale.
     pooled = np.concatenate([run.matrix(features) for run in runs])
     varies = np.ptp(pooled, axis=0) > 0
     features = tuple(name for name, each in zip(features, varies, strict=True) if each)
-    pipeline = _pipeline(runs, features)
-    logits = [pipeline.decision_function(run.matrix(features)) for run in calibration_runs]
-    shifts = [_shift(each, run) for each, run in zip(logits, calibration_runs, strict=True)]
-    # Inverse variances of a count's logarithm, with the between-cell variance in them.
-    variance = _between_cells(shifts, calibration_runs)
-    weights = [1 / (variance + 1 / (run.found + 0.5)) for run in calibration_runs]
-    shift = float(np.average(shifts, weights=weights)) if shifts else 0.0
-    calibration = Calibration(slope=1.0, intercept=shift)
-    probabilities = [sigmoid(each + shift) for each in logits]
-    threshold = _threshold(probabilities, calibration_runs)
-    return Fitted(features, pipeline, calibration, threshold, float(np.sqrt(variance)))
+    held_out = [
+        (run, pipeline.decision_function(run.matrix(features)))
+        for group, pipeline in _fits_without(runs, features)
+        for run in group
+    ]
+    shifts = np.array([_shift(logits, run) for run, logits in held_out])
+    chance = np.array([1 / (run.found + 0.5) for run, _ in held_out])
+    level, variance = random_effect(shifts, chance)
+    predicted = [(run, sigmoid(logits + level)) for run, logits in held_out]
+    calibration = Calibration(slope=1.0, intercept=level)
+    log_sd, pipeline = float(np.sqrt(variance)), _pipeline(runs, features)
+    return Fitted(features, pipeline, calibration, _threshold(predicted), log_sd, predicted)
 
 
-def choose_features(runs: Sequence[Run]) -> tuple[str, ...]:
-    """Return the features that forward selection keeps, by log loss on cells left out in turn.
+def random_effect(values: NDArray[np.float64], chance: NDArray[np.float64]) -> tuple[float, float]:
+    """Return mean and variance between runs of a quantity that each run tells but roughly.
+
+    By the method of moments; source: DerSimonian and Laird 1986 (Controlled Clinical Trials 7).
 
     Args:
-        runs: of training cells. With one cell nothing can be left out: `SUFFIX_FEATURES` then.
+        values: (n,)
+        chance: (n,) variance of each within its run.
     """
-    cells = sorted({run.cell for run in runs})
-    if len(cells) < 2:
-        return SUFFIX_FEATURES
+    weights = 1 / chance
+    fixed = np.average(values, weights=weights)
+    excess = float((weights * (values - fixed) ** 2).sum()) - (len(values) - 1)
+    scale = weights.sum() - (weights**2).sum() / weights.sum()
+    # With a single run nothing is known of others: a factor of 1.6 is assumed.
+    variance = max(0.0, excess / scale) if len(values) > 1 else 0.25
+    return float(np.average(values, weights=1 / (chance + variance))), variance
+
+
+def _fits_without(
+    runs: Sequence[Run], features: tuple[str, ...]
+) -> Iterator[tuple[list[Run], "Pipeline"]]:
+    """Yield each source group with what was fitted on all others."""
+    groups = source_groups(runs)
+    for group in groups:
+        others = [run for other in groups if other is not group for run in other]
+        yield group, _pipeline(others or group, features)
+
+
+def choose_features(runs: Sequence[Run], candidates: Sequence[str]) -> tuple[str, ...]:
+    """Return the features with the lowest log loss on source groups left out in turn.
+
+    A search that goes on from the best few sets of each size, and stops where one more feature
+    gains less than a hundredth. (From the best one alone it depends on which comes first.)
+
+    Args:
+        runs: of at least two source groups.
+        candidates: names. What is the same in all runs is passed over.
+    """
+    pooled = np.concatenate([run.matrix(candidates) for run in runs])
+    varying = [n for n, varies in zip(candidates, np.ptp(pooled, axis=0) > 0, strict=True) if varies]
+
+    @cache
+    def loss(features: tuple[str, ...]) -> float:
+        losses = [
+            _loss(run, pipeline.decision_function(run.matrix(features)))
+            for group, pipeline in _fits_without(runs, features)
+            for run in group
+            if run.found
+        ]
+        return float(np.mean(losses))
+
     chosen: tuple[str, ...] = ()
-    best = np.inf
-    while len(chosen) < _MAX_FEATURES:
-        losses = {
-            name: float(np.mean([_loss_without(runs, cell, (*chosen, name)) for cell in cells]))
-            for name in CANDIDATES
-            if name not in chosen
+    best, beam = np.inf, [chosen]
+    while len(chosen) < min(_MAX_FEATURES, len(varying)):
+        larger = {
+            tuple(name for name in varying if name in {*features, added})
+            for features in beam
+            for added in varying
+            if added not in features
         }
-        name = min(losses, key=lambda each: losses[each])
-        if losses[name] > best * (1 - _MIN_GAIN):
+        beam = sorted(larger, key=loss)[:_BEAM]
+        if loss(beam[0]) > best * (1 - _MIN_GAIN):
             break
-        chosen, best = (*chosen, name), losses[name]
+        chosen, best = beam[0], loss(beam[0])
     return chosen
 
 
-def _loss_without(runs: Sequence[Run], cell: str, features: tuple[str, ...]) -> float:
-    """Return the mean log loss on the runs of a cell, fitted on all others, nats per window.
+def _loss(run: Run, logits: NDArray[np.float64]) -> float:
+    """Return the log loss as a share of that of a guess at the rate of the run.
 
-    The level is set right first: calibration does that later, whatever the features are.
+    A share, for a run in which much is recited would else outweigh all others. The level is set
+    right first: calibration does that later, whatever the features are.
     """
     from sklearn.metrics import log_loss
 
-    pipeline = _pipeline([run for run in runs if run.cell != cell], features)
-    losses = []
-    for run in runs:
-        if run.cell == cell:
-            logits = pipeline.decision_function(run.matrix(features))
-            p = sigmoid(logits + _shift(logits, run))
-            losses.append(log_loss(run.recited, p, sample_weight=run.weight, labels=[False, True]))
-    return float(np.mean(losses))
+    p = sigmoid(logits + _shift(logits, run))
+    rate = run.found / run.weight.sum()
+    guess = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+    loss = log_loss(run.recited, p, sample_weight=run.weight, labels=[False, True])
+    return float(loss / guess)
 
 
 def _pipeline(runs: Sequence[Run], features: tuple[str, ...]) -> "Pipeline":
@@ -263,23 +393,12 @@ def _shift(logits: NDArray[np.float64], run: Run) -> float:
     return float(brentq(gap, -1e3, 1e3))
 
 
-def _between_cells(shifts: Sequence[float], runs: Sequence[Run]) -> float:
-    """Return the variance of the shifts beyond what counts of this size vary by chance."""
-    if len(shifts) < 2:
-        return 0.25  # one cell says nothing of others: a factor of 1.6 is assumed
-    chance = np.mean([1 / (run.found + 0.5) for run in runs])
-    return max(0.01, float(np.var(shifts, ddof=1) - chance))
-
-
-def _threshold(probabilities: Sequence[NDArray[np.float64]], runs: Sequence[Run]) -> float:
-    """Return the threshold with the best mean F1 over the cells with enough positives."""
-    levels = np.unique(np.concatenate(probabilities))
+def _threshold(held_out: Sequence[tuple[Run, NDArray[np.float64]]]) -> float:
+    """Return the threshold with the best mean F1 over the runs that can tell."""
+    telling = [(run, p) for run, p in held_out if run.found >= _MIN_FOUND]
+    levels = np.unique(np.concatenate([p for _, p in telling or held_out]))
     grid = levels[np.linspace(0, len(levels) - 1, min(2000, len(levels))).astype(int)]
-    scores = [
-        [_f1(run, p >= level) for level in grid]
-        for p, run in zip(probabilities, runs, strict=True)
-        if run.found >= _MIN_FOUND
-    ]
+    scores = [[_f1(run, p >= level) for level in grid] for run, p in telling]
     return float(grid[np.mean(scores, axis=0).argmax()]) if scores else 0.5
 
 
@@ -310,28 +429,48 @@ def judge(
     )
 
 
-def judge_all(runs: Sequence[Run]) -> dict[str, dict[str, Judged]]:
-    """Return what each method says about the main student of each test cell."""
-    train, calibration = of_role(runs, "train"), of_role(runs, "calibration", main_only=True)
-    # Where no calibration cell is finished yet, training cells of the same regime stand in.
-    calibration = calibration or [run for run in train if run.about["cell"]["regime"] == _REGIME]
-    test = of_role(runs, "test", main_only=True)
-    table: dict[str, dict[str, Judged]] = {}
-    methods = {**FITTED, "teacher, chosen by log loss": choose_features(train)}
-    for name, features in methods.items():
-        fitted = fit(train, calibration, features)
-        table[name] = {
-            run.cell: judge(run, fitted.probabilities(run), fitted.threshold) for run in test
-        }
-    for name in SHIPPED:
-        table[f"shipped: {name}"] = {run.cell: _judge_shipped(run, name) for run in test}
+def fit_shipped(runs: Sequence[Run], spec: Shipped) -> Fitted:
+    """Return a classifier that is shipped: test cells are not looked at."""
+    known = of_objective(fitted_on(runs), spec.objective)
+    return fit(known, choose_features(known, spec.candidates))
+
+
+def judge_all(
+    runs: Sequence[Run], shipped: Mapping[str, tuple[Shipped, Fitted]], objective: ObjectiveKind
+) -> dict[str, dict[str, Judged]]:
+    """Return what each method says about the main student of each test cell.
+
+    Args:
+        runs: of all cells.
+        shipped: classifiers by name; those of other objectives are left out.
+        objective: what the student learned from.
+    """
+    of_kind = of_objective(runs, objective)
+    known = fitted_on(of_kind)
+    main = MAIN_STUDENT if objective == "soft" else PLAIN_STUDENT
+    test = [run for run in of_role(of_kind, "test") if run.student == main]
+    fits = {n: fitted for n, (spec, fitted) in shipped.items() if spec.objective == objective}
+    fits |= {
+        name: fit(known, features)
+        for name, features in FITTED.items()
+        # What is to be predicted must not be told by the very model that learned it.
+        if objective == "soft" or not any(f.startswith(("baseline", "suffix_kl", "kl")) for f in features)
+    }
+    table = {
+        name: {run.cell: judge(run, fitted.probabilities(run), fitted.threshold) for run in test}
+        for name, fitted in fits.items()
+    }
+    if objective != "soft":
+        return table
+    for path in sorted(_BEFORE.glob("*.json")):
+        before = load_classifier(path)
+        table[f"shipped before: {path.stem}"] = {run.cell: _judge_file(run, before) for run in test}
     for name, rule in RULES.items():
         table[name] = {run.cell: judge(run, rule(run), 0.5, is_probability=False) for run in test}
     return table
 
 
-def _judge_shipped(run: Run, name: str) -> Judged:
-    classifier = find_classifier(name, name)
+def _judge_file(run: Run, classifier: RiskClassifier) -> Judged:
     columns = {**run.columns, "cross_entropy_share": np.zeros(len(run.recited))}
     X = np.column_stack([columns[feature] for feature in classifier.features])
     return judge(run, classifier.predict_proba(X.astype(np.float64)), classifier.threshold)
@@ -363,22 +502,35 @@ RULES: dict[str, Callable[[Run], NDArray[np.float64]]] = {
 """What a sceptic would try first."""
 
 
-def classifier_of(fitted: Fitted, runs: Sequence[Run], name: str) -> RiskClassifier:
-    """Return what was fitted in the form that memaudit reads."""
+def classifier_of(
+    fitted: Fitted, runs: Sequence[Run], spec: Shipped, provenance: dict[str, str]
+) -> RiskClassifier:
+    """Return what was fitted in the form that memaudit reads.
+
+    Args:
+        fitted: with features of the classifier's set.
+        runs: it was fitted on.
+        spec: which classifier it is.
+        provenance: data, recipe, command and versions.
+    """
     scaler, regression = fitted.pipeline
-    X = np.concatenate([run.matrix(fitted.features) for run in runs])
+    known = KNOWN_FEATURES[spec.feature_set]
+    order = sorted(range(len(fitted.features)), key=lambda i: known.index(fitted.features[i]))
+    features = tuple(fitted.features[i] for i in order)
+    X = np.concatenate([run.matrix(features) for run in runs])
     return RiskClassifier(
-        name=name,
-        feature_set="teacher",
-        features=fitted.features,
-        means=tuple(scaler.mean_.tolist()),
-        scales=tuple(scaler.scale_.tolist()),
-        coefficients=tuple(regression.coef_[0].tolist()),
+        name=spec.name,
+        feature_set=spec.feature_set,
+        objective=spec.objective,
+        features=features,
+        means=tuple(scaler.mean_[order].tolist()),
+        scales=tuple(scaler.scale_[order].tolist()),
+        coefficients=tuple(regression.coef_[0][order].tolist()),
         intercept=float(regression.intercept_[0]),
         calibration=fitted.calibration,
         threshold=fitted.threshold,
         count_log_sd=max(0.1, fitted.log_sd),
         feature_ranges=tuple(zip(X.min(axis=0).tolist(), X.max(axis=0).tolist(), strict=True)),
         zlib=zlib_record(),
-        provenance={"recipe": "study/recipes/natural.toml", "command": "make classifiers"},
+        provenance=provenance,
     )

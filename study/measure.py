@@ -78,7 +78,7 @@ def measure_cell(shop: Workshop, cell: Cell, models: Sequence[str]) -> CellFile:
     about = {
         "cell": msgspec.to_builtins(cell),
         "regime": msgspec.to_builtins(shop.recipe.regimes[cell.regime]),
-        "sources": shop.recipe.sources[cell.role],
+        "sources": shop.recipe.sources_of(cell),
         "windows": n_trained,
         "held_out_windows": len(made.held_out),
         "recited": _counts(columns, models, slice(0, n_trained)),

@@ -108,11 +108,14 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     regime: str
     """Key of the recipe's regimes."""
 
-    part: int
-    """Which part of the role's documents: cells of one role with other parts share none."""
-
     students: list[Student]
     """The first one is the one to predict."""
+
+    part: int | None = None
+    """Which part of the documents of its sources: cells with other parts share none. None: all."""
+
+    sources: str = ""
+    """Key of the recipe's sources. Empty: the role."""
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,7 +123,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     vocabulary_size: int
     pretraining: Pretraining
-    sources: dict[Role, list[str]]
+    sources: dict[str, list[str]]
     """Each as `file/source`: the file of the sample data and the `source` of its rows."""
 
     n_parts: int
@@ -130,19 +133,26 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cells: list[Cell]
     """In the order in which they are trained."""
 
+    def sources_of(self, cell: Cell) -> list[str]:
+        """Return the sources that a cell takes equal shares of."""
+        return self.sources[cell.sources or cell.role]
+
 
 def read_recipe(path: Path) -> Recipe:
     """Return a recipe.
 
     Raises:
         msgspec.ValidationError: a key is missing, unknown or of another type.
-        ValueError: two cells have one name, or a cell names no regime.
+        ValueError: two cells have one name, or a cell names no regime or no sources.
     """
     recipe = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Recipe)
     names = [cell.name for cell in recipe.cells]
     if len(set(names)) != len(names):
         raise ValueError(f"{path}: two cells have the same name")
-    unknown = {cell.regime for cell in recipe.cells} - set(recipe.regimes)
-    if unknown:
-        raise ValueError(f"{path}: no regime {', '.join(sorted(unknown))}")
+    for kind, named, known in (
+        ("regime", {cell.regime for cell in recipe.cells}, set(recipe.regimes)),
+        ("sources", {cell.sources or cell.role for cell in recipe.cells}, set(recipe.sources)),
+    ):
+        if named - known:
+            raise ValueError(f"{path}: no {kind} {', '.join(sorted(named - known))}")
     return recipe

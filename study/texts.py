@@ -112,12 +112,14 @@ def cell_windows(
 ) -> CellWindows:
     """Return the windows of a cell: equal shares of its sources, exact duplicates dropped."""
     regime = recipe.regimes[cell.regime]
-    names = recipe.sources[cell.role]
+    names = recipe.sources_of(cell)
     seen: set[tuple[int, ...]] = set()
     trained: list[tuple[tuple[int, ...], int]] = []
     held_out: list[tuple[tuple[int, ...], int]] = []
     for index, source in enumerate(names):
-        mine = documents(sample_data, source)[cell.part :: recipe.n_parts]
+        mine = documents(sample_data, source)
+        if cell.part is not None:
+            mine = mine[cell.part :: recipe.n_parts]
         of_training = [text for i, text in enumerate(mine) if i % _HELD_OUT_EVERY]
         parts = (
             (of_training, regime.n_windows, trained),
@@ -126,7 +128,7 @@ def cell_windows(
         for texts, n_all, found in parts:
             share = _share(n_all, len(names), index)
             found += [(w, index) for w in _distinct(texts, share, regime.length, tokenizer, seen)]
-    return _with_copies(trained, held_out, regime, cell.part)
+    return _with_copies(trained, held_out, regime, cell.part or 0)
 
 
 def _share(n_all: int, n_sources: int, index: int) -> int:
