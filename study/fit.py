@@ -17,6 +17,7 @@ from study.measure import CellFile, read_cell
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
+
 def _named(role: str, features: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{role}_{name}" for name in features)
 
@@ -323,7 +324,9 @@ def choose_features(runs: Sequence[Run], candidates: Sequence[str]) -> tuple[str
         candidates: names. What is the same in all runs is passed over.
     """
     pooled = np.concatenate([run.matrix(candidates) for run in runs])
-    varying = [n for n, varies in zip(candidates, np.ptp(pooled, axis=0) > 0, strict=True) if varies]
+    varying = [
+        n for n, varies in zip(candidates, np.ptp(pooled, axis=0) > 0, strict=True) if varies
+    ]
 
     @cache
     def loss(features: tuple[str, ...]) -> float:
@@ -375,7 +378,7 @@ def _pipeline(runs: Sequence[Run], features: tuple[str, ...]) -> "Pipeline":
     y = np.concatenate([run.recited for run in runs])
     mean = np.mean([run.weight.sum() for run in runs])
     weights = np.concatenate([run.weight * mean / run.weight.sum() for run in runs])
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky", max_iter=1_000))
     return pipeline.fit(
         X, y, standardscaler__sample_weight=weights, logisticregression__sample_weight=weights
     )
@@ -454,7 +457,8 @@ def judge_all(
         name: fit(known, features)
         for name, features in FITTED.items()
         # What is to be predicted must not be told by the very model that learned it.
-        if objective == "soft" or not any(f.startswith(("baseline", "suffix_kl", "kl")) for f in features)
+        if objective == "soft"
+        or not any(f.startswith(("baseline", "suffix_kl", "kl")) for f in features)
     }
     table = {
         name: {run.cell: judge(run, fitted.probabilities(run), fitted.threshold) for run in test}

@@ -12,9 +12,10 @@ from memaudit import __version__
 from memaudit.classifier import Calibration, RiskClassifier, save_classifier, zlib_record
 from memaudit.features import REFERENCE_FEATURES
 from memaudit.metrics import clopper_pearson
-from memaudit.prefilter import PrefilterFit, make_prefilter, prefilter_fit_bytes, prefilter_fit_path
+from memaudit.prefilter import PrefilterFit, prefilter_fit_bytes, prefilter_fit_path
 from memaudit.runs.files import committed_file
 from study.fit import Fitted, Judged, Run, Shipped, classifier_of, of_objective, source_groups
+from study.heavy.screens import prefilter_at
 
 DEFAULT_SURVIVAL = 0.995
 """What the cards of screens are written at."""
@@ -236,7 +237,7 @@ def screen_figures(
     """Return what a screen saves and loses on each test run."""
     if screen.misses(DEFAULT_SURVIVAL) is None:
         return {}
-    cascade = make_prefilter(classifier, DEFAULT_SURVIVAL, screen)
+    cascade = prefilter_at(screen, classifier, DEFAULT_SURVIVAL)
     figures = {}
     for run in runs:
         if run.about["cell"]["role"] != "test":
