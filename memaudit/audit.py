@@ -2,13 +2,13 @@
 
 1. Every row is read, tokenised and cut into windows; equal windows are kept once and counted.
 2. What the run was given is written down, or compared with what is written down already.
-3. Where the classifier looks at exposure, the rows' texts are streamed past the windows.
+3. Where the classifier looks at exposure, the rows' tokens are streamed past the windows.
 4. Every chunk of distinct windows that is not there yet is scored, and its features committed.
 5. The run is read back as report, gate and filter will read it: from the chunks, the classifier
    makes probabilities, and a row is as risky as its worst window.
 6. Table and summary are written from that, beside their place, and renamed into it.
 
-No text is kept: for step 3 it waits in a file without a name. A distinct window takes about 0.5 kB of memory and a row some 40 bytes; the rest
+No text is kept: for step 3 its tokens wait in a file without a name. A distinct window takes about 0.5 kB of memory and a row some 40 bytes; the rest
 waits on the disk, ids and addresses too.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from memaudit.classifier import RiskClassifier
 from memaudit.corpus import BadRow, CorpusOptions, Example
 from memaudit.progress import ReportProgress
-from memaudit.runs.counting import RowTexts, count_missing
+from memaudit.runs.counting import RowTokens, count_missing
 from memaudit.runs.files import scratch_folder
 from memaudit.runs.folder import RunFolder, begin_run, keep_rows, open_folder
 from memaudit.runs.manifest import Shard
@@ -156,18 +156,22 @@ def _scored(
     with (
         RowLog(place) as rows,
         DistinctWindows(options.shape.length, place) as windows,
-        RowTexts(place) as texts,
+        RowTokens(place) as tokens,
     ):
-        kept, choice, read = (rows, windows), options.window_choice, inputs.rows
-        if inputs.asks_exposure:
-            read = texts.keep(read, models.tokenizer)
-        cuts = cut_rows(read, models.tokenizer, kept, choice=choice, progress=progress)
+        cuts = cut_rows(
+            inputs.rows,
+            models.tokenizer,
+            (rows, windows),
+            choice=options.window_choice,
+            progress=progress,
+            keep_tokens=tokens.append if inputs.asks_exposure else None,
+        )
         # Only now is known what the run is: the manifest pins the texts that were read. An earlier
         # session's chunks count if its manifest says the same, so the corpus is read at each start.
         manifest = declare(inputs, options, cuts, len(windows), shard)
         run = begin_run(folder, manifest, restart=options.restart)
         # Before the chunks: a folder with all its chunks can then be read without the corpus.
         keep_rows(run, rows, cuts)
-        count_missing(run, windows, texts, models.tokenizer, progress)
+        count_missing(run, windows, tokens, progress)
         session = score_missing(run, windows, models.score, session, progress)
         yield _Scored(run, windows, session)

@@ -20,7 +20,7 @@ from memaudit.features import FEATURE_SETS, ReferenceRole
 from memaudit.prefilter import Prefilter
 from memaudit.progress import ReportProgress
 from memaudit.runs.chunks import ChunkPlan, feature_set_name
-from memaudit.runs.counting import RowTexts, count_exposure
+from memaudit.runs.counting import RowTokens, count_exposure
 from memaudit.runs.models import ModelSources, load_models
 from memaudit.runs.opening import (
     allowed_rows,
@@ -121,22 +121,22 @@ def plan_audit(  # audit_corpus, and when it began
     with (
         RowLog(None) as row_log,
         DistinctWindows(options.shape.length) as windows,
-        RowTexts(None) as texts,
+        RowTokens(None) as tokens,
     ):
         rows = allowed_rows(rows, options.on_bad_row)
-        if asks_exposure(classifier, prefilter):
-            rows = texts.keep(rows, tokenizer)
+        counts_exposure = asks_exposure(classifier, prefilter)
         cuts = cut_rows(
             rows,
             tokenizer,
             (row_log, windows),
             choice=options.window_choice,
             progress=progress,
+            keep_tokens=tokens.append if counts_exposure else None,
         )
         chunks = replace(chunks, n_windows=len(windows))
-        if asks_exposure(classifier, prefilter):
+        if counts_exposure:
             chunks = replace(chunks, epochs=options.epochs)
-            count_exposure(chunks, range(chunks.n_chunks), windows, texts, tokenizer, progress)
+            count_exposure(chunks, range(chunks.n_chunks), windows, tokens, progress)
         reading_seconds, _ = _since(reading)
         kept = windows_to_score(chunks, windows, tokenizer)
         plan = _counted(cuts, chunks, options, len(kept), models)

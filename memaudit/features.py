@@ -49,7 +49,7 @@ _CORPUS_FEATURES = (
 CORPUS_FEATURES = (*OBJECTIVE_FEATURES, *_CORPUS_FEATURES)
 """Features that no model is needed for."""
 
-EXPOSURE_FEATURES = ("exposure_median", "exposure_min", "exposure_share", "log_exposure")
+EXPOSURE_FEATURES = ("exposure_median", "exposure_share", "log_exposure")
 """What `memaudit.exposure` counts, and how often a student will see it: only computed where a
 classifier asks for one of them, for the whole corpus is read once more."""
 
@@ -224,13 +224,12 @@ def corpus_features(
 
 
 def exposure_features(
-    median: float, minimum: float, share: float, *, occurrences: int, epochs: float
+    median: float, share: float, *, occurrences: int, epochs: float
 ) -> dict[str, float]:
     """Return how often a student sees the suffix of a window, by name.
 
     Args:
         median: as in `memaudit.exposure.Exposure`.
-        minimum: as there.
         share: as there.
         occurrences: how many times the window occurs in the corpus, at least 1. A row that holds it
             several times counts once for its grams, and short windows have none.
@@ -238,7 +237,6 @@ def exposure_features(
     """
     return {
         "exposure_median": median,
-        "exposure_min": minimum,
         "exposure_share": share,
         "log_exposure": math.log(max(median, occurrences) * epochs),
     }

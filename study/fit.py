@@ -378,7 +378,9 @@ def _pipeline(runs: Sequence[Run], features: tuple[str, ...]) -> "Pipeline":
     y = np.concatenate([run.recited for run in runs])
     mean = np.mean([run.weight.sum() for run in runs])
     weights = np.concatenate([run.weight * mean / run.weight.sum() for run in runs])
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky", max_iter=1_000))
+    pipeline = make_pipeline(
+        StandardScaler(), LogisticRegression(solver="newton-cholesky", max_iter=1_000)
+    )
     return pipeline.fit(
         X, y, standardscaler__sample_weight=weights, logisticregression__sample_weight=weights
     )

@@ -1,7 +1,6 @@
 """Cell files: what a finished cell leaves for fitting, small enough to be kept in git."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit.exposure import GRAM_TOKENS, exposure_of
 from memaudit.features import corpus_features, model_features
 from memaudit.memorization import extracted
 from study.recipe import Cell
@@ -29,8 +29,6 @@ _NEAR_MISS = -1.0
 """Nats: the smallest margin of a near miss."""
 _MANTISSA_BITS = 11
 """What is kept of a feature: one part in 4,096. The rest of a float32 does not compress."""
-_GRAM_LENGTHS = (8, 16)
-"""Tokens of the n-grams that are looked for in other rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class CellFile:
 
     columns: dict[str, NDArray[Any]]
     """(n,) by name: features, `recited_MODEL` for each model, `weight` (how many windows the row
-    stands for), `source`, `is_held_out`, `in_half`, `count`, `near_count`, `suffix_tokens`."""
+    stands for), `source`, `is_held_out`, `in_half`, `count`, `suffix_tokens`."""
 
     about: dict[str, Any]
     """The cell's recipe, its rates, held-out losses and processor seconds."""
@@ -122,11 +120,11 @@ def _features(
     columns: dict[str, NDArray[Any]] = {
         name: np.array([row[name] for row in rows]) for name in rows[0]
     }
-    columns |= _gram_counts(np.stack(windows), counts, len(made.windows), regime.prefix_len)
-    near = np.bincount(made.groups, weights=made.counts)[made.groups]
+    exposure = exposure_of(list(made.windows), windows, regime.prefix_len, made.counts)
     return columns | {
         "count": counts,
-        "near_count": np.concatenate([near, np.ones(n_new)]).astype(np.int32),
+        "exposure_median": exposure.median,
+        "exposure_share": exposure.share,
         "source": np.concatenate([made.sources, made.held_out_sources]),
         "in_half": np.concatenate([made.in_half, np.zeros(n_new, np.bool_)]),
         "is_held_out": np.arange(len(windows)) >= len(made.windows),
@@ -149,33 +147,6 @@ def _of_reference(scores: "WindowScores") -> "WindowScores":
     return WindowScores(scores.reference)
 
 
-def _gram_counts(
-    windows: NDArray[np.int32], counts: NDArray[np.int32], n_trained: int, prefix_len: int
-) -> dict[str, NDArray[Any]]:
-    """Return how often the n-grams that end in the suffix occur in other training rows."""
-    columns: dict[str, NDArray[Any]] = {}
-    for n in _GRAM_LENGTHS:
-        first = max(0, prefix_len - n + 1)
-        grams = np.lib.stride_tricks.sliding_window_view(windows, n, axis=1)
-        keys = [[gram.tobytes() for gram in row] for row in grams]
-        rows_with: Counter[bytes] = Counter()
-        for row, count in zip(keys[:n_trained], counts, strict=False):
-            rows_with.update(dict.fromkeys(row, int(count)))
-        own = np.where(np.arange(len(keys)) < n_trained, 1, 0)
-        elsewhere = np.array(
-            [
-                [rows_with[key] - mine for key in row[first:]]
-                for row, mine in zip(keys, own, strict=True)
-            ]
-        )
-        columns |= {
-            f"gram_{n}_min": elsewhere.min(axis=1),
-            f"gram_{n}_median": np.median(elsewhere, axis=1),
-            f"gram_{n}_share": (elsewhere > 0).mean(axis=1),
-        }
-    return columns
-
-
 def count_templates(suffixes: NDArray[np.int32]) -> int:
     """Return how many groups of suffixes there are that share no run of 8 tokens.
 
@@ -185,9 +156,8 @@ def count_templates(suffixes: NDArray[np.int32]) -> int:
         suffixes: (n, suffix_len)
     """
     groups: list[set[bytes]] = []
-    n = _GRAM_LENGTHS[0]
     for suffix in suffixes:
-        own = {suffix[i : i + n].tobytes() for i in range(len(suffix) - n + 1)}
+        own = {suffix[i : i + GRAM_TOKENS].tobytes() for i in range(len(suffix) - GRAM_TOKENS + 1)}
         touched = [group for group in groups if group & own]
         groups = [group for group in groups if not group & own] + [own.union(*touched)]
     return len(groups)

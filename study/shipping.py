@@ -20,7 +20,7 @@ from study.heavy.screens import prefilter_at
 DEFAULT_SURVIVAL = 0.995
 """What the cards of screens are written at."""
 
-_SCREEN_FEATURES = ("log_temperature", "zlib_entropy", "log_exposure", "exposure_share")
+_SCREEN_FEATURES = ("log_temperature", "zlib_entropy", "exposure_share", "log_exposure")
 _LABELS = {"soft": "soft", "cross-entropy": "baseline"}
 _LIMITS = (
     "Fitted on miniature models of three architectures and on English documentation, web pages, "

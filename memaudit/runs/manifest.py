@@ -122,8 +122,8 @@ class AnswersRead(msgspec.Struct, frozen=True):
 class ExposureCounted(msgspec.Struct, frozen=True):
     """How exposure was counted, where the classifier asks for it."""
 
-    gram_bytes: int
-    """Bytes of a gram."""
+    gram_tokens: int
+    """Tokens of a gram."""
 
     epochs: float
     """Passes over the corpus in the student's training."""

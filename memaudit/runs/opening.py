@@ -17,7 +17,7 @@ from memaudit.classifier import (
 from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
 from memaudit.corpus.base import CorpusSeen
 from memaudit.errors import CorpusError, UsageError
-from memaudit.exposure import GRAM_BYTES
+from memaudit.exposure import GRAM_TOKENS
 from memaudit.features import EXPOSURE_FEATURES, ReferenceRole
 from memaudit.prefilter import Prefilter, make_prefilter
 from memaudit.runs.chunks import SUFFIX_TOKENS, feature_set_name
@@ -200,7 +200,7 @@ def declare(
     models, windows = inputs.models, options.windows
     if windows == "auto":
         windows = "answers" if cuts.answers.rows else "first"
-    exposure = ExposureCounted(GRAM_BYTES, options.epochs) if inputs.asks_exposure else None
+    exposure = ExposureCounted(GRAM_TOKENS, options.epochs) if inputs.asks_exposure else None
     features = models.features + (EXPOSURE_FEATURES if exposure else ())
     check_features(inputs.classifier, features, models.engine)
     sensitivity, answers = SENSITIVITY_COLUMNS if options.sensitive else (), None

@@ -8,7 +8,7 @@ import hashlib
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -140,7 +140,7 @@ class DistinctWindows(NamelessFile):
         self._index: dict[bytes, int] = {}
         self._suffixes: dict[bytes, int] = {}
         self.exposure: NDArray[np.float64] | None = None
-        """(n, 3) median, minimum and share of `Exposure`; NaN where they were not needed. None:
+        """(n, 2) median and share of `Exposure`; NaN where they were not needed. None:
         they were not counted."""
         self._leaders = array("q")
         self._occurrences = array("q")
@@ -286,6 +286,7 @@ def cut_rows(
     *,
     choice: WindowChoice,
     progress: ReportProgress | None = None,
+    keep_tokens: Callable[[list[int]], None] | None = None,
 ) -> RowWindows:
     """Give every row its outcome and keep its windows.
 
@@ -295,6 +296,7 @@ def cut_rows(
         kept: where rows and windows go, both empty.
         choice: which windows of a row are cut.
         progress: told how many rows are done, after each batch.
+        keep_tokens: given the token ids of each row that can be read.
 
     Raises:
         CorpusError: no row can be scored.
@@ -315,6 +317,8 @@ def cut_rows(
                 outcome = _outcome(row, "bad", row.reason)
             else:
                 token_ids, answers = next(encoded)
+                if keep_tokens is not None:
+                    keep_tokens(token_ids)
                 windows = list(windows_of(token_ids, answers, choice))
                 if answers is not None:
                     _count(cuts.answers, answers, windows, choice)

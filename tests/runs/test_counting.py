@@ -50,11 +50,10 @@ def columns(out):
 def test_near_copies_are_told_and_the_whole_text_of_a_row_counts(tmp_path):
     """Also what lies behind its only window."""
     run(tmp_path / "run", epochs=2.0)
-    windows = [(text[:60], text[20:60]) for text in TEXTS]
-    expected = exposure_of(TEXTS, windows)
+    rows = [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in TEXTS]
+    expected = exposure_of(rows, [row[:60] for row in rows], prefix_len=20)
     found = columns(tmp_path / "run")
     assert found["exposure_median"] == expected.median.tolist()
-    assert found["exposure_min"] == expected.minimum.tolist()
     assert found["exposure_share"] == expected.share.tolist()
     assert found["log_exposure"] == np.log(2 * expected.median).tolist()
     assert found["exposure_median"][:8] == [9.0] * 8
@@ -62,8 +61,8 @@ def test_near_copies_are_told_and_the_whole_text_of_a_row_counts(tmp_path):
 
 
 def test_equal_windows_count_where_no_gram_fits_into_them(tmp_path):
-    """A window of eight bytes has none, but it is known how often it occurs."""
-    run(tmp_path / "run", ["12345678"] * 3 + ["abcdefgh"], shape=WindowShape(4, 4), epochs=1.0)
+    """A window of six tokens has none, but it is known how often it occurs."""
+    run(tmp_path / "run", ["123456"] * 3 + ["abcdef"], shape=WindowShape(3, 3), epochs=1.0)
     assert columns(tmp_path / "run")["log_exposure"] == [np.log(3)] * 3 + [0.0]
 
 
@@ -80,7 +79,7 @@ def test_epochs_are_an_input_of_the_run(tmp_path):
     """They change what is predicted, so they are recorded, and other ones refused."""
     run(tmp_path / "run")
     counted = read_manifest(tmp_path / "run" / "manifest.json").inputs.exposure
-    assert (counted.gram_bytes, counted.epochs) == (24, 3.0)
+    assert (counted.gram_tokens, counted.epochs) == (8, 3.0)
     with pytest.raises(UsageError, match=r"exposure\.epochs was 3.0, is now 5.0"):
         run(tmp_path / "run", epochs=5.0)
 
@@ -99,7 +98,7 @@ def test_several_passes_and_small_parts_count_the_same(tmp_path, monkeypatch):
     """Memory is bounded whatever the size of the corpus."""
     run(tmp_path / "whole")
     monkeypatch.setattr(counting, "_GRAMS_AT_ONCE", 30)
-    monkeypatch.setattr(counting, "_BYTES_AT_ONCE", 7)
+    monkeypatch.setattr(counting, "_TOKENS_AT_ONCE", 7)
     run(tmp_path / "run")
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 

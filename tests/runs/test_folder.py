@@ -148,7 +148,7 @@ OTHER_VALUES = {
     "zlib": (None, r"zlib\.version was [\w.-]+, is now 0\.0"),
     "survival": (0.995, r"survival was None, is now 0\.995"),
     "answers": (AnswersRead("all", 16, 1, 1, 1, 0), r"answers\.rows was None, is now 1"),
-    "exposure": (ExposureCounted(24, 5.0), r"exposure\.epochs was None, is now 5\.0"),
+    "exposure": (ExposureCounted(8, 5.0), r"exposure\.epochs was None, is now 5\.0"),
     "cascade_digest": ("e" * 64, "cascade digest was None, is now e{12}$"),
     "versions": ({"torch": "0.0"}, r"versions\.torch was [\w.+]+, is now 0\.0"),
 }

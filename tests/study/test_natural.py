@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import zstandard
 
-from memaudit.features import FEATURE_SETS
+from memaudit.classifier import find_classifier
+from memaudit.features import KNOWN_FEATURES
+from memaudit.prefilter import load_prefilter_fit, prefilter_fit_path
 from study import fit as fitting
 from study import stages
 from study.measure import count_templates, finished_models, measure_cell, read_cell, write_cell
 from study.recipe import read_recipe
 from study.report import classifiers_table, rates_table, students_table
+from study.shipping import ship
 from study.stages import Workshop, read_tokenizer, read_windows, train_cell
 from study.texts import cut_document
 
@@ -135,37 +138,71 @@ def test_suffixes_that_share_eight_tokens_are_one_template():
     assert count_templates(np.zeros((0, 16), np.int32)) == 0
 
 
-def make_runs(roles=("train", "calibration", "test"), n=2000):
-    """Runs in which the smallest margin decides what is recited."""
+def make_runs(roles=("train", "calibration", "test"), n=2000, models=("soft", "baseline")):
+    """Runs in which the least probable token decides what is recited; no two share a source."""
     runs = []
     for i, role in enumerate(roles):
         rng = np.random.default_rng(i)
-        names = {*fitting.CANDIDATES}.union(*fitting.FITTED.values(), *FEATURE_SETS.values())
+        names = {*KNOWN_FEATURES["teacher+student"], *KNOWN_FEATURES["teacher+baseline"]}
         columns = {name: rng.normal(size=n) for name in sorted(names)}
-        recited = columns["teacher_suffix_min_margin"] + rng.normal(size=n) / 4 > 2
-        columns |= {f"recited_{model}": recited for model in ("teacher", "baseline", "soft-seed-2")}
-        about = {"cell": {"name": f"{role}-{i}", "role": role, "regime": "natural"}}
-        weight = np.ones(n)
-        runs.append(fitting.Run(f"{role}-{i}", "soft", about, columns, recited, weight))
+        columns |= {"log_temperature": np.zeros(n), "teacher_suffix_min_logprob": -rng.random(n)}
+        recited = columns["teacher_suffix_min_logprob"] + rng.normal(size=n) / 40 > -0.04
+        columns |= {f"recited_{m}": recited for m in ("teacher", "baseline", "soft-seed-2")}
+        about = {
+            "cell": {"name": f"{role}-{i}", "role": role, "family": "qwen3"},
+            "regime": {"copies": {}},
+            "sources": [f"source-{i}"],
+            "windows": n,
+            "recited": {"soft": int(recited.sum()), "baseline": int(recited.sum())},
+        }
+        for model in models:
+            run = fitting.Run(f"{role}-{i}", model, about, columns, recited, np.ones(n))
+            runs.append(run)
     return runs
 
 
 def test_a_fit_ranks_and_counts_what_it_has_not_seen():
-    """The level comes from calibration cells, whatever the training cells hold."""
-    train, calibration, test = make_runs()
+    """Level and threshold come from predictions of sources that the fit had not seen."""
+    *known, test = make_runs(("train", "train", "calibration", "test"), models=("soft",))
 
-    fitted = fitting.fit([train], [calibration], fitting.SUFFIX_FEATURES)
+    fitted = fitting.fit(known, ("log_exposure", "teacher_suffix_min_logprob"))
     found = fitting.judge(test, fitted.probabilities(test), fitted.threshold)
 
     assert found.roc_auc > 0.98
     assert found.expected == pytest.approx(found.found, rel=0.4)
     assert found.recall > 0.6
+    assert [run.cell for run, _ in fitted.held_out] == [run.cell for run in known]
+
+
+def test_runs_that_share_a_source_are_left_out_together():
+    """Else text of the very pages that are to be predicted has been seen."""
+    runs = make_runs(("train", "train", "train"), models=("soft",))
+    shared = replace(runs[2], about={**runs[2].about, "sources": ["source-0", "other"]})
+
+    groups = fitting.source_groups([runs[0], runs[1], shared])
+
+    assert sorted(len(group) for group in groups) == [1, 2]
+    assert {run.cell for group in groups for run in group if len(group) == 2} == {
+        "train-0",
+        "train-2",
+    }
+
+
+def test_the_spread_between_runs_is_what_chance_does_not_explain():
+    """Equal levels have none, whatever their counts; unlike ones have about their own variance."""
+    chance = np.full(400, 0.04)
+    rng = np.random.default_rng(0)
+
+    assert fitting.random_effect(np.zeros(400), chance) == (0.0, 0.0)
+    mean, variance = fitting.random_effect(rng.normal(0.3, np.sqrt(0.25 + 0.04), 400), chance)
+    assert mean == pytest.approx(0.3, abs=0.1)
+    assert variance == pytest.approx(0.25, abs=0.06)
 
 
 def test_rows_that_stand_for_others_count_as_many():
     """A cell keeps a sample of what nobody recites: dropping it must not change the figures."""
-    (run,) = make_runs(("test",), n=4000)
-    score = run.columns["teacher_suffix_min_margin"]
+    (run,) = make_runs(("test",), n=4000, models=("soft",))
+    score = run.columns["teacher_suffix_min_logprob"]
     kept = run.recited | (np.arange(4000) % 2 == 0)
     others = (~run.recited).sum() / (~run.recited & kept).sum()
     thinned = replace(
@@ -175,26 +212,37 @@ def test_rows_that_stand_for_others_count_as_many():
         weight=np.where(run.recited, 1.0, others)[kept],
     )
 
-    full = fitting.judge(run, score, 1.5, is_probability=False)
-    sampled = fitting.judge(thinned, score[kept], 1.5, is_probability=False)
+    full = fitting.judge(run, score, -0.04, is_probability=False)
+    sampled = fitting.judge(thinned, score[kept], -0.04, is_probability=False)
     assert sampled.pr_auc == pytest.approx(full.pr_auc, abs=0.05)
     assert sampled.precision == pytest.approx(full.precision, abs=0.1)
     assert sampled.recall == full.recall
 
 
-def test_what_is_fitted_is_the_classifier_that_memaudit_reads():
-    """The same numbers from JSON, without scikit-learn."""
-    train, calibration, test = make_runs()
-    features = tuple(f for f in fitting.SUFFIX_FEATURES if f != "log_exposure")
-    fitted = fitting.fit([train], [calibration], features)
+def test_what_is_fitted_is_the_classifier_that_memaudit_reads(tmp_path):
+    """The same numbers from JSON, without scikit-learn; with a card, and a screen of its own."""
+    runs = make_runs(("train", "train", "train", "test"))
+    spec = fitting.Shipped(
+        "teacher", "teacher", ("teacher_suffix_min_logprob", "log_exposure", "exposure_share")
+    )
+    fitted = fitting.fit_shipped(runs, spec)
+    shipped = {"teacher": (spec, fitted)}
+    judged = {"soft": fitting.judge_all(runs, shipped, "soft")}
 
-    classifier = fitting.classifier_of(fitted, [train], "teacher")
+    ship(runs, shipped, judged, tmp_path)
 
+    classifier = find_classifier(str(tmp_path / "teacher"), "teacher")
+    test = next(run for run in runs if run.about["cell"]["role"] == "test")
     np.testing.assert_allclose(
         classifier.predict_proba(test.matrix(classifier.features)),
         fitted.probabilities(test),
         rtol=1e-9,
     )
+    card = json.loads((tmp_path / "teacher" / "card.json").read_text())
+    assert card["digest"] == classifier.digest
+    assert card["level"]["runs"] == 3
+    screen = load_prefilter_fit(prefilter_fit_path(tmp_path, "teacher"))
+    assert screen.classifier_digest == classifier.digest
 
 
 def test_the_tables_of_a_finished_cell_are_drawn(shop, tmp_path):
@@ -207,21 +255,25 @@ def test_the_tables_of_a_finished_cell_are_drawn(shop, tmp_path):
     assert [row[:2] for row in students_table(runs).rows] == [("one", "half")]
 
 
-def test_the_feature_that_decides_is_chosen_first():
-    """Forward selection looks at cells that the fit has not seen."""
-    runs = make_runs(("train", "train", "train"))
+def test_the_feature_that_decides_is_chosen():
+    """The search looks at sources that the fit has not seen, and stops when nothing is gained."""
+    runs = make_runs(("train", "train", "train"), models=("soft",))
+    candidates = ("log_temperature", "log_exposure", "teacher_suffix_min_logprob")
 
-    assert fitting.choose_features(runs)[0] == "teacher_suffix_min_margin"
-    assert fitting.choose_features(runs[:1]) == fitting.SUFFIX_FEATURES
+    assert fitting.choose_features(runs, candidates) == ("teacher_suffix_min_logprob",)
 
 
 def test_every_method_is_judged_on_every_test_cell():
     """A classifier looks good alone: what is simpler, and what was shipped before, stand beside."""
-    judged = fitting.judge_all(make_runs(("train", "train", "calibration", "test", "test")))
+    runs = make_runs(("train", "train", "calibration", "test", "test"))
+    judged = fitting.judge_all(runs, {}, "soft")
 
-    table = classifiers_table(judged)
+    table = classifiers_table(judged, "soft labels")
     assert {row[1] for row in table.rows} == {"test-3", "test-4"}
     assert len(table.rows) == 2 * len(judged)
-    best = judged["teacher, suffix and margin"]["test-3"]
+    best = judged["seven of the teacher's suffix"]["test-3"]
     assert best.pr_auc > judged["zlib entropy alone"]["test-3"].pr_auc
     assert judged["students of other seeds"]["test-3"].expected is None
+    of_text = fitting.judge_all(runs, {}, "cross-entropy")
+    assert "the paper's four" not in of_text
+    assert "exposure alone" in of_text

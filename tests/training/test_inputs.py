@@ -164,9 +164,9 @@ def test_scores_for_other_epochs_are_refused(pair):
     """Exposure grows with the epochs: labels of a longer training would teach a wrong slope."""
     describe(pair, {"epochs": 5.0})
     manifest = pair[1] / "manifest.json"
-    manifest.write_text(json.dumps({"inputs": {"exposure": {"gram_bytes": 24, "epochs": 5.0}}}))
+    manifest.write_text(json.dumps({"inputs": {"exposure": {"gram_tokens": 8, "epochs": 5.0}}}))
     read_inputs([pair])
 
-    manifest.write_text(json.dumps({"inputs": {"exposure": {"gram_bytes": 24, "epochs": 3.0}}}))
+    manifest.write_text(json.dumps({"inputs": {"exposure": {"gram_tokens": 8, "epochs": 3.0}}}))
     with pytest.raises(ClassifierError, match=r"epochs are 5\.0 for .* and 3\.0 for"):
         read_inputs([pair])
