@@ -120,7 +120,9 @@ def _features(
     columns: dict[str, NDArray[Any]] = {
         name: np.array([row[name] for row in rows]) for name in rows[0]
     }
-    exposure = exposure_of(list(made.windows), windows, regime.prefix_len, made.counts)
+    exposure = exposure_of(
+        list(made.windows), windows, regime.prefix_len, made.counts.astype(np.int64)
+    )
     return columns | {
         "count": counts,
         "exposure_median": exposure.median,
