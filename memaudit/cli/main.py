@@ -13,6 +13,7 @@ import click
 from memaudit import __version__
 from memaudit.cli.command import Group
 from memaudit.cli.completion import VARIABLE, completion
+from memaudit.cli.diff import diff
 from memaudit.cli.explain import explain
 from memaudit.cli.filter import filter_
 from memaudit.cli.fit import fit
@@ -71,6 +72,7 @@ def cli(*, core_dumps: bool) -> None:
 
 
 cli.add_command(completion)
+cli.add_command(diff)
 cli.add_command(explain)
 cli.add_command(filter_)
 cli.add_command(fit)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from memaudit.reports import words
 from memaudit.reports.page import (
-    PATH_LEN,
     Cell,
     Column,
     Page,
@@ -16,6 +15,7 @@ from memaudit.reports.page import (
     facts,
     name,
     numbers,
+    path_name,
 )
 
 if TYPE_CHECKING:
@@ -129,10 +129,8 @@ def _shift(result: "Recalibrated") -> Table:
             "level": f"log-odds {shift.shift:+.2f}, slope {shift.slope:.2f}",
             "log loss": f"{words.figure(after.log_loss)}, before {words.figure(before.log_loss)}",
             "Brier": f"{words.figure(after.brier)}, before {words.figure(before.brier)}",
-            "classifier": name(
-                f"{result.folder}, {result.classifier.digest[:12]}", max_len=PATH_LEN
-            ),
-            "use": name(f"memaudit predict --classifier {result.folder}", max_len=PATH_LEN),
+            "classifier": path_name(f"{result.folder}, {result.classifier.digest[:12]}"),
+            "use": path_name(f"memaudit predict --classifier {result.folder}"),
         }
     )
 
@@ -201,8 +199,8 @@ def _facts(result: "FitResult") -> Table:
         "split": f"by {result.unit}: {n_fit} memorized to fit, "
         f"{result.n_calibration_positives} to calibrate",
         "threshold": f"at risk from {words.percent(classifier.threshold)}",
-        "classifier": name(f"{result.folder}, {classifier.digest[:12]}", max_len=PATH_LEN),
-        "use": name(f"memaudit predict --classifier {result.folder}", max_len=PATH_LEN),
+        "classifier": path_name(f"{result.folder}, {classifier.digest[:12]}"),
+        "use": path_name(f"memaudit predict --classifier {result.folder}"),
     }
     return facts(found)
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from memaudit.reports import words
 from memaudit.reports.markdown import render_markdown
 from memaudit.reports.page import (
-    PATH_LEN,
     Cell,
     Column,
     Kind,
@@ -19,6 +18,7 @@ from memaudit.reports.page import (
     facts,
     name,
     numbers,
+    path_name,
 )
 
 if TYPE_CHECKING:
@@ -234,11 +234,9 @@ def _numbers(result: "FilterResult") -> Table:
         if result.tokens is None
         else f"{result.removed_tokens:,} of {result.tokens:,} removed",
         "not scored": f"{result.unscored_kept:,} rows, kept" if result.unscored_kept else "",
-        "corpus": "" if result.out is None else name(str(result.out), max_len=PATH_LEN),
-        "removed": ""
-        if result.out is None
-        else name(f"{result.out}.removed.parquet", max_len=PATH_LEN),
-        "parts": name(f"{result.out}.excised.parquet", max_len=PATH_LEN)
+        "corpus": "" if result.out is None else path_name(result.out),
+        "removed": "" if result.out is None else path_name(f"{result.out}.removed.parquet"),
+        "parts": path_name(f"{result.out}.excised.parquet")
         if result.out and result.excised
         else "",
     }

@@ -6,6 +6,7 @@ each renderer escapes for itself, so a text from outside stays a text in all of 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Literal
 
 from memaudit.reports.charts import Bar, Chart
@@ -28,13 +29,19 @@ Sentence = str | int | Words | tuple[str | Words, ...]
 """Text in pieces; a plain string is our own, and a count is shown in groups of three digits."""
 
 
-PATH_LEN = 4096
-"""Characters of a path that are shown: all that Linux allows."""
-
-
 def name(text: str, kind: Kind = "", *, max_len: int = 200) -> Words:
     """Return a text from outside, such as an id or the name of a model; a longer one is cut."""
     return Words(text if len(text) <= max_len else f"{text[:max_len]}…", kind, is_name=True)
+
+
+def path_name(path: object) -> Words:
+    """Return a path as text from outside, whole up to the longest that Linux allows."""
+    return name(str(path), max_len=4096)
+
+
+def model_name(model: str, kind: Kind = "") -> Words:
+    """Return the name of a model, without the folders that it lies in."""
+    return name(PurePath(model).name or model, kind)
 
 
 def pieces(sentence: Sentence) -> Iterator[Words]:

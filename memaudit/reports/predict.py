@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from memaudit.reports import words
 from memaudit.reports.page import (
-    PATH_LEN,
     Cell,
     Column,
     Kind,
@@ -19,6 +18,7 @@ from memaudit.reports.page import (
     facts,
     name,
     numbers,
+    path_name,
 )
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _provenance(result: "AuditResult") -> Table:
     names = result.names
     threshold = words.percent(result.threshold)
     found: dict[str, Sentence | Cell] = {
-        "risk table": "" if result.table is None else name(str(result.table), max_len=PATH_LEN),
+        "risk table": "" if result.table is None else path_name(result.table),
         "corpus": result.corpus_read or "",
         "classifier": (
             name(f"{names.classifier}, {names.classifier_digest[:12]}"),
@@ -314,7 +314,7 @@ def status_page(status: "RunStatus") -> Page:
     of_shard = f"of shard {status.shard} " if status.shard else ""
     n_gone = len(status.missing) + len(status.failures) + len(status.damaged)
     rows: dict[str, Sentence | Cell] = {
-        "folder": name(str(status.folder), max_len=PATH_LEN),
+        "folder": path_name(status.folder),
         "process": "" if status.process is None else f"{status.process or 'unknown'}",
         "examples": f"{status.rows:,}",
         "windows": f"{status.windows_done:,} of {status.windows:,}",

@@ -1,32 +1,22 @@
-"""A report of a run as plain values: what it shows, counted once, and its classifier's card."""
+"""What a report of a run shows beyond the run's own counts, and the texts that it may show."""
 
 import hashlib
-import json
+import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
-from memaudit.classifier import shipped_classifiers_dir
 from memaudit.corpus import Conversation, CorpusOptions, Example, Rendered, read_corpus
 from memaudit.errors import UsageError
+from memaudit.features import OBJECTIVE_FEATURES
 from memaudit.metrics import ExpectedCount
-from memaudit.reports.report_numbers import (
-    MAX_WORST,
-    Bin,
-    Budget,
-    ReasonCount,
-    budgets,
-    histogram,
-    main_features,
-    n_recited,
-    reason_counts,
-)
+from memaudit.reports.classifier_card import Card, find_card
 from memaudit.runs.manifest import Manifest
-from memaudit.runs.risks import OUT_OF_RANGE_LIMIT, Worst
-from memaudit.sensitivity import SensitivitySummary
+from memaudit.runs.risks import Risks, Worst
 from memaudit.text import shown_path
 
 if TYPE_CHECKING:
@@ -37,280 +27,191 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 """Of the numbers inside a report; goes up when a reader of the old ones would misread."""
 
-OWN = "this classifier"
-"""The name of the classifier itself among the methods of its card."""
+MAX_WORST = 500
+"""Examples that a report lists at most: it stays a page, whatever the size of the corpus."""
+
+REASONS_OF = 10_000
+"""Distinct texts whose reasons are counted at most, the riskiest first."""
+
+_N_BINS = 20
+_N_BUDGETS = 64
+_REST_SHARE = 0.02
+_FEATURES_SHOWN = 5
+_COUNTED = re.compile(r"occurs \d+ times")
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """A number with its 95 % interval, where the card has one."""
+class Bin:
+    """Examples whose probability is at least `low` and below `high`; the last bin includes 1."""
 
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOutRun:
-    """A run of the study that the classifier never saw."""
-
-    name: str
-    """As in the card."""
-
-    examples: int
-
-    expected: float
-    """To be memorized, by the classifier."""
-
-    found: int
-    """That the student really memorized."""
+    low: float
+    high: float
+    rows: int
+    flagged: bool
+    """Whether they are at risk; the threshold is the end of a bin."""
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """Figures at natural prevalence, on held-out runs."""
+class Budget:
+    """What is left when the riskiest examples are dropped."""
 
-    methods: Mapping[str, Mapping[str, Figure]]
-    """By method, the classifier first, then by metric."""
+    rows: int
+    """Dropped, all copies of a text together."""
+    texts: int
+    """Distinct ones among them."""
+    left: ExpectedCount
+    """Rows expected to be memorized among the others."""
 
-    runs: tuple[HeldOutRun, ...]
-    """Each distilled for real; the smallest expectation first."""
 
-    statistics: str
-    """How the figures were computed."""
+@dataclass(frozen=True, slots=True)
+class ReasonCount:
+    """How many distinct texts have a reason, and how many rows, their copies included."""
 
-    limits: str
-    """What they do not say."""
-
-    curve: tuple[tuple[float, float], ...]
-    """Recall and precision at falling thresholds; empty if the card has none."""
-
-    @property
-    def own(self) -> Mapping[str, Figure]:
-        """Figures of the classifier itself, by metric."""
-        return self.methods[OWN]
-
-    @property
-    def prevalence(self) -> float | None:
-        """Share of memorized examples over all held-out runs."""
-        n_examples = sum(run.examples for run in self.runs)
-        return sum(run.found for run in self.runs) / n_examples if n_examples else None
+    reason: str
+    texts: int
+    rows: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a report shows. Counts are of rows unless they say otherwise."""
+    """A run with what a report adds to it."""
 
-    manifest: Manifest
-
-    outcomes: Mapping[str, int]
-    """Rows by outcome."""
-
-    flagged: int
-    """At risk: the probability reaches the threshold."""
-
-    flagged_texts: int
-    """Distinct texts among them."""
-
-    texts: int
-    """Distinct texts among the scored: rows with equal worst windows count once."""
-
-    expected: ExpectedCount
-    """To be memorized."""
-
-    expected_texts: ExpectedCount
-    """Distinct texts to be memorized."""
-
-    recited: int
-    """Whose worst window the teacher recites."""
-
-    histogram: tuple[Bin, ...]
-    """By probability."""
-
-    budgets: tuple[Budget, ...]
-    """From none dropped to nearly no risk left."""
-
+    run: "Run"
     reasons: tuple[ReasonCount, ...]
-    """Among the texts at risk."""
-
-    features: tuple[str, ...]
-    """Names of the features of the worst examples."""
-
+    """Among the texts at risk, the most frequent first."""
     worst: tuple[Worst, ...]
     """The riskiest first."""
-
-    out_of_range: Mapping[str, float]
-    """For each feature of the classifier, the share of rows beyond its training range."""
-
     card: Card | None
     """Of the classifier, if it is a shipped one."""
-
     verified: "VerifiedRows | None" = None
     """What a real distillation showed, if it is at hand."""
-
-    sensitivity: SensitivitySummary | None = None
-    """How many rows hold personal data or secrets, if it was looked for."""
-
     gate: "GateResult | None" = None
     """What the gate says under a policy, if one was given."""
-
     row_texts: Mapping[int, str] | None = None
     """Start of the worst examples, by row, if they were asked for: text of the corpus."""
 
     @property
-    def rows(self) -> int:
-        """In the corpus."""
-        return sum(self.outcomes.values())
+    def risks(self) -> Risks:
+        """All that is counted of the run's risks."""
+        return self.run.risks
 
     @property
-    def scored(self) -> int:
-        """With a probability."""
-        return self.outcomes.get("scored", 0)
-
-    @property
-    def teacher(self) -> str:
-        """Name of the teacher, without the folders it lies in; untrusted."""
-        given = self.manifest.names.teacher
-        return PurePath(given).name or given
-
-    @property
-    def unfamiliar(self) -> dict[str, float]:
-        """Features for which too many rows lie beyond what the classifier has seen."""
-        return {name: rate for name, rate in self.out_of_range.items() if rate > OUT_OF_RANGE_LIMIT}
-
-    @property
-    def budgets_listed(self) -> list[Budget]:
-        """About eight of them for a table, the one that drops all at risk among them."""
-        budgets, steps = self.budgets, max(1, (len(self.budgets) - 1) // 6)
-        chosen = {0, len(budgets) - 1, *range(0, len(budgets), steps)}
-        exact = [i for i, budget in enumerate(budgets) if budget.rows == self.flagged]
-        return [budgets[i] for i in sorted(chosen | set(exact))]
+    def manifest(self) -> Manifest:
+        """What the run was given."""
+        return self.run.manifest
 
     def document(self) -> dict[str, Any]:
         """Return the numbers as one JSON document: no id, no address and no text of the corpus."""
-        inputs, expected, texts = self.manifest.inputs, self.expected, self.expected_texts
+        inputs, risks = self.manifest.inputs, self.risks
+        expected, texts, sensitivity = risks.expected, risks.expected_texts, self._sensitivity
+        found = None if self.verified is None else self.verified.result.extracted["student"]
         gate = {} if self.gate is None else {"gate": self.gate.verdict}
         return gate | {
             "schema_version": SCHEMA_VERSION,
             "run": inputs.fingerprint,
-            "rows": self.rows,
-            "outcomes": dict(sorted(self.outcomes.items())),
-            "flagged": self.flagged,
-            "flagged_distinct": self.flagged_texts,
+            "rows": self.run.n_rows,
+            "outcomes": dict(sorted(self.run.outcomes.items())),
+            "flagged": risks.n_flagged,
+            "flagged_distinct": risks.n_flagged_texts,
             "threshold": self.manifest.classifier.threshold,
             "expected_memorized": expected.mean,
             "expected_memorized_interval": [expected.low, expected.high],
             "expected_memorized_distinct": texts.mean,
             "expected_memorized_distinct_interval": [texts.low, texts.high],
-            "recited_by_teacher": self.recited,
-            "sensitivity": None if self.sensitivity is None else asdict(self.sensitivity),
-            "out_of_range": dict(self.out_of_range),
-            "verified": None
-            if self.verified is None
-            else self.verified.result.extracted["student"].count,
+            "recited_by_teacher": risks.n_recited,
+            "sensitivity": sensitivity,
+            "out_of_range": dict(risks.out_of_range),
+            "verified": None if found is None else found.count,
             "classifier_digest": inputs.classifier_digest,
             "teacher_digest": inputs.teacher_digest,
             "texts_digest": inputs.texts_digest,
         }
 
+    @property
+    def _sensitivity(self) -> dict[str, Any] | None:
+        summary = self.run.sensitivity_summary
+        return None if summary is None else asdict(summary)
+
 
 def make_report(
-    run: "Run",
-    *,
-    n_worst: int = 200,
-    verified: "VerifiedRows | None" = None,
+    run: "Run", *, n_worst: int = 200, verified: "VerifiedRows | None" = None
 ) -> Report:
-    """Count what a report shows.
-
-    Args:
-        run: finished.
-        n_worst: examples listed, at most 500.
-        verified: what a real distillation showed.
-    """
-    risks, texts = run.risks, run.risks.texts.riskiest_first()
+    """Return the report of a finished run, with at most 500 of its worst examples."""
     return Report(
-        manifest=run.manifest,
-        outcomes=run.outcomes,
-        flagged=risks.n_flagged,
-        flagged_texts=risks.n_flagged_texts,
-        texts=len(texts.windows),
-        expected=risks.expected,
-        expected_texts=risks.expected_texts,
-        recited=n_recited(run, texts),
-        histogram=histogram(run),
-        budgets=budgets(run, texts),
-        reasons=reason_counts(run, texts),
-        features=main_features(run),
+        run=run,
+        reasons=_reason_counts(run.risks),
         worst=run.worst(min(n_worst, MAX_WORST)),
-        out_of_range=risks.out_of_range,
-        card=find_card(risks.classifier.name, run.manifest.inputs.classifier_digest),
+        card=find_card(run.risks.classifier.name, run.manifest.inputs.classifier_digest),
         verified=verified,
-        sensitivity=run.sensitivity_summary,
     )
 
 
-def find_card(name: str, digest: str) -> Card | None:
-    """Return the card of a shipped classifier.
+def histogram(risks: Risks) -> tuple[Bin, ...]:
+    """Return the scored rows by probability, in about twenty bins from 0 to 1."""
+    threshold = risks.classifier.threshold
+    n_below = min(max(1, round(_N_BINS * threshold)), _N_BINS - 1)
+    below = np.linspace(0, threshold, n_below + 1)
+    edges = np.concatenate([below[:-1], np.linspace(threshold, 1, _N_BINS - n_below + 1)])
+    counts, _ = np.histogram(risks.row_probabilities, edges)
+    bins = zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
+    return tuple(
+        Bin(low, high, rows, flagged=i >= n_below) for i, (low, high, rows) in enumerate(bins)
+    )
 
-    Args:
-        name: of the classifier.
-        digest: of its content: a classifier of the same name may be another.
 
-    Returns:
-        None if no shipped classifier is that one.
+def budgets(risks: Risks) -> tuple[Budget, ...]:
+    """Return what is left for about sixty numbers of dropped texts, from none to nearly all risk.
+
+    One of them drops all at risk. The interval is the classifier's, for the texts that are left.
     """
-    path = shipped_classifiers_dir() / name / "card.json"
-    return read_card(path, digest) if path.is_file() else None
-
-
-def read_card(path: Path, digest: str) -> Card | None:
-    """Return a card if it is of the classifier with that digest and says how that was tested."""
-    document = json.loads(path.read_text(encoding="utf-8"))
-    if document.get("digest") != digest or OWN not in document.get("test", {}):
-        return None
-    methods = {name: _figures(metrics) for name, metrics in document["test"].items()}
-    own = {OWN: methods.pop(OWN)}
-    by_value = sorted(methods.items(), key=lambda item: -_value(item[1], "pr_auc"))
-    curve = document.get("curves", {}).get("precision_recall", [])
-    return Card(
-        methods=own | dict(by_value),
-        runs=_runs(document.get("test_by_run", {})),
-        statistics=str(document.get("statistics", "")),
-        limits=str(document.get("limits", "")),
-        curve=tuple((float(recall), float(precision)) for recall, precision in curve),
+    texts, classifier = risks.riskiest_texts, risks.classifier
+    risk = texts.copies * texts.probabilities
+    left = risk.sum() - np.cumsum(risk)
+    last = min(int(np.searchsorted(-left, -_REST_SHARE * risk.sum())) + 1, len(risk))
+    # Half of the numbers even, for the curve; half close to none, where most risk goes.
+    even = np.linspace(0, last, _N_BUDGETS // 2)
+    steep = np.geomspace(1, max(1, last), _N_BUDGETS // 2)
+    n_dropped = np.concatenate([even, steep, [risks.n_flagged_texts]]).round().astype(np.int64)
+    n_dropped = np.unique(n_dropped[n_dropped <= len(risk)])
+    rows = np.concatenate([[0], np.cumsum(texts.copies)])
+    return tuple(
+        Budget(
+            int(rows[n]),
+            n,
+            # With none dropped, to the last digit what the headline says.
+            classifier.expected_count(texts.probabilities[n:], texts.copies[n:])
+            if n
+            else risks.expected,
+        )
+        for n in n_dropped.tolist()
     )
 
 
-def _figures(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, Figure]:
-    return {
-        name: Figure(value, figure.get("low"), figure.get("high"))
-        for name, figure in metrics.items()
-        if (value := figure.get("value")) is not None
-    }
+def _reason_counts(risks: Risks) -> tuple[ReasonCount, ...]:
+    texts, n_texts, n_rows = risks.riskiest_texts, Counter[str](), Counter[str]()
+    windows = texts.windows[: min(risks.n_flagged_texts, REASONS_OF)].tolist()
+    for window, copies in zip(windows, texts.copies.tolist(), strict=False):
+        for reason in _COUNTED.sub("occurs more than once", risks.reason(window)).split(", "):
+            n_texts[reason] += 1
+            n_rows[reason] += copies
+    return tuple(ReasonCount(reason, n, n_rows[reason]) for reason, n in n_texts.most_common())
 
 
-def _value(figures: Mapping[str, Figure], metric: str) -> float:
-    return figures[metric].value if metric in figures else -1.0
-
-
-def _runs(by_name: Mapping[str, Mapping[str, Any]]) -> tuple[HeldOutRun, ...]:
-    runs = [
-        HeldOutRun(
-            name.removeprefix("as shipped: "), run["examples"], float(run["expected"]), run["found"]
-        )
-        for name, run in by_name.items()
-        if run.get("expected") is not None and run.get("found") is not None
-    ]
-    return tuple(sorted(runs, key=lambda run: (run.expected, run.name)))
+def main_features(risks: Risks) -> tuple[str, ...]:
+    """Return the classifier's features that differ from window to window, the weightiest first."""
+    weights = dict(zip(risks.classifier.features, risks.classifier.coefficients, strict=True))
+    left_out = (*OBJECTIVE_FEATURES, "occurrences", "log_occurrences")
+    shown = [name for name in weights if name not in left_out]
+    return tuple(sorted(shown, key=lambda name: -abs(weights[name]))[:_FEATURES_SHOWN])
 
 
 def read_row_texts(
-    manifest: "Manifest", source: str, rows: Collection[int], n_characters: int
+    manifest: Manifest, source: str, rows: Collection[int], n_characters: int
 ) -> dict[int, str]:
     """Return the start of the texts of some rows, once the corpus is found to be the run's.
 
     Args:
-        manifest: of the run: says how its corpus is read.
+        manifest: says how the corpus of the run is read.
         source: where the corpus is now.
         rows: ordinals.
         n_characters: of each text.

@@ -1,37 +1,27 @@
-"""What a report rests on: a real distillation, the classifier's tests, and what none of it says."""
+"""What a report rests on: a real distillation, what the numbers mean, and what decides them."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 
-from memaudit.evaluation import MissedExample, Rate
+from memaudit.evaluation import Rate
 from memaudit.labels import ROLES, VerificationResult, VerifiedRows
 from memaudit.reports import words
-from memaudit.reports.charts import (
-    Bar,
-)
+from memaudit.reports.charts import Bar
 from memaudit.reports.page import (
     BARS,
-    Block,
     Bullets,
     Cell,
     Column,
     Figures,
     Paragraph,
     Section,
+    Sentence,
     Table,
+    facts,
     name,
     numbers,
 )
-from memaudit.reports.report import Card, Figure, Report
-from memaudit.reports.report_charts import calibration_chart, curve_chart
+from memaudit.reports.report import Report
 
-_METRICS = {
-    "pr_auc": "average precision",
-    "roc_auc": "ROC-AUC",
-    "equal_count_auc": "ROC-AUC among examples that occur equally often",
-    "precision": "precision at the threshold",
-    "recall": "recall at the threshold",
-    "calibration_error": "calibration error",
-}
 _MISSED_SHOWN = 20
 
 
@@ -53,17 +43,25 @@ def verified_section(verified: VerifiedRows) -> Section:
         f"{words.expected(found.expected_count)} were expected to be memorized. The student "
         f"recites {student.count:,} of {student.of:,}."
     )
-    missed = [_missed(found.missed[:_MISSED_SHOWN])] if found.missed else []
+    missed = Table(
+        title="Recited, but not at risk",
+        columns=(Column("example", "anywhere"), *numbers("predicted probability")),
+        rows=tuple(
+            (Cell(text=name(row.id), detail=name(row.address)), words.percent(row.probability))
+            for row in found.missed[:_MISSED_SHOWN]
+        ),
+        style="numbers",
+    )
+    blocks = (Paragraph(text), figures, _models(result), _sets(result))
     return Section(
         title="What a real distillation showed",
         anchor="verified",
         nav="Verified",
-        blocks=(Paragraph(text), figures, _models(result), _sets(result), *missed),
+        blocks=(*blocks, missed) if found.missed else blocks,
     )
 
 
 def _models(result: VerificationResult) -> Table:
-    rates = [(role, result.extracted[role]) for role in ROLES]
     perplexity = numbers("held-out perplexity")
     return Table(
         title="What each model recites",
@@ -76,7 +74,7 @@ def _models(result: VerificationResult) -> Table:
                 Cell(text=words.percent(rate.rate), detail=words.rate_range(rate)),
                 words.figure(result.perplexity[role], 1),
             )
-            for role, rate in rates
+            for role, rate in ((role, result.extracted[role]) for role in ROLES)
         ),
         style="bars",
     )
@@ -123,89 +121,14 @@ def _sets(result: VerificationResult) -> Table:
     )
 
 
-def _missed(missed: tuple[MissedExample, ...]) -> Table:
-    return Table(
-        title="Recited, but not at risk",
-        columns=(Column("example", "anywhere"), *numbers("predicted probability")),
-        rows=tuple(
-            (Cell(text=name(row.id), detail=name(row.address)), words.percent(row.probability))
-            for row in missed
-        ),
-        style="numbers",
-    )
-
-
-def classifier_section(card: Card | None, classifier: str) -> Section:
-    """Return how the classifier was tested, by its card."""
-    return Section(
-        title="How good the classifier is",
-        anchor="classifier",
-        nav="Classifier",
-        blocks=(_no_card(classifier),) if card is None else tuple(_card(card)),
-    )
-
-
-def _no_card(classifier: str) -> Paragraph:
-    no_card = " does not come with memaudit. The card beside its file says how it was tested."
-    return Paragraph(("No card is at hand: ", name(classifier), no_card))
-
-
-def _card(card: Card) -> Iterator[Block]:
-    tested = f"Tested on {len(card.runs)} distillations that it never saw."
-    if card.prevalence is not None:
-        tested += f" {words.percent(card.prevalence)} of their examples were memorized."
-    yield Paragraph(tested)
-    yield Table(
-        title="Figures of this classifier on those distillations",
-        columns=(Column("figure"), *numbers("value", "95% interval")),
-        rows=tuple(
-            (label, words.figure(card.own[key].value), _figure_range(card.own[key], 3) or "–")
-            for key, label in _METRICS.items()
-            if key in card.own
-        ),
-        style="numbers",
-    )
-    if card.curve:
-        yield curve_chart(card)
-    yield _methods(card)
-    if card.runs:
-        yield calibration_chart(card.runs)
-        yield Table(
-            title="Expected and found, by held-out distillation",
-            columns=(Column("distillation"), *numbers("examples", "expected", "found")),
-            rows=tuple(
-                (run.name, run.examples, f"{run.expected:,.1f}", run.found) for run in card.runs
-            ),
-            is_folded=True,
-            style="numbers",
-        )
-    if card.statistics:
-        yield Paragraph(card.statistics, "quiet")
-
-
-def _methods(card: Card) -> Table:
-    figures = [
-        (method, each["pr_auc"]) for method, each in card.methods.items() if "pr_auc" in each
-    ]
-    return Table(
-        title="Average precision (area under precision and recall) of this classifier and of "
-        "simpler rules, on the same distillations",
-        columns=(Column("by"), BARS, Column("average precision")),
-        rows=tuple(
-            (
-                method,
-                Cell(bar=Bar(found.value, is_risk=i == 0, low=found.low, high=found.high)),
-                Cell(text=words.figure(found.value, 2), detail=_figure_range(found, 2)),
-            )
-            for i, (method, found) in enumerate(figures)
-        ),
-        style="ranking",
-    )
+def _rate(rate: Rate, what: str) -> tuple[str, str]:
+    told = f"{rate.count:,} of {rate.of:,} {what} ({words.rate_range(rate)})"
+    return words.percent(rate.rate), told
 
 
 def limits_section(report: Report) -> Section:
     """Return what the numbers mean, and what they do not."""
-    inputs = report.manifest.inputs
+    inputs, sensitivity = report.manifest.inputs, report.run.sensitivity_summary
     items = [
         words.not_a_guarantee(inputs.prefix_tokens, inputs.suffix_tokens),
         "The expected number is the sum of the probabilities. It depends on training length, "
@@ -218,16 +141,16 @@ def limits_section(report: Report) -> Section:
     ]
     if inputs.windows == "first":
         items.append("Only the first window of each example was scored.")
-    if report.sensitivity is not None:
-        names = "" if report.sensitivity.finds_names else " People’s names were not looked for."
+    if sensitivity is not None:
+        names = "" if sensitivity.finds_names else " People’s names were not looked for."
         items.append(
             "Personal data and secrets are found by their form, in one window at a time. What the "
             f"edge of a window cuts in two, or what looks like ordinary text, is missed.{names}"
         )
-    if report.unfamiliar:
-        found = words.percent_by_name(report.unfamiliar)
+    if unfamiliar := report.risks.unfamiliar:
         items.append(
-            f"Some rows are unlike those the classifier was trained on ({found}): "
+            "Some rows are unlike those the classifier was trained on "
+            f"({words.percent_by_name(unfamiliar)}): "
             "their order is more reliable than their probabilities."
         )
     if report.card is not None and report.card.limits:
@@ -241,12 +164,61 @@ def limits_section(report: Report) -> Section:
     )
 
 
-def _rate(rate: Rate, what: str) -> tuple[str, str]:
-    told = f"{rate.count:,} of {rate.of:,} {what} ({words.rate_range(rate)})"
-    return words.percent(rate.rate), told
+def provenance_section(report: Report) -> Section:
+    """Return all that decides the numbers, by kind; what identifies the run comes first."""
+    first, *others = _provenance(report).items()
+    folded = (facts(_as_names(values), title=group, is_folded=True) for group, values in others)
+    blocks = (facts(_as_names(first[1])), *folded)
+    return Section(title="Provenance", anchor="provenance", nav="Provenance", blocks=blocks)
 
 
-def _figure_range(figure: Figure, digits: int) -> str:
-    if figure.low is None or figure.high is None:
-        return ""
-    return f"{words.figure(figure.low, digits)} to {words.figure(figure.high, digits)}"
+def _as_names(values: Mapping[str, object]) -> dict[str, Sentence | Cell]:
+    """Return values as text from outside: all of them come from files."""
+    return {key: name(str(value), max_len=1000) for key, value in values.items()}
+
+
+def _provenance(report: Report) -> dict[str, dict[str, object]]:
+    manifest = report.manifest
+    inputs, names, classifier = manifest.inputs, manifest.names, manifest.classifier
+    reference = {}
+    if names.reference is not None:
+        role = inputs.feature_set.removeprefix("teacher+")
+        reference = {role: names.reference, f"sha256 of the {role}": inputs.reference_digest or ""}
+    groups: dict[str, dict[str, object]] = {
+        "Run": {
+            "run": inputs.fingerprint,
+            "memaudit": names.memaudit_version,
+            "teacher": names.teacher,
+            "sha256 of the teacher": inputs.teacher_digest,
+            **reference,
+            "classifier": classifier.name,
+            "sha256 of the classifier": inputs.classifier_digest,
+            "sha256 of the texts": inputs.texts_digest,
+            "objective": words.objective_in_words(inputs.objective),
+            "windows": f"{inputs.prefix_tokens} + {inputs.suffix_tokens} tokens, {inputs.windows}",
+        },
+        "Computation": {
+            "engine": f"{inputs.engine} on {inputs.device}",
+            "threads": inputs.threads if inputs.threads is not None else "default",
+            "distinct windows": f"{inputs.distinct_windows:,}",
+            "bad rows": inputs.on_bad_row,
+        },
+        "Corpus": _spaced(inputs.corpus) | {"sha256 of rows": inputs.rows_digest},
+        "Classifier": {
+            "features": ", ".join(classifier.features),
+            "threshold": f"{classifier.threshold:.6f}",
+            "zlib": classifier.zlib.version,
+            **classifier.provenance,
+        },
+        "Versions": {**inputs.versions},
+    }
+    if report.verified is not None:
+        result = report.verified.result
+        labels = {"sha256 of labels": result.labels_digest}
+        groups["Verification"] = labels | _spaced(result.settings)
+    return groups
+
+
+def _spaced(values: Mapping[str, object]) -> dict[str, object]:
+    """Return what was set, under names that read as words."""
+    return {key.replace("_", " "): value for key, value in values.items() if value is not None}

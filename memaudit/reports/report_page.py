@@ -1,16 +1,14 @@
 """The page of a run: for the person who approves a release and the one who cleans the data."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from memaudit.gate.result import GateResult
 from memaudit.reports import words
-from memaudit.reports.charts import (
-    Bar,
-)
+from memaudit.reports.charts import Bar, Chart, Curve, Pillar, Rule, counted, counted_log, shares
+from memaudit.reports.classifier_card import classifier_section
 from memaudit.reports.gate import bound, gate_sentence, rules_table
 from memaudit.reports.page import (
     BARS,
-    PATH_LEN,
     Block,
     Cell,
     Column,
@@ -21,20 +19,27 @@ from memaudit.reports.page import (
     Sentence,
     Table,
     Words,
-    facts,
+    model_name,
     name,
     numbers,
+    path_name,
     pieces,
 )
-from memaudit.reports.report import Report
-from memaudit.reports.report_charts import budget_chart, histogram_chart
+from memaudit.reports.report import (
+    REASONS_OF,
+    Bin,
+    Budget,
+    Report,
+    budgets,
+    histogram,
+    main_features,
+)
 from memaudit.reports.report_evidence import (
-    classifier_section,
     limits_section,
+    provenance_section,
     reciters_of,
     verified_section,
 )
-from memaudit.reports.report_numbers import REASONS_OF
 from memaudit.runs.risks import Worst
 
 _OUTCOMES = {
@@ -48,24 +53,21 @@ _ID_LEN, _ADDRESS_LEN = 100, 160
 
 def report_page(report: Report) -> Page:
     """Return a report as a page: the verdict first, then what it rests on."""
-    verified = [] if report.verified is None else [verified_section(report.verified)]
+    gate, lead = report.gate, " ".join(_lead(report))
     return Page(
         title="Memorization report",
         verdict=verdict(report),
-        lead=(
-            *(() if report.gate is None else (*gate_sentence(report.gate), " ")),
-            " ".join(_lead(report)),
-        ),
+        lead=lead if gate is None else (*gate_sentence(gate), " ", lead),
         sections=(
             Section(blocks=tuple(_first(report))),
-            *([] if report.gate is None else [_policy(report.gate)]),
+            *([] if gate is None else [_policy(gate)]),
             _risk(report),
             _budget(report),
             _worst(report),
-            *verified,
+            *([] if report.verified is None else [verified_section(report.verified)]),
             classifier_section(report.card, report.manifest.classifier.name),
             limits_section(report),
-            _provenance(report),
+            provenance_section(report),
         ),
         document=report.document(),
         made_by=report.manifest.names.memaudit_version,
@@ -74,37 +76,33 @@ def report_page(report: Report) -> Page:
 
 def verdict(report: Report) -> Sentence:
     """Return what the report comes to, in one sentence."""
-    expected = report.expected
-    noun = "example" if report.rows == 1 else "examples"
+    expected, n_rows = report.risks.expected, report.run.n_rows
     return (
         "A student distilled from ",
-        name(report.teacher),
-        f" is expected to memorize {words.approximately(expected.mean)} of {report.rows:,} {noun} "
-        f"({words.interval(expected)}).",
+        model_name(report.manifest.names.teacher),
+        f" is expected to memorize {words.approximately(expected.mean)} of "
+        f"{words.examples(n_rows)} ({words.interval(expected)}).",
     )
 
 
 def _lead(report: Report) -> Iterator[str]:
     threshold = words.percent(report.manifest.classifier.threshold)
-    if not report.flagged:
+    n_flagged, n_texts = report.risks.n_flagged, report.risks.n_flagged_texts
+    if not n_flagged:
         yield f"None is at risk: no probability reaches {threshold}."
     else:
-        verb = "is" if report.flagged == 1 else "are"
-        copies = f" ({report.flagged_texts:,} distinct texts)"
-        yield (
-            f"{report.flagged:,} {verb} at risk, with a probability of {threshold} or more"
-            + (copies if report.flagged > report.flagged_texts else "")
-            + "."
-        )
-    if report.sensitivity is not None:
-        yield report.sensitivity.in_words(report.flagged)
+        verb = "is" if n_flagged == 1 else "are"
+        copies = f" ({n_texts:,} distinct texts)" if n_flagged > n_texts else ""
+        yield f"{n_flagged:,} {verb} at risk, with a probability of {threshold} or more{copies}."
+    if sensitivity := report.run.sensitivity_summary:
+        yield sensitivity.in_words(n_flagged)
     if report.verified is not None:
         found = report.verified.result.extracted["student"]
         yield (
             f"A student that was really distilled recites {found.count:,} of {found.of:,} distinct "
             "examples."
         )
-    if report.flagged:
+    if n_flagged:
         yield (
             "Next: remove repeats or examples at risk with 'memaudit filter', predict again on "
             "the cleaned file, and check the result against your limits with 'memaudit gate'."
@@ -112,46 +110,41 @@ def _lead(report: Report) -> Iterator[str]:
 
 
 def _first(report: Report) -> Iterator[Block]:
+    risks, n_rows, outcomes = report.risks, report.run.n_rows, report.run.outcomes
     if report.row_texts is not None:
         text = Words("This page contains corpus text.", "strong")
         yield Paragraph(
             (text, " Share it no further than the corpus itself."), "warning", "contains-text"
         )
-    if report.unfamiliar:
-        found = words.percent_by_name(report.unfamiliar)
+    if risks.unfamiliar:
+        found = words.percent_by_name(risks.unfamiliar)
         text = Words(f"{words.NOT_FAMILIAR}:", "strong")
         yield Paragraph((text, f" {found}. {words.READ_AS_ORDER}"), "warning", "unfamiliar")
-    texts, of = report.expected_texts, f"of {report.rows:,} examples"
-    of_texts = f"{words.interval(texts)} of {report.texts:,} texts"
-    copies = f"{words.interval(report.expected)} {of}"
-    at_risk, recited = (words.percent(n / report.rows) for n in (report.flagged, report.recited))
+    expected, texts, of = risks.expected, risks.expected_texts, f"of {n_rows:,} examples"
+    of_texts = f"{words.interval(texts)} of {len(risks.texts.windows):,} texts"
+    copies, about = f"{words.interval(expected)} {of}", words.approximately
+    at_risk, recited = (words.percent(n / n_rows) for n in (risks.n_flagged, risks.n_recited))
     yield Figures(
         (
-            ("Distinct texts expected to be memorized", words.approximately(texts.mean), of_texts),
-            (
-                "Examples expected, copies included",
-                words.approximately(report.expected.mean),
-                copies,
-            ),
-            ("At risk", f"{report.flagged:,}", f"{at_risk} {of}"),
-            ("Teacher recites", f"{report.recited:,}", f"{recited} {of}"),
+            ("Distinct texts expected to be memorized", about(texts.mean), of_texts),
+            ("Examples expected, copies included", about(expected.mean), copies),
+            ("At risk", f"{risks.n_flagged:,}", f"{at_risk} {of}"),
+            ("Teacher recites", f"{risks.n_recited:,}", f"{recited} {of}"),
         )
     )
     others = "".join(
-        f"; {report.outcomes[outcome]:,} {text}"
-        for outcome, text in _OUTCOMES.items()
-        if report.outcomes.get(outcome)
+        f"; {outcomes[key]:,} {text}" for key, text in _OUTCOMES.items() if outcomes[key]
     )
     yield Paragraph(
-        f"Intervals cover 95%. {report.scored:,} of {report.rows:,} examples were scored{others}. "
+        f"Intervals cover 95%. {outcomes['scored']:,} of {n_rows:,} examples were scored{others}. "
         f"The student learns from {words.objective_in_words(report.manifest.inputs.objective)}.",
         "quiet",
     )
 
 
 def _policy(result: GateResult) -> Section:
-    source = result.policy.source or "the command line"
-    said = Paragraph(("Policy: ", name(source, max_len=PATH_LEN), ". ", *pieces(bound(result))))
+    source = path_name(result.policy.source or "the command line")
+    said = Paragraph(("Policy: ", source, ". ", *pieces(bound(result))))
     return Section(
         title="Does it pass the policy?",
         anchor="policy",
@@ -161,43 +154,56 @@ def _policy(result: GateResult) -> Section:
 
 
 def _risk(report: Report) -> Section:
+    bins = histogram(report.risks)
     in_numbers = Table(
         title="Examples by probability",
         columns=(Column("probability"), *numbers("examples"), Column("at risk")),
         rows=tuple(
-            (
-                words.percent_range(each.low, each.high),
-                each.rows,
-                "yes" if each.flagged else "no",
-            )
-            for each in report.histogram
+            (words.percent_range(each.low, each.high), each.rows, "yes" if each.flagged else "no")
+            for each in bins
         ),
         is_folded=True,
         style="numbers",
     )
-    reasons = [_reasons(report)] if report.reasons else []
     return Section(
         title="How the risk is distributed",
         anchor="risk",
         nav="Risk",
-        blocks=(histogram_chart(report), in_numbers, *reasons),
+        blocks=(
+            _histogram_chart(report, bins),
+            in_numbers,
+            *([_reasons(report)] if report.reasons else []),
+        ),
+    )
+
+
+def _histogram_chart(report: Report, bins: tuple[Bin, ...]) -> Chart:
+    threshold = report.manifest.classifier.threshold
+    reached = words.percent(threshold)
+    pillars = (Pillar(each.low, each.high, each.rows, each.flagged) for each in bins if each.rows)
+    return Chart(
+        name="risk",
+        title="Examples by probability of being memorized",
+        description="Bars over probabilities from 0 to 100%; their heights are counts on a "
+        f"logarithmic scale. {report.risks.n_flagged:,} examples lie at or above "
+        f"{reached}, where risk begins.",
+        caption="The scale is logarithmic: each step up is ten times as many examples.",
+        x=shares("probability of being memorized"),
+        y=counted_log("examples", max(each.rows for each in bins)),
+        marks=(*pillars, Rule(across=threshold, label=f"at risk from {reached}")),
     )
 
 
 def _reasons(report: Report) -> Table:
-    n_texts = min(report.flagged_texts, REASONS_OF)
-    of = f"the {n_texts:,} riskiest of " if report.flagged_texts > REASONS_OF else ""
+    n_flagged = report.risks.n_flagged_texts
+    n_texts = min(n_flagged, REASONS_OF)
+    of = f"the {n_texts:,} riskiest of " if n_flagged > REASONS_OF else ""
     return Table(
-        title=f"Why examples are at risk: reasons among {of}{report.flagged_texts:,} distinct "
+        title=f"Why examples are at risk: reasons among {of}{n_flagged:,} distinct "
         "texts, of which one may have several",
         columns=(Column("reason"), *numbers("distinct texts"), BARS, *numbers("examples")),
         rows=tuple(
-            (
-                each.reason,
-                each.texts,
-                Cell(bar=Bar(each.texts / n_texts, is_risk=True)),
-                each.rows,
-            )
+            (each.reason, each.texts, Cell(bar=Bar(each.texts / n_texts, is_risk=True)), each.rows)
             for each in report.reasons
         ),
         style="bars",
@@ -205,21 +211,23 @@ def _reasons(report: Report) -> Table:
 
 
 def _budget(report: Report) -> Section:
+    found, n_flagged, n_rows = budgets(report.risks), report.risks.n_flagged, report.run.n_rows
+    # About eight of them make a table, the one that drops all at risk among them.
+    steps = range(0, len(found), max(1, (len(found) - 1) // 6))
+    exact = (i for i, budget in enumerate(found) if budget.rows == n_flagged)
+    columns = numbers("share of the corpus", "examples expected", "95% interval")
     table = Table(
         title="Expected to be memorized among the examples that are kept",
-        columns=(
-            Column("examples dropped"),
-            *numbers("share of the corpus", "examples expected", "95% interval"),
-        ),
+        columns=(Column("examples dropped"), *columns),
         rows=tuple(
             (
                 f"{budget.rows:,}"
-                + (" (all at risk)" if budget.rows == report.flagged and budget.rows else ""),
-                words.percent(budget.rows / report.rows),
+                + (" (all at risk)" if budget.rows == n_flagged and budget.rows else ""),
+                words.percent(budget.rows / n_rows),
                 words.approximately(budget.left.mean),
                 words.interval(budget.left),
             )
-            for budget in report.budgets_listed
+            for budget in (found[i] for i in sorted({0, len(found) - 1, *steps, *exact}))
         ),
         style="numbers",
     )
@@ -227,31 +235,50 @@ def _budget(report: Report) -> Section:
         title="What dropping the riskiest would leave",
         anchor="budget",
         nav="Budget",
-        blocks=(budget_chart(report), table),
+        blocks=(_budget_chart(found, n_flagged), table),
+    )
+
+
+def _budget_chart(found: tuple[Budget, ...], n_flagged: int) -> Chart:
+    first, last = found[0].left, found[-1]
+    curve = Curve(
+        tuple((budget.rows, budget.left.mean) for budget in found),
+        upper=tuple((budget.rows, float(budget.left.high)) for budget in found),
+        lower=tuple((budget.rows, float(budget.left.low)) for budget in found),
+    )
+    at_risk = Rule(across=n_flagged, label="all at risk dropped")
+    return Chart(
+        name="budget",
+        title="Expected to be memorized, by examples dropped",
+        description=f"A falling line with a band, its 95% interval: {first.mean:,.0f} with "
+        f"nothing dropped, {last.left.mean:,.1f} once the {last.rows:,} riskiest are dropped.",
+        caption="All copies of a text are dropped together. The band is the 95% interval.",
+        x=counted("riskiest examples dropped", last.rows),
+        y=counted("examples expected to be memorized", max(b.left.high for b in found)),
+        marks=(curve, *([at_risk] if 0 < n_flagged <= last.rows else [])),
     )
 
 
 def _worst(report: Report) -> Section:
-    verified, sensitivity = report.verified, report.sensitivity
+    features, n_texts = main_features(report.risks), len(report.risks.texts.windows)
     choices = [("risk", "at risk"), ("rest", "not at risk")]
-    choices += [] if verified is None else [("student", "recited by the student")]
-    if sensitivity is not None:
+    choices += [] if report.verified is None else [("student", "recited by the student")]
+    if report.risks.sensitivity is not None:
         choices += [("secret", "holds a secret"), ("personal", "holds personal data")]
     table = Table(
-        title=f"The {len(report.worst):,} riskiest of {report.texts:,} distinct texts, each by its "
+        title=f"The {len(report.worst):,} riskiest of {n_texts:,} distinct texts, each by its "
         "first row",
         columns=(
             Column("#", is_number=True, is_minor=True),
             Column("example", "anywhere"),
             *numbers("probability", "copies"),
-            *([] if verified is None else [Column("recited by")]),
+            *([] if report.verified is None else [Column("recited by")]),
             Column("why"),
-            *(
-                Column(feature.replace("_", " "), is_number=True, is_minor=True)
-                for feature in report.features
-            ),
+            *(Column(each.replace("_", " "), is_number=True, is_minor=True) for each in features),
         ),
-        rows=tuple(_worst_row(report, i, row) for i, row in enumerate(report.worst, start=1)),
+        rows=tuple(
+            _worst_row(report, i, row, features) for i, row in enumerate(report.worst, start=1)
+        ),
         anchor="examples",
         row_kinds=tuple(_row_kind(report, row) for row in report.worst),
         choices=tuple(choices),
@@ -260,11 +287,15 @@ def _worst(report: Report) -> Section:
     return Section(title="The worst examples", anchor="worst", nav="Worst examples", blocks=blocks)
 
 
-def _worst_row(report: Report, rank: int, row: Worst) -> tuple[Sentence | Cell, ...]:
+def _worst_row(
+    report: Report, rank: int, row: Worst, features: tuple[str, ...]
+) -> tuple[Sentence | Cell, ...]:
     reciters: list[str] = []
     if report.verified is not None:
         roles = reciters_of(report.verified, row.row)
         reciters = ["not tested" if roles is None else ", ".join(roles) or "no model"]
+    probability = Words(words.percent(row.probability), "risk" if row.flagged else "")
+    values = (row.features[feature] for feature in features)
     return (
         Cell(text=f"{rank}", value=rank),
         Cell(
@@ -272,17 +303,11 @@ def _worst_row(report: Report, rank: int, row: Worst) -> tuple[Sentence | Cell, 
             detail=name(row.address, max_len=_ADDRESS_LEN),
             quote=None if report.row_texts is None else report.row_texts.get(row.row, ""),
         ),
-        Cell(
-            text=Words(words.percent(row.probability), "risk" if row.flagged else ""),
-            value=row.probability,
-        ),
+        Cell(text=probability, value=row.probability),
         Cell(text=f"{row.occurrences:,}", value=row.occurrences),
         *reciters,
         Cell(text=row.reason, badges=row.holds),
-        *(
-            Cell(text=f"{row.features[name]:.3g}", value=row.features[name])
-            for name in report.features
-        ),
+        *(Cell(text=f"{value:.3g}", value=value) for value in values),
     )
 
 
@@ -295,74 +320,3 @@ def _row_kind(report: Report, row: Worst) -> str:
         "personal": "personal data" in row.holds,
     }
     return " ".join(kind for kind, is_so in kinds.items() if is_so)
-
-
-def _provenance(report: Report) -> Section:
-    first, *others = provenance(report).items()
-    return Section(
-        title="Provenance",
-        anchor="provenance",
-        nav="Provenance",
-        blocks=(
-            facts(_as_names(first[1])),
-            *(facts(_as_names(values), title=group, is_folded=True) for group, values in others),
-        ),
-    )
-
-
-def _as_names(values: Mapping[str, object]) -> dict[str, Sentence | Cell]:
-    return {key: name(str(value), max_len=1000) for key, value in values.items()}
-
-
-def provenance(report: Report) -> dict[str, dict[str, object]]:
-    """Return all that decides the numbers, by kind; what identifies the run comes first."""
-    manifest = report.manifest
-    inputs, names, classifier = manifest.inputs, manifest.names, manifest.classifier
-    reference = {}
-    if names.reference is not None:
-        role = inputs.feature_set.removeprefix("teacher+")
-        reference = {role: names.reference, f"sha256 of the {role}": inputs.reference_digest or ""}
-    groups: dict[str, dict[str, object]] = {
-        "Run": {
-            "run": inputs.fingerprint,
-            "memaudit": names.memaudit_version,
-            "teacher": names.teacher,
-            "sha256 of the teacher": inputs.teacher_digest,
-            **reference,
-            "classifier": classifier.name,
-            "sha256 of the classifier": inputs.classifier_digest,
-            "sha256 of the texts": inputs.texts_digest,
-            "objective": words.objective_in_words(inputs.objective),
-            "windows": f"{inputs.prefix_tokens} + {inputs.suffix_tokens} tokens, {inputs.windows}",
-        },
-        "Computation": {
-            "engine": f"{inputs.engine} on {inputs.device}",
-            "threads": inputs.threads if inputs.threads is not None else "default",
-            "distinct windows": f"{inputs.distinct_windows:,}",
-            "bad rows": inputs.on_bad_row,
-        },
-        "Corpus": {
-            key.replace("_", " "): value
-            for key, value in inputs.corpus.items()
-            if value is not None
-        }
-        | {"sha256 of rows": inputs.rows_digest},
-        "Classifier": {
-            "features": ", ".join(classifier.features),
-            "threshold": f"{classifier.threshold:.6f}",
-            "zlib": classifier.zlib.version,
-            **classifier.provenance,
-        },
-        "Versions": {**inputs.versions},
-    }
-    if report.verified is not None:
-        result = report.verified.result
-        groups["Verification"] = {
-            "sha256 of labels": result.labels_digest,
-            **{
-                key.replace("_", " "): value
-                for key, value in result.settings.items()
-                if value is not None
-            },
-        }
-    return groups

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from memaudit.labels import ROLES
 from memaudit.reports import words
 from memaudit.reports.page import (
-    PATH_LEN,
     Column,
     Page,
     Section,
@@ -18,6 +17,7 @@ from memaudit.reports.page import (
     facts,
     name,
     numbers,
+    path_name,
 )
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def _settings(result: "VerificationResult", out: Path) -> Table:
             f"{settings['learning_rate']:g}, {settings['batch_size']} examples per step, "
             f"seed {settings['seed']}",
             "rows": f"{result.rows:,}: {outcomes}",
-            "results": name(str(out), max_len=PATH_LEN),
+            "results": path_name(out),
             "took": words.clock(result.seconds),
         }
     )
@@ -258,7 +258,7 @@ def students_page(results: "Mapping[str, VerificationResult]", out: Path) -> Pag
             ),
             ".",
         ),
-        sections=(Section(blocks=(table, facts({"results": name(str(out), max_len=PATH_LEN)}))),),
+        sections=(Section(blocks=(table, facts({"results": path_name(out)}))),),
         notes=tuple(_notes(next(iter(results.values())))),
     )
 

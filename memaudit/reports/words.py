@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memaudit.evaluation import Rate
+    from memaudit.evaluation import Figure, Rate
     from memaudit.metrics import ExpectedCount
     from memaudit.objectives import Objective
 
@@ -92,6 +92,17 @@ def expected(count: "ExpectedCount") -> str:
 def figure(value: float | None, digits: int = 3) -> str:
     """Return a number without a unit, such as an AUC; None if it is not defined."""
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def figure_range(found: "Figure", digits: int = 3) -> str:
+    """Return the 95 % interval of such a number; nothing if it has none."""
+    interval = found.interval
+    return "" if interval is None else f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
+
+
+def examples(n: int) -> str:
+    """Return a number of examples with its noun."""
+    return f"{n:,} {'example' if n == 1 else 'examples'}"
 
 
 def objective_in_words(objective: "Objective") -> str:

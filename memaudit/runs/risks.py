@@ -41,17 +41,6 @@ class DistinctTexts:
     first_rows: NDArray[np.int64]
     """(n_texts,) the first of those rows, counted among the scored ones."""
 
-    def riskiest_first(self) -> "DistinctTexts":
-        """Return them in the order of their risk; of equally risky ones, the first first."""
-        # By -probability, then by place: lexsort looks at its last key first.
-        order = np.lexsort((self.first_rows, -self.probabilities))
-        return DistinctTexts(
-            self.windows[order],
-            self.probabilities[order],
-            self.copies[order],
-            self.first_rows[order],
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Worst:
@@ -141,6 +130,25 @@ class Risks:
         _, first, copies = np.unique(numbers, return_index=True, return_counts=True)
         windows = self.worst_windows[first]
         return DistinctTexts(windows, self.window_probabilities[windows], copies, first)
+
+    @cached_property
+    def riskiest_texts(self) -> DistinctTexts:
+        """Distinct texts in the order of their risk; of equally risky ones, the first first."""
+        texts = self.texts
+        # By -probability, then by place: lexsort looks at its last key first.
+        order = np.lexsort((texts.first_rows, -texts.probabilities))
+        return DistinctTexts(
+            texts.windows[order],
+            texts.probabilities[order],
+            texts.copies[order],
+            texts.first_rows[order],
+        )
+
+    @property
+    def n_recited(self) -> int:
+        """Scored rows whose worst window the teacher recites, token for token."""
+        rates = self.X[self.worst_windows, self.feature_names.index("teacher_suffix_argmax_rate")]
+        return int((rates == 1.0).sum())
 
     @cached_property
     def n_flagged_windows(self) -> int:

@@ -18,8 +18,7 @@ from support.report_runs import made_up_run, replace_names, with_rows
 
 from memaudit.reports.html import render_html
 from memaudit.reports.markdown import render_markdown
-from memaudit.reports.report import make_report
-from memaudit.reports.report_numbers import ReasonCount
+from memaudit.reports.report import ReasonCount, budgets, histogram, make_report
 from memaudit.reports.report_page import report_page
 from memaudit.runs.run import read_run
 
@@ -152,24 +151,23 @@ def test_numbers_are_there_for_machines(run):
 
 def test_histogram_and_budgets_add_up(run):
     """Every scored row is in one bar; dropping nothing leaves what the headline says."""
-    report = make_report(run)
+    bins, left = histogram(run.risks), budgets(run.risks)
 
-    assert sum(each.rows for each in report.histogram) == report.scored
-    assert sum(each.rows for each in report.histogram if each.flagged) == report.flagged
-    assert report.budgets[0].rows == 0
-    assert report.budgets[0].left == report.expected
-    means = [budget.left.mean for budget in report.budgets]
+    assert sum(each.rows for each in bins) == run.outcomes["scored"]
+    assert sum(each.rows for each in bins if each.flagged) == run.risks.n_flagged
+    assert left[0].rows == 0
+    assert left[0].left == run.risks.expected
+    means = [budget.left.mean for budget in left]
     assert means == sorted(means, reverse=True)
-    assert report.flagged in [budget.rows for budget in report.budgets]
+    assert run.risks.n_flagged in [budget.rows for budget in left]
 
 
 def test_what_is_left_is_what_is_expected_of_the_rest(run):
     """The curve must be what an audit of the filtered corpus would say, texts being equal."""
-    report = make_report(made_up_run(run.manifest, 600))
     run = made_up_run(run.manifest, 600)
 
     probabilities = np.sort(run.probabilities[run.is_scored])[::-1]
-    for budget in report.budgets:
+    for budget in budgets(run.risks):
         assert budget.left.mean == pytest.approx(probabilities[budget.rows :].sum())
 
 
@@ -188,7 +186,7 @@ def test_reasons_are_counted_without_the_counts_in_them(run):
     report = make_report(run)
 
     assert not any(re.search(r"occurs \d", count.reason) for count in report.reasons)
-    assert all(0 < count.texts <= report.flagged_texts for count in report.reasons)
+    assert all(0 < count.texts <= run.risks.n_flagged_texts for count in report.reasons)
 
 
 def test_a_run_without_any_risk_has_a_page(run):
@@ -226,10 +224,10 @@ def test_a_classifier_of_ones_own_is_told_to_have_no_card_at_hand(run):
 
 def test_unfamiliar_rows_are_told_before_the_numbers(run):
     """Out of range, a probability is no probability."""
-    report = replace(make_report(run), out_of_range={"teacher_suffix_mean_logprob": 0.5})
-    page = render_html(report_page(report))
+    unlike = replace(run, risks=replace(run.risks, X=run.risks.X - 1000))
+    page = render_html(report_page(make_report(unlike)))
 
-    assert "50% in teacher suffix mean logprob" in page
+    assert "100% in teacher suffix mean logprob" in page
     assert page.index('id="unfamiliar"') < page.index('class="figures"')
 
 

@@ -13,9 +13,10 @@ from memaudit.classifier import load_classifier, shipped_classifiers_dir
 from memaudit.evaluation import Rate
 from memaudit.labels import VerificationResult, match_run
 from memaudit.reports.charts import draw_alone
+from memaudit.reports.classifier_card import OWN, find_card, read_card
 from memaudit.reports.html import render_html
 from memaudit.reports.markdown import render_markdown
-from memaudit.reports.report import OWN, find_card, make_report, read_card
+from memaudit.reports.report import make_report
 from memaudit.reports.report_evidence import extraction_sets, reciters_of
 from memaudit.reports.report_page import report_page
 from memaudit.runs.run import read_run
@@ -88,7 +89,8 @@ def verified(run):
 def test_the_card_is_the_classifiers_own_or_none(card):
     """Figures of a namesake would lend trust that nobody earned."""
     assert next(iter(card.methods)) == OWN
-    assert 0 < card.own["pr_auc"].low < card.own["pr_auc"].value < card.own["pr_auc"].high < 1
+    own = card.methods[OWN]["pr_auc"]
+    assert 0 < own.interval.low < own.value < own.interval.high < 1
     assert 0 < card.prevalence < 1
     assert find_card("teacher", "0" * 64) is None
     assert find_card("nobody's", "0" * 64) is None

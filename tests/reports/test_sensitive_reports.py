@@ -57,7 +57,7 @@ def test_the_page_names_filters_and_explains(run):
 
     page = render_html(report_page(report))
 
-    assert report.sensitivity.in_words(report.flagged) in page
+    assert run.sensitivity_summary.in_words(run.risks.n_flagged) in page
     assert '<option value="secret">' in page
     assert '<option value="personal">' in page
     assert re.search(r'<tr role="row" data-kind="rest secret">', page)
@@ -78,7 +78,9 @@ def test_markdown_has_the_line_too(run):
     """It goes into pull requests, where most people read it."""
     report = make_report(run, n_worst=20)
 
-    assert report.sensitivity.in_words(report.flagged) in render_markdown(report_page(report))
+    assert run.sensitivity_summary.in_words(run.risks.n_flagged) in render_markdown(
+        report_page(report)
+    )
 
 
 @pytest.mark.parametrize("finds_names", [True, False])

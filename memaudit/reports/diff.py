@@ -1,0 +1,316 @@
+"""How two finished runs differ: what `memaudit diff` finds, and its page."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.errors import UsageError
+from memaudit.gate.rules import recited_rows
+from memaudit.gate.scope import judged
+from memaudit.metrics import ExpectedCount
+from memaudit.reports import words
+from memaudit.reports.page import (
+    Column,
+    Page,
+    Section,
+    Sentence,
+    Table,
+    Words,
+    name,
+    numbers,
+)
+from memaudit.runs.run import Run
+from memaudit.text import shown_path
+
+SCHEMA_VERSION = 1
+"""Of the JSON document; goes up when a reader of the old one would misread."""
+
+_MUST_BE_EQUAL = (
+    "text_column", "layout", "mapping", "windows", "prefix_tokens", "suffix_tokens",
+)  # fmt: skip
+"""What was scored of a row: runs that differ in it speak of different things."""
+
+_MAY_DIFFER = ("teacher", "teacher_digest", "objective", "temperature", "alpha")
+_SMALLEST_CHANGE = 0.001
+"""Of a probability; what changes less is rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two runs."""
+
+    folder: str
+    run: str
+    """Fingerprint."""
+
+    rows: int
+    scored: int
+    flagged: int
+    """At risk."""
+
+    flagged_texts: int
+    """Distinct texts among them."""
+
+    expected: ExpectedCount
+    """Rows expected to be memorized."""
+
+    expected_texts: ExpectedCount
+    """Distinct texts expected to be memorized."""
+
+    recited: int
+    """Rows that the teacher recites."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A row that is in both runs, with another probability."""
+
+    example_id: str
+    """As in the corpus: untrusted."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """What the second run has that the first has not, and the other way round. Ids are untrusted."""
+
+    before: Side
+    after: Side
+
+    settings: dict[str, tuple[Any, Any]]
+    """Settings that differ, by name."""
+
+    gone: tuple[str, ...]
+    """Ids of rows of the first run alone, in its order."""
+
+    come: tuple[str, ...]
+    """Ids of rows of the second run alone, in its order."""
+
+    gone_at_risk: int
+    """Rows at risk among those that are gone."""
+
+    no_longer_at_risk: tuple[Change, ...]
+    """Rows of both that were at risk, the largest change first."""
+
+    newly_at_risk: tuple[Change, ...]
+    """Rows of both that were not at risk, the largest change first."""
+
+    changed: tuple[Change, ...]
+    """Rows of both whose probability changed otherwise, the largest change first."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row came, went or changed, and no setting did."""
+        lists = (self.gone, self.come, self.no_longer_at_risk, self.newly_at_risk, self.changed)
+        return not any(lists) and not self.settings
+
+    def document(self) -> dict[str, Any]:
+        """Return it as one JSON document."""
+        return {"schema_version": SCHEMA_VERSION, "empty": self.is_empty, **asdict(self)}
+
+
+def compare_runs(first: Run, second: Run) -> Difference:
+    """Return how two runs differ. Rows are the same if they have the same id.
+
+    Args:
+        first: before.
+        second: after.
+
+    Raises:
+        UsageError: they scored different parts of rows, or their rows have no ids to tell them by.
+    """
+    settings = _settings(first, second)
+    ids = [run.rows.column("id").to_pylist() for run in (first, second)]
+    if first.manifest.inputs.texts_digest != second.manifest.inputs.texts_digest:
+        for run, its in zip((first, second), ids, strict=True):
+            _require_ids(run, its)
+    here, there = _common(ids[0], ids[1])
+    is_common = np.zeros(first.n_rows, dtype=np.bool_), np.zeros(second.n_rows, dtype=np.bool_)
+    is_common[0][here], is_common[1][there] = True, True
+    p, q = first.probabilities[here], second.probabilities[there]
+    was, is_now = first.is_flagged[here], second.is_flagged[there]
+    # A row that only one of them has scored has no change to speak of, but it may be at risk.
+    p, q = np.nan_to_num(p), np.nan_to_num(q)
+    moved = np.abs(q - p) >= _SMALLEST_CHANGE
+
+    def changes(which: NDArray[np.bool_]) -> tuple[Change, ...]:
+        places = np.flatnonzero(which)
+        places = places[np.argsort(-np.abs(q - p)[places], kind="stable")]
+        return tuple(Change(ids[0][here[i]], float(p[i]), float(q[i])) for i in places.tolist())
+
+    return Difference(
+        before=_side(first),
+        after=_side(second),
+        settings=settings,
+        gone=tuple(ids[0][i] for i in np.flatnonzero(~is_common[0]).tolist()),
+        come=tuple(ids[1][i] for i in np.flatnonzero(~is_common[1]).tolist()),
+        gone_at_risk=int((first.is_flagged & ~is_common[0]).sum()),
+        no_longer_at_risk=changes(was & ~is_now),
+        newly_at_risk=changes(is_now & ~was),
+        changed=changes(moved & (was == is_now)),
+    )
+
+
+def _settings(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ.
+
+    Raises:
+        UsageError: one of them must not.
+    """
+    one, other = judged(first), judged(second)
+    apart = [key for key in _MUST_BE_EQUAL if getattr(one, key) != getattr(other, key)]
+    if apart:
+        listed = ", ".join(key.replace("_", " ") for key in apart)
+        raise UsageError(
+            f"the runs scored different things, they differ in {listed}",
+            hint="compare runs of the same column, layout and windows",
+        )
+    found = {
+        key: (getattr(one, key), getattr(other, key))
+        for key in _MAY_DIFFER
+        if getattr(one, key) != getattr(other, key)
+    }
+    digests = first.manifest.classifier.digest, second.manifest.classifier.digest
+    names = first.manifest.classifier.name, second.manifest.classifier.name
+    return found if digests[0] == digests[1] else {**found, "classifier": names}
+
+
+def _require_ids(run: Run, ids: list[str]) -> None:
+    """Refuse rows that are only called after their place: in another corpus it is another row."""
+    addresses = run.rows.column("address").to_pylist()
+    if all(address.endswith(each) for each, address in zip(ids, addresses, strict=True)):
+        raise UsageError(
+            f"{shown_path(run.folder)}: its rows have no ids, only places, and the two corpora "
+            "differ",
+            hint="predict both with --id-column, so that the same row has the same name",
+        )
+
+
+def _common(before: list[str], after: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the places of the rows that are in both; of equal ids, as many as both have."""
+    places: dict[tuple[str, int], int] = {}
+    seen: Counter[str] = Counter()
+    for place, each in enumerate(before):
+        places[each, seen[each]] = place
+        seen[each] += 1
+    here, there = [], []
+    seen = Counter()
+    for place, each in enumerate(after):
+        if (found := places.get((each, seen[each]))) is not None:
+            here.append(found)
+            there.append(place)
+        seen[each] += 1
+    return np.array(here, dtype=np.int64), np.array(there, dtype=np.int64)
+
+
+def _side(run: Run) -> Side:
+    risks = run.risks
+    return Side(
+        folder=shown_path(run.folder),
+        run=run.manifest.inputs.fingerprint,
+        rows=run.n_rows,
+        scored=int(run.is_scored.sum()),
+        flagged=risks.n_flagged,
+        flagged_texts=risks.n_flagged_texts,
+        expected=risks.expected,
+        expected_texts=risks.expected_texts,
+        recited=int(recited_rows(run).sum()),
+    )
+
+
+def difference_page(found: Difference, *, n_listed: int = 10) -> Page:
+    """Return how two runs differ: the numbers side by side, then the rows.
+
+    Args:
+        found: what differs.
+        n_listed: rows listed of each kind.
+    """
+    before, after = found.before, found.after
+    better = after.expected.mean <= before.expected.mean
+    verdict: Sentence = (
+        Words(
+            "The runs do not differ."
+            if found.is_empty
+            else f"{before.flagged:,} examples were at risk, now {after.flagged:,}",
+            "good" if better else "risk",
+        ),
+        ""
+        if found.is_empty
+        else f": expect {words.expected(after.expected)} to be memorized, before "
+        f"{words.expected(before.expected)}.",
+    )
+    lists = (
+        _ids("Rows that are gone", found.gone, n_listed, f"{found.gone_at_risk:,} were at risk"),
+        _ids("Rows that are new", found.come, n_listed, ""),
+        _changes("No longer at risk", found.no_longer_at_risk, n_listed),
+        _changes("Newly at risk", found.newly_at_risk, n_listed),
+        _changes("Other changes of the probability", found.changed, n_listed),
+    )
+    return Page(
+        title="What differs between two runs",
+        verdict=verdict,
+        sections=(
+            Section(blocks=(_side_by_side(found),)),
+            *(section for section in lists if section is not None),
+        ),
+    )
+
+
+def _side_by_side(found: Difference) -> Table:
+    before, after = found.before, found.after
+    rows: list[tuple[Sentence, ...]] = [
+        ("run", name(before.folder), name(after.folder)),
+        *(
+            (key.replace("_", " "), _setting(one), _setting(other))
+            for key, (one, other) in found.settings.items()
+        ),
+        ("rows", before.rows, after.rows),
+        ("scored", before.scored, after.scored),
+        ("at risk", before.flagged, after.flagged),
+        ("distinct texts at risk", before.flagged_texts, after.flagged_texts),
+        ("expected", words.expected(before.expected), words.expected(after.expected)),
+        (
+            "expected distinct texts",
+            words.expected(before.expected_texts),
+            words.expected(after.expected_texts),
+        ),
+        ("recited by the teacher", before.recited, after.recited),
+    ]
+    columns = (Column("what", "nowhere"), Column("before", "anywhere"), Column("after", "anywhere"))
+    return Table(columns=columns, rows=tuple(rows))
+
+
+def _setting(value: object) -> Sentence:
+    return name(f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def _ids(title: str, ids: tuple[str, ...], n_listed: int, note: str) -> Section | None:
+    if not ids:
+        return None
+    n_more = len(ids) - n_listed
+    table = Table(
+        columns=(Column("example", "anywhere"),),
+        rows=tuple((name(each),) for each in ids[:n_listed]),
+        rest=f"and {n_more:,} more" if n_more > 0 else "",
+    )
+    return Section(title=f"{title}: {len(ids):,}{f', {note}' if note else ''}", blocks=(table,))
+
+
+def _changes(title: str, changes: tuple[Change, ...], n_listed: int) -> Section | None:
+    if not changes:
+        return None
+    n_more = len(changes) - n_listed
+    table = Table(
+        columns=(Column("example", "anywhere"), *numbers("before", "after")),
+        rows=tuple(
+            (name(each.example_id), words.percent(each.before), words.percent(each.after))
+            for each in changes[:n_listed]
+        ),
+        rest=f"and {n_more:,} more" if n_more > 0 else "",
+    )
+    return Section(title=f"{title}: {len(changes):,}", blocks=(table,))
