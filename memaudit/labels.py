@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.evaluation import Comparison, FoundRows, Rate, RowPredictions, compare
+from memaudit.files import open_regular, read_small
 from memaudit.text import shown_path
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ TABLE_NAME = "verification.parquet"
 
 SCHEMA_VERSION = 1
 """Of both; goes up when a reader of the old one would misread."""
+
+_MAX_DOCUMENT_BYTES = 64 << 20
 
 ROLES = ("teacher", "baseline", "student")
 """The models whose extraction is looked at, in the order of reports."""
@@ -153,13 +156,15 @@ def read_verification(folder: Path) -> "tuple[VerificationResult, pa.Table]":
 
     shown = shown_path(folder)
     try:
-        document = json.loads((folder / DOCUMENT_NAME).read_text(encoding="utf-8"))
+        document = json.loads(read_small(folder / DOCUMENT_NAME, _MAX_DOCUMENT_BYTES))
         result = msgspec.convert(document, VerificationResult)
         version = document.get("schema_version")
-        table = pq.read_table(folder / TABLE_NAME, page_checksum_verification=True)
+        with open_regular(folder / TABLE_NAME) as stream:
+            table = pq.read_table(stream, page_checksum_verification=True)
+        _require_types(table)
         digest = labels_digest(table)
     except (
-        *(OSError, ValueError, AttributeError, RecursionError, KeyError),
+        *(OSError, ValueError, AttributeError, RecursionError, KeyError, MemoryError),
         *(msgspec.ValidationError, pa.ArrowException),
     ) as error:
         raise OutputError(
@@ -174,6 +179,21 @@ def read_verification(folder: Path) -> "tuple[VerificationResult, pa.Table]":
             hint="remove both and run 'memaudit verify' anew",
         )
     return result, table
+
+
+def _require_types(table: "pa.Table") -> None:
+    """Refuse a table whose columns are not what they are called; ValueError or KeyError says so."""
+    import pyarrow as pa
+
+    kinds = {"id": pa.string(), "address": pa.string(), "outcome": pa.string(), "set": pa.string()}
+    kinds |= {"row": pa.int64(), "example": pa.int64()}
+    for name in (*ROW_COLUMNS, "set", "example"):
+        column = table[name]
+        # Where nothing is known of a model, its column has the type of nothing.
+        if column.type not in (kinds.get(name, pa.bool_()), pa.null()):
+            raise ValueError(f"another type in {name}")
+        if column.null_count and name in ("id", "row", "address", "outcome"):
+            raise ValueError(f"an empty value in {name}")
 
 
 def labels_digest(table: "pa.Table") -> str:

@@ -23,6 +23,7 @@ HEADINGS = (
 """Groups of options in `--help`, in the order in which they are shown."""
 
 COMMON = "Most used"
+_TOO_LARGE = 2**63
 OTHER = "Other"
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -91,6 +92,17 @@ class Command(_Careful):
         for param in self.params:
             _check_utf8(ctx.params.get(param.name or ""), param, ctx)
         return super().invoke(ctx)
+
+
+class CountRange(click.IntRange):
+    """A whole number that a machine can count to; click takes numbers of any length."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number, if it is one."""
+        number: int = super().convert(value, param, ctx)
+        if number >= _TOO_LARGE:
+            self.fail("the number is too large.", param, ctx)
+        return number
 
 
 class FiniteRange(click.FloatRange):

@@ -51,9 +51,7 @@ _SIMILARITY = 0.8
     metavar="P",
     help="Rows above it are too risky. Default: the flagged ones are.",
 )
-@limits_option(
-    "--top", type=click.IntRange(min=0), metavar="K", help="The K riskiest rows are too risky."
-)
+@limits_option("--top", type=options.COUNT, metavar="K", help="The K riskiest rows are too risky.")
 @limits_option(
     "--expected-at-most",
     type=FiniteRange(min=0),

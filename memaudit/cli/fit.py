@@ -70,7 +70,7 @@ _PATH = click.Path(path_type=Path)
 )
 @training_option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=options.COUNT,
     default=0,
     show_default=True,
     metavar="N",

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from memaudit.reports.ci import SourceRoot
 
 _PATH = click.Path(path_type=Path)
-_COUNT = click.IntRange(min=0)
 _SUMMARY_BYTES = 900_000
 _KEY_FILE = ".memaudit-key"
 _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
@@ -53,26 +52,28 @@ _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
     metavar="N",
     help="Examples expected to be memorized, by the upper bound.",
 )
-@limits_option("--max-recited", type=_COUNT, metavar="N", help="Examples that the teacher recites.")
+@limits_option(
+    "--max-recited", type=options.COUNT, metavar="N", help="Examples that the teacher recites."
+)
 @limits_option(
     "--max-verified",
-    type=_COUNT,
+    type=options.COUNT,
     metavar="N",
     help="Examples that a distilled student recites; needs --verification.",
 )
 @limits_option(
     "--max-sensitive",
-    type=_COUNT,
+    type=options.COUNT,
     metavar="N",
     help="Examples at risk with personal data or secrets; needs a run with --sensitive.",
 )
 @limits_option(
     "--max-secrets",
-    type=_COUNT,
+    type=options.COUNT,
     metavar="N",
     help="Examples with a secret at risk; needs a run with --sensitive.",
 )
-@limits_option("--max-bad-rows", type=_COUNT, metavar="N", help="Rows that were not scored.")
+@limits_option("--max-bad-rows", type=options.COUNT, metavar="N", help="Rows that were not scored.")
 @limits_option(
     "--inconclusive",
     type=click.Choice(("fail", "pass")),

@@ -43,6 +43,8 @@ NOT_FOR_A_GATE = (
 _YES = ("1", "true", "t", "yes", "y", "on")
 _NOT_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What the machine lacks can be met at any line, also of a library: no traceback helps."""
+_BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS)
+"""What is wrong with a name, or with the right to use it, is the user's to mend as well."""
 
 
 @click.group(
@@ -143,11 +145,12 @@ def _crash(error: BaseException, as_json: bool) -> int:
     if package in NOT_FOR_A_GATE:
         missing = MissingDependency(package, needed_for="this command")
         return _fail(missing.message, missing.hint, as_json)
-    if isinstance(error, OSError) and error.errno in _NOT_OURS:
+    if isinstance(error, OSError) and error.errno in (*_NOT_OURS, *_BAD_NAMES):
         message = f"{error.filename or 'the system'}: {error.strerror}"
-        return _fail(
-            message, "nothing is wrong with the command: mend that, then give it again", as_json
-        )
+        hint = "nothing is wrong with the command: mend that, then give it again"
+        if error.errno in _BAD_NAMES:
+            hint = "check the path and the permissions"
+        return _fail(message, hint, as_json)
     click.echo(inert("".join(traceback.format_exception(error))), err=True, nl=False)
     message = f"internal error: {type(error).__name__}"
     return _fail(message, "please report it with the lines above", as_json)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @options.old_table_format
 @output_option(
     "--top",
-    type=click.IntRange(min=0),
+    type=options.COUNT,
     default=10,
     show_default=True,
     metavar="N",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import click
 from click.core import ParameterSource
 
-from memaudit.cli.command import Decorator, DeviceType, FiniteRange, bundle, option
+from memaudit.cli.command import CountRange, Decorator, DeviceType, FiniteRange, bundle, option
 from memaudit.errors import UsageError
 from memaudit.text import inert, safe_text
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from memaudit.runs.risk_table import TableFormat
     from memaudit.windows import Turns, WindowPolicy, WindowShape
 
-POSITIVE = click.IntRange(min=1)
-COUNT = click.IntRange(min=0)
+POSITIVE = CountRange(min=1)
+COUNT = CountRange(min=0)
 DEFAULT_TEMPLATE_DATE = "2024-07-26"
 """As in `memaudit.corpus.base`, which the help does not wait for."""
 
@@ -472,7 +472,7 @@ def chosen_table_format(new: str | None, old: str | None, *, quiet: bool = False
 
 threads = speed_option(
     "--threads",
-    type=POSITIVE,
+    type=click.IntRange(1, 4096),
     metavar="N",
     help="CPU threads of each process. Default: the cores, divided among the processes.",
 )

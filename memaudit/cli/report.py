@@ -49,7 +49,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 )
 @output_option(
     "--show-text",
-    type=click.IntRange(min=0),
+    type=options.COUNT,
     default=0,
     show_default=True,
     metavar="N",

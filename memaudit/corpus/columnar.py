@@ -133,7 +133,8 @@ def _as_corpus_error(shown: str, place: Callable[[], str] = str) -> Iterator[Non
 
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError) as error:
+    # A length that was changed asks for memory that no machine has.
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise CorpusError(
             f"{shown}: damaged, or not of the format its name says{place()}",
             hint="copy or download it again",

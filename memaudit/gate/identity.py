@@ -216,7 +216,7 @@ def read_baseline(path: Path, key: bytes, *, pinned_digest: str | None = None) -
             f"{where}: written with another key",
             hint="give the key that it was written with as --key-file",
         )
-    if file.format != 1 and not hmac.compare_digest(file.mac, _mac(file, key)):
+    if file.format != 1 and not hmac.compare_digest(file.mac.encode(), _mac(file, key).encode()):
         raise UsageError(
             f"{where}: changed since it was written",
             hint="write it anew with --write-baseline",

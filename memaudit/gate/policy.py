@@ -3,8 +3,8 @@
 import difflib
 import hashlib
 import json
-import math
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -129,8 +129,10 @@ class GatePolicy(
             raise ValueError("expected signers to be keys of 64 hexadecimal digits")
         for name in (*LIMITS, *_SHARES, "max_bad_rows", "max_age"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"expected {_key(name)} to be at least 0, got {value:g}")
+            # Not isfinite: it fails where a whole number is too large to be a float.
+            if value is not None and not 0 <= value <= sys.float_info.max:
+                found = f"{value:g}" if isinstance(value, float) else "one out of range"
+                raise ValueError(f"expected {_key(name)} to be at least 0, got {found}")
             if name in ("max_rate", *_SHARES) and value is not None and value > 1:
                 raise ValueError(f"expected {_key(name)} in [0, 1], got {value:g}")
 

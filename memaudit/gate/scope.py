@@ -4,7 +4,6 @@ Limits alone can be kept by scoring something harmless: another column, an untra
 temperature at which nothing is learned. So a policy can say what must have been scored.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,16 +11,14 @@ from datetime import UTC, datetime
 import msgspec
 
 from memaudit.errors import UsageError
-from memaudit.files import read_small
 from memaudit.gate.policy import GatePolicy
 from memaudit.gate.result import Judged, RuleResult
-from memaudit.runs.folder import SUMMARY
+from memaudit.runs.folder import read_summary
 from memaudit.runs.manifest import AnswersRead
 from memaudit.runs.run import Run
 from memaudit.runs.same_table import changed_tables
 from memaudit.text import safe_text
 
-_MAX_SUMMARY_BYTES = 64 << 20
 _SECONDS_A_DAY = 86_400
 _EQUAL = (
     "teacher_digest", "text_column", "layout", "windows", "prefix_tokens", "suffix_tokens",
@@ -67,11 +64,11 @@ def _looked_at(answers: AnswersRead) -> int:
 def _date(run: Run) -> str | None:
     """Return when the summary beside the run says that it was made."""
     try:
-        document = json.loads(read_small(run.folder / SUMMARY, _MAX_SUMMARY_BYTES))
+        document = read_summary(run.folder)
         if document["run"] != run.manifest.inputs.fingerprint:
             return None
         return datetime.fromisoformat(document["date"]).astimezone(UTC).isoformat()
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

@@ -86,14 +86,15 @@ class SourceRoot:
         top = PurePosixPath(self.folder)
         places = [PurePosixPath(os.path.normpath(Path(here, name))) for here in self.here or ("/",)]
         inside = [place for place in places if place.is_relative_to(top)]
-        if there := [place for place in inside if Path(place).exists()]:
+        # Not Path's own: names are from the run, and of one that is too long it cannot be asked.
+        if there := [place for place in inside if os.path.exists(place)]:  # noqa: PTH110
             return there[0].relative_to(top)
         # Its end is looked for below the top: what comes before is of another machine or folder.
         parts = [part for part in PurePosixPath(name).parts if part != "/"]
         if ".." not in parts:
             for start in range(len(parts)):
                 end = PurePosixPath(*parts[start:])
-                if Path(top / end).is_file():
+                if os.path.isfile(top / end):  # noqa: PTH113
                     return end
         if inside:
             return inside[0].relative_to(top)

@@ -27,7 +27,7 @@ from memaudit.errors import ModelError
 from memaudit.features import ReferenceRole
 from memaudit.objectives import Objective
 from memaudit.prefilter import Prefilter
-from memaudit.runs.files import committed_file, output_errors
+from memaudit.runs.files import committed_file, output_errors, read_content
 from memaudit.runs.manifest import chunk_ranges
 from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed, sealed_writer
 from memaudit.sensitivity import SENSITIVITY_COLUMNS
@@ -40,6 +40,7 @@ _ENDING = ".error.json"
 """Of the marker that stands for a chunk that could not be scored."""
 
 _CHUNKS_AT_ONCE = 16
+_MAX_MARKER_BYTES = 1 << 20
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -229,7 +230,7 @@ def read_failures(plan: ChunkPlan, chunks: Collection[int]) -> dict[int, str]:
         path = _marker(plan, chunk)
         if path.exists() and not plan.path(chunk).exists():
             with output_errors(path, "read"):
-                content = path.read_bytes()
+                content = read_content(path, _MAX_MARKER_BYTES)
             failure = _decoded(content)
             if failure is not None and (failure.run, failure.chunk) == (plan.fingerprint, chunk):
                 failures[chunk] = failure.reason

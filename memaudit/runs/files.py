@@ -26,7 +26,7 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from memaudit.errors import MissingDependency, OutputError
-from memaudit.files import open_regular, written_file
+from memaudit.files import open_regular, read_small, written_file
 from memaudit.files import output_errors as output_errors
 from memaudit.files import sync_folder as sync_folder
 from memaudit.text import safe_text, shown_path
@@ -117,6 +117,15 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             path.fs.get_file(_key(path), fetched.name)  # type: ignore[attr-defined]
         with Path(fetched.name).open("rb") as stream:
             yield stream
+
+
+def read_content(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a small file, wherever it is.
+
+    Raises:
+        OSError: it is not there, is no regular file, has more bytes, or cannot be read.
+    """
+    return path.read_bytes() if is_remote(path) else read_small(path, max_bytes)
 
 
 def check_reachable(path: Path) -> None:

@@ -16,12 +16,14 @@ and its folder synced. What is found at the next start is verified bit by bit; w
 damaged is done again. With `rows.parquet` a run can be put together without its corpus.
 """
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from memaudit.errors import MemauditError, OutputError, UsageError
 from memaudit.runs.chunks import ChunkPlan, remove_failures, sort_chunks
@@ -32,6 +34,7 @@ from memaudit.runs.files import (
     open_path,
     output_errors,
     output_folder,
+    read_content,
     remove_halves,
     sync_folder,
 )
@@ -50,6 +53,9 @@ from memaudit.text import shown_path
 MANIFEST, ROWS, CHUNKS, LOCK = "manifest.json", "rows.parquet", "chunks", "lock"
 SUMMARY = "summary.json"
 """Names in the folder of a run."""
+
+
+_MAX_SUMMARY_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +184,22 @@ def keep_rows(run: RunFolder, rows: RowLog, cuts: RowWindows) -> None:
     path, fingerprint = run.folder / ROWS, run.manifest.inputs.fingerprint
     if not is_whole(path, {"memaudit.run": fingerprint}):
         write_rows(path, fingerprint, rows, cuts)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return the summary in the folder of a run: anybody may have changed it.
+
+    Raises:
+        OSError: it is not there, is no regular file, is too large, or cannot be read.
+        ValueError: it is no JSON object.
+    """
+    try:
+        found = json.loads(read_content(folder / SUMMARY, _MAX_SUMMARY_BYTES))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("expected a JSON object")
+    return found
 
 
 def unscored_chunks(run: RunFolder) -> list[int]:

@@ -13,10 +13,9 @@ import msgspec
 
 from memaudit.classifier import RiskClassifier, ZlibRecord
 from memaudit.errors import OutputError, UsageError
-from memaudit.files import read_small
 from memaudit.objectives import Objective
 from memaudit.prefilter import Prefilter
-from memaudit.runs.files import committed_file, is_remote, output_errors
+from memaudit.runs.files import committed_file, output_errors, read_content
 from memaudit.sensitivity import detector_versions
 from memaudit.text import safe_text, shown_path
 from memaudit.windows import Turns, WindowPolicy, WindowShape
@@ -339,7 +338,7 @@ def looks_like_manifest(path: Path) -> bool:
 def _content(path: Path) -> bytes:
     """Return what is in the file: at most what a manifest can hold, and of no pipe or device."""
     with output_errors(path, "read"):
-        return path.read_bytes() if is_remote(path) else read_small(path, MAX_BYTES)
+        return read_content(path, MAX_BYTES)
 
 
 def _digest(manifest: Manifest) -> str:

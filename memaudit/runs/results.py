@@ -20,7 +20,7 @@ from memaudit.metrics import ExpectedCount
 from memaudit.objectives import Objective
 from memaudit.runs.chunks import read_failures
 from memaudit.runs.files import committed_file, output_errors
-from memaudit.runs.folder import SUMMARY, RunFolder
+from memaudit.runs.folder import SUMMARY, RunFolder, read_summary
 from memaudit.runs.manifest import AnswersRead, ModelNames
 from memaudit.runs.risk_table import RiskRow, TableFormat, write_risk_table
 from memaudit.runs.risks import Worst
@@ -375,10 +375,9 @@ def _is_of_another_run(summary: Path, run: str) -> bool:
         return False
     try:
         with output_errors(summary, "read"):
-            found = json.loads(summary.read_text(encoding="utf-8"))
+            return bool(read_summary(summary.parent).get("run", run) != run)
     except ValueError:
         return False
-    return isinstance(found, dict) and found.get("run", run) != run
 
 
 def _metadata(result: AuditResult) -> dict[str, str]:

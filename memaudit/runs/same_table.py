@@ -39,7 +39,10 @@ def _matches(path: Path, read: _Reader, run: Run) -> bool:
             expected is not None and found is not None and _is_same(found, expected)
             for found, expected in zip_longest(read(path), _expected(run))
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error, pa.ArrowException):
+    except (
+        *(OSError, ValueError, KeyError, TypeError, RecursionError, MemoryError),
+        *(csv.Error, pa.ArrowException),
+    ):
         return False
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from memaudit.errors import MissingDependency, UsageError
 from memaudit.files import read_small
-from memaudit.runs.files import committed_file, is_remote, opened, output_errors
+from memaudit.runs.files import committed_file, opened, output_errors, read_content
 from memaudit.runs.folder import MANIFEST, ROWS, SUMMARY, RunFolder
 from memaudit.runs.manifest import read_manifest
 from memaudit.text import shown_path
@@ -179,7 +179,7 @@ def _read(folder: Path) -> Signature:
             hint="give --sign KEY to 'memaudit predict', where the run is made",
         )
     with output_errors(path, "read"):
-        content = path.read_bytes() if is_remote(path) else read_small(path, MAX_BYTES)
+        content = read_content(path, MAX_BYTES)
     with suppress(ValueError, RecursionError):
         found = msgspec.json.decode(content, type=Signature)
         # A digit in upper case would be the same number in other bytes.

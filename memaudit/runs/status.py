@@ -1,6 +1,5 @@
 """The status of a run: how far it is, how fast, and what is missing; told from its files alone."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, Literal
 
 from memaudit.runs.chunks import read_failures, sort_chunks
 from memaudit.runs.files import lock_holder
-from memaudit.runs.folder import LOCK, MANIFEST, SUMMARY, RunFolder
+from memaudit.runs.folder import LOCK, MANIFEST, RunFolder, read_summary
 from memaudit.runs.manifest import chunk_ranges, read_manifest
 
 _RECENT = 20
@@ -122,10 +121,9 @@ def run_status(folder: Path) -> RunStatus:
 
 def _has_results(run: RunFolder) -> bool:
     try:
-        summary = json.loads((run.folder / SUMMARY).read_text(encoding="utf-8"))
+        return read_summary(run.folder).get("run") == run.plan.fingerprint
     except (OSError, ValueError):
         return False
-    return isinstance(summary, dict) and summary.get("run") == run.plan.fingerprint
 
 
 def _rate(run: RunFolder, chunks: list[int]) -> float | None:

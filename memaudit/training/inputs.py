@@ -104,6 +104,7 @@ def objective_of(inputs: Sequence[Input], given: ObjectiveKind | None) -> Object
 
     Raises:
         UsageError: they differ.
+        CorpusError: what stands there is no objective.
     """
     told = {
         one.name: str(one.about_labels["objective"])
@@ -117,7 +118,13 @@ def objective_of(inputs: Sequence[Input], given: ObjectiveKind | None) -> Object
             hint="fit one classifier for each objective",
         )
     kind = kinds.pop() if kinds else "soft"
-    return next(known for known in get_args(ObjectiveKind) if known == kind)
+    for known in get_args(ObjectiveKind):
+        if known == kind:
+            return known  # type: ignore[no-any-return]  # one of those
+    raise CorpusError(
+        f"verification.json: '{safe_text(kind)}' is no objective",
+        hint="copy it again, or move it away",
+    )
 
 
 def _stem(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Predictions: what `memaudit predict` said of the rows that are verified."""
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from memaudit.classifier import find_classifier
 from memaudit.errors import ClassifierError, CorpusError, UsageError
 from memaudit.evaluation import RowPredictions
+from memaudit.runs.folder import read_summary
 from memaudit.tables import Table, find_table, match_rows, read_table
 from memaudit.text import shown_path
 from memaudit.windows import MIN_SUFFIX_LEN, WindowPolicy, WindowShape
@@ -46,9 +46,12 @@ def read_predictions(folder: Path, shape: WindowShape) -> Predictions:
     """
     shown = shown_path(folder)
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary = read_summary(folder)
         window = (summary["window_policy"], summary["prefix_tokens"], summary["suffix_tokens"])
         table = read_table(find_table(folder, "risk"))
+        float(summary["threshold"])
+        if not isinstance(summary.get("answers") or {}, dict):
+            raise TypeError("answers")
         absent = {*_COLUMNS} - {*table.texts, *table.numbers}
         if absent:
             raise KeyError(min(absent))
