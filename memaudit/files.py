@@ -14,6 +14,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,8 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SECONDS_FOR_A_READER = 5.0
 _OWN_DESCRIPTOR = re.compile(r"/proc/(\d+)/fd/(\d+)")
 _MAX_LINKS = 8
+_core_dumps_allowed = threading.Event()
+_PLACE_HINT = "something of another kind has this name, or a part of it: choose another place"
 
 
 @contextmanager
@@ -38,7 +41,9 @@ def output_errors(path: Path, verb: Literal["written", "read"] = "written") -> I
     except OSError as error:
         raise OutputError(
             f"{shown_path(path)}: cannot be {verb}: {error.strerror or 'I/O error'}",
-            hint="check the space on the disk and the permissions, or choose a place with --out",
+            hint=_PLACE_HINT
+            if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+            else "check the space on the disk and the permissions, or choose a place with --out",
         ) from error
 
 
@@ -162,11 +167,18 @@ def _opened_special(path: Path, descriptor: int | None) -> int:
             return opened
 
 
+def allow_core_dumps() -> None:
+    """Let `forbid_core_dumps` do nothing from now on, in this process."""
+    _core_dumps_allowed.set()
+
+
 def forbid_core_dumps() -> None:
     """Let the system keep no image of this process if it crashes: corpus text would be in it.
 
     The processes that this one starts inherit the limit.
     """
+    if _core_dumps_allowed.is_set():
+        return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError, AttributeError):  # not Linux
         # A program that takes dumps from a pipe is not bound by the limit. It gets none of a

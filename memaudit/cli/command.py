@@ -4,7 +4,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -129,6 +129,19 @@ class DeviceType(click.ParamType[str]):
         if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", str(value)):
             self.fail(f"{value!r} is not one of auto, cpu, cuda, cuda:1.", param, ctx)
         return str(value)
+
+
+def variables_used(context: click.Context) -> Iterator[str]:
+    """Yield the names of the variables that options of a command took their values from."""
+    for param in context.command.params:
+        source = context.get_parameter_source(param.name or "")
+        if source is not click.core.ParameterSource.ENVIRONMENT:
+            continue
+        for called in (param.name or "", param.opts[0].lstrip("-").replace("-", "_")):
+            variable = f"{context.auto_envvar_prefix}_{called.upper()}"
+            if os.environ.get(variable):
+                yield variable
+                break
 
 
 def option(*names: str, heading: str, **settings: Any) -> Decorator:

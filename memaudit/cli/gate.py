@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from io import StringIO
 from itertools import chain
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli import options
-from memaudit.cli.command import Command, FiniteRange
+from memaudit.cli.command import Command, FiniteRange, variables_used
 from memaudit.cli.options import corpus_option, input_option, limits_option, output_option
 from memaudit.errors import OutputError, UsageError
 from memaudit.text import json_text, shown_path
 
 if TYPE_CHECKING:
     from memaudit.gate import EffectivePolicy, GateResult
+    from memaudit.gate.rescore import Rescoring
     from memaudit.reports.ci import SourceRoot
 
 _PATH = click.Path(path_type=Path)
@@ -107,6 +109,18 @@ _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
     metavar="KEY",
     help="Public key that must have signed the run: hexadecimal, or a PEM file. Several: any of them.",
 )
+@input_option(
+    "--rescore",
+    type=click.IntRange(1, 1_000_000),
+    metavar="N",
+    help="Score N random windows again and compare; needs --data and --teacher.",
+)
+@input_option(
+    "--teacher", metavar="MODEL", help="With --rescore: the run's teacher, folder or hub id."
+)
+@input_option(
+    "--reference", metavar="MODEL", help="With --rescore: the run's student or baseline, if any."
+)
 @output_option(
     "--write-policy",
     type=_PATH,
@@ -167,10 +181,11 @@ def gate(**flags: Any) -> int:
         data=flags["data"],
         baseline=flags["baseline"],
         key=_key(flags),
+        rescoring=_rescoring(flags),
         verify_keys=tuple(chain.from_iterable(map(read_public_keys, flags["verify_keys"]))),
     )
     run = read_run(flags["run_folder"])
-    result = check_gate(run, policy, inputs)
+    result = replace(check_gate(run, policy, inputs), variables=_variables(flags))
     if flags["write_baseline"] is not None and inputs.key is not None:
         write_baseline(flags["write_baseline"], run, inputs.key)
     if flags["write_policy"] is not None:
@@ -184,6 +199,28 @@ def gate(**flags: Any) -> int:
     if flags["github_files"] is not None:
         _tell_action(result, flags["github_files"], _source_root(result, flags))
     return result.exit_code
+
+
+def _rescoring(flags: dict[str, Any]) -> "Rescoring | None":
+    from memaudit.gate.rescore import Rescoring
+
+    if flags["rescore"] is None:
+        return None
+    if flags["teacher"] is None:
+        raise UsageError("--rescore needs the teacher", hint="name it with --teacher")
+    options.prepare_libraries(offline=False)
+    return Rescoring(flags["rescore"], flags["teacher"], flags["reference"])
+
+
+def _variables(flags: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names of the variables that changed what the gate does, or where it writes."""
+    context = click.get_current_context()
+    found = [*variables_used(context)]
+    if flags["output_format"] == "github" or flags["github_files"] is not None:
+        found += ["GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"]
+    if flags["output_format"] in ("github", "sarif") or flags["github_files"] is not None:
+        found += ["GITHUB_WORKSPACE", "CI_PROJECT_DIR"]
+    return tuple(name for name in found if os.environ.get(name))
 
 
 def _policy(flags: dict[str, Any]) -> "EffectivePolicy":

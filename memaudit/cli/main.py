@@ -25,7 +25,7 @@ from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.cli.status import status
 from memaudit.cli.verify import verify
 from memaudit.errors import MemauditError, MissingDependency
-from memaudit.files import forbid_core_dumps
+from memaudit.files import allow_core_dumps, forbid_core_dumps
 from memaudit.text import inert, json_text, safe_text
 
 OK = 0
@@ -69,8 +69,9 @@ def cli(*, core_dumps: bool) -> None:
     Every option can also be set by a variable such as MEMAUDIT_PREDICT_TEACHER. Exit codes:
     0 done, 1 a gate failed, 2 error, 130, 141 and 143 stopped by Ctrl-C, a closed pipe, SIGTERM.
     """
-    if not core_dumps:
-        forbid_core_dumps()
+    if core_dumps:
+        allow_core_dumps()
+    forbid_core_dumps()
 
 
 cli.add_command(completion)

@@ -34,9 +34,17 @@ if TYPE_CHECKING:
     metavar="N",
     help="Worst examples in the summary.",
 )
+@options.sign
 @options.as_json
 @options.color
-def merge(folders: tuple[Path, ...], out: Path, as_json: bool, color: str, **flags: Any) -> None:
+def merge(
+    folders: tuple[Path, ...],
+    out: Path,
+    sign: Path | None,
+    as_json: bool,
+    color: str,
+    **flags: Any,
+) -> None:
     """Put together the parts that 'memaudit predict --shard' scored, each in its own DIR.
 
     The risk table is the one that a single run would have written, byte for byte. Parts that are
@@ -45,12 +53,17 @@ def merge(folders: tuple[Path, ...], out: Path, as_json: bool, color: str, **fla
     from memaudit.reports.predict import summary_page
     from memaudit.reports.terminal import print_page
     from memaudit.runs.merging import merge_runs
+    from memaudit.runs.signature import read_signing_key, sign_run
 
+    key = None if sign is None else read_signing_key(sign)
     result = merge_runs(folders, out, report=_report_options(flags))
+    signer = None if key is None else sign_run(out, key)
     if as_json:
         click.echo(json_text(result.document()))
     else:
         print_page(summary_page(result), color=color)
+        if signer is not None:
+            click.echo(f"Signed with the key {signer}.")
 
 
 def _report_options(flags: dict[str, Any]) -> "ReportOptions":

@@ -57,6 +57,14 @@ speed_option = partial(option, heading="Speed")
 machines_option = partial(option, heading="Many machines")
 
 
+sign = output_option(
+    "--sign",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="KEY",
+    help="Sign the run with this private key, ed25519 in PEM; needs the extra 'sign'.",
+)
+
+
 def by_name(group: Any) -> dict[str, Any]:
     """Return the fields of a group, for a dataclass whose fields are called the same."""
     return {field.name: getattr(group, field.name) for field in fields(group)}

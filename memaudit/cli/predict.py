@@ -11,7 +11,7 @@ import click
 
 from memaudit.cli import options, predict_options
 from memaudit.cli.command import Command
-from memaudit.cli.options import Corpus, Models, Shown, Windows, output_option
+from memaudit.cli.options import Corpus, Models, Shown, Windows
 from memaudit.cli.predict_options import Machines, Output, Speed
 from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.errors import MemauditError
@@ -37,12 +37,7 @@ if TYPE_CHECKING:
 @predict_options.speed
 @predict_options.machines
 @predict_options.dry_run
-@output_option(
-    "--sign",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="KEY",
-    help="Sign the run with this private key, ed25519 in PEM; needs the extra 'sign'.",
-)
+@options.sign
 @options.shown_with_progress
 def predict(  # noqa: PLR0913  one for each group of options
     *,

@@ -26,6 +26,7 @@ from memaudit.corpus.json_lines import read_json_lines
 from memaudit.corpus.layouts import Content
 from memaudit.corpus.shapes import ColumnChooser, read_content, read_id, render_content
 from memaudit.errors import CorpusError, UsageError
+from memaudit.files import forbid_core_dumps
 from memaudit.text import shown_path
 
 _MAX_UNSETTLED_ROWS = 1000
@@ -69,6 +70,7 @@ def read_corpus(
             unpacks to too much, if no row has the columns, or if there is no row.
         UsageError: options that are for the hub are given for files.
     """
+    forbid_core_dumps()  # here, so that it holds for whoever reads a corpus from Python
     chooser, seen = ColumnChooser(options), seen or CorpusSeen()
     if options.source == "-":
         rows = _stdin_rows(stdin or sys.stdin.buffer, options)

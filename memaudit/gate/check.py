@@ -8,7 +8,8 @@ Anything that cannot be settled is an error, not a pass. The order of the checks
    This comes before any rule, because a rule that passes on a forged probability says nothing.
 4. It must have scored what the policy asks for: with another column or an untrained teacher
    every limit holds.
-5. Its corpus must be the one at hand, if one was given. This is slow, so it comes after what can
+5. Its corpus must be the one at hand, if one was given, and windows that are scored again must
+   have the scores that it says. This is slow, so it comes after what can
    refuse the run for free, and before the rules, which speak of that corpus.
 6. Known examples are set aside and verified ones are matched. Both change what the rules count.
 7. Each rule passes, fails, or has no evidence to be judged by.
@@ -34,6 +35,7 @@ from memaudit.gate.identity import (
     window_hashes,
 )
 from memaudit.gate.policy import EffectivePolicy, GatePolicy
+from memaudit.gate.rescore import Rescoring, rescore
 from memaudit.gate.result import Finding, GateResult, Guarantee, Level, RuleResult, Verdict
 from memaudit.gate.rules import Evidence, apply_rules, recited_rows, sensitive_rows
 from memaudit.gate.scope import judged, require_scope, scope_rules
@@ -76,6 +78,10 @@ class GateInputs:
     key: bytes | None = None
     """Of the project; needed for a baseline file and for fingerprints of findings."""
 
+    rescoring: Rescoring | None = None
+    """Windows that are scored again, to see whether the run's scores are what it says; needs
+    `data`."""
+
     verify_keys: tuple[str, ...] = ()
     """Public keys in hexadecimal, of which one must have signed the run. None: no one needs to."""
 
@@ -110,7 +116,12 @@ def check_gate(
     if signature is not None:
         found = msgspec.structs.replace(found, date=signature.signed.date, signed_by=signature.key)
     require_scope(found, policy.policy, has_data=inputs.data is not None)
-    if inputs.data is not None:
+    if inputs.rescoring is not None:
+        if inputs.data is None:
+            raise UsageError("to score windows again needs the corpus", hint="name it with --data")
+        n_again = rescore(run, inputs.data, inputs.rescoring)
+        found = msgspec.structs.replace(found, rescored=n_again)
+    elif inputs.data is not None:
         require_same_corpus(run, inputs.data)
     counts, baseline = _counted(run, inputs, policy)
     evidence = _evidence(run, inputs, counts, is_new_only=baseline is not None)

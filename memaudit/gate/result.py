@@ -46,6 +46,11 @@ RULE_OF_LEVEL: dict[Level, str] = {
 _EXIT_CODES: dict[Verdict, int] = {"pass": 0, "fail": 1, "inconclusive": 2}
 
 
+def found_share(n_windows: int) -> float:
+    """Return what share of forged windows so many random ones would have shown, at 95 %."""
+    return float(1 - 0.05 ** (1 / max(1, n_windows)))
+
+
 @dataclass(frozen=True, slots=True)
 class RuleResult:
     """One rule, held against the evidence."""
@@ -170,6 +175,9 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     changed_tables: tuple[str, ...] = ()
     """Risk tables beside the run that do not say what the run says. The gate reads none of them."""
 
+    rescored: int | None = None
+    """Windows, chosen at random, that were scored again and agree. None: none were."""
+
     signed_by: str | None
     """Public key that signed it, once it was verified. None: unsigned, or not verified."""
 
@@ -188,7 +196,17 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.windows} windows of {self.prefix_tokens} + {self.suffix_tokens} tokens; "
             f"{recipe}. {self.scored:,} of {self.rows:,} rows were scored, "
             f"{self.out_of_range_share:.0%} of them are unlike the classifier's training data. "
-            f"Made {self.date or 'at an unknown time'}, {signed}.{self._warning}"
+            f"Made {self.date or 'at an unknown time'}, {signed}.{self._again}{self._warning}"
+        )
+
+    @property
+    def _again(self) -> str:
+        """What scoring windows again has shown, if that was asked for."""
+        if self.rescored is None:
+            return ""
+        return (
+            f" {self.rescored:,} random windows were scored again and agree; had "
+            f"{found_share(self.rescored):.1%} of all been forged, 19 times in 20 one would differ."
         )
 
     @property
@@ -222,6 +240,9 @@ class GateResult:
     provenance: dict[str, str | None]
     """Run, corpus, models and classifier, by digest and name."""
 
+    variables: tuple[str, ...] = ()
+    """Names of the environment variables that the gate listened to."""
+
     @property
     def exit_code(self) -> int:
         """Of the process."""
@@ -253,6 +274,7 @@ class GateResult:
             "policy_digest": self.policy.digest,
             "policy_pinned": self.policy.is_pinned,
             "judged": msgspec.to_builtins(self.judged),
+            "variables": list(self.variables),
             **self.provenance,
         }
 

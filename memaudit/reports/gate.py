@@ -72,6 +72,7 @@ def gate_page(result: "GateResult", *, n_findings: int = 10, with_marks: bool = 
             *((limit,) if (limit := bound(result)) else ()),
             name(result.judged.in_words, max_len=5000),
             _provenance(result, with_digests=with_marks),
+            *((_listened_to(result),) if result.variables else ()),
         ),
     )
 
@@ -140,6 +141,10 @@ def bound(result: "GateResult") -> Sentence:
         f"With {guarantee.confidence:.1%} confidence at most {guarantee.upper:,} examples will be "
         "memorized, provided your corpus and training resemble the calibration runs."
     )
+
+
+def _listened_to(result: "GateResult") -> Sentence:
+    return ("Set by environment variables: ", name(", ".join(result.variables), max_len=2000), ".")
 
 
 def _provenance(result: "GateResult", *, with_digests: bool) -> Sentence:

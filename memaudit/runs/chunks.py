@@ -237,6 +237,18 @@ def read_failures(plan: ChunkPlan, chunks: Collection[int]) -> dict[int, str]:
     return failures
 
 
+def what_is_gone(
+    missing: Collection[int], damaged: Collection[int], failed: Collection[int] = ()
+) -> str:
+    """Return what is wrong with chunks that cannot be used: `are not there (missing: 0-3)`."""
+    states = [("missing", missing), ("failed", failed), ("damaged", damaged)]
+    found = "; ".join(f"{state}: {chunk_ranges(sorted(gone))}" for state, gone in states if gone)
+    verb = "are not there" if not damaged else "are damaged"
+    if damaged and (missing or failed):
+        verb = "are not there or damaged"
+    return f"{verb} ({found})"
+
+
 def remove_failures(folder: Path) -> None:
     """Remove all markers from the folder of chunks, so that their chunks count as missing."""
     for path in folder.glob(f"*{_ENDING}"):

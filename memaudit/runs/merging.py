@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from memaudit.errors import OutputError, UsageError
-from memaudit.runs.chunks import read_failures, sort_chunks
+from memaudit.runs.chunks import read_failures, sort_chunks, what_is_gone
 from memaudit.runs.files import locked
 from memaudit.runs.folder import LOCK, MANIFEST, ROWS, RunFolder, begin_run, open_folder
 from memaudit.runs.manifest import Shard, chunk_ranges, differences, read_manifest
@@ -87,10 +87,8 @@ def _require_scored(part: RunFolder) -> None:
     if missing or damaged:
         failed = [*read_failures(part.plan, missing)]
         missing = [chunk for chunk in missing if chunk not in failed]
-        states = [("missing", missing), ("failed", failed), ("damaged", damaged)]
-        found = ", ".join(f"{state}: {chunk_ranges(gone)}" for state, gone in states if gone)
         raise UsageError(
-            f"{shown_path(part.folder)}: chunks are not there ({found})",
+            f"{shown_path(part.folder)}: chunks {what_is_gone(missing, damaged, failed)}",
             hint="give its 'memaudit predict' command again to score them",
         )
 

@@ -179,8 +179,8 @@ def load_scorer(sources: ModelSources, worker: int) -> tuple[Engine, Tokenizer]:
     digests = (teacher.digest, None if reference is None else reference.digest)
     if digests != sources.digests:
         raise ModelError(
-            "a process that scores found other model files than the one that began the run",
-            hint="are the same models on every machine, and did nobody change them meanwhile?",
+            "the model files are others than those that the run began with",
+            hint="give the same models: on every machine, and did nobody change them meanwhile?",
         )
     return _engine(sources, teacher, reference), teacher.tokenizer
 

@@ -18,10 +18,17 @@ from numpy.typing import NDArray
 from memaudit.errors import OutputError, UsageError
 from memaudit.features import reason_in_words
 from memaudit.prefilter import Prefilter
-from memaudit.runs.chunks import ChunkPlan, failure_error, numbers, read_matrix, sort_chunks
+from memaudit.runs.chunks import (
+    ChunkPlan,
+    failure_error,
+    numbers,
+    read_matrix,
+    sort_chunks,
+    what_is_gone,
+)
 from memaudit.runs.files import output_errors
 from memaudit.runs.folder import MANIFEST, ROWS, RunFolder
-from memaudit.runs.manifest import Manifest, chunk_ranges, read_manifest
+from memaudit.runs.manifest import Manifest, read_manifest
 from memaudit.runs.reading import Outcome, RowOutcome, RowWindows
 from memaudit.runs.risks import Risks, Worst, predict_risks
 from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed
@@ -318,12 +325,10 @@ def _read_matrix(run: RunFolder, failures: Mapping[int, str]) -> NDArray[np.floa
         missing, damaged = sort_chunks(
             run.plan, (chunk for chunk in range(run.plan.n_chunks) if chunk not in failures)
         )
-        states = [("missing", missing), ("damaged", damaged)]
-        found = "; ".join(f"{state}: {chunk_ranges(gone)}" for state, gone in states if gone)
         kind = OutputError if damaged else UsageError
         raise kind(
             f"{shown_path(run.folder)}: {len(missing) + len(damaged)} of {run.plan.n_chunks} chunks "
-            f"are not there ({found})",
+            f"{what_is_gone(missing, damaged)}",
             hint="give its 'memaudit predict' command again to score them",
         ) from error
 

@@ -1,0 +1,150 @@
+"""Some windows of a run scored again: evidence of what its scores are worth, without any trust.
+
+Who can write a run can forge its scores. Whoever has the corpus and the teacher can score some of
+the windows again, chosen at random when the gate runs, and compare.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.errors import UsageError
+from memaudit.features import EXPOSURE_FEATURES
+from memaudit.runs.chunks import ChunkPlan, read_matrix
+from memaudit.runs.folder import RunFolder
+from memaudit.runs.run import Run
+from memaudit.runs.same_corpus import corpus_options, reread_corpus
+from memaudit.text import shown_path
+from memaudit.windows import WindowChoice
+
+EXACT_TOLERANCE = 1e-3
+"""For features that transformers scored in float32: many times what another processor changes."""
+
+ROUGH_TOLERANCE = 0.05
+"""For features in bfloat16, or of another engine than the one that scores again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rescoring:
+    """What is scored again, with what."""
+
+    windows: int
+    """How many, at least 1; at most all are."""
+
+    teacher: str
+    """Folder or hub id."""
+
+    reference: str | None = None
+    """Student or baseline, if the run has one."""
+
+
+def rescore(run: Run, source: str, asked: Rescoring) -> int:
+    """Score random windows of a run again, and return how many, once all agree.
+
+    The corpus is read on the way, and refused if it is not the one that was scored.
+
+    Raises:
+        UsageError: scores differ by more than rounding, or it is another corpus.
+        ModelError: the models are others than the run's, or cannot be loaded.
+        CorpusError: the corpus cannot be read.
+    """
+    from memaudit.engines.models import ModelOptions
+    from memaudit.runs.models import ModelSources, load_scorer
+    from memaudit.runs.reading import DistinctWindows, RowLog, cut_rows
+    from memaudit.runs.scoring import ChunkWork, chunk_features
+
+    inputs, plan = run.manifest.inputs, _plan(run)
+    if (inputs.reference_digest is None) != (asked.reference is None):
+        given = "was scored with a student or a baseline" if asked.reference is None else "has none"
+        raise UsageError(
+            f"{shown_path(run.folder)}: the run {given}", hint="give --rescore the same models"
+        )
+    options = ModelOptions(
+        dtype="bfloat16" if "bfloat16" in inputs.engine else "float32",
+        add_special_tokens=corpus_options(run, source).add_special_tokens,
+    )
+    sources = ModelSources(
+        asked.teacher,
+        asked.reference,
+        plan.role,
+        options,
+        digests=(inputs.teacher_digest, inputs.reference_digest),
+    )
+    engine, tokenizer = load_scorer(sources, 0)
+    choice = WindowChoice(inputs.shape, inputs.windows)
+    if (answers := inputs.answers) is not None:
+        choice = WindowChoice(
+            inputs.shape, inputs.windows, answers.turns, answers.min_suffix_tokens
+        )
+    with RowLog(None) as rows, DistinctWindows(inputs.shape.length) as windows:
+        cut_rows(
+            reread_corpus(run, source, tokenizer.render_messages),
+            tokenizer,
+            (rows, windows),
+            choice=choice,
+        )
+        stored = _stored(run, plan)
+        if len(windows) != len(stored):
+            raise UsageError(
+                f"{shown_path(run.folder)}: the run has {len(stored):,} windows, its corpus and "
+                f"teacher give {len(windows):,}",
+                hint="predict anew: this is not the run that it says it is",
+            )
+        chosen = _choose(stored, asked.windows)
+        token_ids = np.concatenate([windows.read(int(i), 1) for i in chosen])
+        work = ChunkWork(0, token_ids, windows.occurrences[chosen])
+    again = chunk_features(plan, engine, tokenizer, work)
+    tolerance = EXACT_TOLERANCE if inputs.engine.startswith("hf-float32") else ROUGH_TOLERANCE
+    differs = _differences(plan, stored[chosen], again, tolerance)
+    if differs.any():
+        names = [
+            name
+            for name, some in zip(plan.features, differs.any(axis=0).tolist(), strict=True)
+            if some
+        ]
+        raise UsageError(
+            f"{shown_path(run.folder)}: of {len(chosen):,} windows that were scored again "
+            f"{int(differs.any(axis=1).sum()):,} have other scores than the run says, "
+            f"in {', '.join(names[:3])}",
+            hint="the run was forged, or scored by another version: predict anew",
+        )
+    return len(chosen)
+
+
+def _plan(run: Run) -> ChunkPlan:
+    """Return what a window's features are here: all but what is counted in a pass of its own."""
+    plan = RunFolder(run.folder, run.manifest).plan
+    features = tuple(name for name in plan.features if name not in EXPOSURE_FEATURES)
+    return replace(plan, features=features, prefilter=None, epochs=None)
+
+
+def _stored(run: Run, plan: ChunkPlan) -> NDArray[np.float64]:
+    """Return (n_windows, n_features) what the chunks say; NaN where no model was asked."""
+    whole = RunFolder(run.folder, run.manifest).plan
+    columns = [whole.features.index(name) for name in plan.features]
+    return read_matrix(whole)[:, columns]
+
+
+def _choose(stored: NDArray[np.float64], n_windows: int) -> NDArray[np.int64]:
+    """Return the places of some windows that were scored, by a seed that nobody knows before."""
+    scored = np.flatnonzero(~np.isnan(stored).any(axis=1))
+    rng = np.random.default_rng()
+    return np.sort(rng.choice(scored, size=min(n_windows, len(scored)), replace=False))
+
+
+def _differences(
+    plan: ChunkPlan, stored: NDArray[np.float64], again: NDArray[np.float64], tolerance: float
+) -> NDArray[np.bool_]:
+    """Return (n, n_features) which features differ by more than rounding."""
+    is_near = np.abs(stored - again) <= tolerance * np.maximum(1, np.abs(again))
+    differs: NDArray[np.bool_] = ~(is_near & np.isfinite(again))
+    # Where two tokens tie, another one may come first: a token more or less, and whether all are
+    # first only if it was close.
+    is_close = np.abs(again[:, plan.features.index("teacher_suffix_min_margin")]) <= tolerance
+    for column, name in enumerate(plan.features):
+        if name.endswith("suffix_argmax_rate"):
+            near = np.abs(stored[:, column] - again[:, column]) <= 1.5 / plan.shape.suffix_len
+            is_equal = (stored[:, column] == 1) == (again[:, column] == 1)
+            differs[:, column] &= ~(near & (is_equal | is_close))
+    return differs
