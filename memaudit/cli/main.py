@@ -14,6 +14,7 @@ from memaudit import __version__
 from memaudit.cli.command import Group
 from memaudit.cli.completion import VARIABLE, completion
 from memaudit.cli.diff import diff
+from memaudit.cli.doctor import doctor
 from memaudit.cli.explain import explain
 from memaudit.cli.filter import filter_
 from memaudit.cli.fit import fit
@@ -77,6 +78,7 @@ def cli(*, core_dumps: bool) -> None:
 cli.add_command(completion)
 cli.add_command(diff)
 cli.add_command(explain)
+cli.add_command(doctor)
 cli.add_command(filter_)
 cli.add_command(fit)
 cli.add_command(gate)

@@ -98,11 +98,7 @@ def rescore(run: Run, source: str, asked: Rescoring) -> int:
     tolerance = EXACT_TOLERANCE if inputs.engine.startswith("hf-float32") else ROUGH_TOLERANCE
     differs = _differences(plan, stored[chosen], again, tolerance)
     if differs.any():
-        names = [
-            name
-            for name, some in zip(plan.features, differs.any(axis=0).tolist(), strict=True)
-            if some
-        ]
+        names = [plan.features[int(column)] for column in np.flatnonzero(differs.any(axis=0))]
         raise UsageError(
             f"{shown_path(run.folder)}: of {len(chosen):,} windows that were scored again "
             f"{int(differs.any(axis=1).sum()):,} have other scores than the run says, "

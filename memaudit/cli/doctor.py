@@ -1,0 +1,62 @@
+"""`memaudit doctor`: what is found on this machine, and whether it computes what it should."""
+
+import click
+
+from memaudit.cli import options
+from memaudit.cli.command import Command
+from memaudit.cli.options import Shown
+from memaudit.text import json_text
+
+_KINDS = {"good": "good", "bad": "risk", "skipped": "quiet"}
+
+
+@click.command(cls=Command, short_help="Check the installation, devices and engines.")
+@options.shown
+@click.pass_context
+def doctor(context: click.Context, shown: Shown) -> int:
+    """Show versions, devices, what 'auto' chooses here, and which variables are listened to.
+
+    Engines score a tiny model whose scores are known. Exit code 0 if all is well, else 2.
+    """
+    from memaudit.doctor import examine
+    from memaudit.reports.page import Column, Page, Section, Table, Words, facts, name
+    from memaudit.reports.terminal import print_page
+
+    options.prepare_libraries(offline=False)
+    found = examine(_listened(context))
+    if shown.as_json:
+        click.echo(json_text(found.document()))
+        return 0 if found.is_well else 2
+    checks = tuple(
+        (check.name, Words(check.status, _KINDS[check.status]), name(check.said, max_len=1000))  # type: ignore[arg-type]
+        for check in found.checks
+    )
+    variables = {
+        "listened to": ", ".join(found.variables) or "none",
+        "ignored": ", ".join(found.ignored),
+    }
+    verdict = Words("All is well", "good") if found.is_well else Words("Something is wrong", "risk")
+    page = Page(
+        title="Doctor",
+        verdict=(verdict, "."),
+        sections=(
+            Section(blocks=(Table(columns=(Column(), Column(), Column()), rows=checks),)),
+            Section(blocks=(facts({key: name(value, max_len=2000) for key, value in found.facts.items()}),)),
+            Section(blocks=(facts(variables, title="Variables that are set"),)),
+        ),
+    )  # fmt: skip
+    print_page(page, color=shown.color)
+    return 0 if found.is_well else 2
+
+
+def _listened(context: click.Context) -> set[str]:
+    """Return the names of all variables that an option of any command listens to."""
+    group = context.find_root().command
+    assert isinstance(group, click.Group)
+    return {
+        f"MEMAUDIT_{command}_{called}".upper()
+        for command, one in group.commands.items()
+        for param in one.params
+        if isinstance(param, click.Option) and param.allow_from_autoenv
+        for called in (param.name or "", param.opts[0].lstrip("-").replace("-", "_"))
+    }
