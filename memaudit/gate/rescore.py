@@ -9,12 +9,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit.engines.models import ModelOptions
 from memaudit.errors import UsageError
 from memaudit.features import EXPOSURE_FEATURES
 from memaudit.runs.chunks import ChunkPlan, read_matrix
 from memaudit.runs.folder import RunFolder
+from memaudit.runs.models import ModelSources, load_scorer
+from memaudit.runs.reading import DistinctWindows, RowLog, cut_rows
 from memaudit.runs.run import Run
 from memaudit.runs.same_corpus import corpus_options, reread_corpus
+from memaudit.runs.scoring import ChunkWork, chunk_features
 from memaudit.text import shown_path
 from memaudit.windows import WindowChoice
 
@@ -49,11 +53,6 @@ def rescore(run: Run, source: str, asked: Rescoring) -> int:
         ModelError: the models are others than the run's, or cannot be loaded.
         CorpusError: the corpus cannot be read.
     """
-    from memaudit.engines.models import ModelOptions
-    from memaudit.runs.models import ModelSources, load_scorer
-    from memaudit.runs.reading import DistinctWindows, RowLog, cut_rows
-    from memaudit.runs.scoring import ChunkWork, chunk_features
-
     inputs, plan = run.manifest.inputs, _plan(run)
     if (inputs.reference_digest is None) != (asked.reference is None):
         given = "was scored with a student or a baseline" if asked.reference is None else "has none"
