@@ -9,7 +9,7 @@ alone: only the suffix has to be reproduced, and the prefix dilutes what it says
 import math
 import zlib
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from memaudit.scores import TokenScores, WindowScores, suffix
 
 ReferenceRole = Literal["student", "baseline"]
 """What the second model is: the student before training, or a trained baseline."""
+
+Numbers = NDArray[np.floating[Any]]
+"""One for each window; without an axis for one window alone."""
 
 OBJECTIVE_FEATURES = ("log_temperature", "cross_entropy_share")
 """How soft the student's labels will be: the same for every window of an audit."""
@@ -152,54 +155,73 @@ def window_features(
 def one_model_features(
     role: Literal["teacher"] | ReferenceRole, scores: TokenScores, prefix_len: int
 ) -> dict[str, float]:
-    """Return the features that one model tells alone, by name, each with the role in front.
+    """Return the features of one window that one model tells alone, by name, the role in front.
 
     Args:
         role: what it is.
         scores: its own.
         prefix_len: tokens of the window before its suffix.
     """
+    return {name: float(value) for name, value in _one_model(role, scores, prefix_len).items()}
+
+
+def model_features(
+    scores: WindowScores, *, prefix_len: int, role: ReferenceRole | None = None
+) -> dict[str, float]:
+    """Return the features of one window that `model_columns` gives, by name."""
+    columns = model_columns(scores, prefix_len=prefix_len, role=role)
+    return {name: float(value) for name, value in columns.items()}
+
+
+def model_columns(
+    scores: WindowScores, *, prefix_len: int, role: ReferenceRole | None = None
+) -> dict[str, Numbers]:
+    """Return the features that models are needed for and that the scores allow, by name.
+
+    Args:
+        scores: of the teacher, and of the reference when `role` is given; of one window or,
+            stacked, of several. A window's features are the same bits either way.
+        prefix_len: tokens of each window before its suffix.
+        role: what the reference is.
+
+    Returns:
+        (n,) for each name; a number for the scores of one window.
+    """
+    features = _one_model("teacher", scores.teacher, prefix_len)
+    if role is not None:
+        assert scores.reference is not None
+        features |= _one_model(role, scores.reference, prefix_len)
+        features |= _divergence_features(role, scores, prefix_len)
+    return features
+
+
+def _one_model(
+    role: Literal["teacher"] | ReferenceRole, scores: TokenScores, prefix_len: int
+) -> dict[str, Numbers]:
     suffix_logprobs = suffix(scores.logprobs, prefix_len)
-    prefix_logprobs = scores.logprobs[: prefix_len - 1]
+    prefix_logprobs = scores.logprobs[..., : prefix_len - 1]
     margins = suffix(scores.margin, prefix_len).astype(np.float64)
+    nothing = np.zeros(scores.logprobs.shape[:-1])
     features = {
         f"{role}_perplexity": perplexity(scores.logprobs),
-        f"{role}_prefix_mean_logprob": mean(prefix_logprobs) if len(prefix_logprobs) else 0.0,
+        f"{role}_prefix_mean_logprob": mean(prefix_logprobs) if prefix_len > 1 else nothing,
         f"{role}_suffix_perplexity": perplexity(suffix_logprobs),
-        f"{role}_suffix_logprob": float(suffix_logprobs.sum(dtype=np.float64)),
+        f"{role}_suffix_logprob": suffix_logprobs.astype(np.float64).sum(axis=-1),
         f"{role}_suffix_mean_logprob": mean(suffix_logprobs),
-        f"{role}_suffix_min_logprob": float(suffix_logprobs.min()),
+        f"{role}_suffix_min_logprob": suffix_logprobs.min(axis=-1),
         f"{role}_suffix_argmax_rate": mean(suffix(scores.is_argmax, prefix_len)),
-        f"{role}_suffix_min_margin": float(margins.min()),
-        f"{role}_suffix_margin_log_odds": -float(np.logaddexp(0.0, -margins).sum(dtype=np.float64)),
+        f"{role}_suffix_min_margin": margins.min(axis=-1),
+        f"{role}_suffix_margin_log_odds": -np.logaddexp(0.0, -margins).sum(axis=-1),
     }
     if scores.entropy is not None:
         suffix_entropies = suffix(scores.entropy, prefix_len)
         features |= {
             f"{role}_entropy": mean(scores.entropy),
             f"{role}_suffix_entropy": mean(suffix_entropies),
-            f"{role}_suffix_max_entropy": float(suffix_entropies.max()),
-            f"{role}_suffix_max_surprise": float((-suffix_logprobs - suffix_entropies).max()),
+            f"{role}_suffix_max_entropy": suffix_entropies.max(axis=-1),
+            f"{role}_suffix_max_surprise": (-suffix_logprobs - suffix_entropies).max(axis=-1),
         }
     return features | {f"{role}_min_k_logprob": min_k_logprob(suffix_logprobs)}
-
-
-def model_features(
-    scores: WindowScores, *, prefix_len: int, role: ReferenceRole | None = None
-) -> dict[str, float]:
-    """Return the features that models are needed for and that the scores allow, by name.
-
-    Args:
-        scores: of the teacher, and of the reference when `role` is given.
-        prefix_len: tokens of the window before its suffix.
-        role: what the reference is.
-    """
-    features = one_model_features("teacher", scores.teacher, prefix_len)
-    if role is not None:
-        assert scores.reference is not None
-        features |= one_model_features(role, scores.reference, prefix_len)
-        features |= _divergence_features(role, scores, prefix_len)
-    return features
 
 
 def corpus_features(
@@ -213,11 +235,12 @@ def corpus_features(
         occurrences: how many times the window occurs in the corpus, at least 1.
         objective: what the student will learn from.
     """
+    length = zlib_entropy(text)
     return {
         **objective_features(objective),
-        "zlib_entropy": zlib_entropy(text),
+        "zlib_entropy": length,
         "suffix_zlib_entropy": zlib_entropy(suffix_text),
-        "zlib_ratio": zlib_ratio(text),
+        "zlib_ratio": length / max(1, len(_utf8(text))),
         "occurrences": float(occurrences),
         "log_occurrences": float(np.log(occurrences)),
     }
@@ -256,49 +279,53 @@ def objective_features(objective: Objective) -> dict[str, float]:
 
 def _divergence_features(
     role: ReferenceRole, scores: WindowScores, prefix_len: int
-) -> dict[str, float]:
+) -> dict[str, Numbers]:
     assert scores.reference is not None
-    features: dict[str, float] = {}
+    features: dict[str, Numbers] = {}
     if scores.kl_divergence is not None:
         suffix_kl = suffix(scores.kl_divergence, prefix_len)
         features |= {
             kl_name(role): mean(scores.kl_divergence),
             suffix_kl_name(role): mean(suffix_kl),
-            f"{role}_suffix_max_kl_divergence": float(suffix_kl.max()),
+            f"{role}_suffix_max_kl_divergence": suffix_kl.max(axis=-1),
         }
     log_ratios = suffix(scores.teacher.logprobs, prefix_len) - suffix(
         scores.reference.logprobs, prefix_len
     )
     return features | {
         f"{role}_suffix_log_ratio": mean(log_ratios),
-        f"{role}_suffix_max_log_ratio": float(log_ratios.max()),
+        f"{role}_suffix_max_log_ratio": log_ratios.max(axis=-1),
     }
 
 
-def mean(per_token: NDArray[np.generic]) -> float:
-    """Return the mean over tokens, summed in float64."""
-    return float(per_token.mean(dtype=np.float64))
+def mean(per_token: NDArray[Any]) -> Numbers:
+    """Return the mean over tokens, the last axis, summed in float64."""
+    # Converted before: a sum that converts on the way groups the numbers of many windows otherwise
+    # than those of one, and rounds otherwise.
+    means: Numbers = per_token.astype(np.float64).mean(axis=-1)
+    return means
 
 
-def perplexity(logprobs: NDArray[np.generic]) -> float:
+def perplexity(logprobs: NDArray[Any]) -> Numbers:
     """Return exp of the mean negative log-probability per token; at least 1, no unit.
 
     The mean is capped at 80 nats, so that the result is finite.
     """
-    return float(np.exp(min(-mean(logprobs), 80.0)))
+    perplexities: Numbers = np.exp(np.minimum(-mean(logprobs), 80.0))
+    return perplexities
 
 
-def min_k_logprob(logprobs: NDArray[np.generic], share: float = 0.2) -> float:
+def min_k_logprob(logprobs: NDArray[Any], share: float = 0.2) -> Numbers:
     """Return the mean log-probability of the least probable tokens, nats.
 
     Source: Shi et al. 2023 (arXiv:2310.16789), Min-K%.
 
     Args:
-        logprobs: (S,) nats.
+        logprobs: (S,) or (n, S) nats.
         share: of the tokens, in (0, 1]; at least one token is taken.
     """
-    k = max(1, int(len(logprobs) * share))
-    return mean(np.sort(logprobs)[:k])
+    k = max(1, int(logprobs.shape[-1] * share))
+    return mean(np.sort(logprobs, axis=-1)[..., :k])
 
 
 def zlib_entropy(text: str) -> float:

@@ -1,5 +1,6 @@
 """Scores: what a model says about a window, token by token."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -48,10 +49,35 @@ def suffix(per_token: NDArray[_Entry], prefix_len: int) -> NDArray[_Entry]:
     """Return the entries about the suffix: entry s is about token s + 1.
 
     Args:
-        per_token: (T - 1,) one entry for each predicted token.
+        per_token: (T - 1,) one entry for each predicted token; or (n, T - 1), of n windows.
         prefix_len: tokens of the window before its suffix.
 
     Returns:
-        (T - prefix_len,)
+        (T - prefix_len,) or (n, T - prefix_len)
     """
-    return per_token[prefix_len - 1 :]
+    return per_token[..., prefix_len - 1 :]
+
+
+def stack_scores(scores: Sequence[WindowScores]) -> WindowScores:
+    """Return the scores of several windows as one: each array is (n, S) instead of (S,).
+
+    Args:
+        scores: at least one, all of windows of one length and from one engine.
+    """
+    references = [each.reference for each in scores if each.reference is not None]
+    divergences = [each.kl_divergence for each in scores if each.kl_divergence is not None]
+    return WindowScores(
+        _stack_tokens([each.teacher for each in scores]),
+        _stack_tokens(references) if references else None,
+        np.stack(divergences) if divergences else None,
+    )
+
+
+def _stack_tokens(scores: Sequence[TokenScores]) -> TokenScores:
+    entropies = [each.entropy for each in scores if each.entropy is not None]
+    return TokenScores(
+        logprobs=np.stack([each.logprobs for each in scores]),
+        is_argmax=np.stack([each.is_argmax for each in scores]),
+        entropy=np.stack(entropies) if entropies else None,
+        margin=np.stack([each.margin for each in scores]),
+    )

@@ -12,6 +12,8 @@ from memaudit.features import (
     FEATURE_SETS,
     mean,
     min_k_logprob,
+    model_columns,
+    model_features,
     perplexity,
     reason_in_words,
     suffix,
@@ -19,7 +21,7 @@ from memaudit.features import (
     zlib_entropy,
     zlib_ratio,
 )
-from memaudit.scores import TokenScores, WindowScores
+from memaudit.scores import TokenScores, WindowScores, stack_scores
 
 PREFIX_LEN, SUFFIX_LEN = 3, 4
 N_PREDICTED = PREFIX_LEN + SUFFIX_LEN - 1
@@ -166,6 +168,33 @@ def test_a_reference_adds_divergence_and_log_ratio(role, kl_name, suffix_kl_name
     assert features[suffix_kl_name] == 1.5
     assert features[f"{role}_suffix_log_ratio"] == 3.5
     assert features[f"{role}_suffix_mean_logprob"] == -5.0
+
+
+@pytest.mark.parametrize(("n_tokens", "prefix_len"), [(2, 1), (37, 1), (100, 50), (700, 600)])
+def test_many_windows_at_once_give_the_bits_of_one_after_the_other(n_tokens, prefix_len):
+    """A chunk is the same file whatever stands beside a window."""
+    rng = np.random.default_rng(0)
+    shape = (300, n_tokens - 1)
+
+    def some_scores():
+        return [
+            TokenScores(*columns)
+            for columns in zip(
+                -rng.gamma(1, 2, shape).astype(np.float32),
+                rng.random(shape) < 0.5,
+                rng.gamma(2, 1, shape).astype(np.float32),
+                rng.normal(0, 5, shape).astype(np.float32),
+                strict=True,
+            )
+        ]
+
+    divergences = rng.gamma(1, 1, shape).astype(np.float32)
+    scores = list(map(WindowScores, some_scores(), some_scores(), divergences))
+    given = {"prefix_len": prefix_len, "role": "baseline"}
+    columns = model_columns(stack_scores(scores), **given)
+    for i, each in enumerate(scores):
+        alone = model_features(each, **given)
+        assert alone == {name: float(column[i]) for name, column in columns.items()}
 
 
 def test_means_are_summed_in_double_precision():

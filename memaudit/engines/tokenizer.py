@@ -201,12 +201,30 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         """Return the text of each sequence, special tokens included, spaces untouched."""
+        sequences = [list(ids) for ids in token_ids]
+        if self._decodes_plainly:
+            backend = self._tokenizer.backend_tokenizer
+            texts: list[str] = backend.decode_batch(sequences, skip_special_tokens=False)
+            return texts
         return [
             self._tokenizer.decode(
-                list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+                ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
-            for ids in token_ids
+            for ids in sequences
         ]
+
+    @cached_property
+    def _decodes_plainly(self) -> bool:
+        """Whether no class of a model's own stands between us and the backend."""
+        from transformers import PreTrainedTokenizerFast
+
+        kind: Any = type(self._tokenizer)
+        plain: Any = PreTrainedTokenizerFast
+        return bool(
+            self._tokenizer.is_fast
+            and kind.decode is plain.decode
+            and kind._decode is plain._decode
+        )
 
     def render_messages(self, conversation: Conversation) -> Rendered:
         """Return the text that the chat template makes of messages, and where its answers are.

@@ -13,7 +13,7 @@ from memaudit.errors import ModelError
 from memaudit.features import (
     corpus_features,
     exposure_features,
-    model_features,
+    model_columns,
     one_model_features,
 )
 from memaudit.progress import ReportProgress, begin_stage
@@ -21,7 +21,7 @@ from memaudit.runs.chunks import SUFFIX_TOKENS, ChunkPlan, write_chunk
 from memaudit.runs.files import output_errors, remove_halves
 from memaudit.runs.folder import RunFolder, unscored_chunks
 from memaudit.runs.reading import DistinctWindows, Tokenizer
-from memaudit.scores import WindowScores
+from memaudit.scores import WindowScores, stack_scores
 from memaudit.sensitivity import (
     is_secret_at_risk,
     load_detector,
@@ -150,18 +150,38 @@ def chunk_features(
         windows = [without_padding(window) for window in work.windows]
         scores = _score(engine, [windows[i] for i in kept]) if kept else []
         known = corpus_features_later.result()
-    X = np.array([[row.get(name, np.nan) for name in plan.features] for row in known])
     for i, window_scores in zip(kept, scores, strict=True):
-        prefix_len = context_len(work.windows[i], plan.shape)
-        features = known[i] | model_features(window_scores, prefix_len=prefix_len, role=plan.role)
-        if features.get("secrets"):
-            features["secret_argmax_rate"] = secret_argmax_rate(
+        if known[i].get("secrets"):
+            known[i]["secret_argmax_rate"] = secret_argmax_rate(
                 load_detector(), tokenizer.decode, windows[i], window_scores.teacher.is_argmax
             )
-            features["secret_at_risk"] = float(is_secret_at_risk(features))
-        X[i] = [features[name] for name in plan.features]
+            known[i]["secret_at_risk"] = float(is_secret_at_risk(known[i]))
+    X = np.array([[row.get(name, np.nan) for name in plan.features] for row in known])
+    _fill_model_features(X, plan, work, kept, scores)
     _check_finite(X[kept], plan.features)
     return X
+
+
+def _fill_model_features(
+    X: NDArray[np.float64],
+    plan: ChunkPlan,
+    work: ChunkWork,
+    places: Sequence[int],
+    scores: Sequence[WindowScores],
+) -> None:
+    """Write what the models say into the rows of the windows that they looked at."""
+    alike: dict[tuple[int, int], list[int]] = {}  # windows of one shape are computed together
+    for number, place in enumerate(places):
+        prefix_len = context_len(work.windows[place], plan.shape)
+        shape = prefix_len, len(scores[number].teacher.logprobs)
+        alike.setdefault(shape, []).append(number)
+    for (prefix_len, _), numbers in alike.items():
+        together = stack_scores([scores[number] for number in numbers])
+        columns = model_columns(together, prefix_len=prefix_len, role=plan.role)
+        rows = [places[number] for number in numbers]
+        for column, name in enumerate(plan.features):
+            if name in columns:
+                X[rows, column] = columns[name]
 
 
 def _corpus_features(

@@ -37,6 +37,14 @@ def test_decoding_gives_back_every_text(tokenizer, texts):
     assert tokenizer.decode(tokenizer.encode(texts)) == texts
 
 
+def test_many_sequences_are_decoded_as_one_after_the_other(tokenizer, monkeypatch):
+    """All at once is faster, and a class of a model's own is not gone around."""
+    token_ids = tokenizer.encode(["one , two .", "", "é 🙂 <s>"])
+    together = tokenizer.decode(token_ids)
+    monkeypatch.setattr(tokenizer, "_decodes_plainly", False)
+    assert tokenizer.decode(token_ids) == together
+
+
 def test_spaces_before_punctuation_survive(tokenizer):
     """Transformers tidies them away unless told not to."""
     text = "one , two . it 's <s> three"
