@@ -304,8 +304,10 @@ def cut_rows(
     row_log, distinct = kept
     report = begin_stage("read", "rows", progress)
     cuts = RowWindows()
-    # Of a row without answers nothing is looked at behind its first window, unless it is tiled.
-    n_tokens = None if choice.policy == "tile" else choice.shape.length
+    # Of a row without answers nothing is looked at behind its first window, unless it is tiled or
+    # its tokens are kept to count exposure in.
+    is_whole = choice.policy == "tile" or keep_tokens is not None
+    n_tokens = None if is_whole else choice.shape.length
     for batch in _batches(rows):
         examples = [row for row in batch if isinstance(row, Example)]
         cuts.texts_hash.update(b"".join(msgspec.json.encode(row.text) for row in examples))

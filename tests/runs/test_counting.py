@@ -60,6 +60,13 @@ def test_near_copies_are_told_and_the_whole_text_of_a_row_counts(tmp_path):
     assert found["exposure_median"][8:18] == [1.0] * 10
 
 
+def test_what_stands_far_behind_the_window_of_a_long_row_counts(tmp_path):
+    """A row is tokenised to its end where exposure is counted, though one window is scored."""
+    long = "".join(f"{i * i * 7919:x} " for i in range(200)) + POEM
+    run(tmp_path / "run", [f"x {POEM}", long])
+    assert columns(tmp_path / "run")["exposure_median"] == [2.0, 1.0]
+
+
 def test_equal_windows_count_where_no_gram_fits_into_them(tmp_path):
     """A window of six tokens has none, but it is known how often it occurs."""
     run(tmp_path / "run", ["123456"] * 3 + ["abcdef"], shape=WindowShape(3, 3), epochs=1.0)
