@@ -19,10 +19,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, Literal, cast, get_args
 
 from memaudit.errors import OutputError
 from memaudit.text import shown_path
+
+TableFormat = Literal["parquet", "jsonl", "csv"]
+"""How a table is written: parquet and jsonl are exact, csv is for spreadsheets."""
+
+TABLE_FORMATS: tuple[TableFormat, ...] = get_args(TableFormat)
 
 _PR_SET_DUMPABLE = 4
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

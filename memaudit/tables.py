@@ -19,6 +19,7 @@ from memaudit.corpus.discovery import SourceFile, find_files, open_regular
 from memaudit.corpus.formats import FORMATS
 from memaudit.errors import CorpusError, UsageError
 from memaudit.features import KNOWN_FEATURES
+from memaudit.files import TABLE_FORMATS
 from memaudit.text import safe_text, shown_path
 
 ALL_FEATURES = tuple(dict.fromkeys(chain.from_iterable(KNOWN_FEATURES.values())))
@@ -30,7 +31,6 @@ LABEL_COLUMNS = ("extracted_by_student", "extracted_by_teacher", "extracted_by_b
 _TEXT_COLUMNS = ("id", "address", "outcome")
 _NUMBER_COLUMNS = ("row", *LABEL_COLUMNS, "probability", "flagged", *ALL_FEATURES)
 _COLUMNS = {*_TEXT_COLUMNS, *_NUMBER_COLUMNS}
-_ENDINGS = ("parquet", "jsonl", "csv")
 _WORDS = {"true": 1.0, "false": 0.0, "": math.nan}
 
 
@@ -70,7 +70,7 @@ def find_table(path: Path, stem: str) -> Path:
         raise UsageError(f"{shown}: there is no such file or folder", hint="check the path")
     if not path.is_dir():
         return path
-    names = [f"{stem}.{ending}" for ending in _ENDINGS]
+    names = [f"{stem}.{ending}" for ending in TABLE_FORMATS]
     found = [path / name for name in names if (path / name).is_file()]
     if len(found) != 1:
         raise UsageError(

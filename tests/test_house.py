@@ -7,20 +7,20 @@ import pytest
 from support.house import House
 
 AT_MOST = {  # figure: limit, and what the limit should come down to
-    "modules": 162,  # 125
+    "modules": 153,  # 125
     "lines": 32_000,  # 22,500
-    "modules imported by one other": 42,  # 25
-    "private helpers used once per 1,000 lines": 13.9,  # 6
-    "imports in functions": 257,  # 120
+    "modules imported by one other": 41,  # 25
+    "private helpers used once per 1,000 lines": 13.2,  # 6
+    "imports in functions": 218,  # 120
     "lines of the largest function": 66,  # 60
-    "lines of the largest module": 490,  # 350
+    "lines of the largest module": 480,  # 350
     "pairs of more than 12 equal lines": 0,  # 0
     "files that name one option, at most": 18,  # 10
     "files that name one option, on average": 5.2,  # 4
     "modules that name summary.json": 2,  # 2: one writes it, one reads it
     "modules that name what verify wrote": 2,  # 2
 }
-AT_LEAST = {"comments per 100 lines": 1.0}  # 3
+AT_LEAST = {"comments per 100 lines": 1.2}  # 3
 
 
 @pytest.fixture(scope="module")

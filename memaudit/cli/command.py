@@ -5,9 +5,20 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from memaudit.cli.signals import Stopped, raise_if_stopped
+from memaudit.runs.files import committed_file, open_path, output_folder
+from memaudit.text import json_text
+
+if TYPE_CHECKING:
+    from memaudit.progress import Progress, ReportProgress
+    from memaudit.reports.page import Page
 
 HEADINGS = (
     "Input",
@@ -71,6 +82,7 @@ class Command(_Careful):
         """Write the options of each group under its heading."""
         groups: dict[str, list[tuple[str, str]]] = {}
         params = self.get_params(ctx)
+        # A stable sort: options of equal rank stay in the order of their declaration.
         params.sort(
             key=lambda param: self.common.index(param.opts[0]) if self._is_common(param) else 0
         )
@@ -104,9 +116,17 @@ class CountRange(click.IntRange):
             self.fail("the number is too large.", param, ctx)
         return number
 
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return what stands for the number in `--help`."""
+        return "N"
+
 
 class FiniteRange(click.FloatRange):
     """A number in a range; click takes `nan` and `inf` for numbers too."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return what stands for the number in `--help`."""
+        return "SHARE" if self.max == 1 else "N"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -144,9 +164,100 @@ def variables_used(context: click.Context) -> Iterator[str]:
                 break
 
 
-def option(*names: str, heading: str, **settings: Any) -> Decorator:
-    """Declare an option under a heading."""
-    return click.option(*names, cls=Option, heading=heading, **settings)
+class FolderType(click.ParamType[Path]):
+    """A folder, made or not, on a disk or in an object store such as `s3://bucket/run`."""
+
+    name = "folder"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return what stands for the folder in `--help`."""
+        return "DIR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path, once it is no file."""
+        if not isinstance(value, str):
+            path: Path = value
+            return path
+        if "://" in value:
+            return open_path(value)
+        checked: Path = click.Path(path_type=Path, file_okay=False).convert(value, param, ctx)
+        return checked
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How a command shows its result."""
+
+    as_json: bool
+    color: str
+    """`auto`, `always` or `never`."""
+    quiet: bool = False
+    """No progress."""
+
+    def tell(self, document: Any, page: "Page") -> None:
+        """Print a result: the document if JSON was asked for, else the page."""
+        from memaudit.reports.terminal import print_page
+
+        if self.as_json:
+            click.echo(json_text(document))
+        else:
+            print_page(page, color=self.color)
+
+    @contextmanager
+    def watched(self, hint: str | None = None) -> "Iterator[ReportProgress]":
+        """Show progress, and notice signals that a library dropped.
+
+        Args:
+            hint: how to go on after a signal. None: whoever calls says it.
+        """
+        from memaudit.reports.terminal import show_progress
+
+        try:
+            with show_progress(quiet=self.quiet, color=self.color, start="load models") as show:
+
+                def report(progress: "Progress") -> None:
+                    raise_if_stopped()
+                    show(progress)
+
+                yield report
+        except Stopped as stopped:
+            raise Stopped(stopped.number, hint=hint) from None
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, for its owner alone, in a folder that is made if missing."""
+    with output_folder(path.parent), committed_file(path) as stream:
+        stream.write(content)
+
+
+def option(
+    flag: str,
+    help: str,
+    type: Any = None,
+    default: Any = ...,
+    *,
+    heading: str,
+    name: str | None = None,
+    short: str | None = None,
+    **settings: Any,
+) -> Decorator:
+    """Declare an option under a heading; as `click.option` does it.
+
+    Args:
+        flag: such as `--top`.
+        help: what it means.
+        type: of click, or the words that it is one of.
+        default: shown in `--help`. Without one a flag is False, and any other option None.
+        heading: of the group in `--help`.
+        name: of the command's parameter; None: as the flag.
+        short: such as `-q`.
+        settings: others of `click.option`.
+    """
+    names = [each for each in (short, flag, name) if each is not None]
+    if default is not ...:
+        settings = {"show_default": default is not None, "default": default} | settings
+    kind = click.Choice(type) if isinstance(type, tuple) else type
+    return click.option(*names, cls=Option, heading=heading, help=help, type=kind, **settings)
 
 
 def bundle(name: str, build: Callable[..., object], *options: Decorator) -> Decorator:
@@ -165,6 +276,7 @@ def bundle(name: str, build: Callable[..., object], *options: Decorator) -> Deco
             return command(**{name: build(**own)}, **values)
 
         before = len(getattr(with_bundle, "__click_params__", []))
+        # Decorators apply from the bottom up, and so do these: help shows them as they are listed.
         for declare in reversed(options):
             declare(with_bundle)
         keys = [param.name for param in with_bundle.__click_params__[before:]]  # type: ignore[attr-defined]

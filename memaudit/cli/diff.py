@@ -5,28 +5,18 @@ from pathlib import Path
 import click
 
 from memaudit.cli import options
-from memaudit.cli.command import Command
-from memaudit.cli.options import FOLDER, Shown, output_option
-from memaudit.text import json_text
+from memaudit.cli.command import Command, Shown, write_file
+from memaudit.cli.options import COUNT, FILE, FOLDER, output_option
+from memaudit.reports.markdown import render_markdown
 
 
 @click.command(cls=Command, short_help="Show how two runs differ.")
 @click.argument("first", metavar="RUN_A", type=FOLDER)
 @click.argument("second", metavar="RUN_B", type=FOLDER)
 @output_option(
-    "--markdown",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write the same as Markdown, for a pull request.",
+    "--markdown", "Write the same as Markdown, for a pull request.", FILE, metavar="FILE"
 )
-@output_option(
-    "--top",
-    type=options.COUNT,
-    default=10,
-    show_default=True,
-    metavar="N",
-    help="Rows listed of each kind; the JSON document has all.",
-)
+@output_option("--top", "Rows listed of each kind; the JSON document has all.", COUNT, 10)
 @options.shown
 def diff(first: Path, second: Path, markdown: Path | None, top: int, shown: Shown) -> None:
     """Show what changed from RUN_A to RUN_B: before and after a filter, or with another teacher.
@@ -40,14 +30,5 @@ def diff(first: Path, second: Path, markdown: Path | None, top: int, shown: Show
     found = compare_runs(read_run(first), read_run(second))
     page = difference_page(found, n_listed=top)
     if markdown is not None:
-        from memaudit.reports.markdown import render_markdown
-        from memaudit.runs.files import committed_file, output_folder
-
-        with output_folder(markdown.parent), committed_file(markdown) as stream:
-            stream.write(render_markdown(page, level=2).encode())
-    if shown.as_json:
-        click.echo(json_text(found.document()))
-    else:
-        from memaudit.reports.terminal import print_page
-
-        print_page(page, color=shown.color)
+        write_file(markdown, render_markdown(page, level=2).encode())
+    shown.tell(found.document(), page)

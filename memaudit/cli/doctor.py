@@ -3,8 +3,7 @@
 import click
 
 from memaudit.cli import options
-from memaudit.cli.command import Command
-from memaudit.cli.options import Shown
+from memaudit.cli.command import Command, Shown
 from memaudit.text import json_text
 
 _KINDS = {"good": "good", "bad": "risk", "skipped": "quiet"}

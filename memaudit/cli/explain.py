@@ -2,41 +2,22 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from memaudit.cli import options
-from memaudit.cli.command import Command
-from memaudit.cli.options import FOLDER, Shown, corpus_option, input_option, output_option
+from memaudit.cli.command import Command, Shown, write_file
+from memaudit.cli.options import COUNT, FILE, FOLDER, corpus_option, input_option, output_option
 from memaudit.errors import UsageError
-from memaudit.text import inert, json_text, shown_path
-
-if TYPE_CHECKING:
-    from memaudit.reports.explain import Explanation
-    from memaudit.runs.run import Run
+from memaudit.text import inert, shown_path
 
 
 @click.command(cls=Command, short_help="Show why one row is at risk.")
 @click.argument("row", metavar="ROW")
-@input_option("--run", type=FOLDER, metavar="DIR", required=True, help="Folder that predict wrote.")
-@output_option(
-    "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="A page that needs no network.",
-)
-@output_option(
-    "--show-text",
-    type=options.COUNT,
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Characters of the row's text; needs --data.",
-)
-@corpus_option(
-    "--data", metavar="CORPUS", help="The corpus of the run, read again for --show-text."
-)
+@input_option("--run", "Folder that predict wrote.", FOLDER, metavar="DIR", required=True)
+@output_option("--html", "A page that needs no network.", FILE, metavar="FILE")
+@output_option("--show-text", "Characters of the row's text; needs --data.", COUNT, 0)
+@corpus_option("--data", "The corpus of the run, read again for --show-text.", metavar="CORPUS")
 @options.shown
 def explain(
     row: str, run: Path, html: Path | None, show_text: int, data: str | None, shown: Shown
@@ -56,26 +37,16 @@ def explain(
     read = read_run(run)
     found = explain_row(read, row)
     if data is not None:
-        found = _with_text(found, read, data, show_text)
+        from memaudit.reports.report import read_row_texts
+
+        texts = read_row_texts(read.manifest, data, [found.row], show_text)
+        found = replace(found, text=texts[found.row])
     page = explanation_page(found)
     if html is not None:
         from memaudit.reports.html import render_html
-        from memaudit.runs.files import committed_file, output_folder
 
-        with output_folder(html.parent), committed_file(html) as stream:
-            stream.write(render_html(page).encode())
-    if shown.as_json:
-        click.echo(json_text(found.document()))
-    elif html is not None:
+        write_file(html, render_html(page).encode())
+    if html is not None and not shown.as_json:
         click.echo(inert(shown_path(html)))
     else:
-        from memaudit.reports.terminal import print_page
-
-        print_page(page, color=shown.color)
-
-
-def _with_text(found: "Explanation", run: "Run", data: str, n_characters: int) -> "Explanation":
-    from memaudit.reports.report import read_row_texts
-
-    texts = read_row_texts(run.manifest, data, [found.row], n_characters)
-    return replace(found, text=texts[found.row])
+        shown.tell(found.document(), page)

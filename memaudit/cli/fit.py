@@ -1,89 +1,123 @@
 """`memaudit fit`: labels and scores in, a calibrated classifier with its card out."""
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from memaudit.cli import options
-from memaudit.cli.command import Command, FiniteRange
-from memaudit.cli.options import input_option, output_option, training_option
+from memaudit.cli.command import Command, FiniteRange, Shown, bundle
+from memaudit.cli.options import (
+    COUNT,
+    FOLDER,
+    OBJECTIVES,
+    PATH,
+    by_name,
+    input_option,
+    output_option,
+    training_option,
+)
 from memaudit.errors import UsageError
-from memaudit.text import json_text
+from memaudit.reports.fit import fit_document, fit_page, recalibration_page
+
+if TYPE_CHECKING:
+    from memaudit.training import FitOptions
 
 _FEATURE_SETS = ("teacher", "teacher+student", "teacher+baseline")
-_PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is fitted; fields are called as in `FitOptions`."""
+
+    feature_set: str | None
+    features: str | None
+    """Names, separated by commas. None: chosen."""
+    objective: str | None
+    calibration_share: float
+    seed: int
+    export: str | None
+
+    def options(self, command: str) -> "FitOptions":
+        """Return them as the fit takes them, with the command for its card."""
+        from memaudit.training import FitOptions
+
+        names = [name.strip() for name in (self.features or "").split(",")]
+        values = by_name(self) | {"features": tuple(filter(None, names)), "command": command}
+        return FitOptions(**values)
+
+
+_wanted = bundle(
+    "wanted",
+    Wanted,
+    training_option(
+        "--feature-set",
+        "Default: the one that the scores have the columns of.",
+        _FEATURE_SETS,
+    ),
+    training_option(
+        "--features",
+        "What to fit on. Default: chosen if there are two or more runs, else those of the shipped classifier.",
+        metavar="NAME,…",
+    ),
+    training_option(
+        "--objective",
+        "What the students learned from. Default: what verify wrote beside the labels, else soft.",
+        OBJECTIVES,
+    ),
+    training_option(
+        "--calibration-share",
+        "Of the runs or examples, for calibration and threshold.",
+        FiniteRange(0, 1, min_open=True, max_open=True),
+        0.3,
+    ),
+    training_option("--seed", "Of the split.", COUNT, 0),
+    output_option("--export", "Also write the equal scikit-learn pipeline.", ("joblib", "skops")),
+)
 
 
 @click.command(short_help="Fit a classifier on what verify found.", cls=Command)
 @input_option(
     "--labels",
-    type=_PATH,
+    "Folder of verify, or a table with extracted_by_student. One for each --scores.",
+    PATH,
     metavar="PATH",
     multiple=True,
     required=True,
-    help="Folder of verify, or a table with extracted_by_student. One for each --scores.",
 )
 @input_option(
     "--scores",
-    type=_PATH,
+    "Folder of predict on the same corpus, or its risk table. May be repeated.",
+    PATH,
     metavar="PATH",
     multiple=True,
     required=True,
-    help="Folder of predict on the same corpus, or its risk table. May be repeated.",
 )
 @input_option(
     "--recalibrate",
+    "Do not fit: shift this classifier to the level of a small pilot.",
     metavar="NAME|PATH",
-    help="Do not fit: shift this classifier to the level of a small pilot.",
 )
 @output_option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    "Folder of the classifier, which is called like it.",
+    FOLDER,
     metavar="DIR",
     required=True,
-    help="Folder of the classifier, which is called like it.",
 )
-@training_option(
-    "--feature-set",
-    type=click.Choice(_FEATURE_SETS),
-    help="Default: the one that the scores have the columns of.",
-)
-@training_option(
-    "--features",
-    metavar="NAME,…",
-    help="What to fit on. Default: chosen if there are two or more runs, else those of the shipped classifier.",
-)
-@training_option(
-    "--objective",
-    type=click.Choice(("soft", "hard", "cross-entropy")),
-    help="What the students learned from. Default: what verify wrote beside the labels, else soft.",
-)
-@training_option(
-    "--calibration-share",
-    type=FiniteRange(0, 1, min_open=True, max_open=True),
-    default=0.3,
-    show_default=True,
-    metavar="SHARE",
-    help="Of the runs or examples, for calibration and threshold.",
-)
-@training_option(
-    "--seed",
-    type=options.COUNT,
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Of the split.",
-)
-@output_option(
-    "--export",
-    type=click.Choice(("joblib", "skops")),
-    help="Also write the equal scikit-learn pipeline.",
-)
-@options.as_json
-@options.color
-def fit(**flags: Any) -> None:
+@_wanted
+@options.shown
+def fit(
+    *,
+    labels: tuple[Path, ...],
+    scores: tuple[Path, ...],
+    recalibrate: str | None,
+    out: Path,
+    wanted: Wanted,
+    shown: Shown,
+) -> None:
     """Fit and calibrate a classifier on what verify found, for predict --classifier DIR.
 
     Writes classifier.json and card.json into DIR. Each --labels goes with the --scores in the
@@ -91,87 +125,49 @@ def fit(**flags: Any) -> None:
     others to calibrate. With --recalibrate, 5 are enough: only the level of an existing
     classifier changes, not its order.
     """
-    pairs = _pairs(flags["labels"], flags["scores"])
-    if flags["recalibrate"] is not None:
-        _recalibrate(pairs, flags)
-        return
-
-    from memaudit.reports.fit import fit_document, fit_page
-    from memaudit.reports.terminal import print_page
-    from memaudit.training import FitOptions, fit_on_verification
-
-    options = FitOptions(
-        feature_set=flags["feature_set"],
-        features=_names(flags["features"]),
-        objective=flags["objective"],
-        calibration_share=flags["calibration_share"],
-        seed=flags["seed"],
-        export=flags["export"],
-        command=_command(flags),
-    )
-    result = fit_on_verification(pairs, flags["out"], options)
-    if flags["as_json"]:
-        click.echo(json_text(fit_document(result)))
-    else:
-        print_page(fit_page(result), color=flags["color"])
-
-
-def _recalibrate(pairs: list[tuple[Path, Path]], flags: dict[str, Any]) -> None:
-    fixed = [name for name in ("feature_set", "features", "export") if flags[name]]
-    if fixed:
-        raise UsageError(
-            f"--{fixed[0].replace('_', '-')} has no meaning with --recalibrate",
-            hint="a recalibrated classifier keeps its features",
-        )
-
-    from memaudit.reports.fit import recalibration_page
-    from memaudit.reports.terminal import print_page
-    from memaudit.training import recalibrate
-
-    result = recalibrate(
-        flags["recalibrate"],
-        pairs,
-        flags["out"],
-        objective=flags["objective"],
-        command=_command(flags),
-    )
-    if flags["as_json"]:
-        document = {"schema_version": 1, "folder": str(result.folder), **result.document()}
-        click.echo(json_text(document))
-    else:
-        print_page(recalibration_page(result), color=flags["color"])
-
-
-def _pairs(labels: tuple[Path, ...], scores: tuple[Path, ...]) -> list[tuple[Path, Path]]:
     if len(labels) != len(scores):
         raise UsageError(
             f"expected one --labels for each --scores, got {len(labels)} and {len(scores)}",
             hint="give them in pairs, in the same order",
         )
-    return list(zip(labels, scores, strict=True))
+    pairs = list(zip(labels, scores, strict=True))
+    command = _command(pairs, {"recalibrate": recalibrate, "out": out} | by_name(wanted))
+    if recalibrate is not None:
+        _recalibrate(recalibrate, pairs, out, wanted, command, shown)
+        return
+    from memaudit.training import fit_on_verification
+
+    result = fit_on_verification(pairs, out, wanted.options(command))
+    shown.tell(fit_document(result), fit_page(result))
 
 
-def _names(features: str | None) -> tuple[str, ...]:
-    names = (name.strip() for name in (features or "").split(","))
-    return tuple(name for name in names if name)
+def _recalibrate(
+    classifier: str,
+    pairs: list[tuple[Path, Path]],
+    out: Path,
+    wanted: Wanted,
+    command: str,
+    shown: Shown,
+) -> None:
+    fixed = [name for name in ("feature_set", "features", "export") if getattr(wanted, name)]
+    if fixed:
+        raise UsageError(
+            f"--{fixed[0].replace('_', '-')} has no meaning with --recalibrate",
+            hint="a recalibrated classifier keeps its features",
+        )
+    from memaudit.training import recalibrate
+
+    result = recalibrate(classifier, pairs, out, objective=wanted.objective, command=command)  # type: ignore[arg-type]  # click has checked it
+    document = {"schema_version": 1, "folder": str(result.folder), **result.document()}
+    shown.tell(document, recalibration_page(result))
 
 
-def _command(flags: dict[str, Any]) -> str:
+def _command(pairs: list[tuple[Path, Path]], given: dict[str, Any]) -> str:
     """Return the command with what shapes the classifier, in one order."""
     words = ["memaudit", "fit"]
-    for labels, scores in zip(flags["labels"], flags["scores"], strict=True):
+    for labels, scores in pairs:
         words += ["--labels", str(labels), "--scores", str(scores)]
-    names = (
-        "recalibrate",
-        "out",
-        "feature_set",
-        "features",
-        "objective",
-        "calibration_share",
-        "seed",
-        "export",
-    )
-    for name in names:
-        if flags[name] is not None:
-            words += [f"--{name.replace('_', '-')}", str(flags[name])]
+    for name, value in given.items():
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)

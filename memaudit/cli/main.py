@@ -9,21 +9,20 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import click
+from click.shell_completion import get_completion_class
 
 from memaudit import __version__
 from memaudit.cli.command import Group
-from memaudit.cli.completion import VARIABLE, completion
 from memaudit.cli.diff import diff
 from memaudit.cli.doctor import doctor
 from memaudit.cli.explain import explain
 from memaudit.cli.filter import filter_
 from memaudit.cli.fit import fit
 from memaudit.cli.gate import gate
-from memaudit.cli.merge import merge
 from memaudit.cli.predict import predict
 from memaudit.cli.report import report
+from memaudit.cli.runs import merge, status
 from memaudit.cli.signals import Stopped, raise_if_stopped
-from memaudit.cli.status import status
 from memaudit.cli.verify import verify
 from memaudit.errors import MemauditError, MissingDependency
 from memaudit.files import allow_core_dumps, forbid_core_dumps
@@ -34,10 +33,13 @@ ERROR = 2
 INTERRUPTED = 130
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as other tools end when nobody reads on
 
+VARIABLE = "_MEMAUDIT_COMPLETE"
+"""Set by the completion script of a shell when it asks what could come next."""
+
 _MAX_MESSAGE = 4096
 NOT_FOR_A_GATE = (
     "accelerate", "datasets", "gguf", "huggingface_hub", "joblib", "safetensors", "scipy",
-    "sklearn", "tokenizers", "torch", "transformers",
+    "sklearn", "tokenizers", "torch", "transformers"
 )  # fmt: skip
 """Packages that a gate is installed without: see `requirements-gate.txt`."""
 
@@ -75,26 +77,30 @@ def cli(*, core_dumps: bool) -> None:
     forbid_core_dumps()
 
 
-cli.add_command(completion)
-cli.add_command(diff)
-cli.add_command(explain)
-cli.add_command(doctor)
-cli.add_command(filter_)
-cli.add_command(fit)
-cli.add_command(gate)
-cli.add_command(predict)
-cli.add_command(status)
-cli.add_command(merge)
-cli.add_command(report)
-cli.add_command(verify)
+@cli.command(short_help="Print the completion script of a shell.")
+@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete commands and options of memaudit.
+
+    \b
+    bash: put   source <(memaudit completion bash)   into ~/.bashrc
+    zsh:  put   source <(memaudit completion zsh)    into ~/.zshrc, after compinit
+    fish: memaudit completion fish > ~/.config/fish/completions/memaudit.fish
+    """  # noqa: D301  \b is click's sign for lines that stay as they are
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, "memaudit", VARIABLE).source())
+
+
+for _command in (diff, doctor, explain, filter_, fit, gate, predict, status, merge, report, verify):
+    cli.add_command(_command)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return the exit code of the process."""
     as_json = _wants_json(arguments)
-    if (
-        sys.stdout is None
-    ):  # closed by whoever started us; the next file opened would take its place
+    # Closed by whoever started us: the next file that is opened would take its place.
+    if sys.stdout is None:
         return _fail("standard output is closed", "send it to a file or to /dev/null", False)
     try:
         code = _invoke(arguments)
@@ -104,7 +110,9 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         help_command = f"{context.command_path if context else 'memaudit'} --help"
-        code = _fail(_lowered(error.format_message()), f"see '{help_command}'", as_json)
+        said = error.format_message()
+        said = said[:1].lower() + said[1:].removesuffix(".")
+        code = _fail(said, f"see '{help_command}'", as_json)
     except MemauditError as error:
         code = _fail(error.message, error.hint, as_json)
     except (KeyboardInterrupt, click.Abort):
@@ -200,7 +208,3 @@ def _wants_json(arguments: Sequence[str]) -> bool:
     )
     asked = "--json" in arguments or "--output-format=json" in arguments
     return asked or ("--output-format", "json") in pairwise(arguments) or any(by_variable)
-
-
-def _lowered(message: str) -> str:
-    return message[:1].lower() + message[1:].removesuffix(".")

@@ -6,43 +6,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import click
 from click.core import ParameterSource
 
-from memaudit.cli.command import CountRange, Decorator, DeviceType, FiniteRange, bundle, option
+from memaudit.cli.command import (
+    CountRange,
+    Decorator,
+    DeviceType,
+    FiniteRange,
+    Shown,
+    bundle,
+    option,
+)
+from memaudit.corpus import CorpusOptions, CorpusShape
+from memaudit.corpus.base import DEFAULT_TEMPLATE_DATE
+from memaudit.corpus.discovery import without_ending
 from memaudit.errors import UsageError
+from memaudit.files import TABLE_FORMATS, TableFormat
+from memaudit.objectives import Objective
 from memaudit.text import inert, safe_text
 
 if TYPE_CHECKING:
-    from memaudit.corpus import CorpusOptions
     from memaudit.engines.models import ModelOptions
-    from memaudit.objectives import Objective
     from memaudit.recipes import Recipe
-    from memaudit.runs.risk_table import TableFormat
     from memaudit.windows import Turns, WindowPolicy, WindowShape
 
 POSITIVE = CountRange(min=1)
 COUNT = CountRange(min=0)
-DEFAULT_TEMPLATE_DATE = "2024-07-26"
-"""As in `memaudit.corpus.base`, which the help does not wait for."""
-
 ABOVE_ZERO = FiniteRange(min=0, min_open=True)
 SHARE = FiniteRange(0, 1)
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(path_type=Path, file_okay=False)
-ROW_SHAPES = (
-    "auto",
-    "text",
-    "prompt-completion",
-    "messages",
-    "sharegpt",
-    "alpaca",
-    "preference",
-    "tokens",
-)
-TABLE_FORMATS = ("parquet", "jsonl", "csv")
+FILE = click.Path(path_type=Path, dir_okay=False)
+OBJECTIVES = ("soft", "hard", "cross-entropy")
+ROW_SHAPES: tuple[CorpusShape, ...] = get_args(CorpusShape)
 DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
 """Number formats by the names that they are given."""
 
@@ -59,9 +58,9 @@ machines_option = partial(option, heading="Many machines")
 
 sign = output_option(
     "--sign",
-    type=click.Path(path_type=Path, dir_okay=False),
+    "Sign the run with this private key, ed25519 in PEM; needs the extra 'sign'.",
+    FILE,
     metavar="KEY",
-    help="Sign the run with this private key, ed25519 in PEM; needs the extra 'sign'.",
 )
 
 
@@ -89,24 +88,23 @@ class Models:
 
 teacher = models_option(
     "--teacher",
+    "The model you distil from, after its training on the corpus: folder, .gguf file or hub id.",
     metavar="MODEL",
     required=True,
-    help="The model you distil from, after its training on the corpus: folder, .gguf file or hub id.",
 )
 model_revision = models_option(
-    "--model-revision", metavar="REV", help="Branch, tag or commit of models on the hub."
+    "--model-revision", "Branch, tag or commit of models on the hub.", metavar="REV"
 )
 trust_remote_code = models_option(
-    "--trust-remote-code", is_flag=True, help="Run the code that a model on the hub brings along."
+    "--trust-remote-code", "Run the code that a model on the hub brings along.", is_flag=True
 )
-offline = models_option("--offline", is_flag=True, help="Use no network.")
+offline = models_option("--offline", "Use no network.", is_flag=True)
 device = models_option(
     "--device",
-    type=DeviceType(),
-    default="auto",
-    show_default=True,
+    "Where models run: auto, cpu, cuda, cuda:1. auto takes a GPU if there is one.",
+    DeviceType(),
+    "auto",
     metavar="NAME",
-    help="Where models run: auto, cpu, cuda, cuda:1. auto takes a GPU if there is one.",
 )
 
 
@@ -149,7 +147,7 @@ def prepare_libraries(*, offline: bool) -> None:
 class Corpus:
     """How the corpus is read."""
 
-    rows: "CorpusOptions"
+    rows: CorpusOptions
     on_bad_row: Literal["error", "skip"]
 
     @property
@@ -160,25 +158,23 @@ class Corpus:
 
 data = corpus_option(
     "--data",
+    "File, folder, glob, hub id, or - for jsonl on standard input.",
     metavar="CORPUS",
     required=True,
-    help="File, folder, glob, hub id, or - for jsonl on standard input.",
 )
 row_format = corpus_option(
     "--format",
-    "formats",
-    type=click.Choice(ROW_SHAPES + TABLE_FORMATS),
+    "How rows hold text. Default: auto.",
+    ROW_SHAPES + TABLE_FORMATS,
+    name="formats",
     multiple=True,
     metavar="|".join(ROW_SHAPES),
-    help="How rows hold text. Default: auto.",
 )
 
 
 def _corpus(
     data: str, formats: tuple[str, ...], on_bad_row: Literal["error", "skip"], **how: Any
 ) -> Corpus:
-    from memaudit.corpus import CorpusOptions
-
     how["config"] = how.pop("config_name")
     shape, _ = split_formats(formats)
     return Corpus(CorpusOptions(data, shape=shape, **how), on_bad_row)  # type: ignore[arg-type]  # click has checked it
@@ -196,54 +192,47 @@ def corpus(*more: Decorator) -> Decorator:
         data,
         row_format,
         corpus_option(
-            "--text-column", metavar="NAME", help="Column that holds the text. Default: text."
+            "--text-column", "Column that holds the text. Default: text.", metavar="NAME"
         ),
         corpus_option(
             "--map",
-            "mapping",
+            "Column that holds what a format calls otherwise, such as prompt=question. May repeat.",
+            name="mapping",
             multiple=True,
             metavar="ROLE=COLUMN",
-            help="Column that holds what a format calls otherwise, such as prompt=question. May repeat.",
         ),
         corpus_option(
             "--id-column",
+            "Column that names a row in reports. Default: id, where there is one.",
             metavar="NAME",
-            help="Column that names a row in reports. Default: id, where there is one.",
         ),
-        corpus_option(
-            "--config-name", metavar="NAME", help="Configuration of a corpus on the hub."
-        ),
+        corpus_option("--config-name", "Configuration of a corpus on the hub.", metavar="NAME"),
         corpus_option(
             "--split",
-            metavar="NAME",
-            help="Split of a corpus on the hub, or of a folder whose files are called after splits; "
+            "Split of a corpus on the hub, or of a folder whose files are called after splits; "
             "all reads all of a folder. Default: train; a folder with several needs one.",
+            metavar="NAME",
         ),
-        corpus_option(
-            "--revision", metavar="REV", help="Branch, tag or commit of a corpus on the hub."
-        ),
+        corpus_option("--revision", "Branch, tag or commit of a corpus on the hub.", metavar="REV"),
         corpus_option(
             "--template-date",
+            "Date that a chat template is told when it asks for today's.",
             default=DEFAULT_TEMPLATE_DATE,
-            show_default=True,
             metavar="YYYY-MM-DD",
-            help="Date that a chat template is told when it asks for today's.",
         ),
         corpus_option(
             "--add-special-tokens",
-            type=click.Choice(("auto", "yes", "no")),
-            default="auto",
-            show_default=True,
-            help="Put a BOS token in front of every window. auto: if the tokenizer adds one. "
+            "Put a BOS token in front of every window. auto: if the tokenizer adds one. "
             "There is never a second one.",
+            ("auto", "yes", "no"),
+            "auto",
         ),
         *more,
         corpus_option(
             "--on-bad-row",
-            type=click.Choice(("error", "skip")),
-            default="error",
-            show_default=True,
-            help="Stop at a row that cannot be used, or count it and go on.",
+            "Stop at a row that cannot be used, or count it and go on.",
+            ("error", "skip"),
+            "error",
         ),
     )
 
@@ -268,9 +257,8 @@ def corpus_stem(source: str) -> str:
     """Return a name for a corpus that is safe as a file name: its own, without endings."""
     if source == "-":
         return "stdin"
-    from memaudit.corpus.discovery import without_ending
-
     stem = without_ending(source)
+    # `owner/name` is a hub id unless such a folder is there.
     is_hub_id = stem == source and source.count("/") == 1 and not Path(source).exists()
     name = stem.replace("/", "--") if is_hub_id else Path(stem).name
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "corpus"
@@ -308,20 +296,13 @@ def windows(*more: Decorator) -> Decorator:
         _windows,
         *more,
         windows_option(
-            "--prefix-tokens",
-            type=POSITIVE,
-            default=50,
-            show_default=True,
-            metavar="N",
-            help="Number of tokens that the model is given.",
+            "--prefix-tokens", "Number of tokens that the model is given.", POSITIVE, 50
         ),
         windows_option(
             "--suffix-tokens",
-            type=POSITIVE,
-            default=50,
-            show_default=True,
-            metavar="N",
-            help="Number of following tokens compared with what the model writes.",
+            "Number of following tokens compared with what the model writes.",
+            POSITIVE,
+            50,
         ),
     )
 
@@ -359,9 +340,7 @@ def by_recipe(found: Any, names: Mapping[str, str], values: Mapping[str, Any]) -
     }
 
 
-def _objective(recipe: str | None, **values: Any) -> "Objective":
-    from memaudit.objectives import Objective
-
+def _objective(recipe: str | None, **values: Any) -> Objective:
     found = chosen_recipe()
     if found is not None:
         _tell_recipe(found)
@@ -387,10 +366,10 @@ def _tell_recipe(recipe: "Recipe") -> None:
 
 recipe = training_option(
     "--recipe",
-    metavar="NAME|FILE",
-    help="How you will train, by your trainer's name (axolotl, distillkit, llama-factory, trl, "
+    "How you will train, by your trainer's name (axolotl, distillkit, llama-factory, trl, "
     "trl-gkd, trl-gold, trl-sft, ms-swift, nemo, modelopt, tinker, easydistill) or its own YAML "
     "or JSON file. Options that you give beside it win.",
+    metavar="NAME|FILE",
 )
 
 objective = bundle(
@@ -399,71 +378,45 @@ objective = bundle(
     recipe,
     training_option(
         "--objective",
-        type=click.Choice(("soft", "hard", "cross-entropy")),
-        default="soft",
-        show_default=True,
-        help="How you will train. soft: on the teacher's token probabilities (KL). hard: on text "
+        "How you will train. soft: on the teacher's token probabilities (KL). hard: on text "
         "that the teacher generates. cross-entropy: on your corpus (plain fine-tuning).",
+        OBJECTIVES,
+        "soft",
     ),
     training_option(
         "--temperature",
-        type=ABOVE_ZERO,
-        default=2.0,
-        show_default=True,
+        "Softmax temperature of the distillation loss.",
+        ABOVE_ZERO,
+        2.0,
         metavar="T",
-        help="Softmax temperature of the distillation loss.",
     ),
-    training_option(
-        "--alpha",
-        type=SHARE,
-        default=0.0,
-        show_default=True,
-        metavar="SHARE",
-        help="Weight of cross-entropy in the soft-label loss.",
-    ),
+    training_option("--alpha", "Weight of cross-entropy in the soft-label loss.", SHARE, 0.0),
 )
 
 
 # Output
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """How a command shows its result."""
-
-    as_json: bool
-    color: str
-    """`auto`, `always` or `never`."""
-    quiet: bool = False
-    """No progress."""
-
-
 as_json = output_option(
-    "--json", "as_json", is_flag=True, help="Print one JSON document instead of the summary."
+    "--json", "Print one JSON document instead of the summary.", name="as_json", is_flag=True
 )
-quiet = output_option("-q", "--quiet", is_flag=True, help="Show no progress.")
-color = output_option(
-    "--color",
-    type=click.Choice(("auto", "always", "never")),
-    default="auto",
-    show_default=True,
-    help="Whether output is coloured.",
-)
+quiet = output_option("--quiet", "Show no progress.", short="-q", is_flag=True)
+color = output_option("--color", "Whether output is coloured.", ("auto", "always", "never"), "auto")
 shown = bundle("shown", Shown, as_json, color)
 shown_with_progress = bundle("shown", Shown, as_json, quiet, color)
 
 table_format = output_option(
     "--table-format",
-    type=click.Choice(TABLE_FORMATS),
-    help="How the risk table is written. Default: parquet.",
+    "How the risk table is written. Default: parquet.",
+    TABLE_FORMATS,
 )
 
 old_table_format = output_option(
-    "--format", "old_format", type=click.Choice(TABLE_FORMATS), hidden=True, help="Its old name."
+    "--format", "Its old name.", TABLE_FORMATS, name="old_format", hidden=True
 )
 
 
-def chosen_table_format(new: str | None, old: str | None, *, quiet: bool = False) -> "TableFormat":
+def chosen_table_format(new: str | None, old: str | None, *, quiet: bool = False) -> TableFormat:
     """Return the format of the risk table, from --table-format or from what --format used to say."""
     if new is not None and old not in (None, new):
         raise UsageError(
@@ -472,7 +425,7 @@ def chosen_table_format(new: str | None, old: str | None, *, quiet: bool = False
         )
     if old is not None and not quiet:
         click.echo(f"note: --format {old} is now called --table-format {old}", err=True)
-    return cast("TableFormat", new or old or "parquet")
+    return cast(TableFormat, new or old or "parquet")
 
 
 # Speed
@@ -480,18 +433,12 @@ def chosen_table_format(new: str | None, old: str | None, *, quiet: bool = False
 
 threads = speed_option(
     "--threads",
-    type=click.IntRange(1, 4096),
+    "CPU threads of each process. Default: the cores, divided among the processes.",
+    click.IntRange(1, 4096),
     metavar="N",
-    help="CPU threads of each process. Default: the cores, divided among the processes.",
 )
 
 
 def dtype(help: str) -> Decorator:
     """Declare the number format of models."""
-    return speed_option(
-        "--dtype",
-        type=click.Choice(tuple(DTYPES)),
-        default="float32",
-        show_default=True,
-        help=help,
-    )
+    return speed_option("--dtype", help, tuple(DTYPES), "float32")

@@ -5,21 +5,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from memaudit.cli import options, predict_options
-from memaudit.cli.command import Command
-from memaudit.cli.options import Corpus, Models, Shown, Windows
+from memaudit.cli.command import Command, Shown
+from memaudit.cli.options import Corpus, Models, Windows
 from memaudit.cli.predict_options import Machines, Output, Speed
-from memaudit.cli.signals import Stopped, raise_if_stopped
+from memaudit.cli.signals import Stopped
 from memaudit.errors import MemauditError
+from memaudit.objectives import Objective
+from memaudit.reports.predict import plan_page, status_page, summary_page
 from memaudit.text import inert, json_text, shown_path
-
-if TYPE_CHECKING:
-    from memaudit.objectives import Objective
-    from memaudit.progress import Progress, ReportProgress
 
 
 @click.command(
@@ -44,7 +42,7 @@ def predict(  # noqa: PLR0913  one for each group of options
     models: Models,
     corpus: Corpus,
     window: Windows,
-    objective: "Objective",
+    objective: Objective,
     epochs: float,
     out: Path | None,
     output: Output,
@@ -63,6 +61,7 @@ def predict(  # noqa: PLR0913  one for each group of options
     """
     out = out or Path("runs") / _default_name(corpus.stem, machines.shard)
     with stop_explained(out):
+        # Imported here, so that a signal while torch is imported is answered like any other.
         from memaudit.runs.options import AuditOptions
 
         audit = {
@@ -109,12 +108,12 @@ def _predict_all(audit: dict[str, Any], out: Path, shown: Shown, sign: Path | No
     # Before the work of hours: a key that cannot be read is found now.
     key = None if sign is None else read_signing_key(sign)
     from memaudit.audit import audit_corpus
-    from memaudit.reports.predict import summary_page
     from memaudit.reports.terminal import print_page
     from memaudit.runs.chunks import failure_error
 
-    with _watched(shown) as progress:
+    with shown.watched() as progress:
         result = audit_corpus(**audit, out=out, progress=progress)
+    # The summary is shown even if chunks failed: what was scored is worth reading.
     if not shown.as_json:
         is_given = any(
             options.given(name) for name in ("recipe", "objective", "temperature", "alpha")
@@ -146,25 +145,19 @@ def _next_steps(out: Path, source: str) -> str:
 def _plan(audit: dict[str, Any], shown: Shown) -> None:
     started = time.monotonic(), 0.0  # importing torch is part of what an audit takes
     from memaudit.dry_run import plan_audit
-    from memaudit.reports.predict import plan_page
-    from memaudit.reports.terminal import print_page
 
-    with _watched(shown) as progress:
+    with shown.watched() as progress:
         plan = plan_audit(**audit, progress=progress, started=started)
-    if shown.as_json:
-        click.echo(json_text(plan.document()))
-    else:
-        print_page(plan_page(plan), color=shown.color)
+    shown.tell(plan.document(), plan_page(plan))
 
 
 def _predict_shard(audit: dict[str, Any], out: Path, shard: str, shown: Shown) -> None:
     from memaudit.audit import score_shard
-    from memaudit.reports.predict import status_page
     from memaudit.reports.terminal import print_page
     from memaudit.runs.chunks import failure_error
     from memaudit.runs.manifest import parse_shard
 
-    with _watched(shown) as progress:
+    with shown.watched() as progress:
         status = score_shard(**audit, out=out, shard=parse_shard(shard), progress=progress)
     if not shown.as_json:
         print_page(status_page(status), color=shown.color)
@@ -172,20 +165,6 @@ def _predict_shard(audit: dict[str, Any], out: Path, shard: str, shown: Shown) -
         raise failure_error(status.failures)
     if shown.as_json:
         click.echo(json_text(status.document()))
-
-
-@contextmanager
-def _watched(shown: Shown) -> Iterator["ReportProgress"]:
-    """Show progress, and notice signals that a library dropped."""
-    from memaudit.reports.progress import show_progress
-
-    with show_progress(quiet=shown.quiet, color=shown.color, start="load models") as show:
-
-        def report(progress: "Progress") -> None:
-            raise_if_stopped()
-            show(progress)
-
-        yield report
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli import options
-from memaudit.cli.command import FiniteRange, bundle
-from memaudit.cli.folders import FolderType
+from memaudit.cli.command import FiniteRange, FolderType, bundle
 from memaudit.cli.options import (
     COUNT,
     POSITIVE,
@@ -20,12 +19,13 @@ from memaudit.cli.options import (
     speed_option,
 )
 from memaudit.errors import UsageError
+from memaudit.files import TableFormat
 from memaudit.objectives import DEFAULT_EPOCHS
+from memaudit.runs.files import output_errors
 
 if TYPE_CHECKING:
     from memaudit.engines import EngineName, VllmOptions
     from memaudit.runs.options import RayOptions
-    from memaudit.runs.risk_table import TableFormat
 
 DEFAULT_SURVIVAL = 0.995
 """Share of flagged windows that a cascade must still find."""
@@ -33,8 +33,6 @@ DEFAULT_SURVIVAL = 0.995
 
 def _folder_for_kernels() -> Path:
     """Make the folder that compiled code is loaded from: nobody else may write to it."""
-    from memaudit.runs.files import output_errors
-
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = caches / "memaudit" / "kernels"
     with output_errors(folder):
@@ -59,26 +57,26 @@ models = bundle(
     options.teacher,
     models_option(
         "--student",
+        "The student before its training. Adds its scores to the prediction; one more pass.",
         metavar="MODEL",
-        help="The student before its training. Adds its scores to the prediction; one more pass.",
     ),
     models_option(
         "--baseline",
+        "A model of the student's size trained on the corpus; instead of --student.",
         metavar="MODEL",
-        help="A model of the student's size trained on the corpus; instead of --student.",
     ),
     models_option(
         "--classifier",
+        "What turns scores into probabilities. Default: the shipped one that fits the models.",
         metavar="NAME|PATH",
-        help="What turns scores into probabilities. Default: the shipped one that fits the models.",
     ),
     options.device,
     options.dtype("Number format of the models; bfloat16 is faster and less exact."),
     speed_option(
         "--compile",
-        "compiled",
+        "Compile the models first: a tenth to a fifth faster, after half a minute; needs a C++ compiler.",
+        name="compiled",
         is_flag=True,
-        help="Compile the models first: a tenth to a fifth faster, after half a minute; needs a C++ compiler.",
     ),
     options.model_revision,
     options.trust_remote_code,
@@ -88,59 +86,45 @@ models = bundle(
 corpus = options.corpus(
     options.corpus_option(
         "--streaming/--no-streaming",
+        "Read a corpus on the hub without downloading it first.",
         default=True,
-        show_default=True,
-        help="Read a corpus on the hub without downloading it first.",
     ),
     options.corpus_option(
-        "--max-row-bytes",
-        type=POSITIVE,
-        default=16 * 1024**2,
-        show_default=True,
-        metavar="BYTES",
-        help="A longer row is a bad row.",
+        "--max-row-bytes", "A longer row is a bad row.", POSITIVE, 16 * 1024**2, metavar="BYTES"
     ),
     options.corpus_option(
         "--max-decompressed-bytes",
-        type=POSITIVE,
-        default=256 * 1024**3,
+        "Refuse a compressed file that unpacks to more. Default: 256 GiB.",
+        POSITIVE,
+        256 * 1024**3,
+        show_default=False,
         metavar="BYTES",
-        help="Refuse a compressed file that unpacks to more. Default: 256 GiB.",
     ),
     options.corpus_option(
         "--max-compression-ratio",
-        type=POSITIVE,
-        default=1000,
-        show_default=True,
-        metavar="N",
-        help="Refuse a file that unpacks to more than N times its size.",
+        "Refuse a file that unpacks to more than N times its size.",
+        POSITIVE,
+        1000,
     ),
 )
 
 window = options.windows(
     options.windows_option(
         "--windows",
-        type=click.Choice(("auto", "first", "tile")),
-        default="auto",
-        show_default=True,
-        help="auto: the start of each answer where rows have answers, else the start of each row. "
+        "auto: the start of each answer where rows have answers, else the start of each row. "
         "first: the start of each row. tile: all of each answer, or of each row.",
+        ("auto", "first", "tile"),
+        "auto",
     ),
     options.windows_option(
-        "--turns",
-        type=click.Choice(("all", "last")),
-        default="all",
-        show_default=True,
-        help="Which answers of a conversation are scored.",
+        "--turns", "Which answers of a conversation are scored.", ("all", "last"), "all"
     ),
     options.windows_option(
         "--min-suffix",
-        "min_suffix_len",
-        type=POSITIVE,
-        default=16,
-        show_default=True,
-        metavar="N",
-        help="Number of tokens of the shortest answer that is scored.",
+        "Number of tokens of the shortest answer that is scored.",
+        POSITIVE,
+        16,
+        name="min_suffix_len",
     ),
 )
 
@@ -155,11 +139,9 @@ epochs = bundle(
     _epochs,
     options.training_option(
         "--epochs",
-        type=options.ABOVE_ZERO,
-        default=DEFAULT_EPOCHS,
-        show_default=True,
-        metavar="N",
-        help="How many times you will train on the corpus. Used by classifiers that ask for exposure.",
+        "How many times you will train on the corpus. Used by classifiers that ask for exposure.",
+        options.ABOVE_ZERO,
+        DEFAULT_EPOCHS,
     ),
 )
 
@@ -169,7 +151,7 @@ class Output:
     """What is written; fields are called as in `AuditOptions`."""
 
     restart: bool
-    table_format: "TableFormat"
+    table_format: TableFormat
     n_worst: int
     show_text: int
     sensitive: bool
@@ -184,37 +166,22 @@ def _output(table_format: str | None, top: int, **values: Any) -> Output:
 
 out = output_option(
     "--out",
-    type=FolderType(),
-    metavar="DIR",
-    help="Where results go, also s3:// or gs://. A run that was interrupted there is continued. Default: runs/<name of the corpus>.",
+    "Where results go, also s3:// or gs://. A run that was interrupted there is continued. Default: runs/<name of the corpus>.",
+    FolderType(),
 )
 output = bundle(
     "output",
     _output,
-    output_option(
-        "--restart", is_flag=True, help="Start over instead of continuing what is in DIR."
-    ),
+    output_option("--restart", "Start over instead of continuing what is in DIR.", is_flag=True),
     options.table_format,
     output_option(
         "--sensitive",
+        "Mark rows with personal data or secrets; needs the extra 'sensitive'.",
         is_flag=True,
-        help="Mark rows with personal data or secrets; needs the extra 'sensitive'.",
     ),
+    output_option("--top", "How many of the worst rows the summary lists.", COUNT, 10),
     output_option(
-        "--top",
-        type=COUNT,
-        default=10,
-        show_default=True,
-        metavar="N",
-        help="How many of the worst rows the summary lists.",
-    ),
-    output_option(
-        "--show-text",
-        type=COUNT,
-        default=0,
-        show_default=True,
-        metavar="N",
-        help="Show the first N characters of their texts in the summary.",
+        "--show-text", "Show the first N characters of their texts in the summary.", COUNT, 0
     ),
 )
 
@@ -253,54 +220,42 @@ speed = bundle(
     _speed,
     speed_option(
         "--engine",
-        type=click.Choice(("auto", "hf", "vllm")),
-        default="auto",
-        show_default=True,
-        help="What runs the models: transformers (hf) or vLLM. auto takes vLLM where it is installed and can run them.",
+        "What runs the models: transformers (hf) or vLLM. auto takes vLLM where it is installed and can run them.",
+        ("auto", "hf", "vllm"),
+        "auto",
     ),
     speed_option(
-        "--tensor-parallel",
-        type=POSITIVE,
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Number of GPUs that share each model; needs vLLM.",
+        "--tensor-parallel", "Number of GPUs that share each model; needs vLLM.", POSITIVE, 1
     ),
     speed_option(
         "--gpu-memory-share",
-        type=FiniteRange(min=0, max=1, min_open=True, max_open=True),
-        default=0.8,
-        show_default=True,
+        "Share of each GPU's memory that vLLM may use.",
+        FiniteRange(min=0, max=1, min_open=True, max_open=True),
+        0.8,
         metavar="S",
-        help="Share of each GPU's memory that vLLM may use.",
     ),
     speed_option(
         "--workers",
-        type=POSITIVE,
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Number of processes that score, each with its own copy of the models; with GPUs, one per GPU.",
+        "Number of processes that score, each with its own copy of the models; with GPUs, one per GPU.",
+        POSITIVE,
+        1,
     ),
     options.threads,
     speed_option(
         "--cascade",
+        "Skip windows that the repeat counts already show to be (almost) safe.",
         is_flag=True,
-        help="Skip windows that the repeat counts already show to be (almost) safe.",
     ),
     speed_option(
         "--survival",
-        type=FiniteRange(min=0, max=1, min_open=True),
-        metavar="SHARE",
-        help="With --cascade: share of flagged windows that must still be found. 1 = lose none. Default: 0.995.",
+        "With --cascade: share of flagged windows that must still be found. 1 = lose none. Default: 0.995.",
+        FiniteRange(min=0, max=1, min_open=True),
     ),
     speed_option(
         "--chunk-size",
-        type=POSITIVE,
-        default=128,
-        show_default=True,
-        metavar="N",
-        help="Number of distinct windows saved at a time. A crash costs at most this many.",
+        "Number of distinct windows saved at a time. A crash costs at most this many.",
+        POSITIVE,
+        128,
     ),
 )
 
@@ -335,36 +290,33 @@ machines = bundle(
     _machines,
     machines_option(
         "--shard",
+        "Score one of N parts, 0/N to N-1/N, each into its own DIR, for 'memaudit merge'.",
         metavar="I/N",
-        help="Score one of N parts, 0/N to N-1/N, each into its own DIR, for 'memaudit merge'.",
     ),
     machines_option(
         "--executor",
-        type=click.Choice(("local", "ray")),
-        default="local",
-        show_default=True,
-        help="Score in processes on this machine, or in Ray actors.",
+        "Score in processes on this machine, or in Ray actors.",
+        ("local", "ray"),
+        "local",
     ),
     machines_option(
         "--address",
+        "Address of a Ray cluster, or auto. Default: one on this machine, for the time of the run.",
         metavar="ADDR",
-        help="Address of a Ray cluster, or auto. Default: one on this machine, for the time of the run.",
     ),
-    machines_option(
-        "--replicas", type=POSITIVE, metavar="N", help="Number of Ray actors. Default: 1."
-    ),
+    machines_option("--replicas", "Number of Ray actors. Default: 1.", POSITIVE),
     machines_option(
         "--gpus-per-replica",
-        type=FiniteRange(min=0),
+        "GPUs that each actor reserves; 0 runs on CPUs. Default: 0.",
+        FiniteRange(min=0),
         metavar="G",
-        help="GPUs that each actor reserves; 0 runs on CPUs. Default: 0.",
     ),
 )
 
 dry_run = output_option(
     "--dry-run",
+    "Read the corpus, score a few windows, print what the run would cost; write nothing.",
     is_flag=True,
-    help="Read the corpus, score a few windows, print what the run would cost; write nothing.",
 )
 
 COMMON = (

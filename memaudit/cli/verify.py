@@ -1,7 +1,5 @@
 """`memaudit verify`: really distil a student, and see what it recites."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli import options
-from memaudit.cli.command import Command, FiniteRange, bundle
+from memaudit.cli.command import Command, FiniteRange, Shown, bundle
 from memaudit.cli.options import (
     ABOVE_ZERO,
     COUNT,
@@ -18,21 +16,16 @@ from memaudit.cli.options import (
     POSITIVE,
     Corpus,
     Models,
-    Shown,
     Windows,
     models_option,
     output_option,
     training_option,
 )
-from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.errors import UsageError
-from memaudit.objectives import DEFAULT_EPOCHS
-from memaudit.text import json_text
+from memaudit.objectives import DEFAULT_EPOCHS, Divergence, Objective
 
 if TYPE_CHECKING:
     from memaudit.distillation import TrainingOptions
-    from memaudit.objectives import Divergence, Objective
-    from memaudit.progress import Progress, ReportProgress
     from memaudit.verification import VerificationOptions
 
 
@@ -45,14 +38,12 @@ models = bundle(
     _models,
     options.teacher,
     models_option(
-        "--student",
-        metavar="MODEL",
-        help="The student before its training: folder or hub id.",
+        "--student", "The student before its training: folder or hub id.", metavar="MODEL"
     ),
     models_option(
         "--baseline",
+        "A model of the student's size trained on the corpus. Default: made here.",
         metavar="MODEL",
-        help="A model of the student's size trained on the corpus. Default: made here.",
     ),
     options.device,
     options.model_revision,
@@ -61,9 +52,7 @@ models = bundle(
 )
 
 
-def _divergence(**values: Any) -> "Divergence":
-    from memaudit.objectives import Divergence
-
+def _divergence(**values: Any) -> Divergence:
     recipe = options.chosen_recipe()
     if recipe is not None:
         names = {"divergence": "kind", "beta": "beta", "top_k": "top_k", "tail": "tail"}
@@ -81,27 +70,24 @@ divergence = bundle(
     _divergence,
     training_option(
         "--divergence",
-        type=click.Choice(("forward-kl", "reverse-kl", "jsd")),
-        default="forward-kl",
-        show_default=True,
-        help="How soft labels measure the distance from the teacher.",
+        "How soft labels measure the distance from the teacher.",
+        ("forward-kl", "reverse-kl", "jsd"),
+        "forward-kl",
     ),
     training_option(
         "--beta",
-        type=FiniteRange(0, 1, min_open=True, max_open=True),
-        default=0.5,
-        show_default=True,
-        metavar="SHARE",
-        help="Weight of the teacher in the mixture of --divergence jsd.",
+        "Weight of the teacher in the mixture of --divergence jsd.",
+        FiniteRange(0, 1, min_open=True, max_open=True),
+        0.5,
     ),
     training_option(
         "--top-k",
-        type=POSITIVE,
+        "Learn only the teacher's K likeliest tokens. Default: all.",
+        POSITIVE,
         metavar="K",
-        help="Learn only the teacher's K likeliest tokens. Default: all.",
     ),
     training_option(
-        "--tail", is_flag=True, help="With --top-k: count all other tokens as one more token."
+        "--tail", "With --top-k: count all other tokens as one more token.", is_flag=True
     ),
 )
 
@@ -119,43 +105,23 @@ training = bundle(
     _training,
     training_option(
         "--epochs",
-        type=ABOVE_ZERO,
-        default=DEFAULT_EPOCHS,
-        show_default=True,
-        metavar="N",
-        help="Passes over the corpus, for student and baseline alike.",
+        "Passes over the corpus, for student and baseline alike.",
+        ABOVE_ZERO,
+        DEFAULT_EPOCHS,
     ),
     training_option(
         "--learning-rate",
-        type=ABOVE_ZERO,
-        default=5e-5,
-        show_default=True,
+        "Highest learning rate of AdamW, on a cosine schedule.",
+        ABOVE_ZERO,
+        5e-5,
         metavar="RATE",
-        help="Highest learning rate of AdamW, on a cosine schedule.",
+    ),
+    training_option("--batch-size", "Number of examples in one step.", POSITIVE, 32),
+    training_option(
+        "--gradient-accumulation", "Split each step into N parts to save memory.", POSITIVE, 1
     ),
     training_option(
-        "--batch-size",
-        type=POSITIVE,
-        default=32,
-        show_default=True,
-        metavar="N",
-        help="Number of examples in one step.",
-    ),
-    training_option(
-        "--gradient-accumulation",
-        type=POSITIVE,
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Split each step into N parts to save memory.",
-    ),
-    training_option(
-        "--seed",
-        type=COUNT,
-        default=0,
-        show_default=True,
-        metavar="N",
-        help="Seed of the sample, the held-out windows and the order of training.",
+        "--seed", "Seed of the sample, the held-out windows and the order of training.", COUNT, 0
     ),
     options.dtype("Number format of the training; extraction is always decided in float32."),
 )
@@ -175,28 +141,22 @@ study = bundle(
     "study",
     Study,
     options.corpus_option(
-        "--sample",
-        type=POSITIVE,
-        metavar="N",
-        help="Number of rows to verify, drawn at random. Default: all.",
+        "--sample", "Number of rows to verify, drawn at random. Default: all.", POSITIVE
     ),
     options.windows_option(
         "--held-out-share",
-        type=FiniteRange(0, 1, max_open=True),
-        default=0.1,
-        show_default=True,
-        metavar="SHARE",
-        help="Share of the distinct windows kept from training, to measure perplexity.",
+        "Share of the distinct windows kept from training, to measure perplexity.",
+        FiniteRange(0, 1, max_open=True),
+        0.1,
     ),
     options.windows_option(
         "--check-generate",
-        type=COUNT,
-        default=0,
-        show_default=True,
+        "Let teacher and student really generate K windows, as a check.",
+        COUNT,
+        0,
         metavar="K",
-        help="Let teacher and student really generate K windows, as a check.",
     ),
-    output_option("--keep-models", is_flag=True, help="Keep baseline and student in DIR."),
+    output_option("--keep-models", "Keep baseline and student in DIR.", is_flag=True),
 )
 
 COMMON = (
@@ -221,9 +181,9 @@ COMMON = (
 @models
 @models_option(
     "--distilled",
+    "A student that you distilled yourself: nothing is trained. May be repeated.",
     metavar="MODEL",
     multiple=True,
-    help="A student that you distilled yourself: nothing is trained. May be repeated.",
 )
 @options.corpus()
 @options.windows()
@@ -233,17 +193,14 @@ COMMON = (
 @study
 @output_option(
     "--predictions",
-    type=FOLDER,
+    "Folder that predict wrote for this corpus: compares predicted with found.",
+    FOLDER,
     metavar="RUN",
-    help="Folder that predict wrote for this corpus: compares predicted with found.",
 )
 @output_option(
-    "--out",
-    type=FOLDER,
-    metavar="DIR",
-    help="Where results go. Default: runs/<name of the corpus>-verified.",
+    "--out", "Where results go. Default: runs/<name of the corpus>-verified.", FOLDER, metavar="DIR"
 )
-@output_option("--dry-run", is_flag=True, help="Print what it would cost; train nothing.")
+@output_option("--dry-run", "Print what it would cost; train nothing.", is_flag=True)
 @options.threads
 @options.shown_with_progress
 def verify(  # noqa: PLR0913  one for each group of options
@@ -252,8 +209,8 @@ def verify(  # noqa: PLR0913  one for each group of options
     distilled: tuple[str, ...],
     corpus: Corpus,
     window: Windows,
-    objective: "Objective",
-    divergence: "Divergence",
+    objective: Objective,
+    divergence: Divergence,
     training: "TrainingOptions",
     study: Study,
     predictions: Path | None,
@@ -285,12 +242,25 @@ def verify(  # noqa: PLR0913  one for each group of options
     out = out or Path("runs") / f"{corpus.stem}-verified"
     if dry_run:
         _print_estimate(models, corpus, chosen, shown)
-    elif distilled:
-        _verify_distilled(
-            models, distilled, corpus, chosen, shown, predictions=predictions, out=out
-        )
+        return
+    from memaudit.reports.verify import students_page, verification_page
+    from memaudit.verification import verify_distillation, verify_distilled
+
+    given: dict[str, Any] = {"baseline": models.baseline, "options": chosen, "out": out}
+    given["predictions"] = predictions
+    with shown.watched(f"give the same command again to go on in {out}") as progress:
+        given["progress"] = progress
+        if models.student is None:
+            results = verify_distilled(models.teacher, distilled, corpus.rows, **given)
+        else:
+            found = verify_distillation(models.teacher, models.student, corpus.rows, **given)
+            results = {"": found}
+    (first, *others) = results.values()
+    if others:
+        several = {name: result.document() for name, result in results.items()}
+        shown.tell({"schema_version": 1, "students": several}, students_page(results, out))
     else:
-        _verify(models, corpus, chosen, shown, predictions=predictions, out=out)
+        shown.tell(first.document(), verification_page(first, out))
 
 
 def _require_one_way(
@@ -308,81 +278,14 @@ def _require_one_way(
         )
 
 
-def _verify_distilled(
-    models: Models,
-    distilled: tuple[str, ...],
-    corpus: Corpus,
-    chosen: "VerificationOptions",
-    shown: Shown,
-    *,
-    predictions: Path | None,
-    out: Path,
-) -> None:
-    from memaudit.reports.terminal import print_page
-    from memaudit.reports.verify import students_page, verification_page
-    from memaudit.verification import verify_distilled
-
-    with _watched(shown, hint=f"give the same command again to go on in {out}") as progress:
-        results = verify_distilled(
-            models.teacher,
-            distilled,
-            corpus.rows,
-            baseline=models.baseline,
-            predictions=predictions,
-            out=out,
-            options=chosen,
-            progress=progress,
-        )
-    (first, *others) = results.values()
-    if shown.as_json:
-        several = {name: result.document() for name, result in results.items()}
-        document = {"schema_version": 1, "students": several} if others else first.document()
-        click.echo(json_text(document))
-    else:
-        page = students_page(results, out) if others else verification_page(first, out)
-        print_page(page, color=shown.color)
-
-
-def _verify(
-    models: Models,
-    corpus: Corpus,
-    chosen: "VerificationOptions",
-    shown: Shown,
-    *,
-    predictions: Path | None,
-    out: Path,
-) -> None:
-    from memaudit.reports.terminal import print_page
-    from memaudit.reports.verify import verification_page
-    from memaudit.verification import verify_distillation
-
-    assert models.student is not None  # click requires it
-    with _watched(shown, hint=f"give the same command again to go on in {out}") as progress:
-        result = verify_distillation(
-            models.teacher,
-            models.student,
-            corpus.rows,
-            baseline=models.baseline,
-            predictions=predictions,
-            out=out,
-            options=chosen,
-            progress=progress,
-        )
-    if shown.as_json:
-        click.echo(json_text(result.document()))
-    else:
-        print_page(verification_page(result, out), color=shown.color)
-
-
 def _print_estimate(
     models: Models, corpus: Corpus, chosen: "VerificationOptions", shown: Shown
 ) -> None:
-    from memaudit.reports.terminal import print_page
     from memaudit.reports.verify import estimate_page
     from memaudit.verification.estimate import estimate_verification
 
-    assert models.student is not None  # click requires it
-    with _watched(shown, hint=None) as progress:
+    assert models.student is not None  # nothing is trained for one that is distilled already
+    with shown.watched() as progress:
         estimate = estimate_verification(
             models.teacher,
             models.student,
@@ -391,24 +294,4 @@ def _print_estimate(
             options=chosen,
             progress=progress,
         )
-    if shown.as_json:
-        click.echo(json_text(estimate.document()))
-    else:
-        print_page(estimate_page(estimate), color=shown.color)
-
-
-@contextmanager
-def _watched(shown: Shown, *, hint: str | None) -> Iterator["ReportProgress"]:
-    """Show progress, and answer signals."""
-    from memaudit.reports.progress import show_progress
-
-    try:
-        with show_progress(quiet=shown.quiet, color=shown.color, start="load models") as show:
-
-            def report(progress: "Progress") -> None:
-                raise_if_stopped()
-                show(progress)
-
-            yield report
-    except Stopped as stopped:
-        raise Stopped(stopped.number, hint=hint) from None
+    shown.tell(estimate.document(), estimate_page(estimate))

@@ -1,13 +1,12 @@
 """A section for the card of a dataset on the hub: what an audit says about it, and tags."""
 
 from collections.abc import Iterator
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from memaudit.errors import UsageError
 from memaudit.reports import words
 from memaudit.reports.markdown import render_markdown
-from memaudit.reports.page import Page, Section, Sentence, facts, name
+from memaudit.reports.page import Page, Section, Sentence, facts, model_name, name
 
 if TYPE_CHECKING:
     from memaudit.runs.run import Run
@@ -82,7 +81,7 @@ def _verdict(run: "Run") -> Sentence:
     expected = run.risks.expected
     return (
         "memaudit predicts that a student distilled from ",
-        name(PurePath(run.manifest.names.teacher).name),
+        model_name(run.manifest.names.teacher),
         f" by {words.objective_in_words(run.manifest.inputs.objective)} would memorize "
         f"{words.expected(expected)} of {run.n_rows:,} examples.",
     )
@@ -90,7 +89,7 @@ def _verdict(run: "Run") -> Sentence:
 
 def _facts(run: "Run") -> Iterator[tuple[str, Sentence]]:
     inputs, names, outcomes = run.manifest.inputs, run.manifest.names, run.outcomes
-    n_flagged = int(run.is_flagged.sum())
+    n_flagged = run.risks.n_flagged
     yield "examples", f"{run.n_rows:,}"
     yield "scored", f"{outcomes['scored']:,}"
     for outcome in _UNSCORED:
@@ -98,7 +97,7 @@ def _facts(run: "Run") -> Iterator[tuple[str, Sentence]]:
             yield outcome.replace("_", " "), f"{outcomes[outcome]:,}"
     yield "at risk", f"{n_flagged:,} ({words.percent(n_flagged / run.n_rows)})"
     yield "window", f"{inputs.prefix_tokens} + {inputs.suffix_tokens} tokens, {inputs.windows}"
-    yield "teacher", (name(PurePath(names.teacher).name), f", {inputs.teacher_digest[:12]}")
+    yield "teacher", (model_name(names.teacher), f", {inputs.teacher_digest[:12]}")
     yield "classifier", (name(names.classifier), f", {inputs.classifier_digest[:12]}")
     yield "run", inputs.fingerprint[:12]
     yield "memaudit", name(names.memaudit_version)

@@ -35,13 +35,10 @@ class Bar:
 
     share: float
     """From 0 to 1."""
-
     is_risk: bool = False
     """Whether it stands out."""
-
     low: float | None = None
     """Lower end of the interval, from 0 to 1; None for a bar."""
-
     high: float | None = None
 
 
@@ -51,13 +48,10 @@ class Axis:
 
     name: str
     """What it measures, with its unit; a logarithmic one says so."""
-
     high: float
     """Its end; it starts at 0."""
-
     ticks: tuple[tuple[float, str], ...]
     """Values with their labels."""
-
     is_log: bool = False
     """The logarithm of one more, on which 0 has a place."""
 
@@ -112,7 +106,6 @@ class Chart:
 
     name: str
     """Of its file, and of its place in a page."""
-
     title: str
     description: str
     caption: str
@@ -128,6 +121,7 @@ def counted(name: str, highest: float) -> Axis:
     """Return an even axis of counts with about four round numbers."""
     highest = max(1.0, highest)
     step = 10.0 ** math.floor(math.log10(highest))
+    # A power of ten may give one tick only: halve it until there are three or more.
     while highest / step < 3:
         step /= 2
     step = max(1.0, step)
@@ -190,16 +184,8 @@ class _Canvas:
         self.chart = chart
         self.bottom = chart.height - _FOOT
         labels = (f"{chart.name}-title", f"{chart.name}-description")
-        self.root = Element(
-            "svg",
-            {
-                "class": "chart",
-                "role": "img",
-                "aria-labelledby": " ".join(labels),
-                "width": "100%",
-                "height": f"{chart.height}",
-            },
-        )
+        read_as = {"class": "chart", "role": "img", "aria-labelledby": " ".join(labels)}
+        self.root = Element("svg", read_as | {"width": "100%", "height": f"{chart.height}"})
         SubElement(self.root, "title", {"id": labels[0]}).text = chart.title
         SubElement(self.root, "desc", {"id": labels[1]}).text = chart.description
         self._axes()
@@ -249,19 +235,13 @@ class _Canvas:
         left, right = (float(self._across(end)[:-1]) for end in (pillar.start, pillar.end))
         top = float(self._down(pillar.height))
         # A little narrower than its bin, so that neighbours stay apart.
-        x, width = f"{left + 0.15:.2f}%", f"{right - left - 0.3:.2f}%"
-        height = f"{self.bottom - top:.1f}"
-        self._add(
-            "rect",
-            x=x,
-            y=f"{top:.1f}",
-            width=width,
-            height=height,
-            rx="1.5",
-            class_="risk" if pillar.is_risk else "calm",
-        )
+        start = {"x": f"{left + 0.15:.2f}%", "y": f"{top:.1f}"}
+        size = {"width": f"{right - left - 0.3:.2f}%", "height": f"{self.bottom - top:.1f}"}
+        kind = "risk" if pillar.is_risk else "calm"
+        self._add("rect", **start, **size, rx="1.5", class_=kind)
 
     def _curve(self, curve: Curve) -> None:
+        # A path takes no percentages, so the plot has a coordinate system of its own, which stretches.
         plot = self._add(
             "svg",
             x=f"{_LEFT}%",
@@ -271,6 +251,7 @@ class _Canvas:
             viewBox="0 0 1000 1000",
             preserveAspectRatio="none",
         )
+        # The way back along the lower ends closes the band.
         if curve.upper:
             around = self._path((*curve.upper, *curve.lower[::-1]))
             _add(plot, "path", d=f"{around}Z", class_="band")
@@ -290,6 +271,7 @@ class _Canvas:
         if rule.across is not None:
             place = self._across(rule.across)
             self._add("line", x1=place, x2=place, y1="16", y2=f"{self.bottom}", class_="mark")
+            # A label stands on the side where there is more room.
             is_right = self.chart.x.place(rule.across) > 0.5
             side, nudge = ("end", "-6") if is_right else ("start", "6")
             self._add(
@@ -299,11 +281,7 @@ class _Canvas:
 
 def _add(parent: Element, tag: str, text: str | None = None, **attributes: str) -> Element:
     """Add an element; `class_` is its class, and `_` stands for `-` in what SVG writes with it."""
-    as_written = {
-        "class_": "class",
-        "viewBox": "viewBox",
-        "preserveAspectRatio": "preserveAspectRatio",
-    }
+    as_written = {"class_": "class"} | {key: key for key in ("viewBox", "preserveAspectRatio")}
     named = {as_written.get(key, key.replace("_", "-")): value for key, value in attributes.items()}
     element = SubElement(parent, tag, named)
     element.text = text

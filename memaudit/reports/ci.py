@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from memaudit import __version__
 from memaudit.corpus.discovery import has_known_ending
-from memaudit.gate.result import RULES, Finding, GateResult, RuleResult
+from memaudit.gate.result import RULES, Finding, GateResult
 from memaudit.reports.words import percent
 from memaudit.text import inert, json_text, safe_text, shown_path
 
@@ -57,7 +57,6 @@ class Location:
 
     path: str
     """Relative to the folder of the project, safe to show."""
-
     line: int
     """From 1; 1 where the format has no lines."""
 
@@ -72,10 +71,8 @@ class SourceRoot:
 
     folder: str
     """The top, absolute."""
-
     here: tuple[str, ...] = ()
     """Folders in which `predict` may have worked, absolute, the likeliest first."""
-
     moved: tuple[str, str] | None = None
     """How the corpus was named to `predict`, and where it is now, if that was said."""
 
@@ -102,15 +99,7 @@ class SourceRoot:
 
 
 def find_location(address: str, root: SourceRoot) -> Location | None:
-    """Return the file and line of an address.
-
-    Args:
-        address: `<file>:<line or row>`, untrusted.
-        root: what the path is taken from.
-
-    Returns:
-        None if the row is not from a file.
-    """
+    """Return the file and line of `<file>:<line or row>`; None if the row is not from a file."""
     name, _, place = address.rpartition(":")
     if not has_known_ending(name):
         return None
@@ -121,12 +110,7 @@ def find_location(address: str, root: SourceRoot) -> Location | None:
 
 
 def render_sarif(result: GateResult, *, root: SourceRoot) -> str:
-    """Return the findings, worst first and at most 1,000, and one summary.
-
-    Args:
-        result: of a gate, with fingerprints.
-        root: what paths are taken from.
-    """
+    """Return the findings, worst first and at most 1,000, and one summary."""
     failed = {rule.id for rule in result.failed}
     if failed & {"MEM002", "MEM006", "MEM007"}:
         failed.add("MEM001")
@@ -159,7 +143,7 @@ def _driver() -> dict[str, Any]:
         "rules": [
             {
                 "id": rule,
-                "name": _pascal(name or RULES[rule]),
+                "name": "".join(map(str.capitalize, (name or RULES[rule]).split("-"))),
                 "shortDescription": {"text": text},
                 "fullDescription": {"text": text},
                 "help": {"text": _HELP},
@@ -229,12 +213,8 @@ def _policy_location(result: GateResult, root: SourceRoot) -> Location:
 
 def _physical(location: Location) -> dict[str, Any]:
     uri = quote(location.path.removeprefix("/"), safe="/")
-    return {
-        "physicalLocation": {
-            "artifactLocation": {"uri": uri or _CORPUS},
-            "region": {"startLine": location.line},
-        }
-    }
+    region = {"startLine": location.line}
+    return {"physicalLocation": {"artifactLocation": {"uri": uri or _CORPUS}, "region": region}}
 
 
 def _plain(text: str) -> str:
@@ -244,55 +224,31 @@ def _plain(text: str) -> str:
     return text
 
 
-def _pascal(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("-"))
-
-
 def render_junit(result: GateResult) -> str:
     """Return the report: broken rules fail, those without evidence are errors."""
-    suite = ElementTree.Element(
-        "testsuite",
-        {
-            "name": "memaudit gate",
-            "tests": str(len(result.rules)),
-            "failures": str(len(result.failed)),
-            "errors": str(len(result.inconclusive)),
-            "skipped": "0",
-            "time": "0",
-        },
-    )
-    for rule in result.rules:
-        suite.append(_case(rule))
-    if result.findings:
-        ElementTree.SubElement(suite, "system-out").text = "\n".join(_listed(result))
     suites = ElementTree.Element("testsuites", {"name": "memaudit"})
-    suites.append(suite)
+    failures, errors = f"{len(result.failed)}", f"{len(result.inconclusive)}"
+    counts = {"tests": f"{len(result.rules)}", "failures": failures, "errors": errors}
+    named = {"name": "memaudit gate", **counts, "skipped": "0", "time": "0"}
+    suite = ElementTree.SubElement(suites, "testsuite", named)
+    for rule in result.rules:
+        named = {"classname": "memaudit.gate", "name": f"{rule.id} {rule.name}", "time": "0"}
+        case = ElementTree.SubElement(suite, "testcase", named)
+        if rule.status != "pass":
+            tag, message = "failure" if rule.status == "fail" else "error", _xml(rule.message)
+            said = {"message": message, "type": rule.status}
+            ElementTree.SubElement(case, tag, said).text = message
+    if result.findings:
+        lines = [f"{result.n_findings:,} examples, the worst first"]
+        lines += [
+            f"{finding.rule} {percent(finding.probability)} {_xml(finding.example_id)} "
+            f"at {_xml(finding.address)}"
+            for finding in result.findings[:_JUNIT_LISTED]
+        ]
+        ElementTree.SubElement(suite, "system-out").text = "\n".join(lines)
     ElementTree.indent(suites)
     content: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
     return inert(content.decode() + "\n")
-
-
-def _case(rule: RuleResult) -> ElementTree.Element:
-    name = f"{rule.id} {rule.name}"
-    case = ElementTree.Element(
-        "testcase", {"classname": "memaudit.gate", "name": name, "time": "0"}
-    )
-    if rule.status != "pass":
-        tag = "failure" if rule.status == "fail" else "error"
-        message = _xml(rule.message)
-        found = ElementTree.SubElement(case, tag, {"message": message, "type": rule.status})
-        found.text = message
-    return case
-
-
-def _listed(result: GateResult) -> list[str]:
-    lines = [f"{result.n_findings:,} examples, the worst first"]
-    lines += [
-        f"{finding.rule} {percent(finding.probability)} {_xml(finding.example_id)} "
-        f"at {_xml(finding.address)}"
-        for finding in result.findings[:_JUNIT_LISTED]
-    ]
-    return lines
 
 
 def _xml(text: str) -> str:
@@ -301,19 +257,13 @@ def _xml(text: str) -> str:
 
 
 def render_annotations(result: GateResult, *, root: SourceRoot) -> str:
-    """Return workflow commands; nothing of the corpus can make one of its own.
-
-    Args:
-        result: of a gate.
-        root: what paths are taken from.
-    """
+    """Return workflow commands; nothing of the corpus can make one of its own."""
     kind = "notice" if result.verdict == "pass" else "error"
     broken = result.failed + result.inconclusive
     said = "; ".join(f"{rule.id} {rule.message}" for rule in broken) or "every rule passes"
     lines = [f"::{kind} title=memaudit gate::{_data(f'{result.verdict}: {said}', 2000)}"]
-    if result.verdict != "pass":
-        worst = result.findings[: MAX_ANNOTATIONS - 1]
-        lines += [_annotation(finding, root) for finding in worst]
+    for finding in result.findings[: MAX_ANNOTATIONS - 1] if result.verdict != "pass" else ():
+        lines.append(_annotation(finding, root))
     return "\n".join(lines) + "\n"
 
 
@@ -322,7 +272,9 @@ def _annotation(finding: Finding, root: SourceRoot) -> str:
     location = find_location(finding.address, root)
     if location is not None:
         properties = {"file": location.path, "line": str(location.line), **properties}
-    listed = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
+    # A colon or a comma would end the value of a property.
+    escaped = {key: _data(value).replace(":", "%3A") for key, value in properties.items()}
+    listed = ",".join(f"{key}={value.replace(',', '%2C')}" for key, value in escaped.items())
     message = (
         f"example '{safe_text(finding.example_id, 100)}' is memorized with probability "
         f"{percent(finding.probability)}: {safe_text(finding.reason)}"
@@ -333,7 +285,3 @@ def _annotation(finding: Finding, root: SourceRoot) -> str:
 def _data(text: str, max_len: int = 1000) -> str:
     shown = inert(safe_text(text, max_len))
     return shown.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")

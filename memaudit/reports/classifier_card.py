@@ -83,6 +83,7 @@ def find_card(name: str, digest: str) -> Card | None:
 def read_card(path: Path, digest: str) -> Card | None:
     """Return a card if it is of the classifier with that digest and says how that was tested."""
     document = json.loads(path.read_text(encoding="utf-8"))
+    # Figures of a classifier with the same name would lend trust that this one has not earned.
     if document.get("digest") != digest or OWN not in document.get("test", {}):
         return None
     methods = {method: _figures(metrics) for method, metrics in document["test"].items()}
@@ -123,10 +124,10 @@ def classifier_section(card: Card | None, classifier: str) -> Section:
     """Return how the classifier was tested, by its card."""
     no_card = " does not come with memaudit. The card beside its file says how it was tested."
     return Section(
-        title="How good the classifier is",
-        anchor="classifier",
-        nav="Classifier",
-        blocks=(Paragraph(("No card is at hand: ", name(classifier), no_card)),)
+        "How good the classifier is",
+        "classifier",
+        "Classifier",
+        (Paragraph(("No card is at hand: ", name(classifier), no_card)),)
         if card is None
         else tuple(_blocks(card)),
     )

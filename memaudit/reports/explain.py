@@ -41,13 +41,10 @@ class Contribution:
 
     feature: str
     """Name, as in the risk table."""
-
     value: float
     """Of the window."""
-
     typical: float
     """Mean over the windows that the classifier was fitted on."""
-
     log_odds: float
     """Above 0 where the feature raises the risk, compared with the typical window."""
 
@@ -58,7 +55,6 @@ class Remedy:
 
     change: str
     """In words, such as "keep 1 of 32 copies"."""
-
     probability: float
 
 
@@ -68,58 +64,40 @@ class Explanation:
 
     row: int
     """Ordinal in the corpus, from 0."""
-
     example_id: str
     """As in the corpus: untrusted, like the addresses."""
-
     address: str
     """`<file>:<line or row>`."""
-
     run: str
     """Fingerprint."""
-
     classifier: str
     """Its name."""
-
     probability: float
     """That the student memorizes the row: that of its riskiest window."""
-
     threshold: float
     """Rows at or above it are at risk."""
-
     log_odds: float
     """log(p / (1 - p)) of the probability."""
-
     start: float
     """Log-odds of a window whose features are all typical."""
-
     contributions: tuple[Contribution, ...]
     """The largest first; with `start` they add up to `log_odds`."""
-
     reason: str
     """In words, such as "occurs 16 times"."""
-
     holds: tuple[str, ...]
     """What is sensitive in it, if that was looked for."""
-
     occurrences: int
     """Times that the window occurs in the corpus."""
-
     same_window: int
     """Rows whose riskiest window is this one, the row itself among them."""
-
     same_text: int | None
     """Rows with the same text. None: the run is of a version that did not compare texts."""
-
     equals: tuple[tuple[str, str], ...]
     """Id and address of the first of the other rows with the same window."""
-
     remedies: tuple[Remedy, ...]
     """What would lower the risk."""
-
     features: dict[str, float] = field(default_factory=dict)
     """All that the run keeps of the window."""
-
     text: str | None = None
     """Start of the row, if it was asked for: text of the corpus."""
 
@@ -262,19 +240,9 @@ def explanation_page(found: Explanation) -> Page:
         ),
         lead=f"Why: {found.reason}.{holds}",
         sections=(
-            Section(
-                title="What drives it",
-                anchor="drivers",
-                nav="What drives it",
-                blocks=(_drivers(found),),
-            ),
-            Section(
-                title="What would lower it",
-                anchor="remedies",
-                nav="What would lower it",
-                blocks=_lower(found),
-            ),
-            Section(title="Where it stands", anchor="place", nav="Where", blocks=_places(found)),
+            Section("What drives it", "drivers", "What drives it", (_drivers(found),)),
+            Section("What would lower it", "remedies", "What would lower it", _lower(found)),
+            Section("Where it stands", "place", "Where", _places(found)),
         ),
         notes=(note,),
         document={key: value for key, value in found.document().items() if key != "text"},

@@ -21,8 +21,6 @@ from memaudit.reports.page import (
 if TYPE_CHECKING:
     from memaudit.evaluation import Figure
     from memaudit.training import FitResult, Recalibrated
-    from memaudit.training.inputs import JoinCounts
-    from memaudit.training.result import HeldOutRun
 
 _JUDGED_ON = {
     "run": "runs that the fit had not seen",
@@ -97,8 +95,13 @@ def fit_notes(result: "FitResult") -> Iterator[str]:
     if result.unit == "example":
         yield SPLIT_NOTES[result.unit]
     for run in result.runs:
-        if run.counts.unlabelled or run.counts.unscored or run.counts.conflicting:
-            yield _left_out(run.run.name, run.counts)
+        counts = run.counts
+        if counts.unlabelled or counts.unscored or counts.conflicting:
+            yield (
+                f"{run.run.name}: {counts.unlabelled:,} scored rows without a label and "
+                f"{counts.unscored:,} labels without a scored row are left out; "
+                f"{counts.conflicting:,} equal examples have both labels and count as memorized."
+            )
 
 
 def recalibration_page(result: "Recalibrated") -> Page:
@@ -153,42 +156,18 @@ def _recalibration_notes(result: "Recalibrated") -> Iterator[str]:
     )
 
 
-def _left_out(run: str, counts: "JoinCounts") -> str:
-    return (
-        f"{run}: {counts.unlabelled:,} scored rows without a label and {counts.unscored:,} labels "
-        f"without a scored row are left out; {counts.conflicting:,} equal examples have both "
-        "labels and count as memorized."
-    )
-
-
 def _runs(result: "FitResult") -> Table:
     titles = ("rows", "used", "distinct", "memorized", "expected", "flagged", "caught")
-    judged = {part.name: part for part in result.held_out}
-    return Table(
-        columns=(Column("run", "anywhere"), *numbers(*titles)),
-        rows=tuple(
-            (
-                name(run.run.name, max_len=64),
-                run.counts.rows,
-                run.counts.used,
-                run.counts.distinct,
-                run.run.n_extracted,
-                *_judged(judged.get(run.run.name)),
-            )
-            for run in result.runs
-        ),
-    )
-
-
-def _judged(part: "HeldOutRun | None") -> tuple[Sentence, Sentence, Sentence]:
-    if part is None:
-        return ("–", "–", "–")
-    compared = part.compared
-    return (
-        f"{compared.probabilities.sum():,.1f}",
-        int(compared.flagged.sum()),
-        compared.n_caught,
-    )
+    judged = {part.name: part.compared for part in result.held_out}
+    rows: list[tuple[Sentence, ...]] = []
+    for run in result.runs:
+        found: tuple[Sentence, ...] = ("–", "–", "–")
+        if (compared := judged.get(run.run.name)) is not None:
+            expected = f"{compared.probabilities.sum():,.1f}"
+            found = (expected, int(compared.flagged.sum()), compared.n_caught)
+        counts = (run.counts.rows, run.counts.used, run.counts.distinct, run.run.n_extracted)
+        rows.append((name(run.run.name, max_len=64), *counts, *found))
+    return Table(columns=(Column("run", "anywhere"), *numbers(*titles)), rows=tuple(rows))
 
 
 def _facts(result: "FitResult") -> Table:
@@ -210,8 +189,7 @@ def _number(figure: "Figure") -> str:
         return "unknown"
     if figure.interval is None:
         return words.figure(figure.value)
-    low, high = figure.interval.low, figure.interval.high
-    return f"{words.figure(figure.value)} ({words.figure(low)} to {words.figure(high)})"
+    return f"{words.figure(figure.value)} ({words.figure_range(figure)})"
 
 
 def _percent(figure: "Figure") -> str:

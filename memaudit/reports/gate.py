@@ -135,6 +135,7 @@ def bound(result: "GateResult") -> Sentence:
     if guarantee.status != "holds":
         reasons = name("; ".join(guarantee.reasons), max_len=1000)
         return ("There is no upper bound on what will be memorized: ", reasons, ".")
+    # A bound of all scored examples says nothing, and reads like an alarm.
     if guarantee.upper >= result.counts.get("scored", guarantee.upper + 1):
         return ""
     return (
@@ -183,8 +184,13 @@ def filter_page(result: "FilterResult") -> Page:
 
 
 def _filter_notes(result: "FilterResult") -> Iterator[str]:
-    if result.risky_texts > result.risky_windows:
-        yield _shared_windows(result)
+    if result.risky_texts > result.risky_windows:  # different texts, at risk for the same tokens
+        kept = " All of them are kept. --strategy excise cuts the shared part out of them."
+        yield (
+            f"{result.risky_texts:,} different texts share {result.risky_windows:,} risky "
+            f"{'window' if result.risky_windows == 1 else 'windows'}. They are not copies of each "
+            f"other.{kept if result.options.strategy == 'deduplicate' else ''}"
+        )
     if result.excised:
         yield (
             '"After" counts only the rows that stay whole. What is left of a row that was cut has '
@@ -206,43 +212,25 @@ def _filter_notes(result: "FilterResult") -> Iterator[str]:
         yield "The limit holds for the upper end of the 95% interval, not for its mean."
 
 
-def _shared_windows(result: "FilterResult") -> str:
-    """Say that different texts are at risk for the same tokens, and what can be done."""
-    noun = "window" if result.risky_windows == 1 else "windows"
-    said = (
-        f"{result.risky_texts:,} different texts share {result.risky_windows:,} risky {noun}. They "
-        "are not copies of each other."
-    )
-    if result.options.strategy == "deduplicate":
-        said += " All of them are kept. --strategy excise cuts the shared part out of them."
-    return said
-
-
 def _numbers(result: "FilterResult") -> Table:
-    share = words.percent(result.removed_text_share)
-    copies = f"{result.removed_copies:,} of the removed rows; one of each text is kept"
-    rows: dict[str, Sentence | Cell] = {
+    share, out = words.percent(result.removed_text_share), result.out
+    rows: dict[str, Sentence | Cell | None] = {
         "why": f"{result.options.in_words}, {result.options.strategy}",
         "at risk": f"{result.before.flagged:,} before, {result.after.flagged:,} after",
-        "copies": copies if result.removed_copies else "",
-        "alike": f"{result.removed_alike:,} of the removed rows; for each a row like it is kept"
-        if result.removed_alike
-        else "",
-        "cut": f"{result.excised:,} rows, which stay without the risky part"
-        if result.excised
-        else "",
-        "not cut": f"{result.not_cut:,} rows, which stay whole: the risky part cannot be cut cleanly"
-        if result.not_cut
-        else "",
+        "copies": result.removed_copies
+        and f"{result.removed_copies:,} of the removed rows; one of each text is kept",
+        "alike": result.removed_alike
+        and f"{result.removed_alike:,} of the removed rows; for each a row like it is kept",
+        "cut": result.excised and f"{result.excised:,} rows, which stay without the risky part",
+        "not cut": result.not_cut
+        and f"{result.not_cut:,} rows, which stay whole: the risky part cannot be cut cleanly",
         "price": f"{result.removed_text_bytes:,} of {result.text_bytes:,} bytes of text ({share})",
-        "tokens": ""
+        "tokens": None
         if result.tokens is None
         else f"{result.removed_tokens:,} of {result.tokens:,} removed",
-        "not scored": f"{result.unscored_kept:,} rows, kept" if result.unscored_kept else "",
-        "corpus": "" if result.out is None else path_name(result.out),
-        "removed": "" if result.out is None else path_name(f"{result.out}.removed.parquet"),
-        "parts": path_name(f"{result.out}.excised.parquet")
-        if result.out and result.excised
-        else "",
+        "not scored": result.unscored_kept and f"{result.unscored_kept:,} rows, kept",
+        "corpus": path_name(out) if out else None,
+        "removed": path_name(f"{out}.removed.parquet") if out else None,
+        "parts": path_name(f"{out}.excised.parquet") if out and result.excised else None,
     }
     return facts(rows)

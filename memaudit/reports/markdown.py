@@ -55,7 +55,7 @@ def cut(text: str, max_bytes: int) -> str:
     kept, size = [], 0
     for line in text.splitlines(keepends=True):
         size += len(line.encode())
-        if size > max_bytes - 100:
+        if size > max_bytes - 100:  # room for the line that says so
             break
         kept.append(line)
     return "".join(kept) + "\n_cut: there is more_\n"
@@ -77,6 +77,7 @@ def _block(block: Block, n_rows: int) -> Iterator[str]:
 
 
 def _table(table: Table, n_rows: int) -> Iterator[str]:
+    # A pull request is narrow: bars and minor columns stay out.
     shown = [i for i, column in enumerate(table.columns) if not column.is_minor]
     if table.title:
         yield from (f"{_escaped(table.title)}:", "")

@@ -65,16 +65,12 @@ class Cell:
     text: Sentence = ""
     detail: Sentence = ""
     """In small letters after the text: an address, an interval."""
-
     badges: tuple[str, ...] = ()
     """What the row holds, in a word each."""
-
     quote: str | None = None
     """Text of the corpus, below; only if a user asked for it. Markdown leaves it out."""
-
     bar: Bar | None = None
     """Beside the number, in HTML alone."""
-
     value: float | None = None
     """To sort by, where the page is sortable; None for the text itself."""
 
@@ -85,16 +81,12 @@ class Column:
 
     name: str = ""
     """With the unit, if the cells have none."""
-
     breaks: Literal["nowhere", "words", "anywhere"] = "words"
     """Where a cell may be broken on a narrow terminal: `anywhere` is for ids and paths."""
-
     is_number: bool = False
     """Set to the right, and never broken."""
-
     is_minor: bool = False
     """Left out where there is little room: in Markdown."""
-
     kind: Kind = ""
     """Of all its cells."""
 
@@ -105,24 +97,18 @@ class Table:
 
     title: str = ""
     """One line; HTML makes it the caption."""
-
     columns: tuple[Column, ...]
     rows: tuple[tuple[Sentence | Cell, ...], ...]
     rest: str = ""
     """What is not listed, such as "and 12 more"."""
-
     is_folded: bool = False
     """The numbers of a chart: HTML shows them on a click, the others leave them out."""
-
     anchor: str = ""
     """Makes the table sortable and filterable in HTML; at most one of a page."""
-
     row_kinds: tuple[str, ...] = ()
     """Of each row, what a filter chooses by: words that are separated by spaces."""
-
     choices: tuple[tuple[str, str], ...] = ()
     """What a filter offers: a word of `row_kinds` and how it reads."""
-
     style: str = ""
     """A class of the style sheet."""
 
@@ -141,7 +127,6 @@ class Paragraph:
     text: Sentence
     kind: Kind = ""
     """`warning` is set apart: who reads the numbers must have read it."""
-
     anchor: str = ""
 
 
@@ -155,20 +140,17 @@ class Bullets:
 Block = Figures | Paragraph | Bullets | Table | Chart
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Section:
     """Blocks under a heading."""
 
     title: str = ""
     """Empty for what needs none."""
-
     anchor: str = ""
     """Where links of the page lead; needed in HTML if there is a title."""
-
     nav: str = ""
     """Its name among the links at the top of a page; without one it has no link there."""
-
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,20 +159,15 @@ class Page:
 
     title: str
     """What kind of report it is; a terminal leaves it out."""
-
     verdict: Sentence
     """What it comes to, in one sentence that can stand alone."""
-
     lead: Sentence = ""
     """What else belongs to the verdict."""
-
     sections: tuple[Section, ...]
     notes: tuple[Sentence, ...] = ()
     """What a reader must know before relying on the numbers, each in a paragraph."""
-
     document: Mapping[str, Any] | None = None
     """The numbers for programs; HTML carries them."""
-
     made_by: str = ""
     """Version that made the run."""
 
@@ -214,10 +191,10 @@ LABEL = Column(breaks="nowhere", kind="quiet")
 
 
 def facts(
-    rows: Mapping[str, Sentence | Cell], *, title: str = "", is_folded: bool = False
+    rows: Mapping[str, Sentence | Cell | None], *, title: str = "", is_folded: bool = False
 ) -> Table:
-    """Return a list of names with values; what has no value is left out."""
-    given = tuple((key, value) for key, value in rows.items() if value != "")
+    """Return a list of names with values; an empty text, 0 or None is left out."""
+    given = tuple((key, value) for key, value in rows.items() if value)
     columns = (LABEL, Column(breaks="anywhere"))
     return Table(title=title, columns=columns, rows=given, is_folded=is_folded, style="facts")
 

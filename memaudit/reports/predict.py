@@ -1,7 +1,6 @@
 """The pages of `memaudit predict`: its summary, the plan of a dry run, and the status of a run."""
 
 from collections.abc import Iterator
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from memaudit.reports import words
@@ -16,6 +15,7 @@ from memaudit.reports.page import (
     Words,
     counts,
     facts,
+    model_name,
     name,
     numbers,
     path_name,
@@ -64,9 +64,7 @@ def summary_page(result: "AuditResult", *, objective_given: bool = True) -> Page
 
 def verdict(result: "AuditResult") -> Sentence:
     """Return how many examples are at risk and how many are expected to be memorized."""
-    noun = "example" if result.rows == 1 else "examples"
     verb = "is" if result.flagged == 1 else "are"
-    teacher = PurePath(result.names.teacher).name or result.names.teacher
     texts = (
         f". Counting equal texts once, {result.flagged_distinct:,} are at risk: expect "
         f"{words.expected(result.expected_distinct)}."
@@ -75,11 +73,11 @@ def verdict(result: "AuditResult") -> Sentence:
     )
     return (
         Words(
-            f"{result.flagged:,} of {result.rows:,} {noun} {verb} at risk",
+            f"{result.flagged:,} of {words.examples(result.rows)} {verb} at risk",
             "risk" if result.flagged else "good",
         ),
         f": expect {words.expected(result.expected)} to be memorized by a student distilled from ",
-        name(teacher, "strong"),
+        model_name(result.names.teacher, "strong"),
         f" by {words.objective_in_words(result.objective)}{texts}{_shared_windows(result)}",
     )
 
@@ -193,9 +191,9 @@ def _worst(result: "AuditResult") -> Table:
 def _provenance(result: "AuditResult") -> Table:
     names = result.names
     threshold = words.percent(result.threshold)
-    found: dict[str, Sentence | Cell] = {
-        "risk table": "" if result.table is None else path_name(result.table),
-        "corpus": result.corpus_read or "",
+    found: dict[str, Sentence | Cell | None] = {
+        "risk table": path_name(result.table) if result.table else None,
+        "corpus": result.corpus_read,
         "classifier": (
             name(f"{names.classifier}, {names.classifier_digest[:12]}"),
             f", at risk from {threshold}",
@@ -312,19 +310,20 @@ def status_page(status: "RunStatus") -> Page:
 
     share = status.windows_done / status.windows if status.windows else 1.0
     of_shard = f"of shard {status.shard} " if status.shard else ""
+    reason = next(iter(status.failures.values()), None)
     n_gone = len(status.missing) + len(status.failures) + len(status.damaged)
-    rows: dict[str, Sentence | Cell] = {
+    rows: dict[str, Sentence | Cell | None] = {
         "folder": path_name(status.folder),
-        "process": "" if status.process is None else f"{status.process or 'unknown'}",
+        "process": None if status.process is None else f"{status.process or 'unknown'}",
         "examples": f"{status.rows:,}",
         "windows": f"{status.windows_done:,} of {status.windows:,}",
         "chunks": f"{status.chunks - n_gone:,} of {status.chunks:,}",
         "missing": chunk_ranges(list(status.missing)),
         "failed": chunk_ranges(list(status.failures)),
-        "reason": name(reason) if (reason := next(iter(status.failures.values()), "")) else "",
+        "reason": reason and name(reason),
         "damaged": chunk_ranges(list(status.damaged)),
-        "rate": "" if status.rate is None else f"{words.short_number(status.rate)} windows/s",
-        "time left": "" if status.eta_seconds is None else words.clock(status.eta_seconds),
+        "rate": None if status.rate is None else f"{words.short_number(status.rate)} windows/s",
+        "time left": None if status.eta_seconds is None else words.clock(status.eta_seconds),
         "run": status.run[:12],
     }
     return Page(

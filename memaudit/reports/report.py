@@ -150,6 +150,7 @@ def histogram(risks: Risks) -> tuple[Bin, ...]:
     """Return the scored rows by probability, in about twenty bins from 0 to 1."""
     threshold = risks.classifier.threshold
     n_below = min(max(1, round(_N_BINS * threshold)), _N_BINS - 1)
+    # The threshold is an edge between bins, so no bar is half at risk.
     below = np.linspace(0, threshold, n_below + 1)
     edges = np.concatenate([below[:-1], np.linspace(threshold, 1, _N_BINS - n_below + 1)])
     counts, _ = np.histogram(risks.row_probabilities, edges)
@@ -191,6 +192,7 @@ def _reason_counts(risks: Risks) -> tuple[ReasonCount, ...]:
     texts, n_texts, n_rows = risks.riskiest_texts, Counter[str](), Counter[str]()
     windows = texts.windows[: min(risks.n_flagged_texts, REASONS_OF)].tolist()
     for window, copies in zip(windows, texts.copies.tolist(), strict=False):
+        # "occurs 2 times" and "occurs 3 times" are one reason.
         for reason in _COUNTED.sub("occurs more than once", risks.reason(window)).split(", "):
             n_texts[reason] += 1
             n_rows[reason] += copies
@@ -200,6 +202,7 @@ def _reason_counts(risks: Risks) -> tuple[ReasonCount, ...]:
 def main_features(risks: Risks) -> tuple[str, ...]:
     """Return the classifier's features that differ from window to window, the weightiest first."""
     weights = dict(zip(risks.classifier.features, risks.classifier.coefficients, strict=True))
+    # The same for every window of a run, or in a column of their own.
     left_out = (*OBJECTIVE_FEATURES, "occurrences", "log_occurrences")
     shown = [name for name in weights if name not in left_out]
     return tuple(sorted(shown, key=lambda name: -abs(weights[name]))[:_FEATURES_SHOWN])
@@ -220,8 +223,10 @@ def read_row_texts(
         UsageError: it is another corpus, or its texts come of a chat template.
         CorpusError: it cannot be read.
     """
+    # The corpus may have moved since; how it is read may not have changed.
     declared = {name: value for name, value in manifest.inputs.corpus.items() if name != "source"}
     options = CorpusOptions(source, **declared)
+    # All texts go into the digest, as when the run was made: one changed row may have moved others.
     wanted, texts, digest = set(rows), {}, hashlib.sha256()
     for row in read_corpus(options, render_messages=_refuse_messages):
         if isinstance(row, Example):

@@ -54,10 +54,10 @@ def verified_section(verified: VerifiedRows) -> Section:
     )
     blocks = (Paragraph(text), figures, _models(result), _sets(result))
     return Section(
-        title="What a real distillation showed",
-        anchor="verified",
-        nav="Verified",
-        blocks=(*blocks, missed) if found.missed else blocks,
+        "What a real distillation showed",
+        "verified",
+        "Verified",
+        (*blocks, missed) if found.missed else blocks,
     )
 
 
@@ -157,10 +157,7 @@ def limits_section(report: Report) -> Section:
         items.append(report.card.limits)
     items.append("Only a real distillation can confirm the numbers: run 'memaudit verify'.")
     return Section(
-        title="What the numbers mean, and what they do not",
-        anchor="limits",
-        nav="Limits",
-        blocks=(Bullets(tuple(items)),),
+        "What the numbers mean, and what they do not", "limits", "Limits", (Bullets(tuple(items)),)
     )
 
 
@@ -169,7 +166,7 @@ def provenance_section(report: Report) -> Section:
     first, *others = _provenance(report).items()
     folded = (facts(_as_names(values), title=group, is_folded=True) for group, values in others)
     blocks = (facts(_as_names(first[1])), *folded)
-    return Section(title="Provenance", anchor="provenance", nav="Provenance", blocks=blocks)
+    return Section("Provenance", "provenance", "Provenance", blocks)
 
 
 def _as_names(values: Mapping[str, object]) -> dict[str, Sentence | Cell]:

@@ -146,10 +146,10 @@ def _policy(result: GateResult) -> Section:
     source = path_name(result.policy.source or "the command line")
     said = Paragraph(("Policy: ", source, ". ", *pieces(bound(result))))
     return Section(
-        title="Does it pass the policy?",
-        anchor="policy",
-        nav="Policy",
-        blocks=(rules_table(result, title="Rules of the policy"), said),
+        "Does it pass the policy?",
+        "policy",
+        "Policy",
+        (rules_table(result, title="Rules of the policy"), said),
     )
 
 
@@ -166,10 +166,10 @@ def _risk(report: Report) -> Section:
         style="numbers",
     )
     return Section(
-        title="How the risk is distributed",
-        anchor="risk",
-        nav="Risk",
-        blocks=(
+        "How the risk is distributed",
+        "risk",
+        "Risk",
+        (
             _histogram_chart(report, bins),
             in_numbers,
             *([_reasons(report)] if report.reasons else []),
@@ -232,10 +232,10 @@ def _budget(report: Report) -> Section:
         style="numbers",
     )
     return Section(
-        title="What dropping the riskiest would leave",
-        anchor="budget",
-        nav="Budget",
-        blocks=(_budget_chart(found, n_flagged), table),
+        "What dropping the riskiest would leave",
+        "budget",
+        "Budget",
+        (_budget_chart(found, n_flagged), table),
     )
 
 
@@ -284,7 +284,7 @@ def _worst(report: Report) -> Section:
         choices=tuple(choices),
     )
     blocks = (table,) if report.worst else (Paragraph("None is listed."),)
-    return Section(title="The worst examples", anchor="worst", nav="Worst examples", blocks=blocks)
+    return Section("The worst examples", "worst", "Worst examples", blocks)
 
 
 def _worst_row(

@@ -1,15 +1,20 @@
-"""A page on a terminal: as wide as it is, and nothing in it is obeyed."""
+"""A page on a terminal, as wide as it is, and progress on standard error: a bar, or plain lines."""
 
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
 from rich.table import Table as Grid
 from rich.text import Text
 
+from memaudit.progress import Progress
 from memaudit.reports.page import (
     Block,
     Bullets,
@@ -22,6 +27,7 @@ from memaudit.reports.page import (
     Table,
     pieces,
 )
+from memaudit.reports.words import clock, short_number
 from memaudit.text import inert, safe_text
 
 _STYLES = {
@@ -32,6 +38,7 @@ _STYLES = {
     "risk": "bold red",
 }
 _GAP = 2
+_SECONDS_A_LINE = 10.0
 _PADDING = re.compile(r"(?:[ ]|\x1b\[[0-9;]*m)+$", re.MULTILINE)
 
 
@@ -164,10 +171,90 @@ def _shared_out(wanted: list[int], needed: list[int], room: int) -> list[int]:
     """Return widths that add up to no more than the room, if each may be as narrow as 1."""
     if sum(wanted) <= room:
         return wanted
+    # Where not even the longest words have room, the widest column gives way first.
     widths = list(needed)
     while sum(widths) > max(room, len(widths)):
         widths[widths.index(max(widths))] -= 1
+    # What is left goes to the column that misses most.
     while sum(widths) < room:
         missing = [want - size for want, size in zip(wanted, widths, strict=True)]
         widths[missing.index(max(missing))] += 1
     return widths
+
+
+@contextmanager
+def show_progress(
+    *, quiet: bool, color: str, start: str = ""
+) -> Iterator[Callable[[Progress], None]]:
+    """Give what shows the progress of a run, and tidy up after it.
+
+    Args:
+        quiet: show nothing.
+        color: `auto`, `always` or `never`.
+        start: what is done before there is anything to count, such as loading models: importing
+            torch alone takes seconds in which nothing else would be shown.
+    """
+    console = make_console(sys.stderr, color)
+    if quiet:
+        yield lambda progress: None
+    elif console.is_terminal and console.is_interactive:
+        with _bars(console) as bars:
+            yield _bar_updater(bars, start)
+    else:
+        if start:
+            sys.stderr.write(f"{start}\n")
+            sys.stderr.flush()
+        yield _LinePrinter()
+
+
+def progress_line(progress: Progress) -> str:
+    """Return `score 120000/1000000 12.0% 8.4k windows/s eta 01:44`."""
+    total, eta = progress.total, progress.eta_seconds
+    parts = [progress.stage, str(progress.done) if total is None else f"{progress.done}/{total}"]
+    if total:
+        parts.append(f"{progress.done / total:.1%}")
+    parts.append(f"{short_number(progress.rate)} {progress.unit}/s")
+    if eta is not None:
+        parts.append(f"eta {clock(eta)}")
+    return " ".join(parts)
+
+
+class _LinePrinter:
+    """Prints a line every ten seconds, and one when a stage with a known end has ended."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._last >= _SECONDS_A_LINE or progress.done == progress.total:
+            self._last = now
+            sys.stderr.write(progress_line(progress) + "\n")
+            sys.stderr.flush()
+
+
+def _bars(console: Console) -> Bars:
+    return Bars(
+        TextColumn("{task.description}", style="bold"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[numbers]}", markup=False),
+        console=console,
+        transient=True,
+    )
+
+
+def _bar_updater(bars: Bars, start: str) -> Callable[[Progress], None]:
+    tasks = {}
+    first = bars.add_task(start, total=None, numbers="") if start else None
+
+    def update(progress: Progress) -> None:
+        if first is not None:
+            bars.update(first, visible=False)
+        if progress.stage not in tasks:
+            tasks[progress.stage] = bars.add_task(progress.stage, numbers="")
+        numbers = progress_line(progress).removeprefix(f"{progress.stage} ")
+        bars.update(
+            tasks[progress.stage], total=progress.total, completed=progress.done, numbers=numbers
+        )
+
+    return update

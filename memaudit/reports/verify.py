@@ -1,7 +1,7 @@
 """The pages of `memaudit verify`: what really happened, and what it would cost to find out."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memaudit.labels import ROLES
@@ -10,11 +10,11 @@ from memaudit.reports.page import (
     Column,
     Page,
     Section,
-    Sentence,
     Table,
     Words,
     counts,
     facts,
+    model_name,
     name,
     numbers,
     path_name,
@@ -22,22 +22,29 @@ from memaudit.reports.page import (
 
 if TYPE_CHECKING:
     from memaudit.evaluation import Comparison
-    from memaudit.labels import LabelScan, VerificationResult
+    from memaudit.labels import VerificationResult
     from memaudit.verification.estimate import Estimate
 
 _MISSED_SHOWN = 10
 
 
 def verification_page(result: "VerificationResult", out: Path) -> Page:
-    """Return what the student recites first, then what it is compared with.
-
-    Args:
-        result: of a verification.
-        out: its folder.
-    """
+    """Return what the student recites first, then what it is compared with; `out` is its folder."""
+    student, baseline = result.extracted["student"], result.extracted["baseline"]
+    said = f"The student recites {student.count:,} of {words.examples(student.of)}"
+    verdict = (
+        Words(said, "risk" if student.count else "good"),
+        f" ({words.rate_range(student)}) after its distillation from ",
+        model_name(result.models["teacher"], "strong"),
+        # Without a baseline nothing is said of it.
+        f"; the baseline recites {baseline.count:,}, the teacher "
+        if baseline.of
+        else "; the teacher recites ",
+        f"{result.extracted['teacher'].count:,}.",
+    )
     return Page(
         title="Verification",
-        verdict=_verdict(result),
+        verdict=verdict,
         sections=(
             Section(blocks=(_models(result), _sets(result))),
             *_found(result),
@@ -47,28 +54,15 @@ def verification_page(result: "VerificationResult", out: Path) -> Page:
     )
 
 
-def _verdict(result: "VerificationResult") -> Sentence:
-    student = result.extracted["student"]
-    noun = "example" if student.of == 1 else "examples"
-    teacher = PurePath(result.models["teacher"]).name or result.models["teacher"]
-    return (
-        Words(
-            f"The student recites {student.count:,} of {student.of:,} {noun}",
-            "risk" if student.count else "good",
-        ),
-        f" ({words.rate_range(student)}) after its distillation from ",
-        name(teacher, "strong"),
-        f"; the baseline recites {result.extracted['baseline'].count:,}, "
-        if result.extracted["baseline"].of
-        else "; ",
-        f"the teacher {'' if result.extracted['baseline'].of else 'recites '}"
-        f"{result.extracted['teacher'].count:,}.",
-    )
-
-
 def _found(result: "VerificationResult") -> Iterator[Section]:
-    if result.label_scan is not None:
-        yield Section(title="The teacher's text", blocks=(_scan(result.label_scan),))
+    if scan := result.label_scan:
+        found = counts(
+            ("texts", scan.texts, "written by the teacher after a real prefix"),
+            ("own suffix", scan.own_suffix, "hold the suffix of their own window"),
+            ("other suffix", scan.other_suffix, "hold the suffix of another window"),
+            ("leaked", scan.leaked_suffixes, "distinct suffixes of the corpus"),
+        )
+        yield Section(title="The teacher's text", blocks=(found,))
     if result.generation is not None:
         yield Section(title="One pass against real generation", blocks=(_generation(result),))
     if result.comparison is not None:
@@ -91,8 +85,8 @@ def _models(result: "VerificationResult") -> Table:
                 words.figure(result.perplexity[role], 2),
                 f"{result.held_out_extracted[role]:,} of {result.held_out:,}",
             )
-            for role, rate in ((role, result.extracted[role]) for role in ROLES)
-            if rate.of  # none of none: there was no such model
+            for role in ROLES
+            if (rate := result.extracted[role]).of  # none of none: there was no such model
         ),
     )
 
@@ -118,15 +112,6 @@ def _sets(result: "VerificationResult") -> Table:
             f"recited by teacher and student, not by the baseline{of_teacher}",
         ),
         ("new", sets["new"], "recited by the student alone"),
-    )
-
-
-def _scan(scan: "LabelScan") -> Table:
-    return counts(
-        ("texts", scan.texts, "written by the teacher after a real prefix"),
-        ("own suffix", scan.own_suffix, "hold the suffix of their own window"),
-        ("other suffix", scan.other_suffix, "hold the suffix of another window"),
-        ("leaked", scan.leaked_suffixes, "distinct suffixes of the corpus"),
     )
 
 
@@ -189,17 +174,9 @@ def _comparison(found: "Comparison") -> Table:
 def _missed(found: "Comparison") -> Table:
     n_more = found.n_missed - _MISSED_SHOWN
     return Table(
-        columns=(
-            Column("id", "anywhere"),
-            Column("where", "anywhere"),
-            *numbers("probability"),
-        ),
+        columns=(Column("id", "anywhere"), Column("where", "anywhere"), *numbers("probability")),
         rows=tuple(
-            (
-                name(missed.id, max_len=64),
-                name(missed.address),
-                words.percent(missed.probability),
-            )
+            (name(missed.id, max_len=64), name(missed.address), words.percent(missed.probability))
             for missed in found.missed[:_MISSED_SHOWN]
         ),
         rest=f"and {n_more:,} more" if n_more > 0 else "",
@@ -236,12 +213,7 @@ def _settings(result: "VerificationResult", out: Path) -> Table:
 
 
 def students_page(results: "Mapping[str, VerificationResult]", out: Path) -> Page:
-    """Return one table of several students that were distilled elsewhere.
-
-    Args:
-        results: by name of the student.
-        out: the folder that holds a folder for each.
-    """
+    """Return one table of several students by name, each with a folder in `out`."""
     titles = ("recites", "share", "95% interval", "easy", "inherited", "new", "expected", "caught")
     counts_found = [result.extracted["student"].count for result in results.values()]
     table = Table(

@@ -6,8 +6,8 @@ from typing import Literal
 
 from memaudit.engines import EngineName, VllmOptions, engine_to_try
 from memaudit.engines.models import ModelOptions
+from memaudit.files import TableFormat
 from memaudit.objectives import DEFAULT_EPOCHS, Objective
-from memaudit.runs.risk_table import TableFormat
 from memaudit.windows import MIN_SUFFIX_LEN, Turns, WindowChoice, WindowPolicy, WindowShape
 
 

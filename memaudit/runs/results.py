@@ -10,19 +10,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.features import reason_in_words
+from memaudit.files import TABLE_FORMATS, TableFormat
 from memaudit.metrics import ExpectedCount
 from memaudit.objectives import Objective
 from memaudit.runs.chunks import read_failures
 from memaudit.runs.files import committed_file, output_errors
 from memaudit.runs.folder import SUMMARY, RunFolder, read_summary
 from memaudit.runs.manifest import AnswersRead, ModelNames
-from memaudit.runs.risk_table import RiskRow, TableFormat, write_risk_table
+from memaudit.runs.risk_table import RiskRow, write_risk_table
 from memaudit.runs.risks import Worst
 from memaudit.runs.run import Run, TextOf, read_run
 from memaudit.runs.scoring import Session
@@ -341,7 +342,7 @@ def _write_outputs(result: AuditResult, table: Path, table_format: TableFormat) 
             features=result.finished.risks.feature_names,
             metadata=_metadata(result),
         )
-    for kind in get_args(TableFormat) if was_another else ():
+    for kind in TABLE_FORMATS if was_another else ():
         stale = table.with_name(f"risk.{kind}")
         if stale != table and stale.exists():
             with output_errors(stale):

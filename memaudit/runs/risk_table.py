@@ -9,12 +9,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
+from memaudit.files import TableFormat
 from memaudit.runs.reading import RowOutcome
-
-TableFormat = Literal["parquet", "jsonl", "csv"]
-"""How a risk table is written: parquet and jsonl are exact, csv is for spreadsheets."""
 
 COLUMNS = ("id", "row", "address", "outcome", "probability", "flagged", "reason")
 """Columns before the features."""

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memaudit.cli.completion import VARIABLE
-from memaudit.cli.main import run
+from memaudit.cli.main import VARIABLE, run
 
 COMPLETE = r"""
 source /dev/stdin <<< "$SCRIPT"

@@ -149,7 +149,7 @@ def test_errors_hold_no_text_of_the_corpus(verify, tmp_path):
 
 def test_stopped_by_a_signal_it_says_how_to_go_on(verify, tmp_path, monkeypatch):
     """Whoever presses Ctrl-C after a day wants to keep that day."""
-    from memaudit.cli import verify as module
+    from memaudit.cli import command as module
 
     def stop():
         raise Stopped(signal.SIGTERM)

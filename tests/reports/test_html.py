@@ -224,7 +224,9 @@ def test_a_classifier_of_ones_own_is_told_to_have_no_card_at_hand(run):
 
 def test_unfamiliar_rows_are_told_before_the_numbers(run):
     """Out of range, a probability is no probability."""
-    unlike = replace(run, risks=replace(run.risks, X=run.risks.X - 1000))
+    X = run.risks.X.copy()
+    X[:, run.risks.feature_names.index("teacher_suffix_mean_logprob")] = -1000
+    unlike = replace(run, risks=replace(run.risks, X=X))
     page = render_html(report_page(make_report(unlike)))
 
     assert "100% in teacher suffix mean logprob" in page

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memaudit.progress import Progress
-from memaudit.reports import progress as module
-from memaudit.reports.progress import progress_line, show_progress
+from memaudit.reports import terminal as module
+from memaudit.reports.terminal import progress_line, show_progress
 from memaudit.reports.words import clock, short_number
 
 

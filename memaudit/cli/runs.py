@@ -1,0 +1,61 @@
+"""`memaudit status` and `memaudit merge`: how far a run is, and its shards put together."""
+
+from pathlib import Path
+
+import click
+
+from memaudit.cli import options
+from memaudit.cli.command import Command, FolderType, Shown
+from memaudit.cli.options import chosen_table_format, output_option
+from memaudit.reports.predict import status_page, summary_page
+
+
+@click.command(cls=Command, short_help="Show how far a run is.")
+@click.argument("folder", metavar="DIR", type=FolderType())
+@options.shown
+def status(folder: Path, shown: Shown) -> None:
+    """Show how far the run in DIR is, how fast, and which chunks are missing or damaged.
+
+    It may be running meanwhile.
+    """
+    from memaudit.runs.status import run_status
+
+    found = run_status(folder)
+    shown.tell(found.document(), status_page(found))
+
+
+@click.command(short_help="Put the shards of a run together.", cls=Command)
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=FolderType())
+@output_option("--out", "Where the whole run goes.", FolderType(), required=True)
+@options.table_format
+@options.old_table_format
+@output_option("--top", "Worst examples in the summary.", options.COUNT, 10)
+@options.sign
+@options.shown
+def merge(
+    *,
+    folders: tuple[Path, ...],
+    out: Path,
+    table_format: str | None,
+    old_format: str | None,
+    top: int,
+    sign: Path | None,
+    shown: Shown,
+) -> None:
+    """Put together the parts that 'memaudit predict --shard' scored, each in its own DIR.
+
+    The risk table is the one that a single run would have written, byte for byte. Parts that are
+    missing, given twice, or of different runs are refused.
+    """
+    from memaudit.runs.merging import merge_runs
+    from memaudit.runs.results import ReportOptions
+    from memaudit.runs.signature import read_signing_key, sign_run
+
+    # Before the work: a key that cannot be read is found now.
+    key = None if sign is None else read_signing_key(sign)
+    chosen = ReportOptions(chosen_table_format(table_format, old_format), top)
+    result = merge_runs(folders, out, report=chosen)
+    signer = None if key is None else sign_run(out, key)
+    shown.tell(result.document(), summary_page(result))
+    if signer is not None and not shown.as_json:
+        click.echo(f"Signed with the key {signer}.")
