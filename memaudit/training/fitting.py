@@ -116,15 +116,7 @@ def fit_classifier(  # noqa: PLR0913  # a classifier is made of all of these
         ClassifierError: too few positives or negatives, a run on both sides, a missing or
             non-finite feature, or a fit that ranks the calibration runs backwards.
     """
-    _require_both_kinds(runs, MIN_FIT_POSITIVES, "fitting")
-    _require_both_kinds(calibration_runs, MIN_CALIBRATION_POSITIVES, "calibration")
-    shared = {run.name for run in runs} & {run.name for run in calibration_runs}
-    if shared:
-        raise ClassifierError(
-            f"expected other runs for calibration than for fitting, "
-            f"got {len(shared)} in both, such as {min(shared)}",
-            hint="hold whole runs out for calibration",
-        )
+    _require_enough(runs, calibration_runs)
     X = np.concatenate([feature_matrix(run, features) for run in runs])
     scaler, regression = fit_pipeline(X, pooled_labels(runs), example_weights(runs), C)
     held_out = [feature_matrix(run, features) for run in calibration_runs]
@@ -171,16 +163,29 @@ def fit_pipeline(
     )
 
 
-def _require_both_kinds(runs: Sequence[LabelledRun], n_needed: int, purpose: str) -> None:
-    n_positives = sum(run.n_extracted for run in runs)
-    n_negatives = sum(len(run.extracted) for run in runs) - n_positives
-    for kind, n_found in (("extracted", n_positives), ("not extracted", n_negatives)):
-        if n_found < n_needed:
-            raise ClassifierError(
-                f"{purpose} needs at least {n_needed} examples that were {kind}, "
-                f"the {len(runs)} runs given have {n_found}",
-                hint="give more or larger runs, or runs with more epochs or more repetition",
-            )
+def _require_enough(runs: Sequence[LabelledRun], calibration: Sequence[LabelledRun]) -> None:
+    """Refuse sides with too few examples of either kind, and a run that is on both sides."""
+    for side, n_needed, purpose in (
+        (runs, MIN_FIT_POSITIVES, "fitting"),
+        (calibration, MIN_CALIBRATION_POSITIVES, "calibration"),
+    ):
+        n_positives = sum(run.n_extracted for run in side)
+        n_negatives = sum(len(run.extracted) for run in side) - n_positives
+        for kind, n_found in (("extracted", n_positives), ("not extracted", n_negatives)):
+            if n_found < n_needed:
+                raise ClassifierError(
+                    f"{purpose} needs at least {n_needed} examples that were {kind}, "
+                    f"the {len(side)} runs given have {n_found}",
+                    hint="give more or larger runs, or runs with more epochs or more repetition",
+                )
+    # Calibrated on what it was fitted on, a classifier would be too sure of itself.
+    shared = {run.name for run in runs} & {run.name for run in calibration}
+    if shared:
+        raise ClassifierError(
+            f"expected other runs for calibration than for fitting, "
+            f"got {len(shared)} in both, such as {min(shared)}",
+            hint="hold whole runs out for calibration",
+        )
 
 
 def fit_calibration(
