@@ -378,11 +378,6 @@ def _check_fits(classifier: RiskClassifier, feature_set: str, objective: Objecti
 def check_features(classifier: RiskClassifier, features: Sequence[str], engine: str) -> None:
     """Refuse an engine that cannot tell what a classifier looks at.
 
-    Args:
-        classifier: of a run.
-        features: that the engine can tell.
-        engine: its name.
-
     Raises:
         ClassifierError: naming the first feature that is missing.
     """

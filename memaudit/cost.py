@@ -181,11 +181,7 @@ class AuditPlan:
         return self.scored_windows * per_window
 
     def model_memory(self, device: str) -> int:
-        """Return the bytes of the weights, of a full batch in flight and of tiles of the head.
-
-        Args:
-            device: `cpu` or `cuda`.
-        """
+        """Return the bytes of the weights, of a full batch in flight and of tiles of the head."""
         models, in_float32 = self.models.values(), self.dtype == "float32"
         weights = sum(model.parameters for model in models) * (4 if in_float32 else 2)
         # The head runs in float32: a head in another format is copied, a float32 one is shared.

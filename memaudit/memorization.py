@@ -21,10 +21,6 @@ def extracted(scores: TokenScores, prefix_len: int) -> bool:
     No text is generated: the greedy continuation equals the suffix when every suffix token is
     the argmax given the true tokens before it. Decide it in float32: lower precision flips
     near-ties. Source: Carlini et al. 2022 (arXiv:2202.07646), discoverable memorization.
-
-    Args:
-        scores: of the model asked about.
-        prefix_len: tokens of the window before its suffix.
     """
     return bool(suffix(scores.is_argmax, prefix_len).all())
 
@@ -175,10 +171,6 @@ def _check_probability(probability: float) -> None:
 def longest_common_run(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
     """Return how many tokens the longest run has that stands in both without a gap.
 
-    Args:
-        a: (A,) token ids.
-        b: (B,) token ids.
-
     Returns:
         0 to min(A, B).
     """
@@ -195,10 +187,6 @@ def edit_distance(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
     """Return the least number of tokens to insert, delete or replace to turn a into b.
 
     The distance of Levenshtein, row by row.
-
-    Args:
-        a: (A,) token ids.
-        b: (B,) token ids.
 
     Returns:
         0 to max(A, B).

@@ -58,10 +58,6 @@ class Table:
 def find_table(path: Path, stem: str) -> Path:
     """Return the table that a path stands for.
 
-    Args:
-        path: of the table, or of a folder that holds one.
-        stem: of its name in a folder, such as `risk`.
-
     Raises:
         UsageError: there is no such path, or the folder holds no such table or several.
     """

@@ -43,11 +43,6 @@ def engine_name(kind: str, dtype: str, *, compiled: bool) -> str:
 def engine_to_try(name: EngineName, vllm: VllmOptions, *, elsewhere: bool) -> EngineName:
     """Return the engine that was asked for, before any model is known.
 
-    Args:
-        name: as given.
-        vllm: how vLLM is to run.
-        elsewhere: other processes than this one score.
-
     Returns:
         `auto` if models and devices decide between the two.
 

@@ -129,6 +129,7 @@ class WatchedEngine:
 
     def _check(self, index: int, found: WindowScores) -> None:
         expected = self._canaries.scores[index]
+        # Of each model's scores and of the divergence: what an engine cannot tell is not compared.
         gaps: NDArray[np.float32] = np.abs(_rows(found, found) - _rows(expected, found))
         tolerance = self._canaries.tolerance
         allowed = tolerance.largest + tolerance.relative * np.abs(_rows(expected, found))

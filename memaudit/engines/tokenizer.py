@@ -317,13 +317,7 @@ class Tokenizer:
 def load_tokenizer(
     folder: Path, where: dict[str, Any], add_special_tokens: Literal["auto", "yes", "no"] = "auto"
 ) -> Tokenizer:
-    """Load the tokenizer of a model.
-
-    Args:
-        folder: checked already.
-        where: arguments of `from_pretrained` beyond the folder.
-        add_special_tokens: as `Tokenizer` takes it.
-    """
+    """Load the tokenizer of a model."""
     from transformers import AutoTokenizer
 
     return Tokenizer(AutoTokenizer.from_pretrained(folder, **where), add_special_tokens)

@@ -216,6 +216,7 @@ def _start_each(
 ) -> list[_Run]:
     """Let vLLM take over models, each with its share of the device."""
     n_parameters = [model.n_parameters for model in loaded]
+    # By size, and something for each: caches need memory however small the model is.
     sizes = [n + 0.1 * sum(n_parameters) for n in n_parameters]
     shares = [options.gpu_memory_share * size / sum(sizes) for size in sizes]
     return [

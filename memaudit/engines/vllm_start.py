@@ -52,10 +52,6 @@ HiddenStates = Callable[[list[list[int]]], list[Tensor]]
 def why_not(models: Sequence[LoadedModel], options: ModelOptions) -> str | None:
     """Return why vLLM cannot run models here, in words, as far as is known without trying.
 
-    Args:
-        models: teacher, and reference if there is one.
-        options: how they were loaded.
-
     Returns:
         None if nothing speaks against it.
     """

@@ -37,11 +37,6 @@ def check_windows(
 ) -> None:
     """Refuse windows that a model cannot read.
 
-    Args:
-        windows: token ids, each (T,).
-        bos: what is put in front of each.
-        limits: of each model.
-
     Raises:
         ValueError: a window has fewer than 2 tokens.
         ModelError: a window is too long for a model, or holds ids it does not have.

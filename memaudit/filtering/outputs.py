@@ -99,12 +99,6 @@ def write_corpus(
 ) -> tuple[FileDigest, ...]:
     """Write every file without the rows that go and without what is cut.
 
-    Args:
-        places: from each file to its copy.
-        options: how the corpus is read.
-        selection: which rows go.
-        cuts: by row.
-
     Returns:
         the files written.
 

@@ -91,12 +91,6 @@ def check_gate(
 ) -> GateResult:
     """Hold a run to a policy.
 
-    Args:
-        run: read back whole.
-        policy: what is allowed.
-        inputs: what else is looked at.
-        n_worst: findings listed, at least 0.
-
     Raises:
         UsageError, OutputError, CorpusError: something is missing, incomplete, changed, stale or
             of something else.

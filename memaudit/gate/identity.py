@@ -95,13 +95,7 @@ def read_key(path: Path, *, create: bool) -> bytes:
 
 
 def window_hashes(risks: Risks, windows: Sequence[int], key: bytes) -> tuple[list[str], list[str]]:
-    """Return the hashes of windows on both grids.
-
-    Args:
-        risks: has their features.
-        windows: indices of distinct windows.
-        key: of the project.
-    """
+    """Return the hashes of windows on both grids."""
     columns = [risks.feature_names.index(name) for name in (*_EXACT, *_STEPS)]
     X = risks.X[np.asarray(windows, dtype=np.int64)][:, columns]
     exact = np.ascontiguousarray(X[:, : len(_EXACT)])

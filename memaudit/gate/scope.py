@@ -73,13 +73,7 @@ def _date(run: Run) -> str | None:
 
 
 def policy_for(found: Judged, policy: GatePolicy, classifier_digest: str) -> GatePolicy:
-    """Return a policy with the same limits that asks for what this run scored, and its corpus.
-
-    Args:
-        found: of the run.
-        policy: has the limits.
-        classifier_digest: of the run.
-    """
+    """Return a policy with the same limits that asks for what this run scored, and its corpus."""
     share = math.floor(100 * found.scored / max(1, found.rows)) / 100
     looked_at = None
     if found.looked_at is not None:

@@ -83,10 +83,6 @@ def scratch_folder(folder: Path) -> Path | None:
 def uploaded(path: Path, *, is_new: bool) -> Iterator[BinaryIO]:
     """Open a local file that is put under its name in an object store when all went well.
 
-    Args:
-        path: in the store.
-        is_new: whether to refuse if there is one.
-
     Raises:
         FileExistsError: there is one.
         OutputError: it cannot be put there.

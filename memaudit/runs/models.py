@@ -14,7 +14,12 @@ from memaudit.engines import (
     engine_to_try,
 )
 from memaudit.engines.canaries import WatchedEngine
-from memaudit.engines.models import LoadedModel, ModelOptions
+from memaudit.engines.models import (
+    LoadedModel,
+    ModelOptions,
+    check_same_vocabulary,
+    load_model,
+)
 from memaudit.errors import ModelError, UsageError
 from memaudit.features import ReferenceRole, exact_features
 from memaudit.runs.chunks import feature_set_name
@@ -197,8 +202,6 @@ def _score_elsewhere(sources: ModelSources, threads: int) -> ScoreChunks:
 def _load_pair(
     sources: ModelSources, options: ModelOptions
 ) -> tuple[LoadedModel, LoadedModel | None]:
-    from memaudit.engines.models import check_same_vocabulary, load_model
-
     teacher = load_model(sources.teacher, options)
     if sources.reference is None:
         return teacher, None

@@ -41,13 +41,6 @@ class Replica:
     """What lives in an actor: models, and the chunks they score."""
 
     def __init__(self, load: LoadScorer, plan: ChunkPlan, versions: dict[str, str]) -> None:
-        """Note what to do.
-
-        Args:
-            load: gives engine and tokenizer.
-            plan: of the run.
-            versions: of the software that the run was declared with.
-        """
         self._load, self._plan, self._versions = load, plan, versions
         self._scorer: tuple[Engine, Tokenizer] | None = None
 

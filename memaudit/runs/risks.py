@@ -56,8 +56,6 @@ class Worst:
     """Ordinal in the corpus, from 0."""
 
     probability: float
-    """That the student memorizes it."""
-
     flagged: bool
     """Whether that reaches the threshold."""
 
@@ -82,8 +80,6 @@ class Risks:
     """What a classifier says about the windows and the scored rows of a run."""
 
     classifier: RiskClassifier
-    """It gave the probabilities."""
-
     feature_names: tuple[str, ...]
     """Columns of `X`."""
 

@@ -66,10 +66,6 @@ def sealed_writer(
 def open_sealed(path: Path, metadata: Mapping[str, str]) -> "Iterator[pq.ParquetFile]":
     """Open a sealed file for reading, once every bit of it is found as it was written.
 
-    Args:
-        path: of the file.
-        metadata: what it was written with.
-
     Raises:
         DamagedFileError: a bit has changed, or it was written with other metadata.
         OSError: it is not there or cannot be read.

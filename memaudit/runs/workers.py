@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -88,12 +89,6 @@ def score_in_workers(
     load: LoadScorer, n_workers: int, plan: ChunkPlan, works: Iterator[ChunkWork]
 ) -> Iterator[int]:
     """Score chunks in several processes: a `ScoreChunks` once the first two are given.
-
-    Args:
-        load: called once in each worker.
-        n_workers: processes at most.
-        plan: of the run.
-        works: the chunks.
 
     Raises:
         MemauditError: what a worker met, or one chunk after the other had to be given up.
@@ -200,8 +195,6 @@ def trouble_of(error: Exception) -> MemauditError | str:
     """Return what another process is to be told of an error: message and hint, or a traceback."""
     if isinstance(error, MemauditError):
         return MemauditError(error.message, hint=error.hint)
-    import traceback
-
     return "".join(traceback.format_exception(error))
 
 

@@ -282,11 +282,7 @@ class SensitivitySummary:
     """Whether people's names were looked for: that takes a spaCy model."""
 
     def in_words(self, n_flagged: int) -> str:
-        """Return which of the examples at risk are sensitive and which are common text.
-
-        Args:
-            n_flagged: flagged rows.
-        """
+        """Return which of the examples at risk are sensitive and which are common text."""
         more = self.unflagged_secrets_at_risk
         return (
             f"Of the {n_flagged:,} at risk, {self.flagged_secrets:,} hold a secret, "

@@ -86,10 +86,6 @@ def fit_shift(log_odds: NDArray[np.float64], extracted: NDArray[np.bool_]) -> Sh
     The shift has a normal prior and the slope a log-normal one, around no change. So a pilot of
     five memorized examples moves the level without being taken at its word, and a large one
     decides alone. What is unknown comes from the curvature at the maximum (Laplace 1774).
-
-    Args:
-        log_odds: (n,) of the probabilities before.
-        extracted: (n,) what the pilot's student did.
     """
     from scipy.optimize import minimize
 

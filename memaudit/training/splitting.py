@@ -72,11 +72,6 @@ def held_out_splits(runs: Sequence[VerifiedRun], *, share: float, seed: int) -> 
 
     Runs that are split as wholes are held out one by one or, if there are more than five, with
     every fifth; else every fifth text is. A split whose rest is too small is left out.
-
-    Args:
-        runs: at least one, with their texts compared.
-        share: as in `final_split`, of what is not held out.
-        seed: as in `final_split`.
     """
     if split_unit(runs) == "example":
         splits = [_split_texts(runs, share, seed, fold) for fold in range(_N_FOLDS)]
