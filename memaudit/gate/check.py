@@ -263,17 +263,19 @@ def _calibration_gaps(classifier: RiskClassifier) -> list[str]:
         card = {}
     if card.get("digest") != classifier.digest:
         return ["how the classifier was calibrated is not known here"]
-    label = _LABELS[classifier.objective]
-    counts = [
-        cell["counts"][label] for cell in card["cells"].values() if cell["role"] == "calibration"
-    ]
+    if "level" in card:  # each run was predicted by a fit on text from other sources
+        n_runs, n_memorized = card["level"]["runs"], card["level"]["memorized"]
+    else:
+        label, cells = _LABELS[classifier.objective], card["cells"].values()
+        counts = [cell["counts"][label] for cell in cells if cell["role"] == "calibration"]
+        n_runs, n_memorized = len(counts), sum(counts)
     gaps = []
-    if sum(counts) < MIN_POSITIVES:
+    if n_memorized < MIN_POSITIVES:
         gaps.append(
-            f"{sum(counts)} memorized examples in calibration, at least {MIN_POSITIVES} are needed"
+            f"{n_memorized} memorized examples in calibration, at least {MIN_POSITIVES} are needed"
         )
-    if len(counts) < MIN_RUNS:
-        gaps.append(f"{len(counts)} calibration runs, at least {MIN_RUNS} are needed")
+    if n_runs < MIN_RUNS:
+        gaps.append(f"{n_runs} calibration runs, at least {MIN_RUNS} are needed")
     return gaps
 
 

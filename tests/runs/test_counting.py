@@ -30,7 +30,7 @@ POEM = "The rows of this little corpus are about sixty letters long, all of them
 TEXTS = [
     *(f"{i}. {POEM}" for i in range(8)),
     *(f"{chr(97 + i) * 3} and then {i * 7919} nothing but {chr(107 - i) * 50}" for i in range(10)),
-    f"something else, and then at the very end of it: {POEM}",
+    f"something else, {'and more of it, ' * 9} and then at the very end: {POEM}",
 ]
 
 
