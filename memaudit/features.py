@@ -372,8 +372,9 @@ def reason_in_words(features: Mapping[str, float]) -> str:
     reasons = _sensitive_reasons(features)
     if features["occurrences"] > 1:
         reasons.append(f"occurs {int(features['occurrences'])} times")
-    if features.get("exposure_median", 1) > features["occurrences"]:
-        reasons.append(f"much of it is in {int(features['exposure_median'])} rows")
+    exposure = features.get("exposure_median", 1.0)
+    if exposure > features["occurrences"]:
+        reasons.append(f"much of it is in {int(exposure)} rows")
     recited_by = [
         role
         for role in ("teacher", "baseline", "student")

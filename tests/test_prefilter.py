@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fakes import make_classifier
 
 from memaudit.classifier import find_classifier, shipped_classifiers_dir
 from memaudit.errors import ClassifierError, UsageError
-from memaudit.features import CORPUS_FEATURES, FEATURE_SETS, REFERENCE_FEATURES
+from memaudit.features import (
+    CORPUS_FEATURES,
+    EXPOSURE_FEATURES,
+    FEATURE_SETS,
+    REFERENCE_FEATURES,
+)
 from memaudit.metrics import clopper_pearson
 from memaudit.prefilter import (
     Prefilter,
@@ -36,10 +42,13 @@ def windows(*, occurrences=(1,), zlib_entropy=(120.0,), temperature=2.0, share=0
         "zlib_ratio": np.full(n, 0.7),
         "occurrences": pairs[:, 0],
         "log_occurrences": np.log(pairs[:, 0]),
+        "exposure_median": pairs[:, 0],
+        "exposure_share": (pairs[:, 0] > 1).astype(float),
+        "log_exposure": np.log(pairs[:, 0] * 3),
     }
 
 
-def read_by_reference(known, value=4.0):
+def read_by_reference(known, value=-4.0):
     """What small models say of windows beside what the corpus tells."""
     n = len(known["occurrences"])
     return {**known, **{name: np.full(n, value) for name in REFERENCE_FEATURES}}
@@ -56,23 +65,23 @@ scores = st.floats(-60, 60)
 
 @given(
     occurrences=st.integers(1, 1000),
-    entropy=st.floats(0, 12),
+    logprob=st.floats(-20, 0),
     temperature=st.floats(0.5, 8),
     share=st.floats(0, 1),
 )
-def test_no_window_gets_more_than_the_highest_probability(occurrences, entropy, temperature, share):
+def test_no_window_gets_more_than_the_highest_probability(occurrences, logprob, temperature, share):
     """This is the promise: what is left out by the bound is lost to nobody."""
     classifier = find_classifier("teacher", "teacher")
     known = windows(occurrences=[occurrences], temperature=temperature, share=share)
 
-    features = {**known, "teacher_suffix_max_entropy": np.array([entropy])}
-    X = np.column_stack([features[name] for name in classifier.features])
+    said = dict.fromkeys(classifier.features, np.array([logprob]))
+    X = np.column_stack([(said | known)[name] for name in classifier.features])
     assert classifier.predict_proba(X)[0] <= highest_probability(classifier, known)[0]
 
 
 def test_a_feature_without_a_limit_leaves_everything_possible():
-    """How surprised a student is knows no bound, so nothing may be concluded from it."""
-    classifier = find_classifier("teacher+student", "teacher+student")
+    """By how much a token beats its rivals knows no bound, so nothing may be concluded from it."""
+    classifier = make_classifier(features=("occurrences", "teacher_suffix_min_margin"))
 
     assert highest_probability(classifier, windows(occurrences=[1, 8])).tolist() == [1.0, 1.0]
 
@@ -87,13 +96,17 @@ def test_the_bound_looks_at_the_corpus_alone():
     np.testing.assert_array_equal(cascade.highest(told), cascade.highest(known))
 
 
-def test_at_temperature_2_the_shipped_classifier_needs_no_score_of_what_occurs_once():
-    """On a corpus without repeats the teacher has nothing to read, and the user must know why."""
+def test_what_occurs_once_may_need_no_score():
+    """Where even a teacher that is sure of every token cannot make the classifier flag a window."""
     classifier = find_classifier("teacher", "teacher")
-    cascade = make_prefilter(classifier, 1.0)
+    lenient, strict = (
+        msgspec.structs.replace(classifier, intercept=classifier.intercept + shift)
+        for shift in (6, -2)
+    )
 
-    assert cascade.keeps(windows(occurrences=[1, 2, 32])).tolist() == [False, True, True]
-    assert cascade.keeps(windows(occurrences=[1, 2, 32], temperature=1.0)).all()
+    assert make_prefilter(lenient, 1.0).keeps(windows(occurrences=[1, 2, 32])).all()
+    kept = make_prefilter(strict, 1.0).keeps(windows(occurrences=[1, 2, 32]))
+    assert kept.tolist() == [False, kept[1], True]
 
 
 @given(st.lists(st.floats(0.01, 0.99), min_size=1, max_size=400), st.floats(0.5, 0.9999))
@@ -127,10 +140,13 @@ def test_a_lower_survival_never_costs_more_reading():
 
 def test_windows_unlike_those_of_the_calibration_are_read():
     """The calibration says nothing of them."""
-    cascade = make_prefilter(find_classifier("teacher+student", "teacher+student"), 0.995)
+    classifier = find_classifier("teacher", "teacher")
+    lenient = msgspec.structs.replace(classifier, intercept=classifier.intercept + 6)
+    estimator = screen().estimator
+    cascade = Prefilter(classifier=lenient, survival=0.9, estimator=estimator, cutoff=1.0)
 
-    (familiar,) = cascade.keeps(read_by_reference(windows(zlib_entropy=[150.0], share=0.5)))
-    (beyond,) = cascade.keeps(read_by_reference(windows(zlib_entropy=[150.0], share=0.51)))
+    (familiar,) = cascade.keeps(windows(zlib_entropy=[60.0]))
+    (beyond,) = cascade.keeps(windows(zlib_entropy=[6000.0]))
     assert not familiar
     assert beyond
 
@@ -139,7 +155,7 @@ def test_where_the_reference_was_not_asked_the_bound_is_what_is_known():
     """Of a window that the corpus rules out nobody has read a token."""
     cascade = make_prefilter(find_classifier("teacher+baseline", "teacher+baseline"), 0.995)
     known = read_by_reference(windows(occurrences=[1, 8]))
-    unread = {**known, **dict.fromkeys(REFERENCE_FEATURES, np.array([np.nan, 4.0]))}
+    unread = {**known, **dict.fromkeys(REFERENCE_FEATURES, np.array([np.nan, -4.0]))}
 
     highest = cascade.highest(windows(occurrences=[1]))
     assert cascade.probabilities(unread)[0] == highest[0]
@@ -164,7 +180,11 @@ def test_a_screen_is_shipped_that_fits_its_classifier(name):
     found = load_prefilter_fit(prefilter_fit_path(shipped_classifiers_dir(), name))
 
     assert found.classifier_digest == find_classifier(name, name).digest
-    assert set(found.estimator.features) <= {*CORPUS_FEATURES, *REFERENCE_FEATURES}
+    assert {*found.estimator.features} <= {
+        *CORPUS_FEATURES,
+        *EXPOSURE_FEATURES,
+        *REFERENCE_FEATURES,
+    }
     assert found.misses(0.995) is not None
 
 

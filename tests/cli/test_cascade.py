@@ -38,9 +38,9 @@ def test_a_cascade_says_how_many_teacher_tokens_it_saved(predict, tmp_path):
     assert all(row["probability"] > 0 for row in rows if row["outcome"] == "screened")
 
 
-def test_a_student_is_asked_before_the_teacher(predict, tiny_student, tmp_path):
+def test_a_baseline_is_asked_before_the_teacher(predict, tiny_student, tmp_path):
     """It costs a fraction of the teacher, and tells more than the corpus alone."""
-    given = ("--cascade", "--student", tiny_student, "--temperature", 3)
+    given = ("--cascade", "--baseline", tiny_student)
     code, out, err = predict(*given, "--out", tmp_path / "with")
     whole = predict(*given[1:], "--out", tmp_path / "without")[0]
 
@@ -52,7 +52,7 @@ def test_a_student_is_asked_before_the_teacher(predict, tiny_student, tmp_path):
         assert row["outcome"] == "screened" or row == expected
     code, out, _ = predict(*given, "--dry-run")
     assert code == 0
-    assert "by repeat counts; the student will spare the teacher more" in " ".join(out.split())
+    assert "by repeat counts; the baseline will spare the teacher more" in " ".join(out.split())
 
 
 def test_there_is_no_cascade_unless_it_is_asked_for(predict, tmp_path):

@@ -101,7 +101,7 @@ def test_the_page_shows_the_card(run, card):
     page = render_html(report_page(replace(make_report(run), card=card)))
 
     assert f"Tested on {len(card.runs)} distillations that it never saw" in page
-    assert "occurrence count alone" in page
+    assert "exposure alone" in page
     assert page.count('class="dot"') == len(card.runs)
     assert 'id="precision-recall-title"' not in page
     assert "| average precision | 0." in render_markdown(
