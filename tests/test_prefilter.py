@@ -48,10 +48,12 @@ def windows(*, occurrences=(1,), zlib_entropy=(120.0,), temperature=2.0, share=0
     }
 
 
-def read_by_reference(known, value=-4.0):
+def read_by_reference(known, logprob=-4.0):
     """What small models say of windows beside what the corpus tells."""
     n = len(known["occurrences"])
-    return {**known, **{name: np.full(n, value) for name in REFERENCE_FEATURES}}
+    said = {"rate": 0.5, "entropy": 2.0, "perplexity": 50.0}
+    values = {name: said.get(name.rsplit("_", 1)[-1], logprob) for name in REFERENCE_FEATURES}
+    return {**known, **{name: np.full(n, value) for name, value in values.items()}}
 
 
 def screen(flagged=(0.1, 0.2, 0.3), **changes):
@@ -155,7 +157,9 @@ def test_where_the_reference_was_not_asked_the_bound_is_what_is_known():
     """Of a window that the corpus rules out nobody has read a token."""
     cascade = make_prefilter(find_classifier("teacher+baseline", "teacher+baseline"), 0.995)
     known = read_by_reference(windows(occurrences=[1, 8]))
-    unread = {**known, **dict.fromkeys(REFERENCE_FEATURES, np.array([np.nan, -4.0]))}
+    unread = {**known}
+    for name in REFERENCE_FEATURES:
+        unread[name] = np.where([True, False], np.nan, known[name])
 
     highest = cascade.highest(windows(occurrences=[1]))
     assert cascade.probabilities(unread)[0] == highest[0]
