@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from memaudit.classifier import find_classifier
+from memaudit.classifier import load_classifier
 from memaudit.features import FEATURE_SETS
 from memaudit.objectives import Objective
 from study.heavy.cells import CellResult
@@ -14,6 +14,7 @@ from study.heavy.recipe import Student, read_recipe
 from study.heavy.screens import fit_screen, objectives_of, prefilter_at, screen_card
 
 RECIPE = read_recipe(Path(__file__).parents[3] / "study" / "recipes" / "heavy.toml")
+BEFORE = Path(__file__).parents[3] / "study" / "before"
 TEMPERED = (Student("soft"), Student("hard", "hard"), Student("soft-t1", temperature=1.0))
 
 
@@ -36,8 +37,8 @@ def make_result(role, seed, n=120):
 
 @pytest.fixture(scope="module")
 def classifier():
-    """The shipped one."""
-    return find_classifier("teacher", "teacher")
+    """One of this study."""
+    return load_classifier(BEFORE / "teacher.json")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_too_few_flagged_windows_leave_the_bound_alone(results, classifier):
 
 def test_a_screen_looks_at_what_its_classifier_is_told_by_the_student(results):
     """The student costs little, and half of the verdict is known before the teacher has run."""
-    judge = find_classifier("teacher+student", "teacher+student")
+    judge = load_classifier(BEFORE / "teacher+student.json")
     of_student = {name for name in judge.features if name.startswith("student_")}
 
     screen = fit_screen(judge, results, {})
