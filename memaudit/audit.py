@@ -15,17 +15,25 @@ waits on the disk, ids and addresses too.
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from memaudit.classifier import RiskClassifier
-from memaudit.corpus import BadRow, CorpusOptions, Example
+from memaudit.corpus import BadRow, Example
 from memaudit.progress import ReportProgress
 from memaudit.runs.counting import RowTokens, count_missing
 from memaudit.runs.files import scratch_folder
 from memaudit.runs.folder import RunFolder, begin_run, keep_rows, open_folder
 from memaudit.runs.manifest import Shard
 from memaudit.runs.models import AuditModels
-from memaudit.runs.opening import AuditInputs, chosen_prefilter, declare, open_inputs
+from memaudit.runs.opening import (
+    AuditInputs,
+    chosen_prefilter,
+    declare,
+    finished_before,
+    open_inputs,
+    open_request,
+)
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
 from memaudit.runs.reading import DistinctWindows, RowLog, cut_rows
 from memaudit.runs.results import AuditResult, ReportOptions, write_results
@@ -34,11 +42,11 @@ from memaudit.runs.status import RunStatus, run_status
 
 
 def audit_corpus(
-    teacher: str,
-    data: str | Path | CorpusOptions,
+    teacher: str | PathLike[str],
+    data: object,
     *,
-    student: str | None = None,
-    baseline: str | None = None,
+    student: str | PathLike[str] | None = None,
+    baseline: str | PathLike[str] | None = None,
     out: Path | str | None = None,
     options: AuditOptions = DEFAULT_OPTIONS,
     progress: ReportProgress | None = None,
@@ -47,13 +55,15 @@ def audit_corpus(
 
     Args:
         teacher: the model that was trained on the corpus: folder or hub id.
-        data: the corpus: file, folder, glob, hub id or `-`; or that with options.
+        data: the corpus: file, folder, glob, hub id or `-`; or rows in memory: a `datasets` data
+            set, a pandas frame, a table of pyarrow or polars, an iterable of dicts; or
+            `CorpusOptions`, which say how either is read.
         student: the student before training; sharpens the prediction.
         baseline: a model of the student's size that was trained on the corpus, as in the paper.
             Instead of a student.
         out: folder of the run, made if missing, or a place such as `s3://bucket/run`; a run that was
-            interrupted there is continued. In the end it has `risk.<format>` and `summary.json`.
-            None writes nothing.
+            interrupted there is continued, and one that is finished is read again without a model.
+            In the end it has `risk.<format>` and `summary.json`. None writes nothing.
         options: everything else.
         progress: called now and then.
 
@@ -67,18 +77,22 @@ def audit_corpus(
         ClassifierError: no classifier fits.
         OutputError: `out` cannot be written, or another process is at work in it.
     """
+    request = open_request(teacher, data, student, baseline, options)
     with open_folder(out) as folder:
-        inputs = open_inputs(teacher, data, student, baseline, options)
-        return _audit(folder, inputs, options, progress, writes=out is not None)
+        run = finished_before(folder, request)
+        if run is not None:
+            session = Session(kept_windows=run.plan.n_windows)
+            return write_results(run, session, ReportOptions(options.table_format, options.n_worst))
+        return _audit(folder, open_inputs(request), options, progress, writes=out is not None)
 
 
 def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
-    teacher: str,
-    data: str | Path | CorpusOptions,
+    teacher: str | PathLike[str],
+    data: object,
     shard: Shard,
     *,
-    student: str | None = None,
-    baseline: str | None = None,
+    student: str | PathLike[str] | None = None,
+    baseline: str | PathLike[str] | None = None,
     out: Path | str,
     options: AuditOptions = DEFAULT_OPTIONS,
     progress: ReportProgress | None = None,
@@ -88,9 +102,10 @@ def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
     All but `shard` is as for `audit_corpus`, errors too, and is the same for every part; `out` is
     the folder of this part alone.
     """
+    request = open_request(teacher, data, student, baseline, options)
     with open_folder(out) as folder:
-        inputs = open_inputs(teacher, data, student, baseline, options)
-        with _scored(folder, inputs, options, progress, shard):
+        finished_before(folder, request, shard)  # refuses another run before models are loaded
+        with _scored(folder, open_inputs(request), options, progress, shard):
             pass
     return run_status(folder)  # not before it is let go: it would say that this process is at work
 

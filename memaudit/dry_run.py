@@ -3,6 +3,7 @@
 import tempfile
 import time
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from memaudit.classifier import check_zlib, find_classifier
-from memaudit.corpus import CorpusOptions, read_corpus
+from memaudit.corpus import read_corpus
 from memaudit.cost import AuditPlan, ModelSizes, Sample
 from memaudit.engines.models import DEFAULT_OPTIONS as DEFAULT_MODEL_OPTIONS
 from memaudit.engines.models import ModelOptions, open_model
@@ -22,13 +22,7 @@ from memaudit.progress import ReportProgress
 from memaudit.runs.chunks import ChunkPlan, feature_set_name
 from memaudit.runs.counting import RowTokens, count_exposure
 from memaudit.runs.models import ModelSources, load_models
-from memaudit.runs.opening import (
-    allowed_rows,
-    asks_exposure,
-    chosen_prefilter,
-    model_sources,
-    reference_role,
-)
+from memaudit.runs.opening import allowed_rows, asks_exposure, open_request
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
 from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, cut_rows
 from memaudit.runs.scoring import ChunkWork, windows_to_score
@@ -83,11 +77,11 @@ def load_sizes(
 
 
 def plan_audit(  # audit_corpus, and when it began
-    teacher: str,
-    data: str | Path | CorpusOptions,
+    teacher: str | PathLike[str],
+    data: object,
     *,
-    student: str | None = None,
-    baseline: str | None = None,
+    student: str | PathLike[str] | None = None,
+    baseline: str | PathLike[str] | None = None,
     options: AuditOptions = DEFAULT_OPTIONS,
     progress: ReportProgress | None = None,
     started: tuple[float, float] | None = None,
@@ -102,20 +96,15 @@ def plan_audit(  # audit_corpus, and when it began
         UsageError, CorpusError, ModelError, ClassifierError: as for `audit_corpus`.
     """
     started = started or _now()
-    role = reference_role(student, baseline)
-    classifier = find_classifier(options.classifier, feature_set_name(role), options.objective.kind)
-    check_zlib(classifier)
-    prefilter = chosen_prefilter(classifier, options)
-    chunks = _chunk_plan(role, options, prefilter)
-    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
-    model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
-    options = replace(options, model=model)
-    sources = model_sources(teacher, student, baseline, options)
-    sizes, tokenizer = load_sizes(teacher, options.model)
+    request = open_request(teacher, data, student, baseline, options)
+    sources, role = request.sources, request.sources.role
+    options = replace(options, model=sources.options)
+    chunks = _chunk_plan(role, options, request.prefilter)
+    sizes, tokenizer = load_sizes(sources.teacher, options.model)
     models = {"teacher": sizes}
     if sources.reference is not None and role is not None:
         models[role], _ = load_sizes(sources.reference, options.model)
-    rows = read_corpus(corpus, render_messages=tokenizer.render_messages)
+    rows = read_corpus(request.corpus, render_messages=tokenizer.render_messages)
     reading = _now()
 
     with (
@@ -124,7 +113,7 @@ def plan_audit(  # audit_corpus, and when it began
         RowTokens(None) as tokens,
     ):
         rows = allowed_rows(rows, options.on_bad_row)
-        counts_exposure = asks_exposure(classifier, prefilter)
+        counts_exposure = asks_exposure(request.classifier, request.prefilter)
         cuts = cut_rows(
             rows,
             tokenizer,

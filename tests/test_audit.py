@@ -316,7 +316,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result, _ = audit("recited!")
 
-    assert result.table is None
+    assert result.table_path is None
     assert list(tmp_path.iterdir()) == []
 
 

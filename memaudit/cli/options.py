@@ -280,31 +280,43 @@ class Windows:
 def _windows(
     prefix_tokens: int,
     suffix_tokens: int,
-    windows: "WindowPolicy" = "auto",
-    turns: "Turns" = "all",
-    min_suffix_len: int = 16,
+    windows: "WindowPolicy",
+    turns: "Turns",
+    min_suffix_len: int,
 ) -> Windows:
     from memaudit.windows import WindowShape
 
     return Windows(WindowShape(prefix_tokens, suffix_tokens), windows, turns, min_suffix_len)
 
 
-def windows(*more: Decorator) -> Decorator:
-    """Declare which windows are scored: `window: Windows`."""
-    return bundle(
-        "window",
-        _windows,
-        *more,
-        windows_option(
-            "--prefix-tokens", "Number of tokens that the model is given.", POSITIVE, 50
-        ),
-        windows_option(
-            "--suffix-tokens",
-            "Number of following tokens compared with what the model writes.",
-            POSITIVE,
-            50,
-        ),
-    )
+window = bundle(
+    "window",
+    _windows,
+    windows_option(
+        "--windows",
+        "auto: the start of each answer where rows have answers, else the start of each row. "
+        "first: the start of each row. tile: all of each answer, or of each row.",
+        ("auto", "first", "tile"),
+        "auto",
+    ),
+    windows_option(
+        "--turns", "Which answers of a conversation are scored.", ("all", "last"), "all"
+    ),
+    windows_option(
+        "--min-suffix",
+        "Number of tokens of the shortest answer that is scored.",
+        POSITIVE,
+        16,
+        name="min_suffix_len",
+    ),
+    windows_option("--prefix-tokens", "Number of tokens that the model is given.", POSITIVE, 50),
+    windows_option(
+        "--suffix-tokens",
+        "Number of following tokens compared with what the model writes.",
+        POSITIVE,
+        50,
+    ),
+)
 
 
 # Training

@@ -27,7 +27,7 @@ from memaudit.text import inert, json_text, shown_path
 )
 @predict_options.models
 @predict_options.corpus
-@predict_options.window
+@options.window
 @options.objective
 @predict_options.epochs
 @predict_options.out

@@ -108,26 +108,6 @@ corpus = options.corpus(
     ),
 )
 
-window = options.windows(
-    options.windows_option(
-        "--windows",
-        "auto: the start of each answer where rows have answers, else the start of each row. "
-        "first: the start of each row. tile: all of each answer, or of each row.",
-        ("auto", "first", "tile"),
-        "auto",
-    ),
-    options.windows_option(
-        "--turns", "Which answers of a conversation are scored.", ("all", "last"), "all"
-    ),
-    options.windows_option(
-        "--min-suffix",
-        "Number of tokens of the shortest answer that is scored.",
-        POSITIVE,
-        16,
-        name="min_suffix_len",
-    ),
-)
-
 
 def _epochs(epochs: float) -> float:
     told = options.by_recipe(options.chosen_recipe(), {"epochs": "epochs"}, {"epochs": epochs})

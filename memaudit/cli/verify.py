@@ -186,7 +186,7 @@ COMMON = (
     multiple=True,
 )
 @options.corpus()
-@options.windows()
+@options.window
 @options.objective
 @divergence
 @training
@@ -234,6 +234,9 @@ def verify(  # noqa: PLR0913  one for each group of options
         divergence=divergence,
         training=training,
         shape=window.shape,
+        windows=window.policy,
+        turns=window.turns,
+        min_suffix_len=window.min_suffix_len,
         on_bad_row=corpus.on_bad_row,
         model=models.load,
         threads=threads,

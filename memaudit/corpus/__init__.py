@@ -8,6 +8,7 @@ from memaudit.corpus.base import (
     Example,
     Rendered,
     RenderMessages,
+    corpus_of,
 )
 from memaudit.corpus.reader import read_corpus
 
@@ -19,5 +20,6 @@ __all__ = [
     "Example",
     "RenderMessages",
     "Rendered",
+    "corpus_of",
     "read_corpus",
 ]

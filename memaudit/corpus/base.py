@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from datetime import date
 from typing import Any, Literal, get_args
 
@@ -199,6 +200,10 @@ class CorpusOptions:
     revision: str | None = None
     """Branch, tag or commit, hub only."""
 
+    rows: Any = field(default=None, compare=False, repr=False)
+    """Rows in memory, see `corpus_of`; `source` is then what messages call them. None: read the
+    source."""
+
     streaming: bool = True
     """Whether a hub corpus is read without being downloaded first."""
 
@@ -245,11 +250,34 @@ class CorpusOptions:
 
         What was added later is left out where it has no effect: fingerprints of runs stay.
         """
-        document = asdict(self)
-        del document["streaming"]
+        document = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("streaming", "rows")
+        }
+        # A manifest that is read back has lists: the same must not look like another.
+        document["mapping"] = list(self.mapping)
         document["split"] = self.split or "train"
-        added = {field.name: field.default for field in fields(self) if field.name in _ADDED}
+        added: dict[str, object] = {
+            field.name: field.default for field in fields(self) if field.name in _ADDED
+        }
+        added["mapping"] = []
         return {key: value for key, value in document.items() if value != added.get(key, _NEVER)}
+
+
+def corpus_of(data: object) -> CorpusOptions:
+    """Return how a corpus is read that a user of the Python functions gives.
+
+    Args:
+        data: a path, glob or hub id; or rows in memory: a `datasets` data set, a pandas frame, what
+            has Arrow's stream interface, such as tables of pyarrow and polars, or any iterable of
+            dicts; or `CorpusOptions`, which say more of either.
+    """
+    if isinstance(data, CorpusOptions):
+        return data
+    if isinstance(data, str | os.PathLike):
+        return CorpusOptions(os.fspath(data))
+    return CorpusOptions("rows", rows=data)
 
 
 class RowError(Exception):

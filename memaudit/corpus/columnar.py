@@ -33,7 +33,7 @@ class _Columnar:
         number = 0
         with _as_corpus_error(file.shown, lambda: f", after row {number:,}"):
             for batch in self._batches(file.whole(), file.shown, project):
-                for row in _rows(batch):
+                for row in arrow_rows(batch):
                     number += 1
                     if isinstance(row, str):
                         yield Unreadable(number, number, row, "row")
@@ -169,7 +169,7 @@ def _codecs(parquet: Any) -> dict[str, str] | str:
     return {path: "none" if codec == "uncompressed" else codec for path, codec in codecs.items()}
 
 
-def _rows(batch: "pa.RecordBatch") -> Iterator[dict[str, object] | str]:
+def arrow_rows(batch: "pa.RecordBatch") -> Iterator[dict[str, object] | str]:
     """Yield the values of each row, or why it cannot be read."""
     names = batch.schema.names
     columns = [_with_bytes(column).to_pylist() for column in batch.columns]

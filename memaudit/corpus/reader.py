@@ -22,6 +22,7 @@ from memaudit.corpus.byte_streams import read_blocks
 from memaudit.corpus.discovery import SourceFile, find_files, has_known_ending, open_regular
 from memaudit.corpus.formats import FORMATS
 from memaudit.corpus.hub import HubCorpus, parse_hub_id, read_hub
+from memaudit.corpus.in_memory import read_in_memory
 from memaudit.corpus.json_lines import read_json_lines
 from memaudit.corpus.layouts import Content
 from memaudit.corpus.shapes import ColumnChooser, read_content, read_id, render_content
@@ -72,7 +73,9 @@ def read_corpus(
     """
     forbid_core_dumps()  # here, so that it holds for whoever reads a corpus from Python
     chooser, seen = ColumnChooser(options), seen or CorpusSeen()
-    if options.source == "-":
+    if options.rows is not None:
+        rows = _rows_in_memory(options, chooser)
+    elif options.source == "-":
         rows = _stdin_rows(stdin or sys.stdin.buffer, options)
     elif (corpus := _hub_corpus(options)) is not None:
         rows = _hub_rows(corpus, options, chooser)
@@ -173,6 +176,12 @@ def _hub_corpus(options: CorpusOptions) -> HubCorpus | None:
 def _hub_rows(corpus: HubCorpus, options: CorpusOptions, chooser: ColumnChooser) -> Iterator[_Row]:
     for item in read_hub(corpus, options, chooser.project):
         yield _Row(corpus.hub_id, corpus.hub_id, item)
+
+
+def _rows_in_memory(options: CorpusOptions, chooser: ColumnChooser) -> Iterator[_Row]:
+    name = shown_path(options.source)
+    for item in read_in_memory(options.rows, name, chooser.project):
+        yield _Row(options.source, name, item)
 
 
 def _stdin_rows(stdin: BinaryIO, options: CorpusOptions) -> Iterator[_Row]:

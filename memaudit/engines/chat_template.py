@@ -14,7 +14,10 @@ from memaudit.corpus.base import RenderError
 from memaudit.errors import ModelError
 
 _TIME_LIMIT = 5.0
-"""Seconds for one conversation. The sandbox of jinja2 bounds neither time nor memory."""
+"""CPU seconds for one conversation. The sandbox of jinja2 bounds neither time nor memory."""
+
+_WAIT = 60
+"""How many times as long one waits for it, on a machine that has other things to do."""
 
 
 class TemplateProcess:
@@ -32,7 +35,13 @@ class TemplateProcess:
             stderr=subprocess.DEVNULL,
             env={},
         )
-        self._ask({"template": template, "special_tokens": special_tokens})
+        self._ask(
+            {
+                "template": template,
+                "special_tokens": special_tokens,
+                "cpu_seconds": time_limit,
+            }
+        )
 
     def __del__(self) -> None:
         self.close()
@@ -78,7 +87,7 @@ class TemplateProcess:
     def _read_line(self) -> bytes:
         """Return the next line; TimeoutError after the time limit, EOFError if the process died."""
         assert self._process.stdout is not None
-        deadline = time.monotonic() + self._time_limit
+        deadline = time.monotonic() + _WAIT * self._time_limit
         parts: list[bytes] = []
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)

@@ -7,6 +7,7 @@ import json
 import re
 import resource
 import secrets
+import signal
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -214,13 +215,18 @@ def main() -> None:
     """Compile the template of the first line, then render the conversation of each other line."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    start = json.loads(sys.stdin.readline())
+    # A timer that runs out ends the process. It counts what the template computes, not the clock:
+    # on a machine with much to do a second of work may take a minute.
+    signal.setitimer(signal.ITIMER_PROF, start["cpu_seconds"])
     try:
-        template = _Template(json.loads(sys.stdin.readline()))
+        template = _Template(start)
     except (TemplateError, RecursionError) as error:
         _reply({"broken": type(error).__name__})
         return
     _reply({"text": "", "answers": []})
     for line in sys.stdin:
+        signal.setitimer(signal.ITIMER_PROF, start["cpu_seconds"])
         question = json.loads(line)
         try:
             reply = template.answer(question)

@@ -5,6 +5,7 @@ import json
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,17 @@ def files_digest(paths: Iterable[Path]) -> str:
     """Return the sha256 over names and contents of files, hexadecimal, whatever their order."""
     total = hashlib.sha256()
     for path in sorted(paths, key=lambda path: path.name):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+        stat = path.stat()
+        content = _file_digest(path, stat.st_size, stat.st_mtime_ns)
         total.update(json.dumps([path.name, content]).encode())
     return total.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: Path, size: int, modified: int) -> str:
+    """Return the sha256 of a file; once, though a run asks before and after it loads the model."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_gguf(path: Path) -> Path | None:

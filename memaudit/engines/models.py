@@ -78,13 +78,18 @@ class LoadedModel:
     files: ModelFiles | None = None
     """Those. None: it was made in memory."""
 
+    unused: str | None = None
+    """In words which weights of its files it does not use. None: none, or harmless ones."""
+
     @property
     def n_parameters(self) -> int:
         """Weights, each counted once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
 
-def load_model(source: str, options: ModelOptions = DEFAULT_OPTIONS) -> LoadedModel:
+def load_model(
+    source: str | os.PathLike[str], options: ModelOptions = DEFAULT_OPTIONS
+) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
     Args:
@@ -96,12 +101,22 @@ def load_model(source: str, options: ModelOptions = DEFAULT_OPTIONS) -> LoadedMo
         ModelError: there is no such model, a file of it is missing, broken or not allowed, or
             transformers cannot load it.
     """
+    source = os.fspath(source)
     with open_model(source, options) as (files, folder, where):
         from memaudit.engines.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(folder, where, options.add_special_tokens)
-        model = _load_weights(source, folder, where, options)
-    return LoadedModel(source, model, tokenizer, files.digest, files)
+        model, unused = _load_weights(source, folder, where, options)
+    return LoadedModel(source, model, tokenizer, files.digest, files, unused)
+
+
+def model_digest(source: str, options: ModelOptions) -> str:
+    """Return the digest that a model has once it is loaded: see `LoadedModel`.
+
+    Raises:
+        ModelError: there is no such model, or a file of it is missing, broken or not allowed.
+    """
+    return _find_files(source, options).digest
 
 
 @contextmanager
@@ -114,12 +129,6 @@ def open_model(
         ModelError: there is no such model, a file of it is missing, broken or not allowed, or
             transformers fails at the work inside.
     """
-    _check_trust(source, options)
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    if options.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        os.environ["TRANSFORMERS_OFFLINE"] = "1"
     files = _find_files(source, options)
     where: dict[str, Any] = {
         "local_files_only": True,
@@ -172,6 +181,12 @@ def _check_trust(source: str, options: ModelOptions) -> None:
 
 
 def _find_files(source: str, options: ModelOptions) -> ModelFiles:
+    _check_trust(source, options)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    if options.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["TRANSFORMERS_OFFLINE"] = "1"
     path = Path(source)
     try:
         if path.is_file():
@@ -221,7 +236,8 @@ def _download(source: str, options: ModelOptions) -> Path:
 
 def _load_weights(
     source: str, folder: Path, where: dict[str, Any], options: ModelOptions
-) -> "PreTrainedModel":
+) -> "tuple[PreTrainedModel, str | None]":
+    """Return the model, and in words which weights of its files it does not use."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -242,7 +258,7 @@ def _load_weights(
             f"the first is {safe_text(unset[0])}",
             hint="get the model again, or check that config.json belongs to these weights",
         )
-    _require_all_used(source, report["unexpected_keys"], model.config.get_text_config())
+    unused = _unused_weights(source, report["unexpected_keys"], model.config.get_text_config())
     if "gguf_file" in where:
         _apply_rope_factors(source, model, folder / where["gguf_file"])
     for name, parameter in model.named_parameters():
@@ -252,38 +268,52 @@ def _load_weights(
                 hint="get the model again, or choose an earlier checkpoint",
             )
     loaded: PreTrainedModel = model.to(device).eval().requires_grad_(False)
-    return loaded
+    return loaded, unused
 
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks?)\.(\d+)\.")
 _SCALES = ("_scale", "_scale_inv", ".scales", ".qzeros", ".absmax", ".SCB")
+_HARMLESS = re.compile(
+    r"\.inv_freq$|\bat\w+\.(?:masked_)?bias$"  # of positions and masks, which are computed anew
+    r"|(?:^|[._])(?:vision|visual|image|audio|speech|multi_modal|mm|mtp)(?:[._]|$)"
+)
+"""Weights that say nothing about the next token of a text: towers for pictures and sounds, and
+layers for further tokens, too."""
 
 
-def _require_all_used(source: str, unexpected: Iterable[str], config: Any) -> None:
-    """Refuse weights that the model was trained with and that the class for its config ignores.
+def _unused_weights(source: str, unexpected: Iterable[str], config: Any) -> str | None:
+    """Say which weights of a model's files go unused, if nobody knows that they are harmless.
 
-    What else a file may hold, such as a vision tower or rotary frequencies, does not change what is
-    written; layers that predict further tokens stand behind the last one, and the config counts them.
+    Layers that predict further tokens stand behind the last one, and the config counts them.
+
+    Raises:
+        ModelError: the model was trained with them, and is another function without them.
     """
-    n_layers = (getattr(config, "num_hidden_layers", None) or 0) + (
-        getattr(config, "num_nextn_predict_layers", None) or 0
-    )
-    names = sorted(unexpected)
-    needed = [
-        name
-        for name in names
-        if "lora_" in name
-        or name.endswith(_SCALES)
-        or (n_layers and (layer := _LAYER.search(name)) and int(layer[1]) >= n_layers)
-    ]
+    n_layers = getattr(config, "num_hidden_layers", None) or 0
+    n_further = getattr(config, "num_nextn_predict_layers", None) or 0
+    names = sorted(name for name in unexpected if not _HARMLESS.search(name))
+    unknown, needed = list[str](), list[str]()
+    for name in names:
+        layer = _LAYER.search(name)
+        if layer and n_layers <= int(layer[1]) < n_layers + n_further:
+            continue
+        of_body = layer is not None and n_layers > 0
+        is_needed = of_body or "lora_" in name or name.endswith(_SCALES)
+        (needed if is_needed else unknown).append(name)
     if needed:
         raise ModelError(
-            f"{shown_path(source)}: {len(names)} weights of the file are not used, "
+            f"{shown_path(source)}: {len(needed)} weights of the file are not used, "
             f"the first is {safe_text(needed[0])}: this is another model than the one that was "
             "trained",
             hint="merge adapters into the model and save it again, "
             "or get the config.json that belongs to these weights",
         )
+    if not unknown:
+        return None
+    return (
+        f"{len(unknown)} weights in the file of {shown_path(source)} are not used, "
+        f"the first is {safe_text(unknown[0])}"
+    )
 
 
 def _apply_rope_factors(source: str, model: "PreTrainedModel", path: Path) -> None:

@@ -71,6 +71,9 @@ def verdict(result: "AuditResult") -> Sentence:
         if result.flagged > result.flagged_distinct
         else "."
     )
+    shared = words.shared_windows(
+        result.flagged_distinct, result.flagged_windows, result.shape.length
+    )
     return (
         Words(
             f"{result.flagged:,} of {words.examples(result.rows)} {verb} at risk",
@@ -78,7 +81,7 @@ def verdict(result: "AuditResult") -> Sentence:
         ),
         f": expect {words.expected(result.expected)} to be memorized by a student distilled from ",
         model_name(result.names.teacher, "strong"),
-        f" by {words.objective_in_words(result.objective)}{texts}{_shared_windows(result)}",
+        f" by {words.objective_in_words(result.objective)}{texts}{shared}",
     )
 
 
@@ -97,23 +100,13 @@ def _other_ways(result: "AuditResult") -> str:
         f"{name}: {'no classifier' if count is None else words.expected(count)}"
         for name, count in found.items()
     )
-    return f"Distinct texts expected, by how you train (--objective, --recipe): {numbers}."
-
-
-def _shared_windows(result: "AuditResult") -> str:
-    """Say that different texts are at risk for the same tokens, if they are."""
-    n_texts, n_windows = result.flagged_distinct, result.flagged_windows
-    if n_texts <= n_windows:
-        return ""
-    noun = "window" if n_windows == 1 else "windows"
-    return (
-        f" The {n_texts:,} different texts at risk share {n_windows:,} {noun} of "
-        f"{result.shape.length} tokens."
-    )
+    return f"Different texts expected, by how you train (--objective, --recipe): {numbers}."
 
 
 def notes(result: "AuditResult") -> Iterator[str]:
     """Return what a reader must know before relying on the numbers."""
+    if result.finished.manifest.unused_weights:
+        yield f"Is this the model that was trained? {result.finished.manifest.unused_weights}."
     if result.unfamiliar:
         found = words.percent_by_name(result.unfamiliar)
         yield f"{words.NOT_FAMILIAR}: {found}. {words.READ_AS_ORDER}"
@@ -192,7 +185,7 @@ def _provenance(result: "AuditResult") -> Table:
     names = result.names
     threshold = words.percent(result.threshold)
     found: dict[str, Sentence | Cell | None] = {
-        "risk table": path_name(result.table) if result.table else None,
+        "risk table": path_name(result.table_path) if result.table_path else None,
         "corpus": result.corpus_read,
         "classifier": (
             name(f"{names.classifier}, {names.classifier_digest[:12]}"),

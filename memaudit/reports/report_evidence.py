@@ -135,7 +135,7 @@ def limits_section(report: Report) -> Section:
         "which memaudit does not know: the interval covers chance and a common factor by which "
         "all probabilities may be too low or too high.",
         "All copies of a text are memorized or none are, so the example count moves in jumps. "
-        "Distinct texts is the steadier number.",
+        "Different texts is the steadier number.",
         'The "dropped" numbers assume the same training on the remaining examples. '
         "Near-duplicates of dropped texts can still be memorized.",
     ]

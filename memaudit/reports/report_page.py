@@ -92,8 +92,15 @@ def _lead(report: Report) -> Iterator[str]:
         yield f"None is at risk: no probability reaches {threshold}."
     else:
         verb = "is" if n_flagged == 1 else "are"
-        copies = f" ({n_texts:,} distinct texts)" if n_flagged > n_texts else ""
-        yield f"{n_flagged:,} {verb} at risk, with a probability of {threshold} or more{copies}."
+        copies = f" ({n_texts:,} different texts)" if n_flagged > n_texts else ""
+        yield (
+            f"{n_flagged:,} {verb} at risk, with a probability of {threshold} or more{copies}."
+            + (
+                words.shared_windows(
+                    n_texts, report.risks.n_flagged_windows, report.manifest.inputs.shape.length
+                )
+            )
+        )
     if sensitivity := report.run.sensitivity_summary:
         yield sensitivity.in_words(n_flagged)
     if report.verified is not None:
@@ -126,7 +133,7 @@ def _first(report: Report) -> Iterator[Block]:
     at_risk, recited = (words.percent(n / n_rows) for n in (risks.n_flagged, risks.n_recited))
     yield Figures(
         (
-            ("Distinct texts expected to be memorized", about(texts.mean), of_texts),
+            ("Different texts expected to be memorized", about(texts.mean), of_texts),
             ("Examples expected, copies included", about(expected.mean), copies),
             ("At risk", f"{risks.n_flagged:,}", f"{at_risk} {of}"),
             ("Teacher recites", f"{risks.n_recited:,}", f"{recited} {of}"),
@@ -199,9 +206,9 @@ def _reasons(report: Report) -> Table:
     n_texts = min(n_flagged, REASONS_OF)
     of = f"the {n_texts:,} riskiest of " if n_flagged > REASONS_OF else ""
     return Table(
-        title=f"Why examples are at risk: reasons among {of}{n_flagged:,} distinct "
+        title=f"Why examples are at risk: reasons among {of}{n_flagged:,} different "
         "texts, of which one may have several",
-        columns=(Column("reason"), *numbers("distinct texts"), BARS, *numbers("examples")),
+        columns=(Column("reason"), *numbers("different texts"), BARS, *numbers("examples")),
         rows=tuple(
             (each.reason, each.texts, Cell(bar=Bar(each.texts / n_texts, is_risk=True)), each.rows)
             for each in report.reasons
@@ -266,7 +273,7 @@ def _worst(report: Report) -> Section:
     if report.risks.sensitivity is not None:
         choices += [("secret", "holds a secret"), ("personal", "holds personal data")]
     table = Table(
-        title=f"The {len(report.worst):,} riskiest of {n_texts:,} distinct texts, each by its "
+        title=f"The {len(report.worst):,} riskiest of {n_texts:,} different texts, each by its "
         "first row",
         columns=(
             Column("#", is_number=True, is_minor=True),

@@ -154,3 +154,13 @@ def duration(seconds: float) -> str:
             number = seconds / size
             return f"{number:.1f} {unit}" if number < 10 else f"{number:.0f} {unit}"
     return f"{seconds / 86_400:,.1f} days"
+
+
+def shared_windows(n_texts: int, n_windows: int, length: int) -> str:
+    """Say that different texts are at risk for the same tokens, if they are; else nothing."""
+    if n_texts <= n_windows:
+        return ""
+    noun = "window" if n_windows == 1 else "windows"
+    return (
+        f" The {n_texts:,} different texts at risk share {n_windows:,} {noun} of {length} tokens."
+    )

@@ -25,6 +25,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from memaudit.errors import MemauditError, OutputError, UsageError
 from memaudit.runs.chunks import ChunkPlan, remove_failures, sort_chunks
 from memaudit.runs.files import (
@@ -139,7 +141,14 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> RunFolder:
             write_manifest(path, manifest)
     except FileExistsError:  # another process was faster
         pass
-    refuse_differences(folder, read_manifest(path), manifest)
+    was = read_manifest(path)
+    if was.inputs.threads != manifest.inputs.threads and not unscored_chunks(
+        RunFolder(folder, was)
+    ):
+        # Threads round scores, and here is nothing left to be scored.
+        inputs = replace(manifest.inputs, threads=was.inputs.threads)
+        manifest = replace(manifest, inputs=inputs)
+    refuse_differences(folder, was, manifest)
     with output_errors(folder):
         # Each session tries failed chunks anew: what killed a worker may have been the machine.
         remove_failures(folder / CHUNKS)

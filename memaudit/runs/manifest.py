@@ -223,6 +223,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """How many files the corpus had, and in which layout: in words. None: an older memaudit, or
     rows from Python."""
 
+    unused_weights: str | None = None
+    """In words which weights of their files the models do not use. None: none to speak of."""
+
     format: int = FORMAT
 
 
@@ -344,7 +347,7 @@ def _content(path: Path) -> bytes:
 def _digest(manifest: Manifest) -> str:
     document = msgspec.to_builtins(manifest)
     # What was added later is left out where it says nothing, so that older manifests stay whole.
-    added = [(document, "raw_digest"), (document, "corpus_read")]
+    added = [(document, name) for name in ("raw_digest", "corpus_read", "unused_weights")]
     added += [(document["inputs"], name) for name in _ADDED_INPUTS]
     for holder, name in added:
         if holder[name] is None:

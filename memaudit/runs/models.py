@@ -57,6 +57,9 @@ class AuditModels:
     threads: int | None = None
     """CPU threads of each process that scores. None: not settled by us."""
 
+    unused: str | None = None
+    """In words which weights of their files the models do not use. None: none to speak of."""
+
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the features that the engine can tell, those of the corpus among them."""
@@ -160,6 +163,8 @@ def load_models(sources: ModelSources) -> AuditModels:
         logprobs_only=logprobs_only,
         device=device,
         threads=threads,
+        unused="; ".join(each.unused for each in (teacher, reference) if each and each.unused)
+        or None,
     )
 
 

@@ -4,8 +4,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import chain, islice
+from os import PathLike, fspath
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import msgspec
 
 from memaudit.classifier import (
     RiskClassifier,
@@ -14,25 +17,34 @@ from memaudit.classifier import (
     find_classifier,
     zlib_record,
 )
-from memaudit.corpus import BadRow, CorpusOptions, Example, read_corpus
+from memaudit.corpus import BadRow, CorpusOptions, Example, corpus_of, read_corpus
 from memaudit.corpus.base import CorpusSeen
+from memaudit.engines import engine_name, engine_to_try
+from memaudit.engines.models import model_digest
 from memaudit.errors import CorpusError, UsageError
 from memaudit.exposure import GRAM_TOKENS
 from memaudit.features import EXPOSURE_FEATURES, ReferenceRole
 from memaudit.prefilter import Prefilter, make_prefilter
 from memaudit.runs.chunks import SUFFIX_TOKENS, feature_set_name
+from memaudit.runs.folder import MANIFEST, ROWS, RunFolder, unscored_chunks
 from memaudit.runs.manifest import (
     AnswersRead,
     ExposureCounted,
     Manifest,
     RunInputs,
     Shard,
+    read_manifest,
+    refuse_differences,
     software_versions,
 )
 from memaudit.runs.models import AuditModels, ModelSources, load_models
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.reading import RowWindows
+from memaudit.runs.run import read_run
+from memaudit.runs.same_corpus import require_same_corpus
+from memaudit.runs.sealed_parquet import is_whole
 from memaudit.sensitivity import SENSITIVITY_COLUMNS, load_detector
+from memaudit.text import shown_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,52 +75,51 @@ class AuditInputs:
         return asks_exposure(self.classifier, self.prefilter)
 
 
-def open_inputs(
-    teacher: str,
-    data: str | Path | CorpusOptions,
-    student: str | None,
-    baseline: str | None,
+@dataclass(frozen=True, slots=True)
+class AuditRequest:
+    """What a user asks for; nothing has been loaded or read yet."""
+
+    corpus: CorpusOptions
+    """Where the corpus is."""
+
+    sources: ModelSources
+    """Which models score, and on what."""
+
+    classifier: RiskClassifier
+    """Fits the models and the objective."""
+
+    prefilter: Prefilter | None
+    """As in `AuditInputs`."""
+
+    options: AuditOptions
+    """Everything else."""
+
+
+def open_request(
+    teacher: str | PathLike[str],
+    data: object,
+    student: str | PathLike[str] | None,
+    baseline: str | PathLike[str] | None,
     options: AuditOptions,
-) -> AuditInputs:
-    """Find the classifier, then the first row of the corpus, then load the models.
+) -> AuditRequest:
+    """Find the classifier, and check that what is asked for can be had.
 
     Raises:
         UsageError: both a student and a baseline are given, or a survival that cannot be had.
-        CorpusError: the corpus cannot be read.
-        ModelError: a model cannot be loaded, or vocabularies differ.
         ClassifierError: no classifier fits.
         MissingDependency: what is sensitive is to be found, and a detector is not installed.
     """
     if options.sensitive:
         load_detector()
-    role = reference_role(student, baseline)
+    role, reference = reference_role(student, baseline), student or baseline
     classifier = find_classifier(options.classifier, feature_set_name(role), options.objective.kind)
     check_zlib(classifier)
-    prefilter = chosen_prefilter(classifier, options)
-    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
-    model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
-    sources = model_sources(teacher, student, baseline, replace(options, model=model))
-    # Models are loaded once there is a first row: a typo in a path costs no loading.
-    models = cache(lambda: load_models(sources))
-    seen = CorpusSeen()
-    rows = read_corpus(
-        corpus,
-        render_messages=lambda messages: models().tokenizer.render_messages(messages),
-        seen=seen,
-    )
-    rows = _begun(allowed_rows(rows, options.on_bad_row))
-    return AuditInputs(rows, models(), classifier, prefilter, corpus, seen)
-
-
-def model_sources(
-    teacher: str, student: str | None, baseline: str | None, options: AuditOptions
-) -> ModelSources:
-    """Return which models an audit loads, and how."""
-    return ModelSources(
-        teacher,
-        student or baseline,
-        reference_role(student, baseline),
-        options.model,
+    corpus = corpus_of(data)
+    sources = ModelSources(
+        fspath(teacher),
+        None if reference is None else fspath(reference),
+        role,
+        replace(options.model, add_special_tokens=corpus.add_special_tokens),
         options.threads,
         options.workers,
         options.ray,
@@ -116,6 +127,120 @@ def model_sources(
         options.vllm,
         options.shape.length,
     )
+    prefilter = chosen_prefilter(classifier, options)
+    return AuditRequest(corpus, sources, classifier, prefilter, options)
+
+
+def open_inputs(request: AuditRequest) -> AuditInputs:
+    """Find the first row of the corpus, then load the models.
+
+    Raises:
+        CorpusError: the corpus cannot be read.
+        ModelError: a model cannot be loaded, or vocabularies differ.
+    """
+    # Models are loaded once there is a first row: a typo in a path costs no loading.
+    models = cache(lambda: load_models(request.sources))
+    seen = CorpusSeen()
+    rows = read_corpus(
+        request.corpus,
+        render_messages=lambda messages: models().tokenizer.render_messages(messages),
+        seen=seen,
+    )
+    rows = _begun(allowed_rows(rows, request.options.on_bad_row))
+    return AuditInputs(rows, models(), request.classifier, request.prefilter, request.corpus, seen)
+
+
+def finished_before(
+    folder: Path, request: AuditRequest, shard: Shard | None = None
+) -> RunFolder | None:
+    """Return the run in a folder if it is the one asked for, and nothing of it is left to be done.
+
+    No model is loaded for that, and none before another run is refused: digests tell models apart.
+
+    Args:
+        folder: of the run, there or not.
+        request: what is asked for.
+        shard: the part that is. None: all.
+
+    Raises:
+        UsageError: another run is there, or the corpus has changed.
+        OutputError: the manifest is damaged.
+        ModelError, CorpusError: a model is not there, or the corpus cannot be read.
+    """
+    options, corpus = request.options, request.corpus
+    if options.restart or not (folder / MANIFEST).exists():
+        return None
+    was = read_manifest(folder / MANIFEST)
+    run = RunFolder(folder, was)
+    is_done = was.shard is None and not unscored_chunks(run)
+    asked = _asked_inputs(request, was.inputs, is_done=is_done)
+    refuse_differences(folder, was, msgspec.structs.replace(was, inputs=asked, shard=shard))
+    # A pipe can be read once, and texts are shown from their tokens.
+    reads_once = corpus.source == "-" or isinstance(corpus.rows, Iterator)
+    is_exact = _runs_on_hf(options) and is_whole(
+        folder / ROWS, {"memaudit.run": was.inputs.fingerprint}
+    )
+    if not is_done or not is_exact or reads_once or options.show_text:
+        return None
+    try:
+        require_same_corpus(read_run(folder), corpus)
+    except UsageError as error:
+        raise UsageError(
+            f"{shown_path(folder)}: holds another run: {error.message}",
+            hint="start over with --restart, or choose another folder with --out",
+        ) from error
+    return run
+
+
+def _runs_on_hf(options: AuditOptions) -> bool:
+    elsewhere = options.workers > 1 or options.ray is not None
+    return engine_to_try(options.engine, options.vllm, elsewhere=elsewhere) == "hf"
+
+
+def _asked_inputs(request: AuditRequest, was: RunInputs, *, is_done: bool) -> RunInputs:
+    """Return what a run would be given, as far as is known without models; the rest as it was.
+
+    The number of threads rounds scores, and matters only while there is something to score.
+    """
+    options, sources, answers = request.options, request.sources, was.answers
+    sensitivity = SENSITIVITY_COLUMNS if options.sensitive else ()
+    changes: dict[str, Any] = {
+        "corpus": request.corpus.declared(),
+        "on_bad_row": options.on_bad_row,
+        "teacher_digest": model_digest(sources.teacher, sources.options),
+        "reference_digest": None
+        if sources.reference is None
+        else model_digest(sources.reference, sources.options),
+        "feature_set": feature_set_name(sources.role),
+        "features": (*(n for n in was.features if n not in SENSITIVITY_COLUMNS), *sensitivity),
+        "classifier_digest": request.classifier.digest,
+        "objective": options.objective,
+        "prefix_tokens": options.shape.prefix_len,
+        "suffix_tokens": options.shape.suffix_len,
+        "windows": options.windows
+        if options.windows != "auto"
+        else ("first" if answers is None else "answers"),
+        "chunk_size": options.chunk_size,
+        "zlib": zlib_record(),
+        "versions": software_versions(sensitive=options.sensitive),
+        "survival": None if request.prefilter is None else request.prefilter.survival,
+        "cascade_digest": None if request.prefilter is None else request.prefilter.digest,
+        "exposure": ExposureCounted(GRAM_TOKENS, options.epochs)
+        if asks_exposure(request.classifier, request.prefilter)
+        else None,
+    }
+    if answers is not None:
+        changes["answers"] = msgspec.structs.replace(
+            answers, turns=options.turns, min_suffix_tokens=options.min_suffix_len
+        )
+    if _runs_on_hf(options):
+        dtype, compiled = options.model.dtype, options.model.compiled
+        changes["engine"] = engine_name("hf", dtype, compiled=compiled)
+    if options.model.device == "cpu":
+        changes["device"] = "cpu"
+    if options.threads is not None and not is_done:
+        changes["threads"] = options.threads
+    return msgspec.structs.replace(was, **changes)
 
 
 def chosen_prefilter(classifier: RiskClassifier, options: AuditOptions) -> Prefilter | None:
@@ -140,7 +265,7 @@ def asks_exposure(classifier: RiskClassifier, prefilter: Prefilter | None) -> bo
     return bool({*used} & {*EXPOSURE_FEATURES})
 
 
-def reference_role(student: str | None, baseline: str | None) -> ReferenceRole | None:
+def reference_role(student: object, baseline: object) -> ReferenceRole | None:
     """Return what the reference is.
 
     Raises:
@@ -241,4 +366,5 @@ def declare(
         shard=shard,
         raw_digest=cuts.raw.value,
         corpus_read=inputs.seen.in_words,
+        unused_weights=models.unused,
     )

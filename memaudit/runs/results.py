@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,13 +24,16 @@ from memaudit.runs.chunks import read_failures
 from memaudit.runs.files import committed_file, output_errors
 from memaudit.runs.folder import SUMMARY, RunFolder, read_summary
 from memaudit.runs.manifest import AnswersRead, ModelNames
-from memaudit.runs.risk_table import RiskRow, write_risk_table
+from memaudit.runs.risk_table import RiskRow, read_risk_table, write_risk_table
 from memaudit.runs.risks import Worst
 from memaudit.runs.run import Run, TextOf, read_run
 from memaudit.runs.scoring import Session
 from memaudit.sensitivity import SensitivitySummary
-from memaudit.text import shown_path
+from memaudit.text import safe_text, shown_path
 from memaudit.windows import WindowPolicy, WindowShape
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SCHEMA_VERSION = 1
 """Of the risk table and the summary; goes up when a reader of the old one would misread."""
@@ -45,7 +49,7 @@ class ReportOptions:
     """Gives the text of those. None: no text of the corpus comes out."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AuditResult:
     """What an audit found: a view of its run. Counts are of rows unless they say otherwise."""
 
@@ -64,8 +68,42 @@ class AuditResult:
     kept_windows: int
     """Distinct windows that an earlier session scored."""
 
-    table: Path | None = None
+    table_path: Path | None = None
     """Where the risk table is. None: none was written."""
+
+    def __repr__(self) -> str:
+        where = "" if self.table_path is None else f", table {shown_path(self.table_path)}"
+        return f"<AuditResult: {self._sentence}{where}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: one sentence and the worst examples, without their texts."""
+        cells = [
+            (each.example_id, f"{min(each.probability, 0.999):.1%}", each.reason)
+            for each in self.worst
+        ]
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{escape(safe_text(cell, 100))}</td>' for cell in row)}</tr>"
+            for row in cells
+        )
+        head = "<tr><th>id</th><th>probability</th><th>reason</th></tr>" if rows else ""
+        return f"<p>{escape(self._sentence)}</p><table>{head}{rows}</table>"
+
+    @property
+    def _sentence(self) -> str:
+        low, high = round(self.expected.low), round(self.expected.high)
+        return (
+            f"{self.flagged:,} of {self.rows:,} examples are at risk, "
+            f"expect {round(self.expected.mean):,} ({low:,} to {high:,}) to be memorized"
+        )
+
+    @property
+    def table(self) -> "pa.Table":
+        """The risk table, one row per example in the order of the corpus."""
+        return read_risk_table(_risk_rows(self.finished), self.finished.risks.feature_names)
+
+    def to_pandas(self) -> Any:
+        """Return the risk table as a frame of pandas, which comes with `datasets`."""
+        return self.table.to_pandas()
 
     @property
     def run(self) -> str:
@@ -260,6 +298,7 @@ class AuditResult:
             "temperature": self.objective.temperature,
             "cross_entropy_share": self.objective.cross_entropy_share,
             "corpus_read": self.corpus_read,
+            "unused_weights": self.finished.manifest.unused_weights,
             "answers": None if self.answers is None else msgspec.to_builtins(self.answers),
             "prefix_tokens": self.shape.prefix_len,
             "suffix_tokens": self.shape.suffix_len,
@@ -271,7 +310,7 @@ class AuditResult:
             "tokens_saved": self.tokens_saved,
             "seconds": self.seconds,
             "tokens_per_second": self.tokens_per_second,
-            "table": None if self.table is None else str(self.table),
+            "table": None if self.table_path is None else str(self.table_path),
         }
 
 
@@ -317,10 +356,12 @@ def write_results(
         seconds=time.monotonic() - session.started,
         scoring_seconds=session.scoring_seconds,
         kept_windows=session.kept_windows,
-        table=run.folder / f"risk.{report.table_format}" if writes else None,
+        table_path=run.folder / f"risk.{report.table_format}" if writes else None,
     )
-    if result.table is not None:
-        _write_outputs(result, result.table, report.table_format)
+    if result.table_path is None:
+        _ = found.rows  # the folder vanishes, and `AuditResult.table` needs them
+    else:
+        _write_outputs(result, result.table_path, report.table_format)
     return result
 
 

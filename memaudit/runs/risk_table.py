@@ -9,10 +9,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from memaudit.files import TableFormat
 from memaudit.runs.reading import RowOutcome
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 COLUMNS = ("id", "row", "address", "outcome", "probability", "flagged", "reason")
 """Columns before the features."""
@@ -75,6 +78,27 @@ def write_risk_table(
         _write_csv(stream, records, features)
 
 
+def read_risk_table(rows: Iterable[RiskRow], features: Sequence[str]) -> "pa.Table":
+    """Return rows as the table that `write_risk_table` writes, in memory."""
+    import pyarrow as pa
+
+    records = (_record(row, features) for row in rows)
+    schema = _schema(features)
+    groups = iter(lambda: list(islice(records, _ROWS_A_GROUP)), [])
+    return pa.Table.from_batches(
+        (pa.RecordBatch.from_pylist(group, schema=schema) for group in groups), schema
+    )
+
+
+def _schema(features: Sequence[str], metadata: Mapping[str, str] | None = None) -> "pa.Schema":
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.float64()
+    types = (text, pa.int64(), text, text, number, pa.bool_(), text)
+    fields = [*zip(COLUMNS, types, strict=True), *((name, number) for name in features)]
+    return pa.schema(fields, metadata=None if metadata is None else dict(metadata))
+
+
 def _record(row: RiskRow, features: Sequence[str]) -> dict[str, object]:
     source = row.source
     fixed = (
@@ -99,10 +123,7 @@ def _write_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    text, number = pa.string(), pa.float64()
-    types = (text, pa.int64(), text, text, number, pa.bool_(), text)
-    fields = [*zip(COLUMNS, types, strict=True), *((name, number) for name in features)]
-    schema = pa.schema(fields, metadata=dict(metadata))
+    schema = _schema(features, metadata)
     with pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer:
         while group := list(islice(records, _ROWS_A_GROUP)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))

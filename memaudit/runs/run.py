@@ -125,9 +125,12 @@ class Run:
         return table
 
     def _places(self) -> "Iterator[pa.RecordBatch]":
-        """Read id, row and address from the disk again, some rows at a time."""
+        """Read id, row and address from the disk again, some rows at a time, or from memory."""
+        if "rows" in self.__dict__:  # a run without a folder of its own has nothing else
+            yield from self.rows.select(["id", "row", "address"]).combine_chunks().to_batches()
+            return
         run = RunFolder(self.folder, self.manifest)
-        return _stored_rows(run, ["id", "row", "address"])
+        yield from _stored_rows(run, ["id", "row", "address"])
 
     def row(self, index: int) -> RowOutcome:
         """Return one row: its id and address are untrusted, so show them with `safe_text` only."""

@@ -26,7 +26,7 @@ def corpus_options(run: Run, source: str) -> CorpusOptions:
 
 
 def reread_corpus(
-    run: Run, source: str, render_messages: RenderMessages | None = None
+    run: Run, source: str | CorpusOptions, render_messages: RenderMessages | None = None
 ) -> Iterator[Example | BadRow]:
     """Yield the rows of a run's corpus again, in their order.
 
@@ -46,8 +46,10 @@ def reread_corpus(
         _refuse(source, "a text was changed")
 
 
-def require_same_corpus(run: Run, source: str) -> None:
+def require_same_corpus(run: Run, source: str | CorpusOptions) -> None:
     """Read a corpus through and refuse it if it is not the one that was scored; needs no model.
+
+    It is at another place now, or read by the same options.
 
     Rows with messages are compared as they are before a chat template makes texts of them.
 
@@ -67,38 +69,38 @@ def require_same_corpus(run: Run, source: str) -> None:
 
 def _same_rows(
     run: Run,
-    source: str,
+    source: str | CorpusOptions,
     render_messages: RenderMessages | None,
     *,
     is_rendered: bool = True,
 ) -> Iterator[Example | BadRow]:
     """Yield the rows of a corpus, refused if their ids, places or number are not the run's."""
-    ids = run.rows.column("id").to_pylist()
-    addresses = run.rows.column("address").to_pylist()
-    is_bad = [outcome == "bad" for outcome in run.rows.column("outcome").to_pylist()]
-    n_rows = 0
-    for row in read_corpus(corpus_options(run, source), render_messages=render_messages):
+    options = corpus_options(run, source) if isinstance(source, str) else source
+    scored, n_rows = run.each_row(), 0
+    for row in read_corpus(options, render_messages=render_messages):
+        was = next(scored, None)
         # A template may have refused messages that can be read: without it nobody knows.
         is_known = is_rendered or row.raw_digest is None
         if (
-            n_rows >= len(ids)
-            or row.example_id != ids[n_rows]
-            or _place(row.address) != _place(addresses[n_rows])
-            or (is_known and isinstance(row, BadRow) != is_bad[n_rows])
+            was is None
+            or row.example_id != was.example_id
+            or _place(row.address) != _place(was.address)
+            or (is_known and isinstance(row, BadRow) != (was.outcome == "bad"))
         ):
             _refuse(source, f"row {n_rows + 1:,} is another one")
         n_rows += 1
         yield row
-    if n_rows != len(ids):
-        _refuse(source, f"it has {n_rows:,} rows, the run {len(ids):,}")
+    if n_rows != run.n_rows:
+        _refuse(source, f"it has {n_rows:,} rows, the run {run.n_rows:,}")
 
 
 def _place(address: str) -> str:
     return address.rpartition(":")[2]
 
 
-def _refuse(source: str, difference: str) -> None:
+def _refuse(source: str | CorpusOptions, difference: str) -> None:
+    shown = shown_path(source if isinstance(source, str) else source.source)
     raise UsageError(
-        f"{shown_path(source)}: not the corpus that the run scored: {difference}",
+        f"{shown}: not the corpus that the run scored: {difference}",
         hint="run 'memaudit predict' on the corpus as it is now",
     )

@@ -8,10 +8,11 @@ report and a fit take it.
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from os import PathLike, fspath
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from memaudit.corpus import CorpusOptions, read_corpus
+from memaudit.corpus import corpus_of, read_corpus
 from memaudit.errors import UsageError
 from memaudit.labels import VerificationResult
 from memaudit.progress import ReportProgress
@@ -36,11 +37,11 @@ _OF_TRAINING = (
 
 
 def verify_distilled(  # noqa: PLR0913  each is something a user names
-    teacher: str,
-    students: Sequence[str],
-    data: str | Path | CorpusOptions,
+    teacher: str | PathLike[str],
+    students: Sequence[str | PathLike[str]],
+    data: object,
     *,
-    baseline: str | None = None,
+    baseline: str | PathLike[str] | None = None,
     predictions: Path | None = None,
     out: Path | str,
     options: VerificationOptions = DEFAULT_OPTIONS,
@@ -51,7 +52,7 @@ def verify_distilled(  # noqa: PLR0913  each is something a user names
     Args:
         teacher: trained on the corpus: folder, GGUF file or hub id.
         students: after their distillation, likewise; at least one.
-        data: the corpus: file, folder, glob, hub id or `-`; or that with options.
+        data: the corpus, as `audit_corpus` takes it.
         baseline: trained on the corpus without a teacher. None: what the student shares with the
             teacher cannot be told from what any model of its size would recite.
         predictions: a folder that `memaudit predict` wrote for the same corpus.
@@ -68,8 +69,11 @@ def verify_distilled(  # noqa: PLR0913  each is something a user names
     """
     out, options = Path(out), replace(options, held_out_share=0.0)
     told = None if predictions is None else read_predictions(predictions, options.shape)
-    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
-    names = _names(students)
+    corpus = corpus_of(data)
+    model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
+    options = replace(options, model=model, **({} if told is None else told.windows))
+    sources = [fspath(student) for student in students]
+    names = _names(sources)
     results = {}
     with work_folder(out) as work:
         from memaudit.engines.models import load_model
@@ -82,14 +86,13 @@ def verify_distilled(  # noqa: PLR0913  each is something a user names
             options,
             folder=work,
             progress=progress,
-            policy="auto" if told is None else told.policy,
         ) as examples:
             if told is not None:  # whether they fit is better known before hours of scoring
                 match_predictions(
                     told, ((r.example_id, r.row, r.address, r.outcome) for r in examples.rows)
                 )
             answers: dict[str, Extraction] = {}
-            for name, source in zip(names, students, strict=True):
+            for name, source in zip(names, sources, strict=True):
                 # One at a time: ten checkpoints would not fit into memory together.
                 student = load_model(source, options.model)
                 models = VerificationModels(asked["teacher"], student, asked.get("baseline"))
@@ -114,7 +117,9 @@ def _names(students: Sequence[str]) -> list[str]:
 
 
 def _asked(
-    teacher: str, baseline: str | None, options: VerificationOptions
+    teacher: str | PathLike[str],
+    baseline: str | PathLike[str] | None,
+    options: VerificationOptions,
 ) -> "dict[str, LoadedModel]":
     """Return the models whose answers all students share, by role."""
     from memaudit.engines.models import check_same_vocabulary, load_model

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from memaudit.corpus import CorpusOptions, read_corpus
+from memaudit.corpus import corpus_of, read_corpus
 from memaudit.progress import ReportProgress
 from memaudit.verification.examples import Examples, read_examples
 from memaudit.verification.models import VerificationModels, check_readable, load_models
@@ -68,11 +68,11 @@ class Estimate:
 
 
 def estimate_verification(
-    teacher: str,
-    student: str,
-    data: str | Path | CorpusOptions,
+    teacher: str | PathLike[str],
+    student: str | PathLike[str],
+    data: object,
     *,
-    baseline: str | None = None,
+    baseline: str | PathLike[str] | None = None,
     options: VerificationOptions = DEFAULT_OPTIONS,
     progress: ReportProgress | None = None,
 ) -> Estimate:
@@ -83,7 +83,7 @@ def estimate_verification(
     Raises:
         CorpusError, ModelError: as `verify_distillation`.
     """
-    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
+    corpus = corpus_of(data)
     model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
     options = replace(options, model=model)
     models = load_models(teacher, student, baseline, options)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from memaudit.corpus import BadRow, Example
 from memaudit.errors import CorpusError
 from memaudit.progress import ReportProgress
-from memaudit.runs.reading import DistinctWindows, RowLog, Tokenizer, cut_rows
+from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, Tokenizer, cut_rows
 from memaudit.verification.options import VerificationOptions
-from memaudit.windows import WindowChoice, WindowPolicy
+from memaudit.windows import MIN_SUFFIX_LEN
 
 _HELD_OUT_SEED = 1
 """Apart from the seed of the sample, so that one does not decide the other."""
@@ -28,13 +29,19 @@ class Examples:
     """(n, T) distinct, in the order of the corpus."""
 
     occurrences: NDArray[np.int64]
-    """(n,) rows of the sample that start with each, at least 1."""
+    """(n,) how often each occurs in the rows that are trained on, or else held out; at least 1."""
 
     is_held_out: NDArray[np.bool_]
     """(n,) whether baseline and student are kept from it."""
 
-    window_of_row: NDArray[np.int64]
-    """(scored rows,) index of each row's window; -1 if the row is not in the sample."""
+    example_of_row: NDArray[np.int64]
+    """(scored rows,) equal numbers for rows with the same windows; -1 if not in the sample."""
+
+    windows_of_rows: NDArray[np.int64]
+    """(m,) indices of the windows of the rows in the sample, row after row."""
+
+    n_windows: NDArray[np.int64]
+    """(rows in the sample,) windows of each, at least 1."""
 
     rows: RowLog
     corpus_windows: DistinctWindows
@@ -45,6 +52,27 @@ class Examples:
 
     has_answers: bool = False
     """Whether windows end with answers: what precedes those is read and not learnt."""
+
+    def windows_told(self, options: VerificationOptions) -> dict[str, Any]:
+        """Return which windows these are, for the settings; nothing if each row's first."""
+        told: dict[str, Any] = {}
+        if options.windows == "tile" or self.has_answers:
+            told["windows"] = "tile" if options.windows == "tile" else "answers"
+        if self.has_answers and self.n_windows.max() > 1:
+            told["turns"] = options.turns
+        if self.has_answers and options.min_suffix_len != MIN_SUFFIX_LEN:
+            told["min_suffix_tokens"] = options.min_suffix_len
+        return told
+
+    def any_of_row(self, of_windows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return (rows in the sample,) whether it holds for any window of a row.
+
+        Args:
+            of_windows: (n,) whether it holds for each window.
+        """
+        starts = np.cumsum(self.n_windows) - self.n_windows
+        found: NDArray[np.bool_] = np.logical_or.reduceat(of_windows[self.windows_of_rows], starts)
+        return found
 
     @property
     def trained(self) -> NDArray[np.int32]:
@@ -65,7 +93,6 @@ def read_examples(
     *,
     folder: Path | None,
     progress: ReportProgress | None,
-    policy: WindowPolicy = "auto",
 ) -> Iterator[Examples]:
     """Read a corpus as an audit does, and choose what is trained on.
 
@@ -75,7 +102,6 @@ def read_examples(
         options: see there.
         folder: where temporary files without a name are made. None: the system's.
         progress: told the rows read.
-        policy: which window of a row is used; of its answers the last one's.
 
     Raises:
         CorpusError: a row is bad, or no window is left to train on.
@@ -85,11 +111,11 @@ def read_examples(
             _allowed(rows, options.on_bad_row),
             tokenizer,
             (row_log, windows),
-            choice=WindowChoice(options.shape, policy, turns="last"),
+            choice=options.window_choice,
             progress=progress,
         )
-        examples = _choose(np.array(cuts.windows, dtype=np.int64), row_log, windows, options)
-        has_answers = bool(cuts.answers.rows) and policy != "first"
+        examples = _choose(cuts, row_log, windows, options)
+        has_answers = bool(cuts.answers.rows) and options.windows != "first"
         yield replace(examples, has_answers=has_answers)
 
 
@@ -104,33 +130,51 @@ def _allowed(rows: Iterable[Example | BadRow], on_bad_row: str) -> Iterator[Exam
 
 
 def _choose(
-    window_of_row: NDArray[np.int64],
-    rows: RowLog,
-    spool: DistinctWindows,
-    options: VerificationOptions,
+    cuts: RowWindows, rows: RowLog, spool: DistinctWindows, options: VerificationOptions
 ) -> Examples:
-    seed = options.training.seed
-    in_sample = np.ones(len(window_of_row), dtype=np.bool_)
-    if options.sample is not None and options.sample < len(window_of_row):
-        order = np.random.default_rng(seed).permutation(len(window_of_row))
+    seed, texts = options.training.seed, _texts(cuts)
+    in_sample = np.ones(len(texts), dtype=np.bool_)
+    if options.sample is not None and options.sample < len(texts):
+        order = np.random.default_rng(seed).permutation(len(texts))
         in_sample[order[options.sample :]] = False
-    distinct, inverse, counts = np.unique(
-        window_of_row[in_sample], return_inverse=True, return_counts=True
-    )
-    chosen = np.full(len(window_of_row), -1, dtype=np.int64)
+    distinct, inverse = np.unique(texts[in_sample], return_inverse=True)
+    chosen = np.full(len(texts), -1, dtype=np.int64)
     chosen[in_sample] = inverse
     n_held_out = round(options.held_out_share * len(distinct))
-    if n_held_out == len(distinct):
+    order = np.random.default_rng([seed, _HELD_OUT_SEED]).permutation(len(distinct))
+    is_kept_out = np.zeros(len(distinct), dtype=np.bool_)
+    is_kept_out[order[:n_held_out]] = True
+
+    n_windows = np.array(cuts.n_windows, dtype=np.int64)
+    of_sample = np.array(cuts.windows, dtype=np.int64)[np.repeat(in_sample, n_windows)]
+    n_windows = n_windows[in_sample]
+    windows, windows_of_rows = np.unique(of_sample, return_inverse=True)
+    is_trained_on = np.repeat(~is_kept_out[inverse], n_windows)
+    # What also stands in a row that is trained on is learnt there: it is not held out.
+    trained = np.bincount(windows_of_rows[is_trained_on], minlength=len(windows))
+    is_held_out: NDArray[np.bool_] = trained == 0
+    if is_held_out.all():
         raise CorpusError(
-            f"no window is left to train on: all {len(distinct)} would be held out",
+            f"no window is left to train on: all {len(windows)} would be held out",
             hint="give more rows, or a smaller --held-out-share",
         )
-    is_held_out = np.zeros(len(distinct), dtype=np.bool_)
-    order = np.random.default_rng([seed, _HELD_OUT_SEED]).permutation(len(distinct))
-    is_held_out[order[:n_held_out]] = True
-    windows = _windows_at(spool, distinct)
-    digest = _digest(rows, windows, counts, is_held_out, chosen)
-    return Examples(windows, counts, is_held_out, chosen, rows, spool, digest)
+    counts = np.where(is_held_out, np.bincount(windows_of_rows), trained)
+    tokens = _windows_at(spool, windows)
+    several = (windows_of_rows, n_windows) if n_windows.max() > 1 else ()
+    digest = _digest(rows, tokens, counts, is_held_out, chosen, *several)
+    return Examples(
+        tokens, counts, is_held_out, chosen, windows_of_rows, n_windows, rows, spool, digest
+    )
+
+
+def _texts(cuts: RowWindows) -> NDArray[np.int64]:
+    """Return (scored rows,) equal numbers for rows with the same windows."""
+    windows, edges = np.array(cuts.windows, dtype=np.int64), np.cumsum(cuts.n_windows)
+    if len(windows) == len(edges):
+        return windows
+    rows = [part.tobytes() for part in np.split(windows, edges[:-1])]
+    numbers: dict[bytes, int] = {}
+    return np.array([numbers.setdefault(row, len(numbers)) for row in rows], dtype=np.int64)
 
 
 def _windows_at(spool: DistinctWindows, indices: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -200,24 +200,31 @@ def scan_labels(
     return LabelScan(len(labels), own, other, len(leaked))
 
 
-def label_table(
-    examples: Examples, found: dict[str, NDArray[np.bool_]], sets: list[ExtractionSet]
-) -> "pa.Table":
+def label_table(examples: Examples, found: dict[str, NDArray[np.bool_]]) -> "pa.Table":
     """Return the table, in the order of the corpus.
 
     The outcome of a row is `scored` if it was trained on and looked at; else `held_out`,
-    `not_sampled`, `too_short` or `bad`. Only scored rows have labels. `example` numbers the
-    distinct windows among them.
+    `not_sampled`, `too_short` or `bad`. Only scored rows have labels: a model recites a row if it
+    recites one of its windows. `example` numbers the scored rows; those with the same windows
+    have the same number.
 
     Args:
         examples: of the verification.
-        found: (examples,) whether each role's model recites it.
-        sets: of the examples.
+        found: (windows that were trained on,) whether each role's model recites it.
     """
     import pyarrow as pa
 
-    number = np.cumsum(~examples.is_held_out) - 1
-    window_of_row = iter(examples.window_of_row.tolist())
+    is_kept_out = examples.any_of_row(examples.is_held_out)
+    recites = {}
+    for role, of_trained in found.items():
+        of_windows = np.zeros_like(examples.is_held_out)
+        of_windows[~examples.is_held_out] = of_trained
+        recites[role] = examples.any_of_row(of_windows)
+    sets = extraction_sets(recites)
+    in_sample = examples.example_of_row[examples.example_of_row >= 0]
+    _, number = np.unique(np.where(is_kept_out, -1, in_sample), return_inverse=True)
+    number -= int(is_kept_out.any())
+    example_of_row, place = iter(examples.example_of_row.tolist()), -1
     records: list[dict[str, Any]] = []
     for row in examples.rows:
         record: dict[str, Any] = {
@@ -226,17 +233,16 @@ def label_table(
             "address": row.address,
             "outcome": row.outcome,
         }
-        if row.outcome == "scored":
-            window = next(window_of_row)
-            if window < 0:
-                record["outcome"] = "not_sampled"
-            elif examples.is_held_out[window]:
+        if row.outcome == "scored" and next(example_of_row) < 0:
+            record["outcome"] = "not_sampled"
+        elif row.outcome == "scored":
+            place += 1
+            if is_kept_out[place]:
                 record["outcome"] = "held_out"
             else:
-                example = int(number[window])
-                record["example"], record["set"] = example, sets[example]
-                for role, recites in found.items():
-                    record[f"extracted_by_{role}"] = bool(recites[example])
+                record["example"], record["set"] = int(number[place]), sets[place]
+                for role, of_rows in recites.items():
+                    record[f"extracted_by_{role}"] = bool(of_rows[place])
         records.append(record)
     return pa.Table.from_pylist(records, schema=_schema())
 

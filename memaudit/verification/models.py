@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,10 @@ class VerificationModels:
 
 
 def load_models(
-    teacher: str, student: str, baseline: str | None, options: VerificationOptions
+    teacher: str | PathLike[str],
+    student: str | PathLike[str],
+    baseline: str | PathLike[str] | None,
+    options: VerificationOptions,
 ) -> VerificationModels:
     """Load the models in float32.
 

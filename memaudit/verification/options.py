@@ -7,7 +7,7 @@ from memaudit.distillation import TrainingOptions
 from memaudit.engines.models import ModelOptions
 from memaudit.errors import UsageError
 from memaudit.objectives import Divergence, Objective
-from memaudit.windows import WindowShape
+from memaudit.windows import MIN_SUFFIX_LEN, Turns, WindowChoice, WindowPolicy, WindowShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,16 @@ class VerificationOptions:
     """Of baseline and student alike. Its seed also draws the sample and the held-out windows."""
 
     shape: WindowShape = field(default_factory=WindowShape)
-    """Tokens of prefix and suffix; the first window of each row is used, as in the paper."""
+    """Tokens of prefix and suffix."""
+
+    windows: WindowPolicy = "auto"
+    """Which windows of a row are trained on and asked for; with predictions, those are."""
+
+    turns: Turns = "all"
+    """Of which answers of a conversation, likewise."""
+
+    min_suffix_len: int = MIN_SUFFIX_LEN
+    """Tokens of the shortest answer, likewise."""
 
     sample: int | None = None
     """Rows to train on and to verify, drawn at random. None: all."""
@@ -44,6 +53,11 @@ class VerificationOptions:
 
     threads: int | None = None
     """CPU threads of torch in this process. None leaves them as they are."""
+
+    @property
+    def window_choice(self) -> WindowChoice:
+        """Which windows are cut."""
+        return WindowChoice(self.shape, self.windows, self.turns, self.min_suffix_len)
 
     def __post_init__(self) -> None:
         if self.sample is not None and self.sample < 1:

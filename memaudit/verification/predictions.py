@@ -14,7 +14,7 @@ from memaudit.evaluation import RowPredictions
 from memaudit.runs.folder import read_summary
 from memaudit.tables import Table, find_table, match_rows, read_table
 from memaudit.text import shown_path
-from memaudit.windows import MIN_SUFFIX_LEN, WindowPolicy, WindowShape
+from memaudit.windows import WindowShape
 
 _COLUMNS = ("id", "address", "outcome", "row", "probability", "flagged")
 
@@ -32,10 +32,13 @@ class Predictions:
     """Its risk table, with row, id, address, outcome, probability and flagged."""
 
     @property
-    def policy(self) -> WindowPolicy:
-        """Which windows it speaks of."""
-        policy: WindowPolicy = self.summary["window_policy"]
-        return policy
+    def windows(self) -> dict[str, Any]:
+        """Which windows it speaks of, by the names that `VerificationOptions` has for that."""
+        found = {"windows": self.summary["window_policy"]}
+        answers = self.summary.get("answers")
+        if answers is not None:
+            found |= {"turns": answers["turns"], "min_suffix_len": answers["min_suffix_tokens"]}
+        return found
 
 
 def read_predictions(folder: Path, shape: WindowShape) -> Predictions:
@@ -61,22 +64,11 @@ def read_predictions(folder: Path, shape: WindowShape) -> Predictions:
             f"({type(error).__name__})",
             hint="run 'memaudit predict' on the same corpus, and give its --out as --predictions",
         ) from error
-    if window not in ((p, shape.prefix_len, shape.suffix_len) for p in ("first", "answers")):
+    if window[1:] != (shape.prefix_len, shape.suffix_len):
         raise UsageError(
-            f"{shown}: speaks of the windows '{window[0]}' of {window[1]} + {window[2]} tokens, "
-            f"expected 'first' or 'answers' of {shape.prefix_len} + {shape.suffix_len}",
+            f"{shown}: speaks of windows of {window[1]} + {window[2]} tokens, "
+            f"expected {shape.prefix_len} + {shape.suffix_len}",
             hint="give predict and verify the same --prefix-tokens and --suffix-tokens",
-        )
-    answers = summary.get("answers") or {}
-    if window[0] == "answers" and answers.get("all_windows", 0) > summary["scored"]:
-        raise UsageError(
-            f"{shown}: speaks of several answers of a row, and a verification of one",
-            hint="predict with --turns last: of each row the last answer is verified",
-        )
-    if window[0] == "answers" and answers.get("min_suffix_tokens") != MIN_SUFFIX_LEN:
-        raise UsageError(
-            f"{shown}: speaks of answers of other lengths than a verification does",
-            hint=f"predict with --min-suffix {MIN_SUFFIX_LEN}",
         )
     return Predictions(shown, summary, table)
 

@@ -15,6 +15,7 @@ import json
 import time
 from collections import Counter
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit import __version__
-from memaudit.corpus import CorpusOptions, read_corpus
+from memaudit.corpus import corpus_of, read_corpus
 from memaudit.errors import UsageError
 from memaudit.evaluation import Rate, compare
 from memaudit.labels import (
@@ -74,11 +75,11 @@ if TYPE_CHECKING:
 
 
 def verify_distillation(  # noqa: PLR0913  each is something a user names
-    teacher: str,
-    student: str,
-    data: str | Path | CorpusOptions,
+    teacher: str | PathLike[str],
+    student: str | PathLike[str],
+    data: object,
     *,
-    baseline: str | None = None,
+    baseline: str | PathLike[str] | None = None,
     predictions: Path | None = None,
     out: Path | str,
     options: VerificationOptions = DEFAULT_OPTIONS,
@@ -92,7 +93,7 @@ def verify_distillation(  # noqa: PLR0913  each is something a user names
     Args:
         teacher: trained on the corpus: folder, GGUF file or hub id.
         student: before its training; its weights are where baseline and student start.
-        data: the corpus: file, folder, glob, hub id or `-`; or that with options.
+        data: the corpus, as `audit_corpus` takes it.
         baseline: trained on the corpus without a teacher. None: fine-tuned here.
         predictions: a folder that `memaudit predict` wrote for the same corpus.
         out: folder for `verification.parquet` and `verification.json`, made if missing.
@@ -108,9 +109,9 @@ def verify_distillation(  # noqa: PLR0913  each is something a user names
     started = time.monotonic()
     out = Path(out)
     told = None if predictions is None else read_predictions(predictions, options.shape)
-    corpus = data if isinstance(data, CorpusOptions) else CorpusOptions(str(data))
+    corpus = corpus_of(data)
     model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
-    options = replace(options, model=model)
+    options = replace(options, model=model, **({} if told is None else told.windows))
     with work_folder(out) as work:
         models = load_models(teacher, student, baseline, options)
         rows = read_corpus(corpus, render_messages=models.teacher.tokenizer.render_messages)
@@ -120,7 +121,6 @@ def verify_distillation(  # noqa: PLR0913  each is something a user names
             options,
             folder=work,
             progress=progress,
-            policy="auto" if told is None else told.policy,
         ) as examples:
             if told is not None:  # whether they fit is better known before training
                 match_predictions(
@@ -151,7 +151,7 @@ def settings_of(run: Run) -> dict[str, Any]:
         **{f"{role}_digest": given[role].digest if role in given else None for role in ROLES},
         "prefix_tokens": options.shape.prefix_len,
         "suffix_tokens": options.shape.suffix_len,
-        **({"windows": "answers"} if run.examples.has_answers else {}),
+        **run.examples.windows_told(options),
         "sample": options.sample,
         "held_out_share": options.held_out_share,
         "objective": options.objective.kind,
@@ -206,7 +206,7 @@ def make_result(
     """
     trained = ~run.examples.is_held_out
     found = {role: each.extracted[trained] for role, each in extractions.items()}
-    table = label_table(run.examples, found, extraction_sets(found))
+    table = label_table(run.examples, found)
     scan = None
     if labels is not None:
         chunks = run.examples.corpus_windows.chunks(4096)

@@ -305,6 +305,8 @@ def rewrite_weights(folder, change):
         "model.layers.0.self_attn.q_proj.lora_A.weight",
         "model.layers.7.mlp.down_proj.weight",
         "model.layers.0.mlp.down_proj.weight_scale",
+        "model.layers.0.self_attn.q_proj.bias",
+        "model.layers.0.self_attn.q_norm.weight",
     ],
 )
 def test_weights_that_would_not_be_used_are_refused(folder, name):
@@ -316,12 +318,29 @@ def test_weights_that_would_not_be_used_are_refused(folder, name):
     assert name in caught.value.message
 
 
+HARMLESS = [
+    "model.layers.0.self_attn.rotary_emb.inv_freq", "visual.blocks.0.mlp.weight",
+    "model.vision_tower.encoder.layers.3.fc1.weight", "multi_modal_projector.linear_1.weight",
+    "transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias", "mtp.layers.0.mlp.weight",
+    "gpt_neox.layers.0.attention.bias", "model.audio_tower.layers.0.fc1.weight",
+]  # fmt: skip
+
+
 def test_weights_that_change_nothing_pass(folder):
     """Frequencies that are computed anew, and towers for pictures, say nothing about text."""
-    names = ("model.layers.0.self_attn.rotary_emb.inv_freq", "visual.blocks.0.mlp.weight")
+    rewrite_weights(folder, lambda weights: weights | {n: torch.ones(4, 4) for n in HARMLESS})
+
+    assert load_model(str(folder)).unused is None
+
+
+def test_weights_that_nobody_knows_are_told(folder):
+    """The head of a reward model does not write text, but was it meant?"""
+    names = ("score.weight", "v_head.summary.weight")
     rewrite_weights(folder, lambda weights: weights | {n: torch.ones(4, 4) for n in names})
 
-    load_model(str(folder))
+    assert load_model(str(folder)).unused == (
+        f"2 weights in the file of {folder} are not used, the first is score.weight"
+    )
 
 
 def test_a_merged_model_with_its_adapters_config_is_loaded_itself(folder):

@@ -45,7 +45,7 @@ def test_a_run_in_a_store_has_the_files_of_one_in_a_folder(place, reference):
     result = fake_audit(place)
 
     assert contents(place) == reference
-    assert str(result.table) == "memory://store/run/risk.parquet"
+    assert str(result.table_path) == "memory://store/run/risk.parquet"
     assert run_status(place).state == "finished"
     assert read_run(place).n_rows == 95
 

@@ -168,14 +168,33 @@ def test_ids_that_a_spreadsheet_would_run_still_match(tmp_path):
 @pytest.mark.parametrize(
     ("summary", "message"),
     [
-        ({"window_policy": "tile"}, "speaks of the windows 'tile' of 8 \\+ 8 tokens"),
-        ({"prefix_tokens": 50}, "expected 'first' or 'answers' of 8 \\+ 8"),
+        ({"prefix_tokens": 50}, "speaks of windows of 50 \\+ 8 tokens, expected 8 \\+ 8"),
+        ({"suffix_tokens": 4}, "speaks of windows of 8 \\+ 4 tokens, expected 8 \\+ 8"),
     ],
 )
 def test_predictions_about_other_windows_are_refused(tmp_path, summary, message):
     """They answer another question."""
     with pytest.raises(UsageError, match=message):
         read_predictions(write_run(tmp_path / "run", **summary), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("summary", "windows"),
+    [
+        ({}, {"windows": "first"}),
+        ({"window_policy": "tile"}, {"windows": "tile"}),
+        (
+            {
+                "window_policy": "answers",
+                "answers": {"turns": "last", "min_suffix_tokens": 4, "rows": 7},
+            },
+            {"windows": "answers", "turns": "last", "min_suffix_len": 4},
+        ),
+    ],
+)
+def test_the_windows_of_predictions_are_those_that_are_verified(tmp_path, summary, windows):
+    """Whoever predicted for every answer wants to know about every answer."""
+    assert read_predictions(write_run(tmp_path / "run", **summary), SHAPE).windows == windows
 
 
 @pytest.mark.parametrize(

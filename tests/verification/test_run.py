@@ -8,14 +8,18 @@ from typing import get_args
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from support.scratch import PREFIX_LEN
 from support.verifying import make_miniatures, make_options, make_texts, save_scratch, write_corpus
 
+from memaudit.audit import audit_corpus
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import load_model
 from memaudit.errors import CorpusError, ModelError, OutputError, UsageError
-from memaudit.labels import ExtractionSet
+from memaudit.labels import ExtractionSet, read_verified_rows
 from memaudit.memorization import extracted
 from memaudit.objectives import Objective
+from memaudit.runs.options import AuditOptions
+from memaudit.runs.run import read_run
 from memaudit.verification import stages, verify_distillation
 from memaudit.windows import WindowShape
 
@@ -114,6 +118,38 @@ def test_answers_alone_are_learnt_and_asked_for(miniatures, tmp_path, kind):
             (ids,) = loaded.tokenizer.encode([texts[row["row"]][max(0, cut - 8) : cut + 8]])
             (score,) = engine.score([np.array(ids, dtype=np.int32)])
             assert row[f"extracted_by_{role}"] == extracted(score.teacher, min(cut, 8))
+
+
+def test_all_answers_of_a_chat_are_predicted_verified_and_read_back(plain, tmp_path):
+    """One road for rows of several answers: predict, verify with its predictions, report."""
+    rows = []
+    for first, second in zip(make_texts(), make_texts(seed=1), strict=True):
+        ids = [ord(letter) for letter in first + second]
+        labels = [-100] * 8 + ids[8:16] + [-100] * 10 + ids[26:32] + [-100] * 4
+        rows.append({"input_ids": ids, "labels": labels})
+    data = tmp_path / "corpus.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    shape = WindowShape(PREFIX_LEN, PREFIX_LEN)
+    run = tmp_path / "predicted"
+    options = AuditOptions(shape=shape, min_suffix_len=4, chunk_size=8)
+    predicted = audit_corpus(plain["teacher"], data, out=run, options=options)
+    assert predicted.windows == 2 * len(rows)
+
+    result = verify_distillation(
+        **plain | {"data": data},
+        predictions=run,
+        out=tmp_path / "out",
+        options=make_options(epochs=1, held_out_share=0.2),
+    )
+
+    assert result.settings["turns"] == "all"
+    assert result.settings["min_suffix_tokens"] == 4
+    assert result.examples + result.held_out == predicted.distinct_windows
+    assert result.comparison is not None
+    verified = read_verified_rows(tmp_path / "out", read_run(run))
+    table = pq.read_table(tmp_path / "out/verification.parquet").to_pylist()
+    assert verified.looked_at.sum() == sum(row["outcome"] == "scored" for row in table)
+    assert verified.comparison.examples == result.comparison.examples
 
 
 def test_files_are_private_and_hold_no_text(plain, tmp_path):
