@@ -6,6 +6,7 @@ somewhere else (a policy, a manifest, a key) goes through `read_small`.
 
 import ctypes
 import errno
+import fcntl
 import os
 import re
 import resource
@@ -76,6 +77,8 @@ def written_file(path: Path) -> Iterator[BinaryIO]:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             with os.fdopen(os.open(temporary, _NEW, 0o600), "w+b") as stream:
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -83,6 +86,21 @@ def written_file(path: Path) -> Iterator[BinaryIO]:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what processes that were killed had begun under this name: it may hold corpus text.
+
+    Who is still writing holds a lock, which the system releases when a process ends.
+    """
+    abandoned = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp")
+    found: list[Path] = []
+    with suppress(OSError):  # the folder is made later
+        found = [file for file in path.parent.iterdir() if abandoned.fullmatch(file.name)]
+    for file in found:
+        with suppress(OSError), open_regular(file) as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.unlink()
 
 
 def sync_folder(folder: Path) -> None:

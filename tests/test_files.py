@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from memaudit.errors import OutputError
-from memaudit.files import read_small, written_file
+from memaudit.files import read_small, remove_abandoned, written_file
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
 
@@ -166,3 +166,19 @@ def test_a_worker_leaves_no_image_either(tmp_path):
     done = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True)
 
     assert done.stdout == "(0, 0)\n", done.stderr
+
+
+def test_what_a_killed_process_had_begun_is_removed_and_what_another_writes_is_not(tmp_path):
+    """It may hold corpus text, under a name that nobody looks for."""
+    place = tmp_path / "out.jsonl"
+    abandoned, other = tmp_path / ".out.jsonl.0123abcd.tmp", tmp_path / ".other.jsonl.0123abcd.tmp"
+    abandoned.write_text("text")
+    other.write_text("text")
+
+    with written_file(place) as stream:
+        stream.write(b"new")
+        remove_abandoned(place)
+
+    assert place.read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, place.name]
+    remove_abandoned(tmp_path / "no-such-folder" / "out.jsonl")

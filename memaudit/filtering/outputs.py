@@ -16,7 +16,7 @@ from memaudit.corpus.byte_streams import packed
 from memaudit.corpus.discovery import SourceFile, find_files, open_regular
 from memaudit.corpus.formats import FORMATS
 from memaudit.errors import CorpusError, OutputError, UsageError
-from memaudit.files import is_special
+from memaudit.files import is_special, remove_abandoned
 from memaudit.filtering.selection import FilterOptions, Selection
 from memaudit.runs.files import committed_file, output_errors, output_folder
 from memaudit.runs.run import Run
@@ -110,6 +110,7 @@ def write_corpus(
     decisions = (stay and cuts.get(row, True) for row, stay in enumerate(stays))
     written = []
     for file, place in places:
+        remove_abandoned(place)
 
         def keep_next(shown: str = file.shown) -> bool | Cuts:
             try:
