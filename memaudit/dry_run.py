@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from memaudit.corpus import read_corpus
 from memaudit.cost import AuditPlan, ModelSizes, Sample
 from memaudit.engines.models import DEFAULT_OPTIONS as DEFAULT_MODEL_OPTIONS
-from memaudit.engines.models import ModelOptions, open_model
+from memaudit.engines.models import ModelOptions, adapter_of, base_options, open_model
 from memaudit.errors import ModelError
 from memaudit.features import FEATURE_SETS, ReferenceRole
 from memaudit.prefilter import Prefilter
@@ -42,6 +42,9 @@ def load_sizes(
     Raises:
         ModelError: as for `load_model`, except for faults that only the weights show.
     """
+    adapter = adapter_of(source, options)
+    if adapter is not None:
+        return load_sizes(adapter.base, base_options(adapter, options))
     with open_model(source, options) as (_, folder, where):
         from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -9,10 +9,11 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from memaudit.engines.adapters import Adapter, find_adapter
 from memaudit.engines.model_files import (
     ADAPTER_CONFIG,
     ModelFiles,
@@ -93,7 +94,7 @@ def load_model(
     """Load a causal language model and its tokenizer.
 
     Args:
-        source: a folder that `save_pretrained` wrote, a GGUF file, or a hub id `owner/name`. What
+        source: a folder that `save_pretrained` wrote, a GGUF file, a LoRA adapter, or a hub id `owner/name`. What
             exists on disk is never looked up on the hub.
         options: how.
 
@@ -102,6 +103,9 @@ def load_model(
             transformers cannot load it.
     """
     source = os.fspath(source)
+    adapter = adapter_of(source, options)
+    if adapter is not None:
+        return _load_adapted(source, adapter, options)
     with open_model(source, options) as (files, folder, where):
         from memaudit.engines.tokenizer import load_tokenizer
 
@@ -116,7 +120,50 @@ def model_digest(source: str, options: ModelOptions) -> str:
     Raises:
         ModelError: there is no such model, or a file of it is missing, broken or not allowed.
     """
+    adapter = adapter_of(source, options)
+    if adapter is not None:
+        return adapter.digest_with(model_digest(adapter.base, base_options(adapter, options)))
     return _find_files(source, options).digest
+
+
+def adapter_of(source: str, options: ModelOptions) -> Adapter | None:
+    """Return the LoRA adapter that a folder or a hub id names; None for a whole model.
+
+    Raises:
+        ModelError: the adapter cannot be used.
+    """
+    if Path(source).is_dir():
+        return find_adapter(Path(source))
+    if Path(source).exists() or not _HUB_ID.fullmatch(source):
+        return None
+    _check_trust(source, options)
+    return find_adapter(_download(source, options))
+
+
+def base_options(adapter: Adapter, options: ModelOptions) -> ModelOptions:
+    """Return how the base of an adapter is loaded: at the revision that the adapter names."""
+    return replace(options, revision=adapter.base_revision)
+
+
+def _load_adapted(source: str, adapter: Adapter, options: ModelOptions) -> LoadedModel:
+    try:
+        base = load_model(adapter.base, base_options(adapter, options))
+    except ModelError as error:
+        raise ModelError(
+            f"{shown_path(source)} is an adapter of {shown_path(adapter.base)}, which cannot be "
+            f"loaded: {error.message}",
+            hint="get the base model, or correct base_model_name_or_path in adapter_config.json",
+        ) from error
+    tokenizer = base.tokenizer
+    with _quiet(), _as_model_error(source):
+        if adapter.has_tokenizer:
+            from memaudit.engines.tokenizer import load_tokenizer
+
+            where = {"local_files_only": True, "trust_remote_code": False}
+            tokenizer = load_tokenizer(adapter.folder, where, options.add_special_tokens)
+        model = adapter.merged_into(base.model)
+    digest = adapter.digest_with(base.digest)
+    return LoadedModel(source, model, tokenizer, digest, unused=base.unused)
 
 
 @contextmanager
