@@ -13,6 +13,7 @@ from click.shell_completion import get_completion_class
 
 from memaudit import __version__
 from memaudit.cli.command import Group
+from memaudit.cli.demo import demo
 from memaudit.cli.diff import diff
 from memaudit.cli.doctor import doctor
 from memaudit.cli.explain import explain
@@ -92,7 +93,20 @@ def completion(shell: str) -> None:
     click.echo(kind(cli, {}, "memaudit", VARIABLE).source())
 
 
-for _command in (diff, doctor, explain, filter_, fit, gate, predict, status, merge, report, verify):
+for _command in (
+    demo,
+    diff,
+    doctor,
+    explain,
+    filter_,
+    fit,
+    gate,
+    predict,
+    status,
+    merge,
+    report,
+    verify,
+):
     cli.add_command(_command)
 
 
