@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 )
 @output_option("--html", "A page that needs no network.", FILE, metavar="FILE")
 @output_option("--markdown", "The same in short, as Markdown.", FILE, metavar="FILE")
+@output_option(
+    "--annex",
+    "For reviewers: what was tested and what was not, as Markdown, or HTML if it ends in .html.",
+    FILE,
+    metavar="FILE",
+)
 @output_option("--plots", "Its charts, as SVG.", FOLDER, metavar="DIR")
 @output_option("--top", "Worst examples listed.", CountRange(0, 500), 200, metavar="N")
 @output_option(
@@ -50,6 +56,7 @@ def report(  # noqa: PLR0913  one for each option
     policy: Path | None,
     html: Path | None,
     markdown: Path | None,
+    annex: Path | None,
     plots: Path | None,
     top: int,
     show_text: int,
@@ -62,9 +69,9 @@ def report(  # noqa: PLR0913  one for each option
     page is a single file that loads nothing. It names examples by id and address, and holds no
     text of the corpus unless --show-text asks for it. Only its owner can read the files.
     """
-    if not (html or markdown or plots):
+    if not (html or markdown or annex or plots):
         raise UsageError(
-            "nothing to write, expected --html, --markdown or --plots",
+            "nothing to write, expected --html, --markdown, --annex or --plots",
             hint="add --html report.html",
         )
     _check_text(show_text, data, html)
@@ -91,6 +98,12 @@ def report(  # noqa: PLR0913  one for each option
         made = replace(made, row_texts=read_row_texts(read.manifest, data, rows, show_text))
     page = report_page(made)
     written = _write(replace(page, notes=(*page.notes, *warnings)), html, markdown, plots)
+    if annex:
+        from memaudit.reports.annex import annex_page, read_release
+
+        is_html = annex.suffix.lower() in (".html", ".htm")
+        page = annex_page(made, read_release(policy))
+        written += _write(page, annex if is_html else None, None if is_html else annex, None)
     if as_json:
         document = made.document() | {"written": [str(path) for path in written]}
         click.echo(json_text(document))

@@ -33,6 +33,8 @@ LIMITS = (
 _SHARES = ("min_scored_share", "min_looked_at_share", "max_out_of_range_share")
 _IN_PYPROJECT = ("tool", "memaudit")
 _SECTION = "gate"
+_RELEASE = "release"
+"""What the people who release a model say about it, for `report --annex`; no limit."""
 
 
 class GatePolicy(
@@ -257,7 +259,7 @@ def _section(document: dict[str, Any], where: str) -> Mapping[str, Any] | None:
             document = document.get(name, {})
             if not isinstance(document, dict):
                 raise UsageError(f"{where}: expected {name} to be a section")
-    _refuse_unknown(document, (_SECTION,), where)
+    _refuse_unknown(document, (_SECTION, _RELEASE), where)
     section = document.get(_SECTION)
     if section is not None and not isinstance(section, dict):
         raise UsageError(f"{where}: expected {_SECTION} to be a section")

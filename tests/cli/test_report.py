@@ -187,3 +187,25 @@ def test_a_policy_makes_the_report_say_whether_the_run_passes(folder, tmp_path, 
 
     assert memaudit(command) == 0
     assert "gate" not in json.loads(capsys.readouterr().out)
+
+
+def test_an_annex_says_what_was_not_tested_and_who_answers(folder, tmp_path, capsys):
+    """A reviewer must not take silence for a result; what nobody has said is called so."""
+    policy, page = tmp_path / "memaudit.toml", tmp_path / "annex.html"
+    policy.write_text(
+        "[gate]\nmax-rate = 1\nallow-custom-classifier = true\n[release]\nowner = 'A. Example'\n"
+    )
+    given = ["report", "--run", str(folder), "--policy", str(policy), "--annex"]
+
+    assert memaudit([*given, str(tmp_path / "annex.md")]) == 0
+    assert memaudit([*given, str(page)]) == 0
+
+    text = (tmp_path / "annex.md").read_text()
+    assert "| membership inference | not covered |" in text
+    assert "`A. Example`" in text
+    assert "This is evidence, not legal advice." in text
+    assert "not given" in text
+    assert "A. Example" in page.read_text()
+    policy.write_text(policy.read_text().replace("owner", "nobody"))
+    assert memaudit([*given, str(page)]) == 2
+    assert "personal-data" in capsys.readouterr().err

@@ -1,0 +1,254 @@
+"""The annex of a report for reviewers: what was tested, what was not, and the numbers behind it."""
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from memaudit.errors import UsageError
+from memaudit.files import read_small
+from memaudit.gate.policy import MAX_POLICY_BYTES
+from memaudit.gate.rules import recited_rows
+from memaudit.reports import words
+from memaudit.reports.gate import gate_sentence
+from memaudit.reports.page import (
+    Bullets,
+    Cell,
+    Column,
+    Page,
+    Paragraph,
+    Section,
+    Sentence,
+    Table,
+    facts,
+    name,
+    plain,
+)
+from memaudit.reports.report import Report, budgets
+from memaudit.text import safe_text, shown_path
+
+_NOT_GIVEN = "not given: name it in the section [release] of the policy file"
+_NOT_LEGAL = "This is evidence, not legal advice."
+
+
+class Release(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab"
+):
+    """What only the people who release the model know: section [release] of a policy file."""
+
+    model: str = ""
+    """What is released: the student and its use."""
+
+    access: str = ""
+    """Who gets it and how: weights, an interface, inside the company."""
+
+    personal_data: str = ""
+    """Whether the corpus is meant to hold any, and on what ground."""
+
+    owner: str = ""
+    """Who answers for the risk that stays."""
+
+    residual_risk: str = ""
+    """Why what stays is acceptable, in the owner's words."""
+
+    test_again: str = ""
+    """When: a date, or what must change."""
+
+
+def read_release(path: Path | None) -> Release:
+    """Return the section [release] of a policy file; all empty without one.
+
+    Raises:
+        UsageError: the file cannot be read, or has another key.
+    """
+    if path is None:
+        return Release()
+    try:
+        document = tomllib.loads(read_small(path, MAX_POLICY_BYTES).decode())
+        return msgspec.convert(document.get("release", {}), Release)
+    except (OSError, ValueError, RecursionError) as error:  # msgspec's is a ValueError
+        raise UsageError(
+            f"{shown_path(path)}: the section [release] cannot be read: {safe_text(str(error))}",
+            hint="its keys are model, access, personal-data, owner, residual-risk, test-again",
+        ) from error
+
+
+def annex_page(report: Report, release: Release) -> Page:
+    """Return the annex: every line names the digest or the figure that it rests on.
+
+    Args:
+        report: of a finished run, with the gate's result if a policy was given.
+        release: what the people who release the model say.
+    """
+    risks = report.run.risks
+    verdict: Sentence = (
+        f"Before the release of a student of {safe_text(_teacher(report))}: "
+        f"{words.expected(risks.expected)} of {report.run.n_rows:,} examples are expected to be "
+        "memorized.",
+    )
+    return Page(
+        title="Annex for reviewers: memorization",
+        verdict=verdict,
+        lead=_NOT_LEGAL if report.gate is None else (*gate_sentence(report.gate), f" {_NOT_LEGAL}"),
+        sections=(
+            _section("Release context", "context", facts(_context(release))),
+            _section("What was tested", "tested", _tested(report), Paragraph(_not_tested())),
+            _section("Threat model and definition", "threat", _threat(report)),
+            _section("Mitigation, before and after", "mitigation", *_mitigation(report)),
+            _section("Risk that stays", "residual", _residual(report, release)),
+            _section("Where reviewers ask for it", "references", _references()),
+            _section("What identifies the evidence", "digests", facts(_digests(report))),
+        ),
+        made_by=report.run.manifest.names.memaudit_version,
+    )
+
+
+def _section(title: str, anchor: str, *blocks: Table | Paragraph | Bullets) -> Section:
+    return Section(title=title, anchor=anchor, nav=title, blocks=blocks)
+
+
+def _teacher(report: Report) -> str:
+    return Path(report.run.manifest.names.teacher).name or report.run.manifest.names.teacher
+
+
+def _context(release: Release) -> dict[str, Sentence | Cell]:
+    given = msgspec.structs.asdict(release)
+    return {
+        key.replace("_", " "): name(value, max_len=2000) if value else _NOT_GIVEN
+        for key, value in given.items()
+        if key not in ("residual_risk", "test_again")
+    }
+
+
+def _tested(report: Report) -> Table:
+    run, risks = report.run, report.run.risks
+    verified, sensitivity = report.verified, run.sensitivity_summary
+    student = None if verified is None else verified.result.extracted["student"]
+    rows: list[tuple[Sentence, ...]] = [
+        (
+            "exact continuation by the student",
+            "predicted",
+            f"{risks.n_flagged:,} of {run.n_rows:,} examples at risk; expected "
+            f"{words.expected(risks.expected)}, distinct texts {words.expected(risks.expected_texts)}",
+        ),
+        (
+            "exact continuation by a student that was really distilled",
+            "no" if student is None else "tested",
+            "run 'memaudit verify'"
+            if student is None
+            else f"{student.count:,} of {student.of:,} distinct examples",
+        ),
+        (
+            "exact continuation by the teacher",
+            "tested",
+            f"{int(recited_rows(run).sum()):,} examples",
+        ),
+        (
+            "personal data and secrets in examples at risk",
+            "no" if sensitivity is None else "tested, by form",
+            "run 'memaudit predict --sensitive'"
+            if sensitivity is None
+            else sensitivity.in_words(risks.n_flagged),
+        ),
+        *(
+            (what, "not covered", "needs a tool of its own")
+            for what in (
+                "nearly exact continuation and paraphrase",
+                "continuation by random sampling",
+                "membership inference",
+                "model inversion and attribute inference",
+            )
+        ),
+    ]
+    columns = (Column("question"), Column("tested?"), Column("result, or what to do"))
+    return Table(title="What was looked at", columns=columns, rows=tuple(rows))
+
+
+def _not_tested() -> str:
+    return (
+        "A question that is not covered is open: nothing in this document speaks for or against it."
+    )
+
+
+def _threat(report: Report) -> Bullets:
+    inputs = report.run.manifest.inputs
+    n_prefix, n_suffix = inputs.prefix_tokens, inputs.suffix_tokens
+    which = "first window" if inputs.windows == "first" else "windows"
+    return Bullets(
+        (
+            f"Somebody who may ask the student knows or guesses {n_prefix} tokens of a training "
+            f"text and takes the most likely continuation. Memorized means that the next "
+            f"{n_suffix} tokens come out exactly (Carlini et al., arXiv:2202.07646).",
+            f"The {which} of each example was scored, for a student that learns from "
+            f"{words.objective_in_words(inputs.objective)}. Only the corpus of this run was looked "
+            "at, not what the student learned elsewhere.",
+        )
+    )
+
+
+def _mitigation(report: Report) -> tuple[Table, Paragraph]:
+    risks = report.run.risks
+    found = budgets(risks)
+    exact = [each for each in found if each.rows == risks.n_flagged]
+    rows: list[tuple[Sentence, ...]] = [("none", 0, words.expected(risks.expected))]
+    rows += [("drop all examples at risk", each.rows, words.expected(each.left)) for each in exact]
+    table = Table(
+        title="Estimated with the training as it is",
+        columns=(
+            Column("mitigation"),
+            Column("examples dropped", is_number=True),
+            Column("expected to be memorized", is_number=True),
+        ),
+        rows=tuple(rows),
+    )
+    note = Paragraph(
+        "'memaudit filter' cleans the corpus, and 'memaudit diff' names what was removed and what "
+        "that changed. Give both runs to the reviewer."
+    )
+    return table, note
+
+
+def _residual(report: Report, release: Release) -> Table:
+    unfamiliar = report.run.risks.unfamiliar
+    rows: dict[str, Sentence | Cell] = {
+        "expected, with a 95% interval": words.expected(report.run.risks.expected),
+        "unlike the classifier's training data": words.percent_by_name(unfamiliar)
+        if unfamiliar
+        else "at most 5% of the rows in any feature",
+        "policy": "none was given" if report.gate is None else plain(gate_sentence(report.gate)),
+        "why it is acceptable": name(release.residual_risk, max_len=2000)
+        if release.residual_risk
+        else _NOT_GIVEN,
+        "owner": name(release.owner) if release.owner else _NOT_GIVEN,
+        "test again": name(release.test_again) if release.test_again else _NOT_GIVEN,
+    }
+    return facts(rows)
+
+
+def _references() -> Table:
+    rows: tuple[tuple[Sentence, ...], ...] = (
+        ("EDPB Opinion 28/2024, paragraph 46", "What was tested; What identifies the evidence"),
+        ("EDPB Opinion 28/2024, paragraph 55", "Threat model and definition"),
+        ("EDPB Opinion 28/2024, paragraph 58", "What was tested; Mitigation; Risk that stays"),
+        ("GPAI Code of Practice, copyright, Measure 1.4", "Mitigation, before and after"),
+        ("NIST AI 600-1, MS-2.10-001", "What was tested; Risk that stays"),
+    )
+    return Table(
+        title="Numbers of documents, and the parts of this annex that bear on them",
+        columns=(Column("document"), Column("here")),
+        rows=rows,
+    )
+
+
+def _digests(report: Report) -> dict[str, Sentence | Cell]:
+    inputs, names = report.run.manifest.inputs, report.run.manifest.names
+    return {
+        "run": name(inputs.fingerprint),
+        "texts of the corpus": name(inputs.texts_digest),
+        "teacher": name(inputs.teacher_digest),
+        "classifier": name(f"{names.classifier}, {names.classifier_digest}"),
+        "policy": ""
+        if report.gate is None or report.gate.policy.digest is None
+        else name(report.gate.policy.digest),
+        "memaudit": name(names.memaudit_version),
+    }
