@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from memaudit.features import FEATURE_SETS
 from memaudit.objectives import Objective
 from memaudit.runs.chunks import ChunkPlan, write_chunk
 from memaudit.runs.models import ModelSources, load_models, load_scorer
-from memaudit.runs.options import RayOptions
+from memaudit.runs.options import AuditOptions, RayOptions
 from memaudit.runs.ray_executor import score_on_ray
 from memaudit.runs.reading import Tokenizer
 from memaudit.runs.scoring import ChunkWork, chunk_features, score_here
@@ -119,9 +120,10 @@ def make_works(plan: ChunkPlan) -> Iterator[ChunkWork]:
 
 def measured_sources(model: str) -> ModelSources:
     """Return the model, with one thread on the CPU, and its digest."""
-    sources = ModelSources(model, None, None, ModelOptions(device="cpu", offline=True), threads=1)
+    options = AuditOptions(model=ModelOptions(device="cpu", offline=True), threads=1)
+    sources = ModelSources(model, None, None, options)
     digest = load_models(sources).teacher_digest
-    return ModelSources(model, None, None, sources.options, threads=1, digests=(digest, None))
+    return replace(sources, digests=(digest, None))
 
 
 def costs(log: Path) -> dict[str, float]:
@@ -202,9 +204,10 @@ def commit(model: str, chunk_size: int, n_chunks: int) -> dict[str, float]:
 
 def memory(n_rows: int, chunk_size: int) -> dict[str, float]:
     """Audit rows that all differ with an engine that takes no time."""
-    from memaudit.audit import audit_rows
+    from memaudit import audit
     from memaudit.classifier import load_classifier
     from memaudit.corpus import Example
+    from memaudit.runs.folder import open_folder
     from memaudit.runs.models import AuditModels
     from memaudit.runs.options import AuditOptions
 
@@ -217,7 +220,9 @@ def memory(n_rows: int, chunk_size: int) -> dict[str, float]:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=".") as folder:
         out = Path(folder) / "run"
-        audit_rows(rows, models, classifier, out=out, options=AuditOptions(chunk_size=chunk_size))
+        inputs = audit.AuditInputs(rows, models, classifier, AuditOptions(chunk_size=chunk_size))
+        with open_folder(out) as run_folder:
+            audit._audit(run_folder, inputs, None, writes=True)
         sizes = {path.name: path.stat().st_size for path in out.iterdir() if path.is_file()}
         sizes["chunks"] = sum(path.stat().st_size for path in (out / "chunks").iterdir())
     return {

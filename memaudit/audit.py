@@ -8,27 +8,20 @@
    makes probabilities, and a row is as risky as its worst window.
 6. Table and summary are written from that, beside their place, and renamed into it.
 
-No text is kept: for step 3 its tokens wait in a file without a name. A distinct window takes about 0.5 kB of memory and a row some 40 bytes; the rest
-waits on the disk, ids and addresses too.
+No text is kept: for step 3 its tokens wait in a file without a name. A distinct window takes about
+0.5 kB of memory and a row some 40 bytes; the rest waits on the disk, ids and addresses too.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from memaudit.classifier import RiskClassifier
-from memaudit.corpus import BadRow, Example
 from memaudit.progress import ReportProgress
 from memaudit.runs.counting import RowTokens, count_missing
 from memaudit.runs.files import scratch_folder
 from memaudit.runs.folder import RunFolder, begin_run, keep_rows, open_folder
 from memaudit.runs.manifest import Shard
-from memaudit.runs.models import AuditModels
 from memaudit.runs.opening import (
     AuditInputs,
-    chosen_prefilter,
     declare,
     finished_before,
     open_inputs,
@@ -67,9 +60,6 @@ def audit_corpus(
         options: everything else.
         progress: called now and then.
 
-    Returns:
-        counts, the expected number memorized, the worst examples, and where the table is.
-
     Raises:
         UsageError: both a student and a baseline are given, or the folder holds another run.
         CorpusError: the corpus cannot be read, a row is bad, or no row can be scored.
@@ -83,7 +73,7 @@ def audit_corpus(
         if run is not None:
             session = Session(kept_windows=run.plan.n_windows)
             return write_results(run, session, ReportOptions(options.table_format, options.n_worst))
-        return _audit(folder, open_inputs(request), options, progress, writes=out is not None)
+        return _audit(folder, open_inputs(request), progress, writes=out is not None)
 
 
 def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
@@ -105,88 +95,51 @@ def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
     request = open_request(teacher, data, student, baseline, options)
     with open_folder(out) as folder:
         finished_before(folder, request, shard)  # refuses another run before models are loaded
-        with _scored(folder, open_inputs(request), options, progress, shard):
-            pass
+        with DistinctWindows(options.shape.length, scratch_folder(folder)) as windows:
+            _score(folder, open_inputs(request), windows, progress, shard)
     return run_status(folder)  # not before it is let go: it would say that this process is at work
 
 
-def audit_rows(
-    rows: Iterable[Example | BadRow],
-    models: AuditModels,
-    classifier: RiskClassifier,
-    *,
-    out: Path | None = None,
-    options: AuditOptions = DEFAULT_OPTIONS,
-    progress: ReportProgress | None = None,
-) -> AuditResult:
-    """Audit all rows of a corpus, in order, with models that are loaded already.
-
-    The classifier's features are among those of the models. The rest is as for `audit_corpus`,
-    errors too; options of how models are loaded have no effect.
-    """
-    with open_folder(out) as folder:
-        inputs = AuditInputs(rows, models, classifier, chosen_prefilter(classifier, options))
-        return _audit(folder, inputs, options, progress, writes=out is not None)
-
-
 def _audit(
-    folder: Path,
-    inputs: AuditInputs,
-    options: AuditOptions,
-    progress: ReportProgress | None,
-    *,
-    writes: bool,
+    folder: Path, inputs: AuditInputs, progress: ReportProgress | None, *, writes: bool
 ) -> AuditResult:
     """Score what is not scored yet, and write the results."""
-    with _scored(folder, inputs, options, progress) as scored:
+    options = inputs.options
+    with DistinctWindows(options.shape.length, scratch_folder(folder)) as windows:
+        run, session = _score(folder, inputs, windows, progress)
 
         def text_of(window: int) -> str:
-            token_ids = scored.windows.window(window).tolist()
+            token_ids = windows.window(window).tolist()
             return inputs.models.tokenizer.decode([token_ids])[0][: options.show_text]
 
         shown = text_of if options.show_text else None
         report = ReportOptions(options.table_format, options.n_worst, shown)
-        return write_results(scored.run, scored.session, report, writes=writes)
+        return write_results(run, session, report, writes=writes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """A run all of whose own chunks are there."""
-
-    run: RunFolder
-    windows: DistinctWindows
-    session: Session
-
-
-@contextmanager
-def _scored(
+def _score(
     folder: Path,
     inputs: AuditInputs,
-    options: AuditOptions,
+    windows: DistinctWindows,
     progress: ReportProgress | None,
     shard: Shard | None = None,
-) -> Iterator[_Scored]:
+) -> tuple[RunFolder, Session]:
     """Read the corpus, begin or continue the run, and score what is missing."""
     session, place, models = Session(), scratch_folder(folder), inputs.models
-    with (
-        RowLog(place) as rows,
-        DistinctWindows(options.shape.length, place) as windows,
-        RowTokens(place) as tokens,
-    ):
+    with RowLog(place) as rows, RowTokens(place) as tokens:
         cuts = cut_rows(
             inputs.rows,
             models.tokenizer,
             (rows, windows),
-            choice=options.window_choice,
+            choice=inputs.options.window_choice,
             progress=progress,
             keep_tokens=tokens.append if inputs.asks_exposure else None,
         )
         # Only now is known what the run is: the manifest pins the texts that were read. An earlier
         # session's chunks count if its manifest says the same, so the corpus is read at each start.
-        manifest = declare(inputs, options, cuts, len(windows), shard)
-        run = begin_run(folder, manifest, restart=options.restart)
+        manifest = declare(inputs, cuts, len(windows), shard)
+        run = begin_run(folder, manifest, restart=inputs.options.restart)
         # Before the chunks: a folder with all its chunks can then be read without the corpus.
         keep_rows(run, rows, cuts)
         count_missing(run, windows, tokens, progress)
-        session = score_missing(run, windows, models.score, session, progress)
-        yield _Scored(run, windows, session)
+        return run, score_missing(run, windows, models.score, session, progress)

@@ -100,8 +100,7 @@ def plan_audit(  # audit_corpus, and when it began
     """
     started = started or _now()
     request = open_request(teacher, data, student, baseline, options)
-    sources, role = request.sources, request.sources.role
-    options = replace(options, model=sources.options)
+    sources, role, options = request.sources, request.sources.role, request.options
     chunks = _chunk_plan(role, options, request.prefilter)
     sizes, tokenizer = load_sizes(sources.teacher, options.model)
     models = {"teacher": sizes}
@@ -196,9 +195,11 @@ def _run_sample(
 ) -> Sample:
     """Load the models; score windows from all over the corpus, ever more, for some seconds."""
     loading = _now()
-    n_processes = sources.workers if sources.ray is None else sources.ray.replicas
-    n_threads = sources.threads or max(1, torch.get_num_threads() // n_processes)
-    models = load_models(replace(sources, threads=n_threads, workers=1, ray=None))
+    n_threads = sources.options.threads or max(
+        1, torch.get_num_threads() // max(1, sources.options.n_elsewhere)
+    )
+    alone = replace(sources.options, threads=n_threads, workers=1, ray=None)
+    models = load_models(replace(sources, options=alone))
     seconds_before, cpu_seconds_before = _since(started)
 
     def score(n: int) -> tuple[float, float]:

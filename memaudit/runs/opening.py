@@ -60,6 +60,7 @@ class AuditInputs:
     classifier: RiskClassifier
     """Its features are among those of the models' feature set."""
 
+    options: AuditOptions
     prefilter: Prefilter | None = None
     """Says which windows no model looks at."""
 
@@ -91,8 +92,10 @@ class AuditRequest:
     prefilter: Prefilter | None
     """As in `AuditInputs`."""
 
-    options: AuditOptions
-    """Everything else."""
+    @property
+    def options(self) -> AuditOptions:
+        """Everything else."""
+        return self.sources.options
 
 
 def open_request(
@@ -115,20 +118,14 @@ def open_request(
     classifier = find_classifier(options.classifier, feature_set_name(role), options.objective.kind)
     check_zlib(classifier)
     corpus = corpus_of(data)
+    model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
     sources = ModelSources(
         fspath(teacher),
         None if reference is None else fspath(reference),
         role,
-        replace(options.model, add_special_tokens=corpus.add_special_tokens),
-        options.threads,
-        options.workers,
-        options.ray,
-        options.engine,
-        options.vllm,
-        options.shape.length,
+        replace(options, model=model),
     )
-    prefilter = chosen_prefilter(classifier, options)
-    return AuditRequest(corpus, sources, classifier, prefilter, options)
+    return AuditRequest(corpus, sources, classifier, chosen_prefilter(classifier, options))
 
 
 def open_inputs(request: AuditRequest) -> AuditInputs:
@@ -147,7 +144,15 @@ def open_inputs(request: AuditRequest) -> AuditInputs:
         seen=seen,
     )
     rows = _begun(allowed_rows(rows, request.options.on_bad_row))
-    return AuditInputs(rows, models(), request.classifier, request.prefilter, request.corpus, seen)
+    return AuditInputs(
+        rows,
+        models(),
+        request.classifier,
+        request.options,
+        request.prefilter,
+        request.corpus,
+        seen,
+    )
 
 
 def finished_before(
@@ -193,8 +198,7 @@ def finished_before(
 
 
 def _runs_on_hf(options: AuditOptions) -> bool:
-    elsewhere = options.workers > 1 or options.ray is not None
-    return engine_to_try(options.engine, options.vllm, elsewhere=elsewhere) == "hf"
+    return engine_to_try(options.engine, options.vllm, elsewhere=options.n_elsewhere > 0) == "hf"
 
 
 def _asked_inputs(request: AuditRequest, was: RunInputs, *, is_done: bool) -> RunInputs:
@@ -207,10 +211,10 @@ def _asked_inputs(request: AuditRequest, was: RunInputs, *, is_done: bool) -> Ru
     changes: dict[str, Any] = {
         "corpus": request.corpus.declared(),
         "on_bad_row": options.on_bad_row,
-        "teacher_digest": model_digest(sources.teacher, sources.options),
+        "teacher_digest": model_digest(sources.teacher, options.model),
         "reference_digest": None
         if sources.reference is None
-        else model_digest(sources.reference, sources.options),
+        else model_digest(sources.reference, options.model),
         "feature_set": feature_set_name(sources.role),
         "features": (*(n for n in was.features if n not in SENSITIVITY_COLUMNS), *sensitivity),
         "classifier_digest": request.classifier.digest,
@@ -304,17 +308,12 @@ def _begun(rows: Iterator[Example | BadRow]) -> Iterator[Example | BadRow]:
 
 
 def declare(
-    inputs: AuditInputs,
-    options: AuditOptions,
-    cuts: RowWindows,
-    distinct_windows: int,
-    shard: Shard | None,
+    inputs: AuditInputs, cuts: RowWindows, distinct_windows: int, shard: Shard | None
 ) -> Manifest:
     """Return what a run is given: all that decides a byte of its results.
 
     Args:
-        inputs: what is audited.
-        options: how.
+        inputs: what is audited, and how.
         cuts: the rows that were read, and their windows.
         distinct_windows: how many those are, equal ones counted once.
         shard: the part that is scored. None: all.
@@ -322,7 +321,7 @@ def declare(
     Raises:
         ClassifierError: the engine cannot tell a feature that the classifier needs.
     """
-    models, windows = inputs.models, options.windows
+    models, options, windows = inputs.models, inputs.options, inputs.options.windows
     if windows == "auto":
         windows = "answers" if cuts.answers.rows else "first"
     exposure = ExposureCounted(GRAM_TOKENS, options.epochs) if inputs.asks_exposure else None

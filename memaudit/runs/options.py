@@ -98,14 +98,20 @@ class AuditOptions:
     """Whether another run in the same folder is started over instead of refused."""
 
     def __post_init__(self) -> None:
-        elsewhere = self.workers > 1 or self.ray is not None
-        engine_to_try(self.engine, self.vllm, elsewhere=elsewhere)
+        engine_to_try(self.engine, self.vllm, elsewhere=self.n_elsewhere > 0)
         if not 0 < self.epochs < math.inf:
             raise ValueError(f"epochs must be above 0 and finite, got {self.epochs}")
         if min(self.chunk_size, self.workers) < 1 or min(self.n_worst, self.show_text) < 0:
             raise ValueError(
                 "chunk_size and workers must be at least 1, n_worst and show_text at least 0"
             )
+
+    @property
+    def n_elsewhere(self) -> int:
+        """Other processes that score; 0: this one does."""
+        if self.ray is not None:
+            return self.ray.replicas
+        return self.workers if self.workers > 1 else 0
 
     @property
     def window_choice(self) -> WindowChoice:

@@ -30,10 +30,10 @@ def canaries(tmp_path, corpus):
 
     options = CorpusOptions(str(corpus))
     inputs = audit.AuditInputs(
-        read_corpus(options), make_fake_models(), make_classifier(), corpus=options
+        read_corpus(options), make_fake_models(), make_classifier(), fake_options(), corpus=options
     )
     with open_folder(tmp_path / "canaries") as out:
-        audit._audit(out, inputs, fake_options(), None, writes=True)
+        audit._audit(out, inputs, None, writes=True)
     return tmp_path / "canaries"
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.fake_run import audit_rows
 from support.fakes import make_classifier, make_models, make_rows
 from support.report_runs import made_up_run, with_results
 
-from memaudit.audit import audit_rows
 from memaudit.reports.html import render_html
 from memaudit.reports.markdown import render_markdown
 from memaudit.reports.predict import summary_page

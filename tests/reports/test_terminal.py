@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from support.fake_run import audit_rows
 from support.fakes import make_classifier, make_models, make_rows
 from support.report_runs import with_results
 
-from memaudit.audit import audit_rows
 from memaudit.corpus import Example
 from memaudit.metrics import ExpectedCount
 from memaudit.reports.page import plain

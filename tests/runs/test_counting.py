@@ -11,6 +11,7 @@ from support.fake_run import (
     contents,
     fake_options,
     make_fake_models,
+    score_part,
 )
 from support.fakes import make_classifier, make_rows
 
@@ -19,7 +20,6 @@ from memaudit.errors import UsageError
 from memaudit.exposure import exposure_of
 from memaudit.features import EXPOSURE_FEATURES, FEATURE_SETS
 from memaudit.runs import counting
-from memaudit.runs.folder import open_folder
 from memaudit.runs.manifest import Shard, read_manifest
 from memaudit.runs.merging import merge_runs
 from memaudit.windows import WindowShape
@@ -113,14 +113,10 @@ def test_several_passes_and_small_parts_count_the_same(tmp_path, monkeypatch):
 def test_shards_merged_say_what_the_whole_says(tmp_path):
     """Each counts its own windows in the whole corpus."""
     run(tmp_path / "whole", chunk_size=4)
-    inputs = audit.AuditInputs(make_rows(*TEXTS), make_fake_models(), CLASSIFIER)
     options = fake_options(shape=SHAPE, chunk_size=4)
+    inputs = audit.AuditInputs(make_rows(*TEXTS), make_fake_models(), CLASSIFIER, options)
     for index in range(2):
-        with (
-            open_folder(tmp_path / f"{index}") as folder,
-            audit._scored(folder, inputs, options, None, Shard(index, 2)),
-        ):
-            pass
+        score_part(tmp_path / f"{index}", inputs, Shard(index, 2))
     merge_runs([tmp_path / "0", tmp_path / "1"], tmp_path / "merged")
     whole = contents(tmp_path / "whole")
     del whole[counting.EXPOSURE]  # a merged run has all its chunks

@@ -8,19 +8,19 @@ import pyarrow.parquet as pq
 import pytest
 from support.fake_run import (
     ByteWiseEngine,
+    audit_rows,
     contents,
     fake_audit,
     fake_options,
     fake_rows,
     make_fake_models,
+    score_part,
 )
 from support.fakes import ByteTokenizer, make_classifier, make_rows
 
 from memaudit import audit
-from memaudit.audit import audit_rows
 from memaudit.errors import ModelError, OutputError, UsageError
 from memaudit.runs.chunks import read_failures, write_failure
-from memaudit.runs.folder import open_folder
 from memaudit.runs.manifest import Shard
 from memaudit.runs.merging import merge_runs
 from memaudit.runs.results import ReportOptions
@@ -150,12 +150,8 @@ def test_a_shard_with_a_failed_chunk_is_not_merged(tmp_path):
     folders = [tmp_path / str(index) for index in range(2)]
     fake_audit(folders[0], shard=Shard(0, 2))
     models = replace(make_fake_models(), score=partial(score_but, {3}))
-    inputs = audit.AuditInputs(fake_rows(88), models, make_classifier())
-    with (
-        open_folder(folders[1]) as out,
-        audit._scored(out, inputs, fake_options(), None, Shard(1, 2)),
-    ):
-        pass
+    inputs = audit.AuditInputs(fake_rows(88), models, make_classifier(), fake_options())
+    score_part(folders[1], inputs, Shard(1, 2))
 
     with pytest.raises(UsageError, match=r"chunks are not there \(failed: 3\)"):
         merge_runs(folders, tmp_path / "merged", report=ReportOptions())

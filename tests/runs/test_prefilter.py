@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from support.fake_run import audit_rows
 from support.fakes import ByteTokenizer, RecitingEngine, make_classifier, make_models, make_rows
 
-from memaudit.audit import audit_rows
 from memaudit.errors import UsageError
 from memaudit.features import CORPUS_FEATURES
 from memaudit.prefilter import Prefilter

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.fake_run import (
+    audit_rows,
     contents,
     fake_audit,
     fake_options,
@@ -26,7 +27,6 @@ from support.fake_run import (
 )
 from support.fakes import make_classifier
 
-from memaudit.audit import audit_rows
 from memaudit.errors import MemauditError, MissingDependency, ModelError
 from memaudit.runs.options import RayOptions
 from memaudit.runs.ray_executor import score_on_ray

@@ -2,10 +2,16 @@
 
 import numpy as np
 import pytest
-from support.fake_run import ByteWiseEngine, audit_with, contents, fake_audit, fake_options
+from support.fake_run import (
+    ByteWiseEngine,
+    audit_rows,
+    audit_with,
+    contents,
+    fake_audit,
+    fake_options,
+)
 from support.fakes import make_classifier, make_models, make_rows
 
-from memaudit.audit import audit_rows
 from memaudit.errors import ModelError
 
 

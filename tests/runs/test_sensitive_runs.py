@@ -6,7 +6,7 @@ from functools import partial
 import msgspec
 import pyarrow.parquet as pq
 import pytest
-from support.fake_run import audit_with, contents, make_fake_models
+from support.fake_run import audit_with, contents, make_fake_models, score_part
 from support.fakes import ByteTokenizer, make_classifier, make_rows
 from support.sensitive_rows import PLAIN, SAFE, SHAPE, TEXTS, TILED, leaky_engine, rows, window_of
 
@@ -14,7 +14,7 @@ from memaudit import audit
 from memaudit.cli.main import run as run_command
 from memaudit.errors import UsageError
 from memaudit.features import FEATURE_SETS
-from memaudit.runs.folder import MANIFEST, open_folder
+from memaudit.runs.folder import MANIFEST
 from memaudit.runs.manifest import Shard, read_manifest
 from memaudit.runs.merging import merge_runs
 from memaudit.runs.options import AuditOptions
@@ -42,12 +42,8 @@ def shard_of(out, shard):
     models = make_fake_models()
     scored_here = partial(score_here, leaky_engine(), ByteTokenizer())
     models = type(models)(**{**_fields(models), "score": scored_here})
-    inputs = audit.AuditInputs(rows(), models, make_classifier())
-    with (
-        open_folder(out) as folder,
-        audit._scored(folder, inputs, AuditOptions(**OPTIONS), None, shard=shard),
-    ):
-        pass
+    inputs = audit.AuditInputs(rows(), models, make_classifier(), AuditOptions(**OPTIONS))
+    score_part(out, inputs, shard)
 
 
 def _fields(value):

@@ -14,10 +14,8 @@ def audit_with_workers(out, load, n_workers=2):
     """Audit the fake rows with workers."""
     from dataclasses import replace
 
-    from support.fake_run import fake_options, fake_rows
+    from support.fake_run import audit_rows, fake_options, fake_rows
     from support.fakes import make_classifier
-
-    from memaudit.audit import audit_rows
 
     models = replace(make_fake_models(), score=partial(score_in_workers, load, n_workers))
     return audit_rows(fake_rows(88), models, make_classifier(), out=out, options=fake_options())

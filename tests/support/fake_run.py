@@ -125,14 +125,36 @@ def fake_audit(out, *, n_windows=88, shard=None, **settings):
     from memaudit.runs.folder import open_folder
 
     options = {key: settings.pop(key) for key in ("chunk_size", "restart") if key in settings}
-    inputs = audit.AuditInputs(
-        fake_rows(n_windows), make_fake_models(**settings), make_classifier()
-    )
+    rows, models = fake_rows(n_windows), make_fake_models(**settings)
+    inputs = audit.AuditInputs(rows, models, make_classifier(), fake_options(**options))
+    if shard is not None:
+        return score_part(out, inputs, shard)
     with open_folder(out) as folder:
-        if shard is None:
-            return audit._audit(folder, inputs, fake_options(**options), None, writes=True)
-        with audit._scored(folder, inputs, fake_options(**options), None, shard=shard):
-            return None
+        return audit._audit(folder, inputs, None, writes=True)
+
+
+def audit_rows(rows, models, classifier, *, out=None, options=None, progress=None):
+    """Audit rows in order, with models that are there already."""
+    from memaudit import audit
+    from memaudit.runs.folder import open_folder
+    from memaudit.runs.opening import chosen_prefilter
+    from memaudit.runs.options import AuditOptions
+
+    options = options or AuditOptions()
+    with open_folder(out) as folder:
+        prefilter = chosen_prefilter(classifier, options)
+        inputs = audit.AuditInputs(rows, models, classifier, options, prefilter)
+        return audit._audit(folder, inputs, progress, writes=out is not None)
+
+
+def score_part(out, inputs, shard):
+    """Score a shard of what is given."""
+    from memaudit import audit
+    from memaudit.runs.folder import open_folder
+    from memaudit.runs.reading import DistinctWindows
+
+    with open_folder(out) as folder, DistinctWindows(inputs.options.shape.length) as windows:
+        audit._score(folder, inputs, windows, None, shard)
 
 
 class Interrupted(BaseException):
@@ -161,7 +183,6 @@ def audit_with(engine, out, *, rows=None, classifier=None, models=None, **option
 
     from support.fakes import ByteTokenizer, make_classifier
 
-    from memaudit.audit import audit_rows
     from memaudit.runs.scoring import score_here
 
     scored_here = partial(score_here, engine, ByteTokenizer())

@@ -28,16 +28,16 @@ def load():
     """Load the demo models as `memaudit predict` does."""
     from memaudit.engines.models import ModelOptions
     from memaudit.runs.models import ModelSources, load_models
+    from memaudit.runs.options import AuditOptions
 
-    options = ModelOptions(device="cpu", offline=True)
-    return load_models(
-        ModelSources(str(ROOT / "models" / "demo-teacher"), None, None, options, threads=1)
-    )
+    options = AuditOptions(model=ModelOptions(device="cpu", offline=True), threads=1)
+    return load_models(ModelSources(str(ROOT / "models" / "demo-teacher"), None, None, options))
 
 
 def audit(models, out):
     """Audit the demo corpus."""
-    from memaudit.audit import audit_rows
+    from fake_run import audit_rows
+
     from memaudit.classifier import load_classifier
     from memaudit.corpus import CorpusOptions, read_corpus
     from memaudit.runs.options import AuditOptions
