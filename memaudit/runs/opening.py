@@ -286,7 +286,7 @@ def reference_role(student: object, baseline: object) -> ReferenceRole | None:
 
 
 def allowed_rows(
-    rows: Iterator[Example | BadRow], on_bad_row: Literal["error", "skip"]
+    rows: Iterable[Example | BadRow], on_bad_row: Literal["error", "skip"]
 ) -> Iterator[Example | BadRow]:
     """Yield rows; refuse the first bad one if the policy says so.
 

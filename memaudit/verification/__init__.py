@@ -2,7 +2,7 @@
 
 from memaudit.labels import VerificationResult
 from memaudit.verification.distilled import verify_distilled
-from memaudit.verification.options import VerificationOptions
+from memaudit.verification.examples import VerificationOptions
 from memaudit.verification.run import verify_distillation
 
 __all__ = [

@@ -17,9 +17,8 @@ from memaudit.errors import UsageError
 from memaudit.labels import VerificationResult
 from memaudit.progress import ReportProgress
 from memaudit.runs.files import output_folder
-from memaudit.verification.examples import read_examples
+from memaudit.verification.examples import DEFAULT_OPTIONS, VerificationOptions, read_examples
 from memaudit.verification.models import VerificationModels, check_readable
-from memaudit.verification.options import DEFAULT_OPTIONS, VerificationOptions
 from memaudit.verification.predictions import match_predictions, read_predictions
 from memaudit.verification.run import finished, make_result, settings_of, write_results
 from memaudit.verification.stages import Run, begin, extraction, finish, work_folder

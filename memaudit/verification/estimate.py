@@ -11,9 +11,13 @@ import numpy as np
 
 from memaudit.corpus import corpus_of, read_corpus
 from memaudit.progress import ReportProgress
-from memaudit.verification.examples import Examples, read_examples
+from memaudit.verification.examples import (
+    DEFAULT_OPTIONS,
+    Examples,
+    VerificationOptions,
+    read_examples,
+)
 from memaudit.verification.models import VerificationModels, check_readable, load_models
-from memaudit.verification.options import DEFAULT_OPTIONS, VerificationOptions
 from memaudit.windows import without_padding
 
 _SAMPLE_EXAMPLES = 4

@@ -1,21 +1,95 @@
-"""What baseline and student are trained on, and what is kept from them."""
+"""How a distillation is verified: what it is asked for, what is trained on, and what is kept from that."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.corpus import BadRow, Example
-from memaudit.errors import CorpusError
+from memaudit.distillation import TrainingOptions
+from memaudit.engines.models import ModelOptions
+from memaudit.errors import CorpusError, UsageError
+from memaudit.objectives import Divergence, Objective
 from memaudit.progress import ReportProgress
+from memaudit.runs.opening import allowed_rows
 from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, Tokenizer, cut_rows
-from memaudit.verification.options import VerificationOptions
-from memaudit.windows import MIN_SUFFIX_LEN
+from memaudit.windows import MIN_SUFFIX_LEN, Turns, WindowChoice, WindowPolicy, WindowShape
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationOptions:
+    """How a distillation is verified."""
+
+    objective: Objective = field(default_factory=Objective)
+    divergence: Divergence = field(default_factory=Divergence)
+    """How the loss of soft labels measures the distance from the teacher."""
+
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    """Of baseline and student alike. Its seed also draws the sample and the held-out windows."""
+
+    shape: WindowShape = field(default_factory=WindowShape)
+    """Tokens of prefix and suffix."""
+
+    windows: WindowPolicy = "auto"
+    """Which windows of a row are trained on and asked for; with predictions, those are."""
+
+    turns: Turns = "all"
+    """Of which answers of a conversation, likewise."""
+
+    min_suffix_len: int = MIN_SUFFIX_LEN
+    """Tokens of the shortest answer, likewise."""
+
+    sample: int | None = None
+    """Rows to train on and to verify, drawn at random. None: all."""
+
+    held_out_share: float = 0.1
+    """Of the distinct windows, kept from baseline and student to measure perplexity, in [0, 1)."""
+
+    on_bad_row: Literal["error", "skip"] = "error"
+    """Whether a row that cannot be used ends the verification, or is counted and left out."""
+
+    check_generate: int = 0
+    """Windows that teacher and student really continue, to check the one pass against."""
+
+    keep_models: bool = False
+    """Whether the trained models stay in the folder."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    """How models are loaded: in float32, whatever they are trained in."""
+
+    threads: int | None = None
+    """CPU threads of torch in this process. None leaves them as they are."""
+
+    @property
+    def window_choice(self) -> WindowChoice:
+        """Which windows are cut."""
+        return WindowChoice(self.shape, self.windows, self.turns, self.min_suffix_len)
+
+    def __post_init__(self) -> None:
+        if self.sample is not None and self.sample < 1:
+            raise ValueError(f"sample must be at least 1, got {self.sample}")
+        if not 0 <= self.held_out_share < 1:
+            raise ValueError(f"held_out_share must be in [0, 1), got {self.held_out_share}")
+        if self.objective.kind != "soft" and self.divergence.settings:
+            raise UsageError(
+                f"{' and '.join(self.divergence.settings)} mean nothing with the objective "
+                f"{self.objective.kind}: no distance from the teacher is measured",
+                hint="leave them out, or choose --objective soft",
+            )
+        if self.check_generate < 0:
+            raise ValueError(f"check_generate must be at least 0, got {self.check_generate}")
+        if self.model.dtype != "float32":
+            raise ValueError("models are loaded in float32, for extraction is decided in it")
+
+
+DEFAULT_OPTIONS = VerificationOptions()
+"""Three epochs of soft labels at temperature 2, all rows, a tenth of the windows held out."""
+
 
 _HELD_OUT_SEED = 1
 """Apart from the seed of the sample, so that one does not decide the other."""
@@ -108,7 +182,7 @@ def read_examples(
     """
     with RowLog(folder) as row_log, DistinctWindows(options.shape.length, folder) as windows:
         cuts = cut_rows(
-            _allowed(rows, options.on_bad_row),
+            allowed_rows(rows, options.on_bad_row),
             tokenizer,
             (row_log, windows),
             choice=options.window_choice,
@@ -117,16 +191,6 @@ def read_examples(
         examples = _choose(cuts, row_log, windows, options)
         has_answers = bool(cuts.answers.rows) and options.windows != "first"
         yield replace(examples, has_answers=has_answers)
-
-
-def _allowed(rows: Iterable[Example | BadRow], on_bad_row: str) -> Iterator[Example | BadRow]:
-    for row in rows:
-        if isinstance(row, BadRow) and on_bad_row == "error":
-            raise CorpusError(
-                f"{row.address}: {row.reason}",
-                hint="repair the row, or count and leave out bad rows with --on-bad-row skip",
-            )
-        yield row
 
 
 def _choose(

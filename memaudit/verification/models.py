@@ -17,7 +17,7 @@ from memaudit.distillation import TrainingOptions, quiet_transformers
 from memaudit.errors import ModelError, OutputError
 from memaudit.runs.files import output_errors
 from memaudit.text import shown_path
-from memaudit.verification.options import VerificationOptions
+from memaudit.verification.examples import VerificationOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -40,7 +40,7 @@ from memaudit.labels import (
 from memaudit.progress import ReportProgress
 from memaudit.runs.files import committed_file
 from memaudit.text import shown_path
-from memaudit.verification.examples import read_examples
+from memaudit.verification.examples import DEFAULT_OPTIONS, VerificationOptions, read_examples
 from memaudit.verification.extraction import (
     Extraction,
     extraction_sets,
@@ -49,7 +49,6 @@ from memaudit.verification.extraction import (
     with_predictions,
 )
 from memaudit.verification.models import check_readable, load_models, save_tokenizer
-from memaudit.verification.options import DEFAULT_OPTIONS, VerificationOptions
 from memaudit.verification.predictions import (
     Predictions,
     match_predictions,

@@ -22,10 +22,9 @@ from memaudit.labels import GenerationCounts
 from memaudit.progress import ReportProgress, begin_stage
 from memaudit.runs.files import committed_file, locked, output_errors, output_folder
 from memaudit.text import safe_text, shown_path
-from memaudit.verification.examples import Examples
+from memaudit.verification.examples import Examples, VerificationOptions
 from memaudit.verification.extraction import Extraction, by_context, check_generation, extract
 from memaudit.verification.models import VerificationModels, trained_model
-from memaudit.verification.options import VerificationOptions
 from memaudit.windows import NO_TOKEN, context_len, without_padding
 
 if TYPE_CHECKING:
