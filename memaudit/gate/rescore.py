@@ -15,6 +15,7 @@ from memaudit.features import EXPOSURE_FEATURES
 from memaudit.runs.chunks import ChunkPlan, read_matrix
 from memaudit.runs.folder import RunFolder
 from memaudit.runs.models import ModelSources, load_scorer
+from memaudit.runs.options import AuditOptions
 from memaudit.runs.reading import DistinctWindows, RowLog, cut_rows
 from memaudit.runs.run import Run
 from memaudit.runs.same_corpus import corpus_options, reread_corpus
@@ -59,7 +60,7 @@ def rescore(run: Run, source: str, asked: Rescoring) -> int:
         raise UsageError(
             f"{shown_path(run.folder)}: the run {given}", hint="give --rescore the same models"
         )
-    options = ModelOptions(
+    model = ModelOptions(
         dtype="bfloat16" if "bfloat16" in inputs.engine else "float32",
         add_special_tokens=corpus_options(run, source).add_special_tokens,
     )
@@ -67,7 +68,7 @@ def rescore(run: Run, source: str, asked: Rescoring) -> int:
         asked.teacher,
         asked.reference,
         plan.role,
-        options,
+        AuditOptions(model=model),
         digests=(inputs.teacher_digest, inputs.reference_digest),
     )
     engine, tokenizer = load_scorer(sources, 0)
