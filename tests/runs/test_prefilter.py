@@ -179,7 +179,7 @@ def asks_student(monkeypatch):
         coefficients=(0.0, -2.0),
     )
     cascade = Prefilter(classifier=judge, survival=0.9, estimator=estimator, cutoff=0.5)
-    monkeypatch.setattr("memaudit.audit.chosen_prefilter", lambda *_: cascade)
+    monkeypatch.setattr("memaudit.runs.opening.chosen_prefilter", lambda *_: cascade)
 
     def run_audit(out, *texts, known_to_student=(), **options):
         engine = RecitingEngine(
