@@ -7,12 +7,12 @@ import pytest
 from support.house import House
 
 AT_MOST = {  # figure: limit, and what the limit should come down to
-    "modules": 153,  # 125
-    "lines": 32_260,  # 22,500
-    "modules imported by one other": 41,  # 25
-    "private helpers used once per 1,000 lines": 13.2,  # 6
-    "imports in functions": 218,  # 120
-    "lines of the largest function": 66,  # 60
+    "modules": 154,  # 125
+    "lines": 32_850,  # 22,500
+    "modules imported by one other": 42,  # 25
+    "private helpers used once per 1,000 lines": 12.9,  # 6
+    "imports in functions": 220,  # 120
+    "lines of the largest function": 65,  # 60
     "lines of the largest module": 480,  # 350
     "pairs of more than 12 equal lines": 0,  # 0
     "files that name one option, at most": 18,  # 10
