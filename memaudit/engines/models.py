@@ -134,9 +134,10 @@ def adapter_of(source: str, options: ModelOptions) -> Adapter | None:
     """
     if Path(source).is_dir():
         return find_adapter(Path(source))
-    if Path(source).exists() or not _HUB_ID.fullmatch(source):
+    if not _is_hub_id(source):
         return None
     _check_trust(source, options)
+    _settle_hub(options)
     return find_adapter(_download(source, options))
 
 
@@ -227,13 +228,25 @@ def _check_trust(source: str, options: ModelOptions) -> None:
         )
 
 
-def _find_files(source: str, options: ModelOptions) -> ModelFiles:
-    _check_trust(source, options)
+def _is_hub_id(source: str) -> bool:
+    """Return whether a source is neither here nor a file's name: a typo must not be a request."""
+    path = Path(source)
+    is_name = _HUB_ID.fullmatch(source) and path.suffix not in (".gguf", ".safetensors")
+    return bool(is_name) and not path.exists()
+
+
+def _settle_hub(options: ModelOptions) -> None:
+    """Tell the hub's library what it may do, before it is asked for anything."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     if options.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+def _find_files(source: str, options: ModelOptions) -> ModelFiles:
+    _check_trust(source, options)
+    _settle_hub(options)
     path = Path(source)
     try:
         if path.is_file():
@@ -245,7 +258,7 @@ def _find_files(source: str, options: ModelOptions) -> ModelFiles:
             f"{shown_path(source)}: cannot be read: {error.strerror}",
             hint="check the path and its permissions",
         ) from error
-    if not _HUB_ID.fullmatch(source) or path.suffix in (".gguf", ".safetensors"):
+    if not _is_hub_id(source):
         raise ModelError(
             f"{shown_path(source)}: no such file or folder",
             hint="check the path, or name a model on the hub as owner/name",

@@ -205,14 +205,6 @@ def test_vllm_is_set_up_to_be_exact(stand_in, folders):
         assert settings["kv_cache_memory_bytes"] > 0
 
 
-def test_memory_of_a_device_is_divided_by_size():
-    """A small student needs less than its teacher, and both must fit."""
-    shares = vllm._memory_shares([1000, 100], 0.8)
-
-    assert sum(shares) == pytest.approx(0.8)
-    assert shares[0] > 3 * shares[1] > 0
-
-
 def test_the_best_rival_is_another_token_than_the_prompts_own():
     """VLLM lists the own token first, and again where it is one of the two most probable."""
     flat = SimpleNamespace(

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from memaudit.features import FEATURE_SETS, PAPERS_OBJECTIVE, objective_features
+from memaudit.features import KNOWN_FEATURES, PAPERS_OBJECTIVE, objective_features
 
 SIGNAL = "teacher_suffix_mean_logprob"
 COUNT = "log_occurrences"
@@ -16,7 +16,7 @@ def make_rows(seed=0, n=300, level=-2.0, feature_set="teacher", name="corpus.jso
     rng, noise = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     scores, labels = [], []
     for row in range(n):
-        features = {key: float(noise.normal()) for key in FEATURE_SETS[feature_set]}
+        features = {key: float(noise.normal()) for key in KNOWN_FEATURES[feature_set]}
         features |= {SIGNAL: float(rng.normal())}
         occurrences = int(rng.integers(1, 5))
         features |= objective_features(PAPERS_OBJECTIVE)
