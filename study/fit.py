@@ -215,6 +215,7 @@ def _runs_of(cell: CellFile) -> list[Run]:
         columns["log_temperature"] = np.full(n, np.log(student.get("temperature", 2.0)))
         exposure = np.maximum(columns["count"], columns["exposure_median"])
         columns["log_exposure"] = np.log(exposure * epochs)
+        columns["cross_entropy_share"] = np.zeros(n)
         runs.append(
             Run(
                 cell.about["cell"]["name"],
@@ -476,9 +477,8 @@ def judge_all(
 
 
 def _judge_file(run: Run, classifier: RiskClassifier) -> Judged:
-    columns = {**run.columns, "cross_entropy_share": np.zeros(len(run.recited))}
-    X = np.column_stack([columns[feature] for feature in classifier.features])
-    return judge(run, classifier.predict_proba(X.astype(np.float64)), classifier.threshold)
+    X = run.matrix(classifier.features)
+    return judge(run, classifier.predict_proba(X), classifier.threshold)
 
 
 def _recited_by(*models: str) -> Callable[[Run], NDArray[np.float64]]:
@@ -519,18 +519,26 @@ def classifier_of(
         provenance: data, recipe, command and versions.
     """
     scaler, regression = fitted.pipeline
-    known = KNOWN_FEATURES[spec.feature_set]
-    order = sorted(range(len(fitted.features)), key=lambda i: known.index(fitted.features[i]))
-    features = tuple(fitted.features[i] for i in order)
+    fits = {
+        name: (float(mean), float(scale), float(coefficient))
+        for name, mean, scale, coefficient in zip(
+            fitted.features, scaler.mean_, scaler.scale_, regression.coef_[0], strict=True
+        )
+    }
+    if spec.objective == "soft":
+        # No student had it: with no weight, but with a range that a run with a share is beyond.
+        fits["cross_entropy_share"] = (0.0, 1.0, 0.0)
+    features = tuple(name for name in KNOWN_FEATURES[spec.feature_set] if name in fits)
+    means, scales, coefficients = zip(*(fits[name] for name in features), strict=True)
     X = np.concatenate([run.matrix(features) for run in runs])
     return RiskClassifier(
         name=spec.name,
         feature_set=spec.feature_set,
         objective=spec.objective,
         features=features,
-        means=tuple(scaler.mean_[order].tolist()),
-        scales=tuple(scaler.scale_[order].tolist()),
-        coefficients=tuple(regression.coef_[0][order].tolist()),
+        means=means,
+        scales=scales,
+        coefficients=coefficients,
         intercept=float(regression.intercept_[0]),
         calibration=fitted.calibration,
         threshold=fitted.threshold,
