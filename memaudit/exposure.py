@@ -157,15 +157,15 @@ class GramCounts:
         return self._counts[self._places]
 
 
-def summarise(counts: NDArray[np.int64], n_grams: NDArray[np.int64]) -> Exposure:
+def summarise(counts: NDArray[np.int64], n_grams: NDArray[np.int64], least: int = 1) -> Exposure:
     """Return what the counts of grams say of each window.
 
     Args:
-        counts: (n_grams.sum(),) window after window. A gram that no row has counts as 1: it is of
-            a text that is not in the corpus.
+        counts: (n_grams.sum(),) window after window.
         n_grams: (n,) grams of each window.
+        least: what a gram counts as that no row has. 1: its text is added to the corpus.
     """
-    counts = np.maximum(counts, 1)
+    counts = np.maximum(counts, least)
     starts = np.cumsum(n_grams) - n_grams
     median, share = np.ones(len(n_grams)), np.zeros(len(n_grams))
     for n in np.unique(n_grams[n_grams > 0]).tolist():
@@ -181,6 +181,7 @@ def exposure_of(
     windows: Sequence[NDArray[np.int32]],
     prefix_len: int,
     weights: NDArray[np.int64] | None = None,
+    least: int = 1,
 ) -> Exposure:
     """Return the exposure of some windows in some rows, all in memory.
 
@@ -189,10 +190,12 @@ def exposure_of(
         windows: the token ids of each.
         prefix_len: tokens of a window before its suffix.
         weights: (len(rows),) how often each row stands in the corpus. None: once.
+        least: see `summarise`.
     """
     grams = [suffix_grams(window, len(window) - prefix_len) for window in windows]
     counts = GramCounts(np.concatenate([np.empty(0, np.uint64), *grams]))
     ends = np.full(1, BETWEEN, dtype=np.int32)
     if len(rows):
         counts.add(np.concatenate([part for row in rows for part in (row, ends)]), weights)
-    return summarise(counts.counts, np.array([len(each) for each in grams], dtype=np.int64))
+    n_grams = np.array([len(each) for each in grams], dtype=np.int64)
+    return summarise(counts.counts, n_grams, least)

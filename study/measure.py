@@ -110,7 +110,7 @@ def _features(
             row |= model_features(each, prefix_len=regime.prefix_len, role=role)  # type: ignore[arg-type]
         scores["teacher"] = found
         scores["base" if role == "student" else role] = [_of_reference(each) for each in found]
-    n_new = len(made.held_out)
+    n_new, row_counts = len(made.held_out), made.counts.astype(np.int64)
     counts = np.concatenate([made.counts, np.ones(n_new, np.int32)])
     tokenizer = read_tokenizer(shop)
     for row, window, count in zip(rows, windows, counts, strict=True):
@@ -120,13 +120,16 @@ def _features(
     columns: dict[str, NDArray[Any]] = {
         name: np.array([row[name] for row in rows]) for name in rows[0]
     }
-    exposure = exposure_of(
-        list(made.windows), windows, regime.prefix_len, made.counts.astype(np.int64)
+    exposure, in_half, in_other_half = (
+        exposure_of(list(made.windows[part]), windows, regime.prefix_len, row_counts[part], least)
+        for part, least in ((slice(None), 1), (made.in_half, 0), (~made.in_half, 0))
     )
     return columns | {
         "count": counts,
         "exposure_median": exposure.median,
         "exposure_share": exposure.share,
+        "exposure_in_half": in_half.median,
+        "exposure_in_other_half": in_other_half.median,
         "source": np.concatenate([made.sources, made.held_out_sources]),
         "in_half": np.concatenate([made.in_half, np.zeros(n_new, np.bool_)]),
         "is_held_out": np.arange(len(windows)) >= len(made.windows),

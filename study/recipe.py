@@ -68,6 +68,9 @@ class Student(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     is_half: bool = False
     """Trained on half of the windows. What it recites of the other half it did not learn there."""
 
+    is_other_half: bool = False
+    """Trained on the half that the students of half of the windows do not get."""
+
 
 class Regime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sizes, lengths and schedules that several cells share."""

@@ -72,7 +72,9 @@ def train_cell(shop: Workshop, cell: Cell, *, later: bool) -> None:
         schedule = regime.student_schedule
         if student.epochs is not None:
             schedule = msgspec.structs.replace(schedule, epochs=student.epochs)
-        own = rows[windows.in_half[rows]] if student.is_half else rows
+        own = rows
+        if student.is_half or student.is_other_half:
+            own = rows[windows.in_half[rows] == student.is_half]
         labels = _at(labels, student.temperature)
         model = _base(shop, cell.family, regime.student)
         _train(
