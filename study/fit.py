@@ -206,14 +206,15 @@ def _runs_of(cell: CellFile) -> list[Run]:
         if column not in cell.columns:
             continue
         # A student of half of the windows says nothing of the others here.
-        rows = ~cell.columns["is_held_out"]
-        if student.get("is_half"):
-            rows = rows & cell.columns["in_half"]
+        rows, median = ~cell.columns["is_held_out"], "exposure_median"
+        if student.get("is_half") or student.get("is_other_half"):
+            rows = rows & (cell.columns["in_half"] == student.get("is_half", False))
+            median = "exposure_in_half" if student.get("is_half") else "exposure_in_other_half"
         columns = {name: values[rows] for name, values in cell.columns.items()}
         epochs = student.get("epochs") or cell.about["regime"]["student_schedule"]["epochs"]
         n = int(rows.sum())
         columns["log_temperature"] = np.full(n, np.log(student.get("temperature", 2.0)))
-        exposure = np.maximum(columns["count"], columns["exposure_median"])
+        exposure = np.maximum(columns["count"], columns[median])
         columns["log_exposure"] = np.log(exposure * epochs)
         columns["cross_entropy_share"] = np.zeros(n)
         runs.append(
