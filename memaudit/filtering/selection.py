@@ -249,22 +249,10 @@ def with_fewer_copies(
         (n_windows,)
     """
     probabilities = risks.window_probabilities[windows]
-    names, used = risks.feature_names, risks.classifier.features
-    if not {"occurrences", "log_occurrences", *EXPOSURE_FEATURES} & set(used):
+    used = set(risks.classifier.features)
+    if not {"occurrences", "log_occurrences", *EXPOSURE_FEATURES} & used:
         return probabilities, False
     lost = np.zeros(len(risks.X), dtype=np.int64)
     lost[gone] = n_gone
-    X = risks.X[windows]
-    before = X[:, names.index("occurrences")].copy()
-    occurrences = np.maximum(1.0, before - lost[windows])
-    X[:, names.index("occurrences")] = occurrences
-    X[:, names.index("log_occurrences")] = np.log(occurrences)
-    if "log_exposure" in names:
-        # As if what is gone had only equal windows: near-copies keep what they had of each other.
-        rows = X[:, names.index("exposure_median")]
-        left = np.maximum(1.0, rows - lost[windows])
-        shrunk = np.maximum(left, occurrences) / np.maximum(rows, before)
-        X[:, names.index("log_exposure")] += np.log(shrunk)
-        X[:, names.index("exposure_median")] = left
-    again = risks.classifier.predict_proba(X[:, [names.index(name) for name in used]])
+    again = risks.probabilities_without(windows, lost[windows])
     return np.where(lost[windows] > 0, again, probabilities), True

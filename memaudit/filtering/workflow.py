@@ -83,6 +83,10 @@ class FilterResult:
     after: Outlook
     """What is expected of what stays."""
 
+    removed_generic: float | None
+    """Of the distinct texts that go, how many are expected to be memorized all the same, if each
+    went alone: other rows have their wording. None: the classifier cannot tell."""
+
     text_bytes: int
     """UTF-8 bytes of the texts of the corpus."""
 
@@ -253,6 +257,7 @@ def _result(run: Run, options: FilterOptions, selection: Selection, texts: _Text
         unscored_kept=int((~run.is_scored & ~removed).sum()),
         before=outlook(run, None, options),
         after=outlook(run, selection, options),
+        removed_generic=_removed_generic(run, removed),
         text_bytes=int(texts.n_bytes.sum()),
         removed_text_bytes=int(texts.n_bytes[removed].sum() + texts.lost_bytes.sum()),
         tokens=None if texts.tokenizer is None else int(texts.n_tokens.sum()),
@@ -260,3 +265,11 @@ def _result(run: Run, options: FilterOptions, selection: Selection, texts: _Text
         if texts.tokenizer is None
         else int(texts.n_tokens[removed].sum() + texts.lost_tokens.sum()),
     )
+
+
+def _removed_generic(run: Run, removed: NDArray[np.bool_]) -> float | None:
+    generic, text_of = run.risks.generic_probabilities, run.risks.text_of_row
+    if generic is None:
+        return None
+    is_gone = np.bincount(text_of, ~removed[run.is_scored]) == 0
+    return float(generic[is_gone].sum())

@@ -202,10 +202,14 @@ def _contributions(run: Run, window: int) -> tuple[float, tuple[Contribution, ..
 
 def _remedies(run: Run, window: int, occurrences: int, probability: float) -> list[Remedy]:
     """Return changes of the corpus or the training after which the probability is lower."""
-    found = [Remedy("drop the row and its copies", 0.0)]
+    one = np.array([window])
+    dropped = 0.0
+    if "log_exposure" in run.risks.classifier.features:  # other rows may have the same wording
+        dropped = float(run.risks.probabilities_without(one, np.array([occurrences]))[0])
+    found = [Remedy("drop the row and its copies", dropped)]
     for left in (1, occurrences // 2):
         if 1 <= left < occurrences:
-            one, n_gone = np.array([window]), np.array([occurrences - left])
+            n_gone = np.array([occurrences - left])
             after, _ = with_fewer_copies(run.risks, one, one, n_gone)
             found.append(Remedy(f"keep {left:,} of {occurrences:,} copies", float(after[0])))
     classifier, names = run.manifest.classifier, run.risks.feature_names

@@ -203,6 +203,12 @@ def _filter_notes(result: "FilterResult") -> Iterator[str]:
         )
     elif result.options.strategy == "drop":
         yield '"After" is the sum over the rows that stay. Their probabilities do not change.'
+        if result.removed_generic is not None and result.removed_generic >= 0.5:
+            yield (
+                f"About {words.approximately(result.removed_generic)} of the different texts "
+                "removed would be expected again if each went alone: other rows have the same "
+                "wording. 'memaudit verify' on the cleaned file shows what is still recited."
+            )
     elif result.removed:
         yield (
             "This classifier does not use repeat counts, so removing copies does not change the "

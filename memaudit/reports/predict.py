@@ -52,7 +52,7 @@ def summary_page(result: "AuditResult", *, objective_given: bool = True) -> Page
     return Page(
         title="Memorization summary",
         verdict=verdict(result),
-        lead=" ".join([*sensitive, *ways]),
+        lead=" ".join(filter(None, [words.generic(result.finished.risks), *sensitive, *ways])),
         sections=(
             Section(blocks=(_outcomes(result),)),
             *worst,

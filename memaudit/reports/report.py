@@ -118,6 +118,7 @@ class Report:
             "expected_memorized_interval": [expected.low, expected.high],
             "expected_memorized_distinct": texts.mean,
             "expected_memorized_distinct_interval": [texts.low, texts.high],
+            "expected_generic_distinct": risks.expected_generic_texts,
             "recited_by_teacher": risks.n_recited,
             "sensitivity": sensitivity,
             "out_of_range": dict(risks.out_of_range),

@@ -136,9 +136,11 @@ def limits_section(report: Report) -> Section:
         "all probabilities may be too low or too high.",
         "All copies of a text are memorized or none are, so the example count moves in jumps. "
         "Different texts is the steadier number.",
-        'The "dropped" numbers assume the same training on the remaining examples. '
+        'The "dropped" numbers count the examples that are kept, and assume the same training. '
         "Near-duplicates of dropped texts can still be memorized.",
     ]
+    if generic := words.generic(report.risks):
+        items.append(generic)
     if inputs.windows == "first":
         items.append("Only the first window of each example was scored.")
     if sensitivity is not None:

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from memaudit.evaluation import Figure, Rate
     from memaudit.metrics import ExpectedCount
     from memaudit.objectives import Objective
+    from memaudit.runs.risks import Risks
 
 NOT_FAMILIAR = "Rows unlike those the classifier was trained on"
 READ_AS_ORDER = "Use the probabilities to rank rows, not as numbers."
@@ -87,6 +88,20 @@ def interval(count: "ExpectedCount") -> str:
 def expected(count: "ExpectedCount") -> str:
     """Return an expected number with its interval, such as `217 (47 to 518)`."""
     return f"{approximately(count.mean)} ({interval(count)})"
+
+
+def generic(risks: "Risks") -> str:
+    """Return how many of the texts expected have wording that other rows have too, or nothing."""
+    count, expected = risks.expected_generic_texts, risks.expected_texts.mean
+    if count is None or expected < 0.5:
+        return ""
+    texts = f"the {approximately(expected)} different texts expected"
+    if count < 0.05 * expected:
+        return f"Nearly all of {texts} would not be memorized if you dropped them."
+    return (
+        f"Of {texts}, about {approximately(count)} would be memorized even if you dropped them "
+        "one at a time: other examples have the same wording."
+    )
 
 
 def figure(value: float | None, digits: int = 3) -> str:

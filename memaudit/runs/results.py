@@ -99,7 +99,7 @@ class AuditResult:
     @property
     def table(self) -> "pa.Table":
         """The risk table, one row per example in the order of the corpus."""
-        return read_risk_table(_risk_rows(self.finished), self.finished.risks.feature_names)
+        return read_risk_table(_risk_rows(self.finished), self.finished.risks.table_columns)
 
     def to_pandas(self) -> Any:
         """Return the risk table as a frame of pandas, which comes with `datasets`."""
@@ -287,6 +287,7 @@ class AuditResult:
                 self.expected_distinct.low,
                 self.expected_distinct.high,
             ],
+            "expected_generic_distinct": self.finished.risks.expected_generic_texts,
             "windows": self.windows,
             "distinct_windows": self.distinct_windows,
             "kept_windows": self.kept_windows,
@@ -380,7 +381,7 @@ def _write_outputs(result: AuditResult, table: Path, table_format: TableFormat) 
             file,
             table_format,
             _risk_rows(result.finished),
-            features=result.finished.risks.feature_names,
+            features=result.finished.risks.table_columns,
             metadata=_metadata(result),
         )
     for kind in TABLE_FORMATS if was_another else ():
@@ -393,6 +394,7 @@ def _write_outputs(result: AuditResult, table: Path, table_format: TableFormat) 
 def _risk_rows(run: Run) -> Iterator[RiskRow]:
     """Yield the rows of the risk table, in the order of the corpus."""
     scored, estimates, risks = iter(range(run.n_rows)), iter(run.estimates), run.risks
+    specific = risks.row_specific_probabilities
     for source in run.each_row():
         if source.outcome == "screened":
             yield RiskRow(source, probability=next(estimates), reason=source.reason)
@@ -401,6 +403,8 @@ def _risk_rows(run: Run) -> Iterator[RiskRow]:
         else:
             index = next(scored)
             features = risks.row_features(index)
+            if specific is not None:
+                features["specific"] = float(specific[index])
             probability = float(risks.window_probabilities[risks.worst_windows[index]])
             yield RiskRow(
                 source,

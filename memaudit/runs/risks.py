@@ -99,6 +99,11 @@ class Risks:
     """(n_scored,) equal for rows with equal texts. None: an old run, equal windows stand for them."""
 
     @property
+    def table_columns(self) -> tuple[str, ...]:
+        """Numbers of a row in the risk table: its features, and what is due to its own text."""
+        return self.feature_names + (() if self.generic_probabilities is None else ("specific",))
+
+    @property
     def row_probabilities(self) -> NDArray[np.float64]:
         """(n_scored,) the probability of each row's worst window."""
         return self.window_probabilities[self.worst_windows]
@@ -122,8 +127,7 @@ class Risks:
     @cached_property
     def texts(self) -> DistinctTexts:
         """Distinct texts. Texts that only share a window are not equal."""
-        numbers = self.worst_windows if self.row_texts is None else self.row_texts
-        _, first, copies = np.unique(numbers, return_index=True, return_counts=True)
+        _, first, copies = np.unique(self._row_texts, return_index=True, return_counts=True)
         windows = self.worst_windows[first]
         return DistinctTexts(windows, self.window_probabilities[windows], copies, first)
 
@@ -211,6 +215,76 @@ class Risks:
             ]
         )
         return classifier.expected_count(classifier.predict_proba(X), n_texts)
+
+    def probabilities_without(
+        self, windows: NDArray[np.int64], n_lost: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return the probabilities of windows if fewer rows had them.
+
+        The teacher's scores are still those of a teacher that saw every row. What is lost is taken
+        to have equal windows: near-copies keep what they had of each other.
+
+        Args:
+            windows: (n,) distinct windows.
+            n_lost: (n,) rows that have the window now and would not then.
+
+        Returns:
+            (n,)
+        """
+        X, place = self.X[windows], self.feature_names.index
+        before = X[:, place("occurrences")].copy()
+        left = np.maximum(0.0, before - n_lost)
+        X[:, place("occurrences")] = left
+        X[:, place("log_occurrences")] = np.log(np.maximum(1.0, left))
+        if "log_exposure" in self.feature_names:
+            rows = X[:, place("exposure_median")].copy()
+            epochs = np.exp(X[:, place("log_exposure")]) / np.maximum(rows, before)
+            rows_left = np.maximum(0.0, rows - n_lost)
+            times = epochs * np.maximum(rows_left, left)
+            # Of what is in no row nothing was fitted: it counts like what was seen once.
+            X[:, place("log_exposure")] = np.log(np.maximum(times, np.minimum(1.0, epochs)))
+            X[:, place("exposure_median")] = rows_left
+            # Of copies the share says only that there are others.
+            is_alone = (before > 1) & (left <= 1) & (rows_left - left < 1)
+            X[is_alone, place("exposure_share")] = 0.0
+        return self.classifier.predict_proba(X[:, _columns(self.classifier, self.feature_names)])
+
+    @cached_property
+    def generic_probabilities(self) -> NDArray[np.float64] | None:
+        """(n_texts,) as `texts`: that a text is memorized all the same if no row has it.
+
+        Other rows have the same wording then: a page's template, a licence. Never above the text's
+        own probability. None: the classifier does not look at exposure, so it cannot tell.
+        """
+        if "log_exposure" not in self.classifier.features:
+            return None
+        texts = self.texts
+        without = self.probabilities_without(texts.windows, texts.copies)
+        return np.minimum(texts.probabilities, without)
+
+    @property
+    def expected_generic_texts(self) -> float | None:
+        """Of the distinct texts expected to be memorized, those that dropping each would not save."""
+        generic = self.generic_probabilities
+        return None if generic is None else float(generic.sum())
+
+    @property
+    def row_specific_probabilities(self) -> NDArray[np.float64] | None:
+        """(n_scored,) that a row's text is memorized because it is in the corpus. None: see above."""
+        if self.generic_probabilities is None:
+            return None
+        return self.row_probabilities - self.generic_probabilities[self.text_of_row]
+
+    @cached_property
+    def text_of_row(self) -> NDArray[np.int64]:
+        """(n_scored,) index of each row's text in `texts`."""
+        _, index = np.unique(self._row_texts, return_inverse=True)
+        found: NDArray[np.int64] = index
+        return found
+
+    @property
+    def _row_texts(self) -> NDArray[np.int64]:
+        return self.worst_windows if self.row_texts is None else self.row_texts
 
     @property
     def unfamiliar(self) -> dict[str, float]:

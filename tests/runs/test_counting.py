@@ -20,6 +20,7 @@ from memaudit.errors import UsageError
 from memaudit.exposure import exposure_of
 from memaudit.features import EXPOSURE_FEATURES, FEATURE_SETS
 from memaudit.runs import counting
+from memaudit.runs.folder import read_summary
 from memaudit.runs.manifest import Shard, read_manifest
 from memaudit.runs.merging import merge_runs
 from memaudit.windows import WindowShape
@@ -73,6 +74,24 @@ def test_equal_windows_count_where_no_gram_fits_into_them(tmp_path):
     assert columns(tmp_path / "run")["log_exposure"] == [np.log(3)] * 3 + [0.0]
 
 
+def test_what_other_rows_teach_anyway_is_told_apart(tmp_path):
+    """As if the text were taken out of the corpus, with all its copies, and counted once more."""
+    texts = [*TEXTS, *["a text of its own that is there three times, " * 2] * 3]
+    run(tmp_path / "run", texts, epochs=2.0)
+    table = pq.read_table(tmp_path / "run" / "risk.parquet").to_pydict()
+    tokens = {text: np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts}
+    for i, text in enumerate(texts):
+        others = [tokens[other] for other in texts if other != text]
+        left = exposure_of(others, [tokens[text][:60]], prefix_len=20, least=0).median[0]
+        x = [np.log(max(1.0, 2 * left)), table["teacher_suffix_mean_logprob"][i]]
+        generic = min(table["probability"][i], CLASSIFIER.predict_proba(np.array([x]))[0])
+        assert table["specific"][i] == pytest.approx(table["probability"][i] - generic, abs=1e-12)
+    assert table["specific"][0] < table["probability"][0] / 50, "a template: the others have it"
+    assert table["specific"][-1] > table["specific"][0]
+    summary = read_summary(tmp_path / "run")
+    assert 0 < summary["expected_generic_distinct"] < summary["expected_memorized_distinct"]
+
+
 def test_other_classifiers_cost_no_counting_and_no_columns(tmp_path):
     """A run without exposure says what it said before there was any."""
     run(tmp_path / "run", classifier=make_classifier(), epochs=9.0)
@@ -80,6 +99,8 @@ def test_other_classifiers_cost_no_counting_and_no_columns(tmp_path):
     assert inputs.exposure is None
     assert inputs.features == FEATURE_SETS["teacher"]
     assert not (tmp_path / "run" / counting.EXPOSURE).exists()
+    assert "specific" not in pq.read_schema(tmp_path / "run" / "risk.parquet").names
+    assert read_summary(tmp_path / "run")["expected_generic_distinct"] is None
 
 
 def test_epochs_are_an_input_of_the_run(tmp_path):
