@@ -26,7 +26,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     disable_progress_bar()
-    shop = Workshop(read_recipe(arguments.recipe), arguments.sample_data, arguments.work, _say)
+    shop = Workshop(read_recipe(arguments.recipe), arguments.sample_data, arguments.work, say)
     for later in (False, True):
         for cell in shop.recipe.cells:
             path = arguments.cells / f"{cell.name}.parquet"
@@ -36,10 +36,11 @@ def main() -> None:
             found = finished_models(shop, cell)
             if set(found) - set(known):
                 write_cell(measure_cell(shop, cell, found), path)
-                _say(f"{path.name}: {path.stat().st_size:,} bytes")
+                say(f"{path.name}: {path.stat().st_size:,} bytes")
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Write a line with the time to standard error."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
     sys.stderr.flush()
 

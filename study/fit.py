@@ -173,9 +173,12 @@ class Fitted:
     held_out: list[tuple[Run, NDArray[np.float64]]]
     """Every run with its probabilities, by a fit on other sources."""
 
-    def probabilities(self, run: Run) -> NDArray[np.float64]:
-        """Return (n,)."""
-        logits = self.pipeline.decision_function(run.matrix(self.features))
+    without: "list[tuple[list[Run], Pipeline]]"
+    """Each source group with what was fitted on all others."""
+
+    def probabilities(self, run: Run, pipeline: "Pipeline | None" = None) -> NDArray[np.float64]:
+        """Return (n,), by the fit on all runs or by another one of `without`."""
+        logits = (pipeline or self.pipeline).decision_function(run.matrix(self.features))
         return sigmoid(self.calibration.slope * logits + self.calibration.intercept)
 
 
@@ -195,39 +198,67 @@ class Judged:
 
 def read_runs(cells: Path) -> list[Run]:
     """Return the runs of all cell files in a folder, in the order of their names."""
-    return [run for path in sorted(cells.glob("*.parquet")) for run in _runs_of(read_cell(path))]
+    return [run for cell in _read_cells(cells) for run in runs_of(cell)]
 
 
-def _runs_of(cell: CellFile) -> list[Run]:
-    runs = []
+def read_outside_runs(cells: Path) -> list[Run]:
+    """Return the students of half of the windows with the windows that they were not trained on.
+
+    Their exposure is that of the half that the student has: none, if nothing there has the wording.
+    """
+    return [
+        _run(cell, student, ~_trained_on(cell, student) & ~cell.columns["is_held_out"])
+        for cell in _read_cells(cells)
+        for student in _students(cell)
+        if student.get("is_half") or student.get("is_other_half")
+    ]
+
+
+def _read_cells(cells: Path) -> list[CellFile]:
+    return [read_cell(path) for path in sorted(cells.glob("*.parquet"))]
+
+
+def runs_of(cell: CellFile) -> list[Run]:
+    """Return the students of a cell, each with the windows that it was trained on."""
+    return [_run(cell, student, _trained_on(cell, student)) for student in _students(cell)]
+
+
+def _students(cell: CellFile) -> list[dict[str, Any]]:
     plain = {"name": PLAIN_STUDENT, "temperature": 1.0}
-    for student in (*cell.about["cell"]["students"], plain):
-        column = f"recited_{student['name']}"
-        if column not in cell.columns:
-            continue
-        # A student of half of the windows says nothing of the others here.
-        rows, median = ~cell.columns["is_held_out"], "exposure_median"
-        if student.get("is_half") or student.get("is_other_half"):
-            rows = rows & (cell.columns["in_half"] == student.get("is_half", False))
-            median = "exposure_in_half" if student.get("is_half") else "exposure_in_other_half"
-        columns = {name: values[rows] for name, values in cell.columns.items()}
-        epochs = student.get("epochs") or cell.about["regime"]["student_schedule"]["epochs"]
-        n = int(rows.sum())
-        columns["log_temperature"] = np.full(n, np.log(student.get("temperature", 2.0)))
-        exposure = np.maximum(columns["count"], columns[median])
-        columns["log_exposure"] = np.log(exposure * epochs)
-        columns["cross_entropy_share"] = np.zeros(n)
-        runs.append(
-            Run(
-                cell.about["cell"]["name"],
-                student["name"],
-                cell.about,
-                columns,
-                columns[column],
-                columns["weight"].astype(np.float64),
-            )
-        )
-    return runs
+    students = [*cell.about["cell"]["students"], plain]
+    return [student for student in students if f"recited_{student['name']}" in cell.columns]
+
+
+def _trained_on(cell: CellFile, student: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Return (n,) which rows of a cell file the student was trained on."""
+    rows: NDArray[np.bool_] = ~cell.columns["is_held_out"]
+    if student.get("is_half") or student.get("is_other_half"):
+        rows = rows & (cell.columns["in_half"] == student.get("is_half", False))
+    return rows
+
+
+def _run(cell: CellFile, student: Mapping[str, Any], rows: NDArray[np.bool_]) -> Run:
+    """Return a student with some rows of its cell's file, as they look to that student."""
+    median = "exposure_median"
+    if student.get("is_half") or student.get("is_other_half"):
+        median = "exposure_in_half" if student.get("is_half") else "exposure_in_other_half"
+    columns = {name: values[rows] for name, values in cell.columns.items()}
+    is_known = _trained_on(cell, student)[rows]
+    epochs = student.get("epochs") or cell.about["regime"]["student_schedule"]["epochs"]
+    columns["epochs"] = np.full(len(is_known), epochs)
+    columns["log_temperature"] = np.full(len(is_known), np.log(student.get("temperature", 2.0)))
+    exposure = np.maximum(np.where(is_known, columns["count"], 0), columns[median])
+    columns["log_exposure"] = log_exposure(exposure, epochs)
+    columns["cross_entropy_share"] = np.zeros(len(is_known))
+    about, name = cell.about, student["name"]
+    recited, weight = columns[f"recited_{name}"], columns["weight"].astype(np.float64)
+    return Run(about["cell"]["name"], name, about, columns, recited, weight)
+
+
+def log_exposure(rows: NDArray[Any], epochs: float) -> NDArray[np.float64]:
+    """Return (n,) the feature; what no row has counts like what was seen once, as in a run."""
+    found: NDArray[np.float64] = np.log(np.maximum(rows * epochs, min(1.0, epochs)))
+    return found
 
 
 def of_role(runs: Sequence[Run], role: str) -> list[Run]:
@@ -272,9 +303,10 @@ def fit(runs: Sequence[Run], features: tuple[str, ...]) -> Fitted:
     pooled = np.concatenate([run.matrix(features) for run in runs])
     varies = np.ptp(pooled, axis=0) > 0
     features = tuple(name for name, each in zip(features, varies, strict=True) if each)
+    without = list(_fits_without(runs, features))
     held_out = [
         (run, pipeline.decision_function(run.matrix(features)))
-        for group, pipeline in _fits_without(runs, features)
+        for group, pipeline in without
         for run in group
     ]
     shifts = np.array([_shift(logits, run) for run, logits in held_out])
@@ -283,7 +315,8 @@ def fit(runs: Sequence[Run], features: tuple[str, ...]) -> Fitted:
     predicted = [(run, sigmoid(logits + level)) for run, logits in held_out]
     calibration = Calibration(slope=1.0, intercept=level)
     log_sd, pipeline = float(np.sqrt(variance)), _pipeline(runs, features)
-    return Fitted(features, pipeline, calibration, _threshold(predicted), log_sd, predicted)
+    threshold = _threshold(predicted)
+    return Fitted(features, pipeline, calibration, threshold, log_sd, predicted, without)
 
 
 def random_effect(values: NDArray[np.float64], chance: NDArray[np.float64]) -> tuple[float, float]:

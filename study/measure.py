@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from memaudit.scores import WindowScores
-    from study.texts import CellWindows
 
 _N_OTHERS = 2000
 """Trained windows that are neither recited nor near misses, drawn by chance."""
@@ -67,12 +66,11 @@ def measure_cell(shop: Workshop, cell: Cell, models: Sequence[str]) -> CellFile:
     made = read_windows(shop, cell)
     windows = list(np.concatenate([made.windows, made.held_out]))
     n_trained, prefix_len = len(made.windows), shop.recipe.regimes[cell.regime].prefix_len
-    columns, scores = _features(shop, cell, windows, made)
+    columns, scores = features_of(shop, cell)
     for name in models:
         if name not in scores:
             scores[name] = _score(load_model(shop.cell_folder(cell) / name), windows)
-        found = [extracted(each.teacher, prefix_len) for each in scores[name]]
-        columns[f"recited_{name}"] = np.array(found)
+        columns[f"recited_{name}"] = _recited(scores[name], prefix_len)
     about = {
         "cell": msgspec.to_builtins(cell),
         "regime": msgspec.to_builtins(shop.recipe.regimes[cell.regime]),
@@ -92,10 +90,26 @@ def measure_cell(shop: Workshop, cell: Cell, models: Sequence[str]) -> CellFile:
     return CellFile(_kept(columns, models), about)
 
 
-def _features(
-    shop: Workshop, cell: Cell, windows: list[NDArray[np.int32]], made: "CellWindows"
+def recited_by(
+    folder: Path, windows: list[NDArray[np.int32]], prefix_len: int
+) -> NDArray[np.bool_]:
+    """Return (n,) which windows the model in a folder recites."""
+    return _recited(_score(load_model(folder), windows), prefix_len)
+
+
+def _recited(scores: "Sequence[WindowScores]", prefix_len: int) -> NDArray[np.bool_]:
+    return np.array([extracted(each.teacher, prefix_len) for each in scores])
+
+
+def features_of(
+    shop: Workshop, cell: Cell
 ) -> "tuple[dict[str, NDArray[Any]], dict[str, list[WindowScores]]]":
-    """Return every candidate feature, and the scores of the models that were asked for them."""
+    """Return every candidate feature, and the scores of the models that were asked for them.
+
+    Of the windows of a cell: those that are trained on, then those that are held out.
+    """
+    made = read_windows(shop, cell)
+    windows = list(np.concatenate([made.windows, made.held_out]))
     folder, regime = shop.cell_folder(cell), shop.recipe.regimes[cell.regime]
     teacher = load_model(folder / "teacher")
     references = {

@@ -19,9 +19,12 @@ from study.fit import (
     fit_shipped,
     judge,
     judge_all,
+    read_outside_runs,
     read_runs,
 )
+from study.interventions import interventions_table, read_interventions
 from study.shipping import ship
+from study.specific import halves_table, predict_by, specific_table
 from study.tables import StudyTable, decimal, markdown, write_markdown
 
 
@@ -29,11 +32,13 @@ def main() -> None:
     """Print the tables of the cells that are finished, and write them as Markdown."""
     parser = argparse.ArgumentParser(prog="python -m study.report", description=main.__doc__)
     parser.add_argument("--cells", type=Path, default=Path("study/cells"))
+    parser.add_argument("--interventions", type=Path, default=Path("study/interventions"))
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     parser.add_argument("--models", type=Path, metavar="DIR", help="put classifiers here")
     arguments = parser.parse_args()
     runs = read_runs(arguments.cells)
     shipped = {spec.name: (spec, fit_shipped(runs, spec)) for spec in SHIPPED}
+    predict = predict_by(shipped["teacher"][1])
     judged = {kind: judge_all(runs, shipped, kind) for kind in ("soft", "cross-entropy")}
     tables = [
         rates_table(runs),
@@ -41,6 +46,9 @@ def main() -> None:
         left_out_table({name: fitted for name, (_, fitted) in shipped.items()}),
         classifiers_table(judged["soft"], "soft labels"),
         classifiers_table(judged["cross-entropy"], "plain fine-tuning"),
+        halves_table(runs, read_outside_runs(arguments.cells), predict),
+        specific_table(runs, predict),
+        interventions_table(read_interventions(arguments.interventions)),
     ]
     if arguments.models is not None:
         ship(runs, shipped, judged, arguments.models)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import msgspec
 import numpy as np
 
 from study.models import new_model, train_tokenizer
-from study.recipe import Cell, Family, Recipe, Size
+from study.recipe import Cell, Family, Recipe, Size, Student
 from study.texts import CellWindows, cell_windows, documents, pretraining_tokens
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _BASE_SEED = 1
 _TEACHER_SEED = 101
 _BASELINE_SEED = 102
+_WINDOWS = "windows.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,34 +66,53 @@ def train_cell(shop: Workshop, cell: Cell, *, later: bool) -> None:
         if not (folder / name).exists():
             model = _base(shop, cell.family, size)
             _train(shop, folder / name, model, windows.windows, schedule, rows=rows, seed=seed)
-    labels: SoftLabels | None = None
     for student in cell.students:
-        if (folder / student.name).exists() or (student.later and not later):
-            continue
-        labels = labels or _soft_labels(folder / "teacher", windows.windows)
-        schedule = regime.student_schedule
-        if student.epochs is not None:
-            schedule = msgspec.structs.replace(schedule, epochs=student.epochs)
-        own = rows
-        if student.is_half or student.is_other_half:
-            own = rows[windows.in_half[rows] == student.is_half]
-        labels = _at(labels, student.temperature)
-        model = _base(shop, cell.family, regime.student)
-        _train(
-            shop,
-            folder / student.name,
-            model,
-            windows.windows,
-            schedule,
-            rows=own,
-            seed=student.seed,
-            labels=labels,
-        )
+        if later or not student.later:
+            train_student(shop, cell, student, folder / student.name)
+
+
+def train_student(
+    shop: Workshop,
+    cell: Cell,
+    student: Student,
+    folder: Path,
+    keeps: "NDArray[np.bool_] | None" = None,
+) -> None:
+    """Train a student of a cell whose teacher is there, if it is not there itself.
+
+    Args:
+        shop: the recipe and its folders.
+        cell: one of the recipe.
+        student: one of the cell.
+        folder: for the student.
+        keeps: (windows,) which of its windows it is trained on. None: on all of them.
+    """
+    if folder.exists():
+        return
+    windows, regime = read_windows(shop, cell), shop.recipe.regimes[cell.regime]
+    schedule = regime.student_schedule
+    if student.epochs is not None:
+        schedule = msgspec.structs.replace(schedule, epochs=student.epochs)
+    rows = np.repeat(np.arange(len(windows.windows)), windows.counts)
+    if student.is_half or student.is_other_half:
+        rows = rows[windows.in_half[rows] == student.is_half]
+    if keeps is not None:
+        rows = rows[keeps[rows]]
+    _train(
+        shop,
+        folder,
+        _base(shop, cell.family, regime.student),
+        windows.windows,
+        schedule,
+        rows=rows,
+        seed=student.seed,
+        labels=_at(_soft_labels(shop.cell_folder(cell)), student.temperature),
+    )
 
 
 def read_windows(shop: Workshop, cell: Cell) -> CellWindows:
     """Return the windows of a cell; they are cut when they are first asked for."""
-    path = shop.cell_folder(cell) / "windows.npz"
+    path = shop.cell_folder(cell) / _WINDOWS
     if not path.exists():
         made = cell_windows(cell, shop.recipe, shop.sample_data, read_tokenizer(shop))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +120,11 @@ def read_windows(shop: Workshop, cell: Cell) -> CellWindows:
         np.savez_compressed(unfinished, **{f.name: getattr(made, f.name) for f in fields(made)})
         unfinished.rename(path)
         shop.say(f"{cell.name}: {len(made.windows):,} windows")
-    with np.load(path) as arrays:
+    return _load_windows(path.parent)
+
+
+def _load_windows(folder: Path) -> CellWindows:
+    with np.load(folder / _WINDOWS) as arrays:
         return CellWindows(**{name: arrays[name] for name in arrays})
 
 
@@ -159,10 +184,11 @@ def _train(
     shop.say(f"{folder.parent.name}/{folder.name}: {seconds:.0f} s")
 
 
-def _soft_labels(teacher: Path, windows: "NDArray[np.int32]") -> "SoftLabels":
+@lru_cache(maxsize=1)  # the students of a cell come one after another
+def _soft_labels(folder: Path) -> "SoftLabels":
     from study.loops import soft_labels
 
-    return soft_labels(load_model(teacher), windows, 1.0)
+    return soft_labels(load_model(folder / "teacher"), _load_windows(folder).windows, 1.0)
 
 
 def _at(labels: "SoftLabels", temperature: float) -> "SoftLabels":

@@ -12,11 +12,12 @@ from memaudit.classifier import find_classifier
 from memaudit.features import KNOWN_FEATURES
 from memaudit.prefilter import load_prefilter_fit, prefilter_fit_path
 from study import fit as fitting
-from study import stages
+from study import interventions, stages
 from study.measure import count_templates, finished_models, measure_cell, read_cell, write_cell
 from study.recipe import read_recipe
 from study.report import classifiers_table, rates_table, students_table
 from study.shipping import ship
+from study.specific import halves_table, specific_table
 from study.stages import Workshop, read_tokenizer, read_windows, train_cell
 from study.texts import cut_document
 
@@ -48,7 +49,11 @@ role = "train"
 family = "gpt-neox"
 regime = "tiny"
 part = 0
-students = [{ name = "soft" }, { name = "half", later = true, is_half = true }]
+students = [
+  { name = "soft" },
+  { name = "half", later = true, is_half = true },
+  { name = "other-half", later = true, is_other_half = true },
+]
 """
 
 
@@ -106,7 +111,7 @@ def test_a_killed_cell_goes_on_with_the_stage_that_is_missing(shop, monkeypatch)
     train_cell(shop, cell, later=False)
     monkeypatch.undo()
     train_cell(shop, cell, later=True)
-    assert finished_models(shop, cell)[-1] == "half"
+    assert finished_models(shop, cell)[-2:] == ["half", "other-half"]
 
 
 def test_a_cell_file_holds_no_text_and_is_read_back(shop, tmp_path):
@@ -252,7 +257,90 @@ def test_the_tables_of_a_finished_cell_are_drawn(shop, tmp_path):
     runs = fitting.read_runs(tmp_path)
 
     assert [row[0] for row in rates_table(runs).rows] == ["one"]
-    assert [row[:2] for row in students_table(runs).rows] == [("one", "half")]
+    halves = [("one", "half"), ("one", "other-half")]
+    assert [row[:2] for row in students_table(runs).rows] == halves
+    outside = fitting.read_outside_runs(tmp_path)
+    predict = everything_likely
+    assert [row[:2] for row in halves_table(runs, outside, predict).rows] == halves
+    assert [row[0] for row in specific_table(runs, predict).rows] == ["one"]
+
+
+def everything_likely(run):
+    """Probabilities that rise with exposure."""
+    return 1 / (1 + np.exp(-run.columns["log_exposure"].astype(float)))
+
+
+def test_what_a_student_was_not_trained_on_has_the_exposure_of_its_own_half(shop, tmp_path):
+    """Counted in the half that it has, by the slow way; no text of its own is among it."""
+    cell = shop.recipe.cells[0]
+    write_cell(measure_cell(shop, cell, finished_models(shop, cell)), tmp_path / "one.parquet")
+    made = read_windows(shop, cell)
+    for run in fitting.read_outside_runs(tmp_path):
+        has = made.in_half if run.student == "half" else ~made.in_half
+        assert len(run.recited) == (~has).sum(), "so small a cell is kept whole"
+        for window, log_exposure in zip(
+            made.windows[~has], run.columns["log_exposure"], strict=True
+        ):
+            grams = [window[i - 8 : i] for i in range(9, 17)]
+            counts = [
+                sum(
+                    int(n)
+                    for row, n in zip(made.windows[has], made.counts[has], strict=True)
+                    if any(np.array_equal(row[i : i + 8], gram) for i in range(9))
+                )
+                for gram in grams
+            ]
+            assert log_exposure == pytest.approx(np.log(max(1, 2 * np.median(counts))), abs=1e-3)
+
+
+def test_what_is_flagged_is_specific_or_generic_and_as_much_is_drawn():
+    """A text that stands in one row is specific, unless other rows have its wording."""
+    (run,) = make_runs(("train",), models=("soft",))
+    n = len(run.recited)
+    columns = run.columns | {
+        "count": np.ones(n),
+        "epochs": np.full(n, 5.0),
+        "exposure_median": np.where(np.arange(n) % 2, 1.0, 9.0),
+        "exposure_share": np.ones(n),
+    }
+    columns["log_exposure"] = fitting.log_exposure(columns["exposure_median"], 5.0)
+    run = replace(run, columns=columns)
+
+    goes = interventions.choose(run, everything_likely, 0.5)
+
+    assert goes["flagged"].all()
+    assert goes["specific"].tolist() == [False] * n, "half is left where nothing is repeated"
+    rare = interventions.choose(run, lambda each: everything_likely(each) ** 4, 0.3)
+    assert rare["specific"].tolist() == (np.arange(n) % 2 == 1).tolist()
+    assert (rare["generic"] == ~rare["specific"]).all()
+    assert rare["random"].sum() == n
+
+
+def test_an_intervention_counts_what_stays_and_what_goes(shop, monkeypatch):
+    """Every window is on one side, and the student is really trained without those that went."""
+    cell, made = shop.recipe.cells[0], read_windows(shop, shop.recipe.cells[0])
+    trained = []
+    monkeypatch.setattr(
+        stages,
+        "_train",
+        lambda shop, folder, model, windows, schedule, *, rows, **others: (
+            trained.append(set(rows.tolist())),
+            stages._save(folder, model),
+        ),
+    )
+    goes = {"flagged": np.arange(len(made.windows)) % 3 == 0, "random": made.in_half}
+    monkeypatch.setattr(interventions, "choose", lambda *arguments: goes)
+
+    found = interventions.intervene(shop, cell, find_classifier("teacher", "teacher"))
+    found = found["interventions"]
+
+    assert list(found) == list(goes)
+    for rows, name in zip(trained, goes, strict=True):
+        assert rows == set(np.flatnonzero(~goes[name]).tolist())
+        assert found[name]["dropped"] == goes[name].sum()
+        assert 0 <= found[name]["expected_after"] < found[name]["dropped"]
+    table = interventions.interventions_table([{"cell": "one", "interventions": found}])
+    assert [row[1] for row in table.rows] == list(found)
 
 
 def test_the_feature_that_decides_is_chosen():
