@@ -51,7 +51,10 @@ FITTED = {
 }
 """What a sceptic would fit, by name."""
 
-_OF_CORPUS = ("log_temperature", "log_exposure", "exposure_share")
+_SETTINGS = ("log_temperature",)
+"""Always features where they vary."""
+
+_OF_CORPUS = ("log_exposure", "exposure_share")
 # Each has a limit that no model exceeds, so that a run knows beforehand what cannot be flagged.
 _OF_LOGPROBS = (
     "prefix_mean_logprob",
@@ -110,9 +113,6 @@ SHIPPED = (
         "cross-entropy",
     ),
 )
-
-_FORCED = ("log_temperature",)
-"""Always a feature where it varies: too few cells vary it for a search to find that."""
 
 _MAX_FEATURES = 8
 _MIN_GAIN = 0.01
@@ -372,7 +372,7 @@ def choose_features(runs: Sequence[Run], candidates: Sequence[str]) -> tuple[str
         ]
         return float(np.mean(losses))
 
-    chosen = tuple(name for name in varying if name in _FORCED)
+    chosen: tuple[str, ...] = ()
     best, beam = np.inf, [chosen]
     while len(chosen) < min(_MAX_FEATURES, len(varying)):
         larger = {
@@ -469,9 +469,13 @@ def judge(
 
 
 def fit_shipped(runs: Sequence[Run], spec: Shipped) -> Fitted:
-    """Return a classifier that is shipped: test cells are not looked at."""
+    """Return a classifier that is shipped: test cells are not looked at.
+
+    Each cell has one say in which features there are, and all its students in what they weigh.
+    """
     known = of_objective(fitted_on(runs), spec.objective)
-    return fit(known, choose_features(known, spec.candidates))
+    main = [run for run in known if run.student in (MAIN_STUDENT, PLAIN_STUDENT)]
+    return fit(known, (*_SETTINGS, *choose_features(main, spec.candidates)))
 
 
 def judge_all(
