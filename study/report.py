@@ -26,6 +26,7 @@ from study.interventions import interventions_table, read_interventions
 from study.shipping import ship
 from study.specific import halves_table, predict_by, specific_table
 from study.tables import StudyTable, decimal, markdown, write_markdown
+from study.transfer import families_table, pilots_table
 
 
 def main() -> None:
@@ -38,7 +39,8 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = read_runs(arguments.cells)
     shipped = {spec.name: (spec, fit_shipped(runs, spec)) for spec in SHIPPED}
-    predict = predict_by(shipped["teacher"][1])
+    teacher = shipped["teacher"][1]
+    predict = predict_by(teacher)
     judged = {kind: judge_all(runs, shipped, kind) for kind in ("soft", "cross-entropy")}
     tables = [
         rates_table(runs),
@@ -46,6 +48,8 @@ def main() -> None:
         left_out_table({name: fitted for name, (_, fitted) in shipped.items()}),
         classifiers_table(judged["soft"], "soft labels"),
         classifiers_table(judged["cross-entropy"], "plain fine-tuning"),
+        families_table(runs, teacher),
+        pilots_table(runs, teacher),
         halves_table(runs, read_outside_runs(arguments.cells), predict),
         specific_table(runs, predict),
         interventions_table(read_interventions(arguments.interventions)),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from memaudit.classifier import find_classifier
+from memaudit.classifier import Calibration, find_classifier
 from memaudit.features import KNOWN_FEATURES
 from memaudit.prefilter import load_prefilter_fit, prefilter_fit_path
 from study import fit as fitting
@@ -20,6 +20,7 @@ from study.shipping import ship
 from study.specific import halves_table, specific_table
 from study.stages import Workshop, read_tokenizer, read_windows, train_cell
 from study.texts import cut_document
+from study.transfer import families_table, pilots_table
 
 RECIPE = """
 vocabulary_size = 300
@@ -365,3 +366,17 @@ def test_every_method_is_judged_on_every_test_cell():
     of_text = fitting.judge_all(runs, {}, "cross-entropy")
     assert "the paper's four" not in of_text
     assert "exposure alone" in of_text
+
+
+def test_a_family_is_predicted_without_it_and_pilots_bring_the_level_closer():
+    """Both of test runs alone; a pilot of the whole run leaves next to no error."""
+    runs = make_runs(("train", "train", "test"), models=("soft",))
+    for run, family in zip(runs, ("olmo2", "qwen3", "olmo2"), strict=True):
+        run.about["cell"]["family"] = family
+    fitted = fitting.fit(runs[:2], ("teacher_suffix_min_logprob",))
+
+    assert [row[:2] for row in families_table(runs, fitted).rows] == [("olmo2", runs[2].cell)]
+    wrong = replace(fitted, calibration=Calibration(slope=1.0, intercept=3.0))
+    (row,) = pilots_table(runs, wrong).rows
+    assert float(row[3]) > 2
+    assert float(row[4].split(",")[0]) < float(row[3]) / 1.5

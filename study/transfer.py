@@ -1,0 +1,102 @@
+"""How far classifiers carry: to families they were not fitted on, and with a pilot to a new level."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from memaudit.classifier import sigmoid
+from memaudit.training.recalibration import MIN_PILOT_POSITIVES, fit_shift
+from study.fit import MAIN_STUDENT, Fitted, Run, fit, fitted_on, judge, of_objective, of_role
+from study.tables import StudyTable, decimal
+
+_PILOTS = (500, 2_000, 5_000)
+_DRAWS = 50
+
+
+def families_table(runs: Sequence[Run], shipped: Fitted) -> StudyTable:
+    """Return test cells predicted by fits that saw neither their family nor their sources."""
+    soft = of_objective(runs, "soft")
+    rows = []
+    for family in sorted({run.about["cell"]["family"] for run in soft}):
+        others = [run for run in fitted_on(soft) if run.about["cell"]["family"] != family]
+        fitted = fit(others, shipped.features)
+        for run in of_role(soft, "test"):
+            if run.about["cell"]["family"] == family and run.student == MAIN_STUDENT:
+                found = judge(run, fitted.probabilities(run), fitted.threshold)
+                whole = judge(run, shipped.probabilities(run), shipped.threshold)
+                rows.append(
+                    (
+                        family,
+                        run.cell,
+                        decimal(found.roc_auc, 4),
+                        f"{decimal(found.pr_auc)} / {decimal(whole.pr_auc)}",
+                        f"{decimal(found.recall, 2)} / {decimal(whole.recall, 2)}",
+                        f"{decimal(found.expected, 1)} / {decimal(whole.expected, 1)}",
+                        f"{found.found}",
+                    )
+                )
+    return StudyTable(
+        "families",
+        "Test cells of a family that nothing was fitted on, beside the classifier as shipped",
+        ("family", "cell", "ROC-AUC", "PR-AUC", "recall", "expected", "found"),
+        tuple(rows),
+        ("Without the family / with it. `teacher`, with its features.",),
+        n_labels=2,
+    )
+
+
+def pilots_table(runs: Sequence[Run], shipped: Fitted) -> StudyTable:
+    """Return by which factor the expected number of test runs is wrong, after pilots of some sizes.
+
+    A pilot is drawn from the run itself, so it is as if its student had been trained on all rows.
+    """
+    rows = []
+    for run in of_role(of_objective(runs, "soft"), "test"):
+        if run.found < MIN_PILOT_POSITIVES or run.student.startswith(MAIN_STUDENT + "-"):
+            continue
+        logits = shipped.pipeline.decision_function(run.matrix(shipped.features))
+        logits = shipped.calibration.slope * logits + shipped.calibration.intercept
+        population = np.repeat(np.arange(len(logits)), np.rint(run.weight).astype(int))
+        rng = np.random.default_rng(0)
+        cells = []
+        for size in _PILOTS:
+            if size > len(population):
+                cells.append("–")
+                continue
+            factors, n_refused = [], 0
+            for _ in range(_DRAWS):
+                drawn = rng.choice(population, size, replace=False)
+                if run.recited[drawn].sum() < MIN_PILOT_POSITIVES:
+                    n_refused += 1
+                    continue
+                after = fit_shift(logits[drawn], run.recited[drawn]).apply(logits)
+                factors.append(_factor(float((run.weight * sigmoid(after)).sum()), run.found))
+            cells.append(_quantiles(factors, n_refused))
+        before = _factor(float((run.weight * sigmoid(logits)).sum()), run.found)
+        rows.append((run.cell, run.student, f"{run.found}", f"{before:.2f}", *cells))
+    return StudyTable(
+        "pilots",
+        "By which factor the expected number is wrong, without a pilot and after one",
+        (
+            *("cell", "student", "found", "no pilot"),
+            *(f"{size:,} windows" for size in _PILOTS),
+        ),
+        tuple(rows),
+        (
+            f"Median and 90 % quantile over {_DRAWS} pilots drawn from the run; in brackets how many "
+            f"of them had fewer than {MIN_PILOT_POSITIVES} recited windows and were refused. "
+            "`memaudit fit --recalibrate` does this.",
+        ),
+        n_labels=2,
+    )
+
+
+def _factor(expected: float, found: int) -> float:
+    return max(expected / found, found / expected)
+
+
+def _quantiles(factors: Sequence[float], n_refused: int) -> str:
+    refused = f" ({n_refused})" if n_refused else ""
+    if not factors:
+        return f"–{refused}"
+    return f"{np.median(factors):.2f}, {np.quantile(factors, 0.9):.2f}{refused}"
