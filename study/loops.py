@@ -4,7 +4,9 @@ Suffixes: N predictions, H and D hidden sizes of student and teacher, V rows of 
 """
 
 import math
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +26,8 @@ _WARM_UP = 0.03
 _LAST = 0.1
 _BETAS = (0.9, 0.98)
 _CLIP = 1.0
+_CHECKPOINT_SECONDS = 600.0
+"""Of the clock: models that take less are trained in one go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,8 @@ def train(
     rows: NDArray[np.intp],
     seed: int,
     labels: SoftLabels | None = None,
-) -> None:
+    checkpoint: Path | None = None,
+) -> float:
     """Train a model in place, on the windows' own next tokens or on a teacher's soft labels.
 
     Args:
@@ -123,6 +128,10 @@ def train(
         rows: which window each training row is; one may stand there several times.
         seed: decides the order of the rows, which is another in each epoch.
         labels: of the same windows. None: the next tokens.
+        checkpoint: a file that is written now and then, and gone on from if it is there.
+
+    Returns:
+        processor seconds that went into the checkpoint gone on from.
     """
     rng = np.random.default_rng(seed)
     ids = torch.from_numpy(windows).long()
@@ -133,8 +142,21 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=schedule.learning_rate, betas=_BETAS, fused=True
     )
+    start, earlier, begun = 0, 0.0, time.process_time()
+    if checkpoint is not None and checkpoint.exists():
+        state = torch.load(checkpoint, mmap=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, earlier = state["step"], state["seconds"]
     model.train()
+    written = time.monotonic()
     for step, batch in enumerate(batches):
+        if step < start:
+            continue
+        if checkpoint is not None and time.monotonic() - written >= _CHECKPOINT_SECONDS:
+            spent = time.process_time() - begun + earlier
+            _write_checkpoint(checkpoint, model, optimizer, step, spent)
+            written = time.monotonic()
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * _rate(step, len(batches))
         _step(model, ids[batch], None if labels is None else (labels, batch))
@@ -142,6 +164,20 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
     model.eval()
+    return earlier
+
+
+def _write_checkpoint(
+    path: Path,
+    model: "PreTrainedModel",
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
+) -> None:
+    unfinished = path.with_name(f"{path.name}.part")
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state | {"step": step, "seconds": seconds}, unfinished)
+    unfinished.rename(path)
 
 
 def _step(model: "PreTrainedModel", ids: Tensor, labels: tuple[SoftLabels, Tensor] | None) -> None:

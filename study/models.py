@@ -30,12 +30,30 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> "PreTrainedTo
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
 
 
+def cut_model(model: "PreTrainedModel", layers: int) -> "PreTrainedModel":
+    """Return a model of evenly spaced layers of another one, all else shared with it."""
+    from torch import nn
+
+    whole: Any = model
+    blocks = whole.model.layers
+    chosen = [blocks[i * len(blocks) // layers] for i in range(layers)]
+    for i, block in enumerate(chosen):
+        block.self_attn.layer_idx = i
+    whole.model.layers = nn.ModuleList(chosen)
+    whole.config.num_hidden_layers = layers
+    if getattr(whole.config, "layer_types", None):
+        whole.config.layer_types = whole.config.layer_types[:layers]
+    return model
+
+
 def new_model(family: Family, size: Size, vocabulary_size: int, seed: int) -> "PreTrainedModel":
     """Return an untrained model with the family's architecture, its proportions in small."""
     import torch
     from transformers import (
         GPTNeoXConfig,
         GPTNeoXForCausalLM,
+        LlamaConfig,
+        LlamaForCausalLM,
         Olmo2Config,
         Olmo2ForCausalLM,
         Qwen3Config,
@@ -60,6 +78,8 @@ def new_model(family: Family, size: Size, vocabulary_size: int, seed: int) -> "P
     elif family == "olmo2":
         # Three matrices of 8/3 the width: as many parameters as two of four times the width.
         model = Olmo2ForCausalLM(Olmo2Config(**common, intermediate_size=size.hidden * 8 // 3))
+    elif family == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**common, intermediate_size=3 * size.hidden))
     else:
         model = Qwen3ForCausalLM(
             Qwen3Config(

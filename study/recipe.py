@@ -6,8 +6,8 @@ from typing import Literal
 
 import msgspec
 
-Family = Literal["gpt-neox", "olmo2", "qwen3"]
-"""The architectures of Pythia, OLMo-2 and Qwen-3."""
+Family = Literal["gpt-neox", "olmo2", "qwen3", "llama"]
+"""The architectures of Pythia, OLMo-2 and Qwen-3; Llama for models that were pretrained by others."""
 
 Role = Literal["train", "calibration", "test"]
 """What a cell is for. Nothing is chosen by looking at test cells."""
@@ -121,7 +121,7 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Key of the recipe's sources. Empty: the role."""
 
 
-class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that is needed to repeat the study."""
 
     vocabulary_size: int
@@ -131,6 +131,10 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     n_parts: int
     """Into how many parts the documents of a source are split."""
+
+    pretrained: dict[Family, Size] = msgspec.field(default_factory=dict)
+    """Bases that others made: they are put into the folder of the bases by hand, and the tokenizer
+    into its folder. Bases of another size are cut from them and trained on the pretraining text."""
 
     regimes: dict[str, Regime]
     cells: list[Cell]

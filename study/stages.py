@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from study.models import new_model, train_tokenizer
+from study.models import cut_model, new_model, train_tokenizer
 from study.recipe import Cell, Family, Recipe, Size, Student
 from study.texts import CellWindows, cell_windows, documents, pretraining_tokens
 
@@ -161,7 +161,12 @@ def _base(shop: Workshop, family: Family, size: Size) -> "PreTrainedModel":
     if not folder.exists():
         plan, tokenizer = shop.recipe.pretraining, read_tokenizer(shop)
         sequences = pretraining_tokens(plan, shop.sample_data, tokenizer)
-        model = new_model(family, size, shop.recipe.vocabulary_size, _BASE_SEED)
+        given = shop.recipe.pretrained.get(family)
+        model = (
+            cut_model(load_model(shop.base_folder(family, given)), size.layers)
+            if given is not None
+            else new_model(family, size, shop.recipe.vocabulary_size, _BASE_SEED)
+        )
         rows = np.arange(len(sequences))
         _train(shop, folder, model, sequences, plan.schedule, rows=rows, seed=_BASE_SEED)
     return load_model(folder)
@@ -178,9 +183,11 @@ def _train(
     from study.loops import train
 
     before = time.process_time()
-    train(model, windows, schedule, **options)
-    seconds = time.process_time() - before
+    checkpoint = folder.with_name(f".{folder.name}.checkpoint")
+    earlier = train(model, windows, schedule, checkpoint=checkpoint, **options)
+    seconds = time.process_time() - before + earlier
     _save(folder, model, seconds=seconds)
+    checkpoint.unlink(missing_ok=True)
     shop.say(f"{folder.parent.name}/{folder.name}: {seconds:.0f} s")
 
 

@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import zstandard
 
 from memaudit.classifier import Calibration, find_classifier
 from memaudit.features import KNOWN_FEATURES
 from memaudit.prefilter import load_prefilter_fit, prefilter_fit_path
 from study import fit as fitting
-from study import interventions, stages
+from study import interventions, loops, stages
 from study.measure import count_templates, finished_models, measure_cell, read_cell, write_cell
-from study.recipe import read_recipe
+from study.models import cut_model, new_model
+from study.recipe import Schedule, Size, read_recipe
 from study.report import classifiers_table, rates_table, students_table
 from study.shipping import ship
 from study.specific import halves_table, specific_table
@@ -113,6 +115,42 @@ def test_a_killed_cell_goes_on_with_the_stage_that_is_missing(shop, monkeypatch)
     monkeypatch.undo()
     train_cell(shop, cell, later=True)
     assert finished_models(shop, cell)[-2:] == ["half", "other-half"]
+
+
+def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(shop, tmp_path, monkeypatch):
+    """To the same bits: hours on a large model are not lost, and nobody can tell."""
+    windows = read_windows(shop, shop.recipe.cells[0]).windows
+    schedule = Schedule(epochs=6, learning_rate=5e-3)
+    sizes = ("llama", Size(hidden=32, layers=3), 300, 1)
+
+    def model():
+        return cut_model(new_model(*sizes), 2)
+
+    def trained(student, **options):
+        loops.train(student, windows, schedule, rows=np.arange(40), seed=1, **options)
+        return student.state_dict()
+
+    whole = trained(model())
+    n_steps, step = 0, loops._step
+
+    def stopped(*arguments):
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == 4:
+            raise KeyboardInterrupt
+        step(*arguments)
+
+    monkeypatch.setattr(loops, "_step", stopped)
+    monkeypatch.setattr(loops, "_CHECKPOINT_SECONDS", 0.0)
+    options = {"checkpoint": tmp_path / "checkpoint"}
+    with pytest.raises(KeyboardInterrupt):
+        trained(model(), **options)
+    n_steps = 10
+    again = trained(model(), **options)
+
+    assert n_steps == 10 + 5, "the steps before the checkpoint are not done again"
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, again[name])
 
 
 def test_a_cell_file_holds_no_text_and_is_read_back(shop, tmp_path):
