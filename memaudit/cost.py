@@ -98,8 +98,6 @@ class Sample:
     """Until then, as an audit takes them: importing packages, loading models, reading the corpus."""
 
     cpu_seconds_before: float
-    """CPU time of that."""
-
     total_seconds: float
     """All that the sample took, loading included."""
 

@@ -100,13 +100,8 @@ class Check:
     """Something that was tried."""
 
     name: str
-    """What."""
-
     status: Literal["good", "bad", "skipped"]
-    """What came of it."""
-
     said: str
-    """In words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,8 +100,6 @@ class VerificationResult:
     """Distinct windows that they were not trained on."""
 
     extracted: dict[str, Rate]
-    """By role, among the examples."""
-
     extracted_rows: dict[str, int]
     """By role, equal windows counted each time."""
 
@@ -127,8 +125,6 @@ class VerificationResult:
     """By role, if it was asked for."""
 
     comparison: Comparison | None
-    """If predictions were given."""
-
     labels_digest: str
     """SHA-256 of the labels in the table, hexadecimal."""
 

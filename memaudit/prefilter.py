@@ -61,8 +61,6 @@ class PrefilterFit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Name of the classifier whose flags it was calibrated on."""
 
     classifier_digest: str
-    """Of that very classifier."""
-
     estimator: RiskClassifier = msgspec.field(name="first_stage")
     """Estimates the classifier's probability; its features need no teacher."""
 

@@ -23,7 +23,6 @@ class Progress:
     """Since the stage began, or went on."""
 
     start: int = 0
-    """Done before that."""
 
     @property
     def rate(self) -> float:

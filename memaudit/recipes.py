@@ -37,8 +37,6 @@ class Preset:
     """The name of the trainer, as its file is recognised."""
 
     settings: Settings
-    """See `Settings`."""
-
     source: str
     """Where the trainer documents it."""
 

@@ -192,7 +192,6 @@ class Shown:
     color: str
     """`auto`, `always` or `never`."""
     quiet: bool = False
-    """No progress."""
 
     def tell(self, document: Any, page: "Page") -> None:
         """Print a result: the document if JSON was asked for, else the page."""

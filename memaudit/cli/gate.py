@@ -137,7 +137,6 @@ class Outputs:
     source_root: Path | None
     attest: Path | None
     github_files: Path | None
-    """Folder."""
 
     def write(self, path: Path | None, content: str) -> None:
         """Write a file whole or not at all; without a path, to standard output."""

@@ -78,7 +78,6 @@ class Models:
 
     teacher: str
     student: str | None
-    """Before its training."""
     baseline: str | None
     """Of the student's size, trained on the corpus."""
     classifier: str | None

@@ -114,11 +114,7 @@ class Example:
     """The text as the model sees it in training. Valid Unicode, may be empty."""
 
     answers: tuple[Span, ...] | None = None
-    """As in `Rendered`."""
-
     token_ids: tuple[int, ...] | None = None
-    """As in `Rendered`."""
-
     raw_digest: bytes | None = None
     """SHA-256 of its messages before a chat template made a text of them. None: there are none."""
 
@@ -136,14 +132,8 @@ class BadRow:
     """A row that cannot be used: a value, so that it is counted and the next row is read."""
 
     row: int
-    """As in `Example`."""
-
     example_id: str
-    """As in `Example`."""
-
     address: str
-    """As in `Example`."""
-
     reason: str
     """`line 17: invalid UTF-8 at byte 5 of the line`; never text of the corpus."""
 
@@ -295,8 +285,6 @@ class Record:
     """Where a person finds it, from 1: the line if the format has lines, else the row."""
 
     values: Mapping[str, object]
-    """By column."""
-
     unit: Literal["line", "row"] = "line"
     """What `place` counts."""
 
@@ -306,11 +294,7 @@ class Unreadable:
     """A row that its format cannot give."""
 
     number: int
-    """As in `Record`."""
-
     place: int
-    """As in `Record`."""
-
     reason: str
     """As in `BadRow`, without the place."""
 

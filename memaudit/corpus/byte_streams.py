@@ -45,11 +45,7 @@ class OpenFile:
     """A file of a corpus that is being read or copied."""
 
     file: BinaryIO
-    """At its start."""
-
     shown: str
-    """What errors call it."""
-
     compression: str | None
     """`gz`, `zst`, `bz2`, `xz` or None."""
 

@@ -41,8 +41,6 @@ class SourceFile:
     """One file of the corpus."""
 
     path: Path
-    """Where it is."""
-
     name: str
     """What ids call it: its path below the folder or glob that was given."""
 

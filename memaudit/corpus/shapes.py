@@ -43,8 +43,6 @@ class Columns:
     """The columns that are used."""
 
     layout: Layout
-    """What they make together."""
-
     roles: Mapping[str, str]
     """From what the layout calls them to their names in the corpus."""
 

@@ -24,8 +24,6 @@ class Tolerance:
     """How far two engines may be apart on a canary, in nats, in any score of any token."""
 
     mean: float
-    """Of the differences."""
-
     largest: float
     """Of one, beside `relative`."""
 

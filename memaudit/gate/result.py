@@ -109,8 +109,6 @@ class Finding:
     """Rows with this window that count, itself among them."""
 
     level: Level
-    """The strongest evidence."""
-
     probability: float
     reason: str
     """In words, such as "occurs 16 times"."""
@@ -222,8 +220,6 @@ class GateResult:
     """What a gate found. No text of the corpus is in it."""
 
     verdict: Verdict
-    """What the exit code says."""
-
     rules: tuple[RuleResult, ...]
     guarantee: Guarantee
     findings: tuple[Finding, ...]

@@ -36,7 +36,6 @@ class Bar:
     share: float
     """From 0 to 1."""
     is_risk: bool = False
-    """Whether it stands out."""
     low: float | None = None
     """Lower end of the interval, from 0 to 1; None for a bar."""
     high: float | None = None
@@ -51,7 +50,6 @@ class Axis:
     high: float
     """Its end; it starts at 0."""
     ticks: tuple[tuple[float, str], ...]
-    """Values with their labels."""
     is_log: bool = False
     """The logarithm of one more, on which 0 has a place."""
 

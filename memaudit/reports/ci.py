@@ -70,7 +70,6 @@ class SourceRoot:
     """
 
     folder: str
-    """The top, absolute."""
     here: tuple[str, ...] = ()
     """Folders in which `predict` may have worked, absolute, the likeliest first."""
     moved: tuple[str, str] | None = None

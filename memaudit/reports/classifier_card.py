@@ -56,9 +56,7 @@ class Card:
     runs: tuple[StudyRun, ...]
     """The smallest expectation first."""
     statistics: str
-    """How the figures were computed."""
     limits: str
-    """What they do not say."""
     curve: tuple[tuple[float, float], ...]
     """Recall and precision at falling thresholds; empty if the card has none."""
 

@@ -49,19 +49,12 @@ class Side:
     rows: int
     scored: int
     flagged: int
-    """At risk."""
-
     flagged_texts: int
-    """Distinct texts among them."""
-
     expected: ExpectedCount
-    """Rows expected to be memorized."""
-
     expected_texts: ExpectedCount
     """Distinct texts expected to be memorized."""
 
     recited: int
-    """Rows that the teacher recites."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,6 @@ class Contribution:
     feature: str
     """Name, as in the risk table."""
     value: float
-    """Of the window."""
     typical: float
     """Mean over the windows that the classifier was fitted on."""
     log_odds: float
@@ -71,7 +70,6 @@ class Explanation:
     run: str
     """Fingerprint."""
     classifier: str
-    """Its name."""
     probability: float
     """That the student memorizes the row: that of its riskiest window."""
     threshold: float
@@ -95,7 +93,6 @@ class Explanation:
     equals: tuple[tuple[str, str], ...]
     """Id and address of the first of the other rows with the same window."""
     remedies: tuple[Remedy, ...]
-    """What would lower the risk."""
     features: dict[str, float] = field(default_factory=dict)
     """All that the run keeps of the window."""
     text: str | None = None

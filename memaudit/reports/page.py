@@ -88,7 +88,6 @@ class Column:
     is_minor: bool = False
     """Left out where there is little room: in Markdown."""
     kind: Kind = ""
-    """Of all its cells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

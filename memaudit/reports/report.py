@@ -58,7 +58,6 @@ class Budget:
     rows: int
     """Dropped, all copies of a text together."""
     texts: int
-    """Distinct ones among them."""
     left: ExpectedCount
     """Rows expected to be memorized among the others."""
 

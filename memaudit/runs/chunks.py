@@ -51,11 +51,7 @@ class ChunkPlan:
     """Where the chunks of a run go and what they hold: all that a worker has to know."""
 
     folder: Path
-    """Of the chunks; exists."""
-
     fingerprint: str
-    """Of the run's manifest."""
-
     shape: WindowShape
     role: ReferenceRole | None
     objective: Objective

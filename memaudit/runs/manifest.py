@@ -112,8 +112,6 @@ class AnswersRead(msgspec.Struct, frozen=True):
     """Windows of those whose suffix has a trained token."""
 
     all_windows: int
-    """Windows of those."""
-
     unseen_rows: int
     """Rows of those no trained token of which lies in the suffix of a window."""
 

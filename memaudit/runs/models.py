@@ -87,8 +87,6 @@ class ModelSources:
     """Likewise. None: the teacher is alone."""
 
     role: ReferenceRole | None
-    """What the reference is."""
-
     options: AuditOptions
     """How they are loaded and run; of the rest of the options none has an effect here."""
 

@@ -55,8 +55,6 @@ class AuditInputs:
     """Every row of the corpus, in order."""
 
     models: AuditModels
-    """Score the windows."""
-
     classifier: RiskClassifier
     """Its features are among those of the models' feature set."""
 
@@ -81,8 +79,6 @@ class AuditRequest:
     """What a user asks for; nothing has been loaded or read yet."""
 
     corpus: CorpusOptions
-    """Where the corpus is."""
-
     sources: ModelSources
     """Which models score, and on what."""
 
@@ -90,7 +86,6 @@ class AuditRequest:
     """Fits the models and the objective."""
 
     prefilter: Prefilter | None
-    """As in `AuditInputs`."""
 
     @property
     def options(self) -> AuditOptions:

@@ -65,8 +65,6 @@ class AuditOptions:
     """Whether a row that cannot be used ends the audit, or is counted and left out."""
 
     model: ModelOptions = field(default_factory=ModelOptions)
-    """How models are loaded."""
-
     table_format: TableFormat = "parquet"
     """How the risk table is written."""
 

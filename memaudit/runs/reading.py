@@ -219,8 +219,6 @@ class AnswerCounts:
     """Windows of those whose suffix has a trained token."""
 
     all_windows: int = 0
-    """Windows of those."""
-
     unseen_rows: int = 0
     """Rows of those no trained token of which lies in the suffix of a window."""
 

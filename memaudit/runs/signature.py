@@ -58,8 +58,6 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     signature: str
     signed: Signed
-    """What was signed."""
-
     format: int = _FORMAT
 
 

@@ -32,8 +32,6 @@ class RunStatus:
     """Whether table and summary are there and made from these chunks."""
 
     rows: int
-    """In the corpus."""
-
     windows: int
     """Distinct windows to be scored here."""
 

@@ -261,17 +261,9 @@ class SensitivitySummary:
     """How many rows hold what, and how many of those are at risk."""
 
     personal_data: int
-    """Scored rows with personal data."""
-
     secrets: int
-    """Scored rows with secrets."""
-
     flagged_personal_data: int
-    """Flagged rows with personal data."""
-
     flagged_secrets: int
-    """Flagged rows with secrets."""
-
     flagged_sensitive: int
     """Flagged rows with either: the rest of the flagged is common text."""
 

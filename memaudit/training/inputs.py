@@ -236,8 +236,6 @@ class JoinCounts:
     """What became of the rows of two tables."""
 
     rows: int
-    """In the risk table."""
-
     not_scored: int
     """Of these, without a score: too short or bad."""
 
@@ -248,8 +246,6 @@ class JoinCounts:
     """Labels of rows that are not scored or not in the risk table."""
 
     used: int
-    """Rows with score and label."""
-
     distinct: int
     """Of these, examples with different features: equal ones count once."""
 
@@ -262,8 +258,6 @@ class VerifiedRun:
     """A labelled run that knows which of its examples are the same text as another's."""
 
     run: LabelledRun
-    """Its distinct examples."""
-
     counts: JoinCounts
     ids: tuple[str, ...]
     """(n,) row and id of the first row of each example."""

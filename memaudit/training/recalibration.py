@@ -147,13 +147,9 @@ class Recalibrated:
     """With another calibration and spread of counts; all else as it was."""
 
     before: RiskClassifier
-    """What it was made of."""
-
     shift: Shift
     inputs: tuple[Input, ...]
     runs: tuple[VerifiedRun, ...]
-    """What they hold together."""
-
     figures_before: PilotFigures
     figures_after: PilotFigures
     """Of shifts fitted on four fifths of the pilot each, for the other fifth."""

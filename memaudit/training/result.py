@@ -51,7 +51,6 @@ class HeldOutRun:
     """How many would be memorized, by fit."""
 
     features: tuple[tuple[str, ...], ...]
-    """Of each fit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,6 @@ class Split:
     """Labelled runs by what they are for; names are unique."""
 
     fit: tuple[LabelledRun, ...]
-    """For the coefficients."""
-
     calibration: tuple[LabelledRun, ...]
     """For calibration and threshold."""
 

@@ -32,11 +32,7 @@ class VerificationModels:
     """Models that share a vocabulary."""
 
     teacher: "LoadedModel"
-    """Trained on the corpus."""
-
     student: "LoadedModel"
-    """Before any training here."""
-
     baseline: "LoadedModel | None"
     """Trained on the corpus without a teacher; None: it is made from the student."""
 
