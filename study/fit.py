@@ -311,8 +311,12 @@ def fit(runs: Sequence[Run], features: tuple[str, ...]) -> Fitted:
     ]
     shifts = np.array([_shift(logits, run) for run, logits in held_out])
     chance = np.array([1 / (run.found + 0.5) for run, _ in held_out])
-    level, variance = random_effect(shifts, chance)
+    level, _ = random_effect(shifts, chance)
     predicted = [(run, sigmoid(logits + level)) for run, logits in held_out]
+    # The spread is one of counts: a shift of the log-odds by 1 changes a count by less.
+    expected = np.array([(run.weight * p).sum() for run, p in predicted])
+    found = np.array([run.found for run, _ in predicted])
+    _, variance = random_effect(np.log((found + 0.5) / (expected + 0.5)), chance)
     calibration = Calibration(slope=1.0, intercept=level)
     log_sd, pipeline = float(np.sqrt(variance)), _pipeline(runs, features)
     threshold = _threshold(predicted)

@@ -192,7 +192,14 @@ def _contributions(run: Run, window: int) -> tuple[float, tuple[Contribution, ..
     slope = classifier.calibration.slope
     x = risks.X[window, [risks.feature_names.index(each) for each in classifier.features]]
     added = slope * np.array(classifier.coefficients) * (x - classifier.means) / classifier.scales
-    each = map(Contribution, classifier.features, x.tolist(), classifier.means, added.tolist())
+    weighed = np.array(classifier.coefficients) != 0  # one without a weight only has a range
+    each = map(
+        Contribution,
+        np.array(classifier.features)[weighed].tolist(),
+        x[weighed].tolist(),
+        np.array(classifier.means)[weighed].tolist(),
+        added[weighed].tolist(),
+    )
     start = slope * classifier.intercept + classifier.calibration.intercept
     return start, tuple(sorted(each, key=lambda one: -abs(one.log_odds)))
 
