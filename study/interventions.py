@@ -19,10 +19,10 @@ from memaudit.classifier import RiskClassifier, load_classifier
 from memaudit.exposure import exposure_of
 from memaudit.runs.files import committed_file
 from study.__main__ import say
-from study.fit import MAIN_STUDENT, Run, log_exposure, runs_of
+from study.fit import MAIN_STUDENT, Run, runs_of
 from study.measure import CellFile, features_of, recited_by
 from study.recipe import Cell, read_recipe
-from study.specific import Predict, specific_share
+from study.specific import Predict, specific_share, with_exposure
 from study.stages import Workshop, read_windows, train_student
 from study.tables import StudyTable, decimal
 
@@ -74,7 +74,7 @@ def intervene(shop: Workshop, cell: Cell, classifier: RiskClassifier) -> dict[st
         folder = shop.cell_folder(cell) / f"without-{name}-{classifier.digest[:8]}"
         train_student(shop, cell, cell.students[0], folder, keeps=~dropped)
         after = recited_by(folder, list(made.windows), prefix_len)
-        left = _as_left(run, made.windows, ~dropped, prefix_len)
+        left = _as_left(run, predict, made.windows, ~dropped, prefix_len)
         results[name] = {
             "dropped": int(dropped.sum()),
             "recited": {"kept": int(before[~dropped].sum()), "dropped": int(before[dropped].sum())},
@@ -84,7 +84,7 @@ def intervene(shop: Workshop, cell: Cell, classifier: RiskClassifier) -> dict[st
                 "dropped, and before": int((after & before)[dropped].sum()),
             },
             # Counted anew in what stayed: the other estimate lets one text go at a time.
-            "expected_after": round(float(predict(left)[dropped].sum()), 2),
+            "expected_after": round(float(left[dropped].sum()), 2),
             "expected_if_alone": round(
                 float((predict(run) * (1 - specific_share(run, predict)))[dropped].sum()), 2
             ),
@@ -121,19 +121,17 @@ def _whole_run(shop: Workshop, cell: Cell) -> Run:
 
 
 def _as_left(
-    run: Run, windows: NDArray[np.int32], stays: NDArray[np.bool_], prefix_len: int
-) -> Run:
-    """Return a run with the exposure that its windows have in those that stay."""
+    run: Run,
+    predict: Predict,
+    windows: NDArray[np.int32],
+    stays: NDArray[np.bool_],
+    prefix_len: int,
+) -> NDArray[np.float64]:
+    """Return (n,) probabilities by the exposure that the windows have in those that stay."""
     weights = run.columns["count"][stays].astype(np.int64)
     found = exposure_of(list(windows[stays]), list(windows), prefix_len, weights, least=0)
-    own = np.where(stays, run.columns["count"], 0)
-    columns = dict(run.columns)
-    columns["log_exposure"] = log_exposure(
-        np.maximum(found.median, own), float(columns["epochs"][0])
-    )
-    is_alone = (columns["count"] > 1) & (found.median - own < 1)
-    columns["exposure_share"] = np.where(is_alone, 0, found.share)
-    return replace(run, columns=columns)
+    left = replace(run, columns=run.columns | {"exposure_share": found.share})
+    return with_exposure(left, predict, found.median, np.where(stays, run.columns["count"], 0))
 
 
 def read_interventions(folder: Path) -> list[Mapping[str, Any]]:

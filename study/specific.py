@@ -32,20 +32,28 @@ def predict_by(fitted: Fitted) -> Predict:
     return predict
 
 
-def without_text(run: Run) -> Run:
-    """Return a run whose every window is seen as if no row had its text, as `Risks` does it."""
+def without_text(run: Run, predict: Predict) -> NDArray[np.float64]:
+    """Return (n,) probabilities as if no row had a window's text, as `memaudit.runs.risks` does it."""
+    count, others = run.columns["count"], run.columns["exposure_median"] - run.columns["count"]
+    return with_exposure(run, predict, np.maximum(others, 0), np.zeros(len(count)))
+
+
+def with_exposure(
+    run: Run, predict: Predict, median: NDArray[np.float64], own: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return (n,) probabilities as if so many rows had a window's grams, its own text among them."""
     columns: dict[str, NDArray[Any]] = dict(run.columns)
-    count, others = columns["count"], columns["exposure_median"] - columns["count"]
-    columns["log_exposure"] = log_exposure(np.maximum(others, 0), float(columns["epochs"][0]))
-    is_alone = (count > 1) & (others < 1)
+    seen = np.maximum(median, own)
+    columns["log_exposure"] = log_exposure(seen, float(columns["epochs"][0]))
+    is_alone = (columns["count"] > 1) & (own <= 1) & (median - own < 1)
     columns["exposure_share"] = np.where(is_alone, 0, columns["exposure_share"])
-    return replace(run, columns=columns)
+    return np.where(seen < 0.5, 0.0, predict(replace(run, columns=columns)))
 
 
 def specific_share(run: Run, predict: Predict) -> NDArray[np.float64]:
     """Return (n,) which share of a window's probability is due to its own text."""
-    p, generic = predict(run), predict(without_text(run))
-    return 1 - np.minimum(p, generic) / p
+    p = predict(run)
+    return 1 - np.minimum(p, without_text(run, predict)) / p
 
 
 def halves_table(inside: Sequence[Run], outside: Sequence[Run], predict: Predict) -> StudyTable:

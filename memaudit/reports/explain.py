@@ -207,10 +207,9 @@ def _contributions(run: Run, window: int) -> tuple[float, tuple[Contribution, ..
 def _remedies(run: Run, window: int, occurrences: int, probability: float) -> list[Remedy]:
     """Return changes of the corpus or the training after which the probability is lower."""
     one = np.array([window])
-    dropped = 0.0
-    if "log_exposure" in run.risks.classifier.features:  # other rows may have the same wording
-        dropped = float(run.risks.probabilities_without(one, np.array([occurrences]))[0])
-    found = [Remedy("drop the row and its copies", dropped)]
+    # Other rows may have the same wording.
+    dropped = run.risks.probabilities_without(one, np.array([occurrences]))
+    found = [Remedy("drop the row and its copies", float(dropped[0]))]
     for left in (1, occurrences // 2):
         if 1 <= left < occurrences:
             n_gone = np.array([occurrences - left])
