@@ -9,6 +9,7 @@ from memaudit.corpus.base import KeepNext, ProjectColumns, Record, Unreadable
 from memaudit.corpus.byte_streams import OpenFile
 from memaudit.corpus.cuts import cut_values
 from memaudit.errors import CorpusError
+from memaudit.text import safe_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 _BATCH_ROWS = 256
 _BUFFER_BYTES = 1024 * 1024
 _IPC_FILE_MAGIC = b"ARROW1"
+_LARGEST_PAGE = 256 * 1024 * 1024
+_FIXED_BYTES = {1: 0, 2: 0, 3: 1, 7: 8}
+"""Of Thrift's kinds: true and false are in the kind itself, then byte and double."""
+_PAGE_HEADER_BYTES = 64 * 1024
+"""More than a header takes: writers cut the statistics in it off at some kilobytes."""
 
 
 class _Columnar:
@@ -44,10 +50,10 @@ class _Columnar:
         """Write the rows that stay, as columns of the types and codecs they have."""
         with _as_corpus_error(file.shown):
             if hasattr(out, "fileno"):
-                self._copy(file.whole(), keep_next, out)
+                self._copy(file.whole(), file.shown, keep_next, out)
                 return
             content = BytesIO()  # what these formats write, they also seek in
-            self._copy(file.whole(), keep_next, content)
+            self._copy(file.whole(), file.shown, keep_next, content)
             out.write(content.getbuffer())
 
     def _batches(
@@ -56,7 +62,7 @@ class _Columnar:
         """Yield small batches of the columns that are used."""
         raise NotImplementedError
 
-    def _copy(self, file: BinaryIO, keep_next: KeepNext, out: Any) -> None:
+    def _copy(self, file: BinaryIO, shown: str, keep_next: KeepNext, out: Any) -> None:
         raise NotImplementedError
 
 
@@ -71,15 +77,17 @@ class Parquet(_Columnar):
         # Without a buffer size a whole column of a row group would be read at once.
         parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         wanted = list(project(parquet.schema_arrow.names, shown))
+        _refuse_large_pages(file, parquet.metadata, {*wanted}, shown)
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
             yield batch.select(wanted)
 
-    def _copy(self, file: BinaryIO, keep_next: KeepNext, out: Any) -> None:
+    def _copy(self, file: BinaryIO, shown: str, keep_next: KeepNext, out: Any) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         parquet = pq.ParquetFile(file)
         schema = parquet.schema_arrow
+        _refuse_large_pages(file, parquet.metadata, {*schema.names}, shown)
         with pq.ParquetWriter(out, schema, compression=_codecs(parquet)) as writer:
             for group in range(parquet.num_row_groups):
                 batches = parquet.iter_batches(row_groups=[group], use_threads=False)
@@ -87,6 +95,95 @@ class Parquet(_Columnar):
                 table = pa.Table.from_batches(kept, schema)
                 if len(table):
                     writer.write_table(table, row_group_size=len(table))
+
+
+def _refuse_large_pages(file: BinaryIO, metadata: Any, wanted: set[str], shown: str) -> None:
+    """Refuse pages that would not fit into memory: a few kilobytes can say that they unpack to it.
+
+    Only the header of a page says how large it becomes, and Arrow believes it.
+
+    Raises:
+        CorpusError: a page is too large, or a header is damaged.
+    """
+    for group in range(metadata.num_row_groups):
+        columns = (metadata.row_group(group).column(i) for i in range(metadata.num_columns))
+        for column in columns:
+            if column.path_in_schema.split(".")[0] not in wanted:
+                continue
+            offsets = (column.dictionary_page_offset, column.data_page_offset)
+            place = min(offset for offset in offsets if offset)
+            end = place + column.total_compressed_size
+            while place < end:
+                file.seek(place)
+                sizes, length = _page_sizes(file.read(_PAGE_HEADER_BYTES))
+                if sizes[0] > _LARGEST_PAGE:
+                    raise CorpusError(
+                        f"{shown}: a page of column {safe_text(column.path_in_schema, 100)} unpacks "
+                        f"to {sizes[0]:,} bytes, at most {_LARGEST_PAGE:,} are read at once",
+                        hint="write the file again with smaller pages, or its longest rows not at all",
+                    )
+                place += length + sizes[1]
+
+
+def _page_sizes(header: bytes) -> tuple[tuple[int, int], int]:
+    """Return the bytes of a page unpacked and as it lies there, and the length of its header.
+
+    Source: parquet.thrift, `PageHeader`, in Thrift's compact protocol.
+    """
+    stream = BytesIO(header)
+    found = dict(_thrift_numbers(stream))
+    sizes = found.get(2, -1), found.get(3, -1)
+    if min(sizes) < 0:
+        raise ValueError("no size in a page header")
+    return sizes, stream.tell()
+
+
+def _thrift_numbers(stream: BytesIO) -> Iterator[tuple[int, int]]:
+    """Yield the numbers of a struct by field, to its end; pass over all else in it."""
+    field = 0
+    while head := _byte(stream):
+        field = field + (head >> 4) if head >> 4 else _zigzag(stream)
+        yield field, _thrift_value(stream, head & 15)
+
+
+def _thrift_value(stream: BytesIO, kind: int) -> int:
+    """Read a value and return it if it is a whole number, else -1."""
+    if kind in (4, 5, 6):
+        return _zigzag(stream)
+    if kind == 12:
+        for _ in _thrift_numbers(stream):
+            pass
+    elif kind in (9, 10):  # list, set
+        head = _byte(stream)
+        for _ in range(_varint(stream) if head >> 4 == 15 else head >> 4):
+            _thrift_value(stream, head & 15)
+    else:
+        length = _varint(stream) if kind == 8 else _FIXED_BYTES[kind]
+        if len(stream.read(length)) < length:
+            raise ValueError("a page header is cut off")
+    return -1
+
+
+def _byte(stream: BytesIO) -> int:
+    read = stream.read(1)
+    if not read:
+        raise ValueError("a page header is cut off")
+    return read[0]
+
+
+def _varint(stream: BytesIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        read = _byte(stream)
+        value |= (read & 127) << shift
+        if read < 128:
+            return value
+    raise ValueError("no number in a page header")
+
+
+def _zigzag(stream: BytesIO) -> int:
+    value = _varint(stream)
+    return (value >> 1) ^ -(value & 1)
 
 
 class Arrow(_Columnar):
@@ -101,7 +198,7 @@ class Arrow(_Columnar):
             for start in range(0, batch.num_rows, _BATCH_ROWS):
                 yield batch.select(wanted).slice(start, _BATCH_ROWS)
 
-    def _copy(self, file: BinaryIO, keep_next: KeepNext, out: Any) -> None:
+    def _copy(self, file: BinaryIO, shown: str, keep_next: KeepNext, out: Any) -> None:
         import pyarrow as pa
 
         is_file, schema, batches = _open_arrow(file)
@@ -133,8 +230,15 @@ def _as_corpus_error(shown: str, place: Callable[[], str] = str) -> Iterator[Non
 
     try:
         yield
-    # A length that was changed asks for memory that no machine has.
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+    # A length that was changed asks for memory that no machine has, or for a kind that is none.
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        LookupError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         raise CorpusError(
             f"{shown}: damaged, or not of the format its name says{place()}",
             hint="copy or download it again",

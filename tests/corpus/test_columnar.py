@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memaudit.corpus import BadRow, CorpusOptions, Example, Rendered, read_corpus
+from memaudit.corpus import BadRow, CorpusOptions, Example, Rendered, columnar, read_corpus
 from memaudit.errors import CorpusError
 
 HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
@@ -222,3 +222,61 @@ def test_a_compressed_file_too_large_for_memory_is_refused(read, monkeypatch):
 
     with pytest.raises(CorpusError, match="unpacks to more than 100 bytes"):
         read("a.parquet.gz", gzip.compress(as_parquet(pa.table({"text": ["a"]}))))
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_every_page_header_is_understood(version, codec, monkeypatch):
+    """The headers are walked from one to the next: they end where the column does."""
+    texts = [f"{i} " * (i % 300) for i in range(3000)]
+    options = {
+        "data_page_version": version,
+        "compression": codec,
+        "data_page_size": 4096,
+        "write_batch_size": 50,
+    }
+    table = pa.table({"text": texts, "nested": [{"a": [text[:9]]} for text in texts]})
+    content = as_parquet(table, write_statistics=True, row_group_size=1000, **options)
+    sizes = []
+
+    def noting(header):
+        found = page_sizes(header)
+        sizes.append(found[0][0] + found[1])
+        return found
+
+    page_sizes = columnar._page_sizes
+    monkeypatch.setattr(columnar, "_page_sizes", noting)
+    metadata = pq.ParquetFile(io.BytesIO(content)).metadata
+
+    columnar._refuse_large_pages(io.BytesIO(content), metadata, {"text", "nested"}, "a.parquet")
+
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    said = sum(group.column(i).total_uncompressed_size for group in groups for i in (0, 1))
+    assert sum(sizes) == said
+    assert len(sizes) >= 4 * metadata.num_row_groups
+
+
+def test_a_page_that_unpacks_to_more_than_fits_is_refused(read, monkeypatch):
+    """75 kB became 5 GB of memory; a column that nobody asks for is not even looked at."""
+    monkeypatch.setattr(columnar, "_LARGEST_PAGE", 100_000)
+    long = as_parquet(pa.table({"text": ["short", "x" * 200_000]}), compression="zstd")
+    with pytest.raises(CorpusError, match=r"page of column text unpacks to 200,0\d\d bytes"):
+        read("a.parquet", long)
+    other = as_parquet(pa.table({"text": ["short"], "blob": ["x" * 200_000]}), compression="zstd")
+    assert [row.text for row in read("b.parquet", other)] == ["short"]
+
+
+def test_a_header_that_nests_without_end_is_an_error():
+    """Whatever a header holds, it is an error of the file and no crash."""
+    for header in (
+        b"",
+        b"\x1c" * 60_000,
+        b"\x19\xfc\xff\xff\xff\xff\x0f",
+        b"\x15\x02\x00",
+        b"\xff" * 20,
+    ):
+        with (
+            pytest.raises(CorpusError, match="damaged"),
+            columnar._as_corpus_error("a.parquet"),
+        ):
+            columnar._page_sizes(header)
