@@ -139,8 +139,6 @@ def limits_section(report: Report) -> Section:
         'The "dropped" numbers count the examples that are kept, and assume the same training. '
         "Near-duplicates of dropped texts can still be memorized.",
     ]
-    if generic := words.generic(report.risks):
-        items.append(generic)
     if inputs.windows == "first":
         items.append("Only the first window of each example was scored.")
     if sensitivity is not None:

@@ -101,6 +101,8 @@ def _lead(report: Report) -> Iterator[str]:
                 )
             )
         )
+    if generic := words.generic(report.risks):
+        yield generic
     if sensitivity := report.run.sensitivity_summary:
         yield sensitivity.in_words(n_flagged)
     if report.verified is not None:
