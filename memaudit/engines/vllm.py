@@ -16,7 +16,7 @@ each time: the same windows in the same order have the same scores to the bit.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from memaudit.errors import ModelError
 from memaudit.scores import TokenScores, WindowScores
 
 _Run = TypeVar("_Run")
+_Model = TypeVar("_Model")
 
 _CALL_TOKENS = 16_384
 """Tokens whose hidden states are held at once."""
@@ -57,22 +58,20 @@ class Body:
     limits: ModelLimits
 
 
-class VllmEngine:
-    """An `Engine` on one or two models that vLLM runs.
+class _OnVllm(Generic[_Model]):
+    """One model that vLLM runs, or teacher and reference."""
 
-    The scores of a window depend on the windows beside it as little as those of `HfEngine`: on a
-    CPU in float32 not at all.
-    """
-
-    def __init__(self, bodies: Sequence[Body], *, name: str, bos_token_id: int | None) -> None:
-        """Take over one model, or teacher and reference.
+    def __init__(
+        self, models: Sequence[_Model], *, name: str, bos_token_id: int | None = None
+    ) -> None:
+        """Take them over.
 
         Args:
-            bodies: one or two.
+            models: one or two.
             name: for reports.
             bos_token_id: put in front of every window as context, never scored.
         """
-        self._bodies = bodies
+        self._models = models
         self._name = name
         self._bos_token_id = bos_token_id
         self._bos = [] if bos_token_id is None else [bos_token_id]
@@ -83,9 +82,17 @@ class VllmEngine:
         return self._name
 
     @property
-    def reference_alone(self) -> "VllmEngine":
+    def reference_alone(self) -> Self:
         """The same on the reference, where it is asked before the teacher."""
-        return VllmEngine(self._bodies[1:], name=self._name, bos_token_id=self._bos_token_id)
+        return type(self)(self._models[1:], name=self._name, bos_token_id=self._bos_token_id)
+
+
+class VllmEngine(_OnVllm[Body]):
+    """An `Engine` on one or two models that vLLM runs.
+
+    The scores of a window depend on the windows beside it as little as those of `HfEngine`: on a
+    CPU in float32 not at all.
+    """
 
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
         """Return the scores of each window, in the order given.
@@ -97,7 +104,7 @@ class VllmEngine:
             ModelError: a window is too long for a model or holds ids it does not have, a score is
                 not finite, or vLLM fails.
         """
-        check_windows(windows, self._bos, [body.limits for body in self._bodies])
+        check_windows(windows, self._bos, [body.limits for body in self._models])
         scores: list[WindowScores] = []
         for start, stop in _calls([len(window) - 1 + len(self._bos) for window in windows]):
             scores += self._score_together(windows[start:stop])
@@ -105,14 +112,14 @@ class VllmEngine:
 
     @torch.inference_mode()
     def _score_together(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
-        device = self._bodies[0].head.weight.device
+        device = self._models[0].head.weight.device
         targets_N = torch.from_numpy(np.concatenate([window[1:] for window in windows]))
         targets_N = targets_N.to(device, torch.int64)
         # Position t predicts token t + 1. The last token predicts none and is not run; with a BOS
         # in front, the first position would predict a window's first token, which has no score.
         prompts = [[*self._bos, *window[:-1].tolist()] for window in windows]
-        hiddens = [self._hidden(body, prompts).to(device) for body in self._bodies]
-        heads = [body.head for body in self._bodies]
+        hiddens = [self._hidden(body, prompts).to(device) for body in self._models]
+        heads = [body.head for body in self._models]
         if len(heads) == 1:
             scores_CN = score_positions(heads[0], hiddens[0], targets_N)
         else:
@@ -257,42 +264,14 @@ def _calls(lengths: list[int]) -> Iterator[tuple[int, int]]:
         yield start, len(lengths)
 
 
-class VllmLogprobEngine:
+class VllmLogprobEngine(_OnVllm[tuple[PromptLogprobs, ModelLimits]]):
     """An `Engine` on one or two models that vLLM runs with their heads.
 
     vLLM names the log-probability of the prompt's own token and of the two most probable ones:
     enough for log-probability, argmax and margin, and for neither an entropy nor a divergence over
-    the whole vocabulary. Those are absent, not approximated. The scores of a window do not depend on the windows beside it, but for rounding.
+    the whole vocabulary. Those are absent, not approximated. The scores of a window do not depend
+    on the windows beside it, but for rounding.
     """
-
-    def __init__(
-        self,
-        models: Sequence[tuple[PromptLogprobs, ModelLimits]],
-        *,
-        name: str,
-        bos_token_id: int | None,
-    ) -> None:
-        """Take over one model, or teacher and reference.
-
-        Args:
-            models: one or two.
-            name: for reports.
-            bos_token_id: put in front of every window as context, never scored.
-        """
-        self._models = models
-        self._name = name
-        self._bos_token_id = bos_token_id
-        self._bos = [] if bos_token_id is None else [bos_token_id]
-
-    @property
-    def name(self) -> str:
-        """`vllm-0.32.0-logprobs-float32`: another release may round differently."""
-        return self._name
-
-    @property
-    def reference_alone(self) -> "VllmLogprobEngine":
-        """The same on the reference, where it is asked before the teacher."""
-        return VllmLogprobEngine(self._models[1:], name=self._name, bos_token_id=self._bos_token_id)
 
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
         """Return the scores of each window, in the order given, without what needs all logits.
