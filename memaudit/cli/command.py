@@ -103,7 +103,22 @@ class Command(_Careful):
         """Run the command, unless a name among its values cannot be written down anywhere."""
         for param in self.params:
             _check_utf8(ctx.params.get(param.name or ""), param, ctx)
+        _require_different_files(self.params, ctx)
         return super().invoke(ctx)
+
+
+def _require_different_files(params: Sequence[click.Parameter], ctx: click.Context) -> None:
+    """Refuse two outputs under one name: the second would replace the first without a word."""
+    named: dict[str, str] = {}
+    for param in params:
+        path = ctx.params.get(param.name or "")
+        if getattr(param, "heading", OTHER) != "Output" or not isinstance(path, Path):
+            continue
+        if path.exists() and not path.is_file():  # a folder, a device, a pipe
+            continue
+        other = named.setdefault(os.path.realpath(path), param.opts[0])
+        if other != param.opts[0]:
+            raise click.UsageError(f"{other} and {param.opts[0]} name the same file", ctx)
 
 
 class CountRange(click.IntRange):

@@ -286,3 +286,27 @@ def test_a_broken_installation_does_not_look_like_a_failed_gate():
 
     assert done.returncode == 2
     assert "ModuleNotFoundError" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "first", "second"),
+    [
+        (["report", "--run", "gone"], "--html", "--annex"),
+        (["report", "--run", "gone"], "--annex", "--markdown"),
+        (["gate", "--run", "gone"], "--output", "--attest"),
+        (["gate", "--run", "gone"], "--write-baseline", "--write-policy"),
+    ],
+)
+def test_two_outputs_cannot_have_one_name(command, first, second, tmp_path, monkeypatch, capsys):
+    """The second would replace the first, whatever way the name is written; a device takes both."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("one")
+
+    for name in ("one", "./one", str(tmp_path / "one"), "link"):
+        assert run([*command, first, "one", second, name]) == 2
+        said = capsys.readouterr().err
+        assert first in said
+        assert second in said
+        assert "name the same file" in said
+    assert run([*command, first, os.devnull, second, os.devnull]) == 2
+    assert "name the same file" not in capsys.readouterr().err
