@@ -15,32 +15,57 @@ from memaudit.text import inert, shown_path
 @click.command(cls=Command, short_help="Show why one row is at risk.")
 @click.argument("row", metavar="ROW")
 @input_option("--run", "Folder that predict wrote.", FOLDER, metavar="DIR", required=True)
+@input_option(
+    "--teacher",
+    "The run's teacher: scores the window again, token by token; needs --data.",
+    metavar="MODEL",
+)
+@input_option("--reference", "With --teacher: the run's student or baseline.", metavar="MODEL")
 @output_option("--html", "A page that needs no network.", FILE, metavar="FILE")
-@output_option("--show-text", "Characters of the row's text; needs --data.", COUNT, 0)
-@corpus_option("--data", "The corpus of the run, read again for --show-text.", metavar="CORPUS")
+@output_option("--show-text", "Characters of the row's text, and the tokens' text.", COUNT, 0)
+@corpus_option("--data", "The corpus of the run, read again.", metavar="CORPUS")
 @options.shown
-def explain(
-    row: str, run: Path, html: Path | None, show_text: int, data: str | None, shown: Shown
+def explain(  # noqa: PLR0913  one for each option
+    *,
+    row: str,
+    run: Path,
+    teacher: str | None,
+    reference: str | None,
+    html: Path | None,
+    show_text: int,
+    data: str | None,
+    shown: Shown,
 ) -> None:
     """Show why ROW, an id or FILE:LINE, has its probability, and what would lower it.
 
-    No model is needed: everything comes from the run in DIR.
+    No model is needed: everything comes from the run in DIR. With --teacher the window's tokens
+    are scored again, to show where in it the teacher is sure.
     """
-    if bool(show_text) != bool(data):
+    if data is None and (show_text or teacher):
         raise UsageError(
-            "--show-text and --data go together: the run keeps no text",
-            hint="give the corpus of the run with --data and how many characters with --show-text",
+            "the run keeps no text: --show-text and --teacher need the corpus",
+            hint="give the corpus of the run with --data",
         )
+    if data is not None and not (show_text or teacher):
+        raise UsageError("--data goes with --show-text or --teacher", hint="leave out --data")
     from memaudit.reports.explain import explain_row, explanation_page
     from memaudit.runs.run import read_run
 
     read = read_run(run)
     found = explain_row(read, row)
-    if data is not None:
+    if data is not None and show_text:
         from memaudit.reports.report import read_row_texts
 
         texts = read_row_texts(read.manifest, data, [found.row], show_text)
         found = replace(found, text=texts[found.row])
+    if data is not None and teacher is not None:
+        from memaudit.gate.rescore import Rescoring
+        from memaudit.reports.tokens import score_tokens
+
+        options.prepare_libraries(offline=False)
+        again = Rescoring(1, teacher, reference)
+        tokens = score_tokens(read, found.row, data, again, with_text=show_text > 0)
+        found = replace(found, tokens=tokens)
     page = explanation_page(found)
     if html is not None:
         from memaudit.reports.html import render_html

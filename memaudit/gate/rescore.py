@@ -4,11 +4,14 @@ Who can write a run can forge its scores. Whoever has the corpus and the teacher
 the windows again, chosen at random when the gate runs, and compare.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit.engines import Engine
 from memaudit.engines.models import ModelOptions
 from memaudit.errors import UsageError
 from memaudit.features import EXPOSURE_FEATURES
@@ -16,7 +19,7 @@ from memaudit.runs.chunks import ChunkPlan, read_matrix
 from memaudit.runs.folder import RunFolder
 from memaudit.runs.models import ModelSources, load_scorer
 from memaudit.runs.options import AuditOptions
-from memaudit.runs.reading import DistinctWindows, RowLog, cut_rows
+from memaudit.runs.reading import DistinctWindows, RowLog, Tokenizer, cut_rows
 from memaudit.runs.run import Run
 from memaudit.runs.same_corpus import corpus_options, reread_corpus
 from memaudit.runs.scoring import ChunkWork, chunk_features
@@ -44,13 +47,22 @@ class Rescoring:
     """Student or baseline, if the run has one."""
 
 
-def rescore(run: Run, source: str, asked: Rescoring) -> int:
-    """Score random windows of a run again, and return how many, once all agree.
+@dataclass(frozen=True, slots=True)
+class ReadAgain:
+    """The corpus and the models of a run, as they were when it was scored."""
 
-    The corpus is read on the way, and refused if it is not the one that was scored.
+    engine: Engine
+    tokenizer: Tokenizer
+    windows: DistinctWindows
+    """In the order of the run."""
+
+
+@contextmanager
+def read_again(run: Run, source: str, asked: Rescoring) -> Iterator[ReadAgain]:
+    """Load the models of a run and cut its windows again.
 
     Raises:
-        UsageError: scores differ by more than rounding, or it is another corpus.
+        UsageError: it is another corpus.
         ModelError: the models are others than the run's, or cannot be loaded.
         CorpusError: the corpus cannot be read.
     """
@@ -58,7 +70,8 @@ def rescore(run: Run, source: str, asked: Rescoring) -> int:
     if (inputs.reference_digest is None) != (asked.reference is None):
         given = "was scored with a student or a baseline" if asked.reference is None else "has none"
         raise UsageError(
-            f"{shown_path(run.folder)}: the run {given}", hint="give --rescore the same models"
+            f"{shown_path(run.folder)}: the run {given}",
+            hint="give the same models with --teacher and --reference",
         )
     model = ModelOptions(
         dtype="bfloat16" if "bfloat16" in inputs.engine else "float32",
@@ -84,17 +97,31 @@ def rescore(run: Run, source: str, asked: Rescoring) -> int:
             (rows, windows),
             choice=choice,
         )
-        stored = _stored(run, plan)
-        if len(windows) != len(stored):
+        if len(windows) != plan.n_windows:
             raise UsageError(
-                f"{shown_path(run.folder)}: the run has {len(stored):,} windows, its corpus and "
+                f"{shown_path(run.folder)}: the run has {plan.n_windows:,} windows, its corpus and "
                 f"teacher give {len(windows):,}",
                 hint="predict anew: this is not the run that it says it is",
             )
+        yield ReadAgain(engine, tokenizer, windows)
+
+
+def rescore(run: Run, source: str, asked: Rescoring) -> int:
+    """Score random windows of a run again, and return how many, once all agree.
+
+    The corpus is read on the way, and refused if it is not the one that was scored.
+
+    Raises:
+        UsageError: scores differ by more than rounding, or it is another corpus.
+        ModelError, CorpusError: as for `read_again`.
+    """
+    inputs, plan = run.manifest.inputs, _plan(run)
+    with read_again(run, source, asked) as read:
+        stored = _stored(run, plan)
         chosen = _choose(stored, asked.windows)
-        token_ids = np.concatenate([windows.read(int(i), 1) for i in chosen])
-        work = ChunkWork(0, token_ids, windows.occurrences[chosen])
-    again = chunk_features(plan, engine, tokenizer, work)
+        token_ids = np.concatenate([read.windows.read(int(i), 1) for i in chosen])
+        work = ChunkWork(0, token_ids, read.windows.occurrences[chosen])
+    again = chunk_features(plan, read.engine, read.tokenizer, work)
     tolerance = EXACT_TOLERANCE if inputs.engine.startswith("hf-float32") else ROUGH_TOLERANCE
     differs = _differences(plan, stored[chosen], again, tolerance)
     if differs.any():

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from memaudit.errors import UsageError
 from memaudit.filtering.selection import with_fewer_copies
 from memaudit.reports import words
 from memaudit.reports.charts import Bar
+from memaudit.reports.html import render_html
 from memaudit.reports.page import (
     BARS,
     Cell,
@@ -25,6 +27,7 @@ from memaudit.reports.page import (
     name,
     numbers,
 )
+from memaudit.reports.tokens import WindowToken, tokens_section
 from memaudit.runs.run import Run
 from memaudit.text import safe_text
 
@@ -32,6 +35,8 @@ SCHEMA_VERSION = 1
 """Of the JSON document; goes up when a reader of the old one would misread."""
 
 _EQUALS = 10
+_TEXTS = ("text", "tokens")
+"""Of the JSON document, the keys that may hold text of the corpus."""
 _TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
@@ -97,6 +102,8 @@ class Explanation:
     """All that the run keeps of the window."""
     text: str | None = None
     """Start of the row, if it was asked for: text of the corpus."""
+    tokens: tuple[WindowToken, ...] = ()
+    """Of the window but its first, if the models were given to score them again."""
 
     @property
     def is_flagged(self) -> bool:
@@ -106,6 +113,11 @@ class Explanation:
     def document(self) -> dict[str, Any]:
         """Return it as one JSON document."""
         return {"schema_version": SCHEMA_VERSION, **asdict(self), "flagged": self.is_flagged}
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the page, in a frame of its own."""
+        page = escape(render_html(explanation_page(self)))
+        return f'<iframe srcdoc="{page}" title="Explanation" width="100%" height="640"></iframe>'
 
 
 def explain_row(run: Run, named: str) -> Explanation:
@@ -233,9 +245,10 @@ def explanation_page(found: Explanation) -> Page:
     """Return why a row has its probability: what drives it, its equals, what would lower it."""
     verb = "is" if found.is_flagged else "is not"
     holds = f" It holds {', '.join(found.holds)}." if found.holds else ""
+    tokens = (tokens_section(found.tokens),) if found.tokens else ()
     note = (
-        "A run keeps numbers about each window, not the scores of its tokens. Which tokens inside "
-        "the window are likely can only be shown by the model."
+        "A run keeps no scores of single tokens. Give --teacher and --data to see how probable "
+        "each token of the window is."
     )
     return Page(
         title="Why a row is at risk",
@@ -248,11 +261,12 @@ def explanation_page(found: Explanation) -> Page:
         lead=f"Why: {found.reason}.{holds}",
         sections=(
             Section("What drives it", "drivers", "What drives it", (_drivers(found),)),
+            *tokens,
             Section("What would lower it", "remedies", "What would lower it", _lower(found)),
             Section("Where it stands", "place", "Where", _places(found)),
         ),
-        notes=(note,),
-        document={key: value for key, value in found.document().items() if key != "text"},
+        notes=() if tokens else (note,),
+        document={key: value for key, value in found.document().items() if key not in _TEXTS},
     )
 
 

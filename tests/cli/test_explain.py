@@ -5,10 +5,11 @@ import math
 
 import numpy as np
 import pytest
-from support.fake_run import ByteWiseEngine, audit_with
+from support.fake_run import ByteWiseEngine, audit_with, load_fakes
 
 from memaudit.cli.main import run as memaudit
 from memaudit.corpus import CorpusOptions, read_corpus
+from memaudit.gate import rescore
 from memaudit.reports.explain import explain_row
 from memaudit.runs.run import read_run
 
@@ -82,3 +83,54 @@ def test_rows_with_the_same_id_are_told_apart_by_their_address(tmp_path, capsys)
     assert memaudit(["explain", "--run", str(tmp_path / "run"), "a"]) == 2
     assert "2 rows are called so" in capsys.readouterr().err
     assert memaudit(["explain", "--run", str(tmp_path / "run"), "corpus.jsonl:2"]) == 0
+
+
+def test_tokens_are_scored_again_as_the_run_scored_them(folder, tmp_path, monkeypatch, capsys):
+    """The strip is about the very window that the run looked at, and has no text of its own."""
+    monkeypatch.setattr(rescore, "load_scorer", lambda sources, worker: load_fakes(0, worker))
+    data, page = str(tmp_path / "corpus.jsonl"), tmp_path / "page.html"
+    asked = ["explain", "--run", str(folder), "doc-1", "--teacher", "fake", "--data", data]
+    assert memaudit([*asked, "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    suffix = [token for token in found["tokens"] if token["is_suffix"]]
+    assert len(suffix) == 4
+    assert all(token["text"] is None for token in found["tokens"])
+    mean = sum(math.log(token["teacher"]) for token in suffix) / 4
+    assert mean == pytest.approx(found["features"]["teacher_suffix_mean_logprob"], abs=1e-5)
+    first = sum(token["is_first"] for token in suffix) / 4
+    assert first == found["features"]["teacher_suffix_argmax_rate"]
+
+    assert memaudit([*asked, "--html", str(page)]) == 0
+    assert memaudit(asked) == 0
+    shown = capsys.readouterr().out
+    assert "Token by token" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert CANARY not in shown + page.read_text()
+
+
+def test_the_text_of_tokens_is_shown_on_request_alone(folder, tmp_path, monkeypatch, capsys):
+    """One option asks for all text of the corpus."""
+    monkeypatch.setattr(rescore, "load_scorer", lambda sources, worker: load_fakes(0, worker))
+    data = str(tmp_path / "corpus.jsonl")
+    asked = ["explain", "--run", str(folder), "doc-1", "--teacher", "fake", "--data", data]
+    assert memaudit([*asked, "--show-text", "5", "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert "".join(token["text"] for token in found["tokens"]) == "07919 M"
+
+
+def test_a_notebook_shows_the_page(folder):
+    """In a frame, so that its style stays its own."""
+    shown = explain_row(read_run(folder), "doc-1")._repr_html_()
+
+    assert shown.startswith("<iframe srcdoc=")
+    assert "doc-1" in shown
+    assert CANARY not in shown
+
+
+@pytest.mark.parametrize("given", [["--teacher", "fake"], ["--show-text", "9"], ["--data", "x"]])
+def test_what_needs_the_corpus_says_so(folder, given, capsys):
+    """And the corpus alone does nothing."""
+    assert memaudit(["explain", "--run", str(folder), "doc-1", *given]) == 2
+    assert "--data" in capsys.readouterr().err

@@ -1,0 +1,144 @@
+"""The tokens of one window: how probable teacher and reference find each, scored again on request."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from memaudit.gate.rescore import Rescoring, read_again
+from memaudit.reports import words
+from memaudit.reports.charts import Bar
+from memaudit.reports.page import Cell, Column, Paragraph, Section, Table, Words, numbers
+from memaudit.runs.run import Run
+from memaudit.scores import TokenScores
+from memaudit.windows import context_len, without_padding
+
+_LEVELS = "▁▂▃▄▅▆▇█"
+_LINE = 50
+"""Tokens on one line of the strip: with the labels it fits 80 columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowToken:
+    """One token of a window, and what the models think of it after those before it."""
+
+    position: int
+    """In the window, from 1: its first token, 0, is not predicted."""
+    is_suffix: bool
+    """Whether the student must write it."""
+    teacher: float
+    """Probability, from 0 to 1."""
+    is_first: bool
+    """Whether the teacher finds no token more probable."""
+    reference: float | None = None
+    """Probability under the student or the baseline. None: the run has neither."""
+    is_reference_first: bool | None = None
+    text: str | None = None
+    """Text of the corpus, only if it was asked for."""
+
+
+def score_tokens(
+    run: Run, row: int, source: str, asked: Rescoring, *, with_text: bool
+) -> tuple[WindowToken, ...]:
+    """Score the riskiest window of a row again, and return its tokens but the first.
+
+    Args:
+        run: finished.
+        row: ordinal of a row that was scored.
+        source: where the corpus of the run is now.
+        asked: the models of the run.
+        with_text: keep the text of each token.
+
+    Raises:
+        UsageError, ModelError, CorpusError: as for `read_again`.
+    """
+    with read_again(run, source, asked) as read:
+        padded = read.windows.read(int(run.worst_windows[row]), 1)[0]
+        window = without_padding(padded)
+        (scores,) = read.engine.score([window])
+        texts = read.tokenizer.decode([[int(each)] for each in window[1:]]) if with_text else None
+    first_of_suffix = context_len(padded, run.manifest.inputs.shape)
+    teacher, reference = scores.teacher, scores.reference
+    tokens = []
+    for i in range(len(teacher.logprobs)):
+        of_reference: tuple[float | None, bool | None] = (None, None)
+        if reference is not None:
+            of_reference = _probability(reference, i)
+        text = None if texts is None else texts[i]
+        is_suffix = i + 1 >= first_of_suffix
+        tokens.append(WindowToken(i + 1, is_suffix, *_probability(teacher, i), *of_reference, text))
+    return tuple(tokens)
+
+
+def _probability(scores: TokenScores, i: int) -> tuple[float, bool]:
+    return min(1.0, float(np.exp(scores.logprobs[i]))), bool(scores.is_argmax[i])
+
+
+def tokens_section(tokens: tuple[WindowToken, ...]) -> Section:
+    """Return the strip, a character per token, and the numbers behind it."""
+    lines: list[tuple[Words, Words]] = []
+    for is_suffix, part in ((False, "prefix"), (True, "suffix")):
+        of_part = [token for token in tokens if token.is_suffix == is_suffix]
+        for start in range(0, len(of_part), _LINE):
+            lines += _strip(part, of_part[start : start + _LINE])
+    strip = Table(
+        columns=(Column(breaks="nowhere", kind="quiet"), Column(breaks="nowhere")),
+        rows=tuple(lines),
+        style="strip",
+    )
+    n_first = sum(token.is_first for token in tokens if token.is_suffix)
+    n_suffix = sum(token.is_suffix for token in tokens)
+    legend = Paragraph(
+        "One character is one token, from ▁ (probability near 0) to █ (near 1). A * marks a token "
+        f"that the teacher would write itself: {n_first} of the {n_suffix} tokens of the suffix.",
+        "quiet",
+    )
+    return Section("Token by token", "tokens", "Tokens", (strip, legend, _numbers(tokens)))
+
+
+def _strip(part: str, tokens: list[WindowToken]) -> list[tuple[Words, Words]]:
+    places = f"{tokens[0].position}-{tokens[-1].position}"
+    marks = "".join("*" if token.is_first else "·" for token in tokens)
+    found = [
+        (f"{part} {places}, teacher", _levels([token.teacher for token in tokens])),
+        ("teacher's first choice", marks),
+    ]
+    known = [token.reference for token in tokens if token.reference is not None]
+    if known:
+        found.append(("reference", _levels(known)))
+    return [(Words(label, "quiet"), Words(line)) for label, line in found]
+
+
+def _levels(probabilities: list[float]) -> str:
+    return "".join(_LEVELS[min(7, int(p * 8))] for p in probabilities)
+
+
+def _numbers(tokens: tuple[WindowToken, ...]) -> Table:
+    """Return the numbers as a table; a terminal shows it only with the text of the tokens."""
+    has_text = tokens[0].text is not None
+    has_reference = tokens[0].reference is not None
+    columns = [
+        *numbers("token"),
+        *numbers("teacher"),
+        Column("first choice"),
+        Column(is_minor=True),
+    ]
+    columns += numbers("reference") if has_reference else ()
+    columns += [Column("text", "anywhere")] if has_text else []
+    rows = [
+        (
+            str(token.position),
+            words.percent(token.teacher),
+            "yes" if token.is_first else "",
+            Cell(bar=Bar(token.teacher, is_risk=token.is_first)),
+            *([words.percent(token.reference)] if has_reference else []),
+            *([Cell(quote=token.text)] if has_text else []),
+        )
+        for token in tokens
+        if token.is_suffix
+    ]
+    return Table(
+        title="Probability of each token of the suffix",
+        columns=tuple(columns),
+        rows=tuple(rows),
+        is_folded=not has_text,
+    )
