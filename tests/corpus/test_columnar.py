@@ -6,7 +6,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from memaudit.corpus import BadRow, CorpusOptions, Example, Rendered, columnar, read_corpus
+from memaudit.corpus import (
+    BadRow,
+    CorpusOptions,
+    Example,
+    Rendered,
+    columnar,
+    read_corpus,
+    unpacked_sizes,
+)
 from memaudit.errors import CorpusError
 
 HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
@@ -238,32 +246,60 @@ def test_every_page_header_is_understood(version, codec, monkeypatch):
     table = pa.table({"text": texts, "nested": [{"a": [text[:9]]} for text in texts]})
     content = as_parquet(table, write_statistics=True, row_group_size=1000, **options)
     sizes = []
-
-    def noting(header):
-        found = page_sizes(header)
-        sizes.append(found[0][0] + found[1])
-        return found
-
-    page_sizes = columnar._page_sizes
-    monkeypatch.setattr(columnar, "_page_sizes", noting)
+    monkeypatch.setattr(unpacked_sizes, "_refuse_bomb", lambda what, *size: sizes.append(size))
     metadata = pq.ParquetFile(io.BytesIO(content)).metadata
-
-    columnar._refuse_large_pages(io.BytesIO(content), metadata, {"text", "nested"}, "a.parquet")
-
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    said = sum(group.column(i).total_uncompressed_size for group in groups for i in (0, 1))
-    assert sum(sizes) == said
-    assert len(sizes) >= 4 * metadata.num_row_groups
+    columns = [group.column(i) for group in groups for i in (0, 1)]
+
+    found = unpacked_sizes.parquet_columns(io.BytesIO(content))
+    unpacked_sizes.refuse_large_pages(io.BytesIO(content), {"text", "nested"}, "a.parquet")
+
+    assert [".".join(one.path) for one in found] == [one.path_in_schema for one in columns]
+    assert [one.packed for one in found] == [one.total_compressed_size for one in columns]
+    assert len(sizes) >= 2 * len(columns)
+    # What is said of a column has the headers of its pages in it.
+    headers = sum(one.packed for one in found) - sum(packed for _, packed in sizes)
+    said = sum(one.total_uncompressed_size for one in columns)
+    assert sum(unpacked for unpacked, _ in sizes) + headers == said
 
 
 def test_a_page_that_unpacks_to_more_than_fits_is_refused(read, monkeypatch):
     """75 kB became 5 GB of memory; a column that nobody asks for is not even looked at."""
-    monkeypatch.setattr(columnar, "_LARGEST_PAGE", 100_000)
+    monkeypatch.setattr(unpacked_sizes, "_LARGEST_PART", 100_000)
     long = as_parquet(pa.table({"text": ["short", "x" * 200_000]}), compression="zstd")
-    with pytest.raises(CorpusError, match=r"page of column text unpacks to 200,0\d\d bytes"):
+    with pytest.raises(
+        CorpusError, match=r"page of column text unpacks from \d+ to 200,0\d\d bytes"
+    ):
         read("a.parquet", long)
     other = as_parquet(pa.table({"text": ["short"], "blob": ["x" * 200_000]}), compression="zstd")
     assert [row.text for row in read("b.parquet", other)] == ["short"]
+
+
+@pytest.mark.parametrize("kind", ["file", "stream"])
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+@pytest.mark.parametrize("as_dictionary", [False, True])
+def test_an_arrow_buffer_that_unpacks_to_more_than_fits_is_refused(
+    read, monkeypatch, kind, codec, as_dictionary
+):
+    """In batches and in dictionaries; of large text that packs as text does, nothing is refused."""
+
+    def arrow(texts, compression):
+        column = pa.array(texts)
+        table = pa.table({"text": column.dictionary_encode() if as_dictionary else column})
+        stream = io.BytesIO()
+        options = pa.ipc.IpcWriteOptions(compression=compression)
+        new = pa.ipc.new_file if kind == "file" else pa.ipc.new_stream
+        with new(stream, table.schema, options=options) as writer:
+            writer.write_table(table)
+        return stream.getvalue()
+
+    monkeypatch.setattr(unpacked_sizes, "_LARGEST_PART", 100_000)
+    texts = ["short", "x" * 200_000]
+    with pytest.raises(CorpusError, match=r"a buffer unpacks from \d+ to 200,005 bytes"):
+        read("a.arrow", arrow(texts, codec))
+    assert [row.text for row in read("b.arrow", arrow(texts, None))] == texts
+    varied = [np.random.default_rng(i).bytes(90_000).hex() for i in range(2)]
+    assert [row.text for row in read("c.arrow", arrow(varied, codec))] == varied
 
 
 def test_a_header_that_nests_without_end_is_an_error():
@@ -272,11 +308,10 @@ def test_a_header_that_nests_without_end_is_an_error():
         b"",
         b"\x1c" * 60_000,
         b"\x19\xfc\xff\xff\xff\xff\x0f",
-        b"\x15\x02\x00",
         b"\xff" * 20,
     ):
         with (
             pytest.raises(CorpusError, match="damaged"),
             columnar._as_corpus_error("a.parquet"),
         ):
-            columnar._page_sizes(header)
+            unpacked_sizes._struct(io.BytesIO(header))
