@@ -208,7 +208,7 @@ def check_same_vocabulary(teacher: LoadedModel, reference: LoadedModel) -> None:
         raise ModelError(
             f"{shown_path(teacher.source)} and {shown_path(reference.source)} do not share a "
             f"vocabulary: {found}",
-            hint="choose two models of the same family, or leave out the second one",
+            hint="take one family, or predict by the teacher alone: no --student, no --baseline",
         )
 
 
