@@ -114,9 +114,11 @@ def _whole_run(shop: Workshop, cell: Cell) -> Run:
     folder, prefix_len = shop.cell_folder(cell) / name, shop.recipe.regimes[cell.regime].prefix_len
     columns[f"recited_{name}"] = recited_by(folder, list(made.windows), prefix_len)
     columns["weight"] = np.ones(len(made.windows))
-    about = {"cell": {"name": cell.name, "students": [{"name": name}]}}
     schedule = shop.recipe.regimes[cell.regime].student_schedule
-    about["regime"] = {"student_schedule": {"epochs": schedule.epochs}}
+    about = {
+        "cell": {"name": cell.name, "students": [{"name": name}]},
+        "regime": {"student_schedule": {"epochs": schedule.epochs}},
+    }
     return next(run for run in runs_of(CellFile(columns, about)) if run.student == MAIN_STUDENT)
 
 
