@@ -408,6 +408,11 @@ objective = bundle(
 # Output
 
 
+log_to = output_option(
+    "--log-to",
+    "Hand the numbers of the result, never a text, to a tracker; needs the extra of that name.",
+    ("wandb", "mlflow", "trackio", "tensorboard"),
+)
 as_json = output_option(
     "--json", "Print one JSON document instead of the summary.", name="as_json", is_flag=True
 )

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from memaudit.errors import MemauditError
 from memaudit.objectives import Objective
 from memaudit.reports.predict import plan_page, status_page, summary_page
 from memaudit.text import inert, json_text, shown_path
+
+if TYPE_CHECKING:
+    from memaudit.integrations.trackers import Tracker
 
 
 @click.command(
@@ -36,6 +39,7 @@ from memaudit.text import inert, json_text, shown_path
 @predict_options.machines
 @predict_options.dry_run
 @options.sign
+@options.log_to
 @options.shown_with_progress
 def predict(  # noqa: PLR0913  one for each group of options
     *,
@@ -50,6 +54,7 @@ def predict(  # noqa: PLR0913  one for each group of options
     machines: Machines,
     dry_run: bool,
     sign: Path | None,
+    log_to: "Tracker | None",
     shown: Shown,
 ) -> None:
     """Predict which examples of CORPUS a student distilled from MODEL would memorize.
@@ -87,7 +92,7 @@ def predict(  # noqa: PLR0913  one for each group of options
         if dry_run:
             _plan(audit, shown)
         elif machines.shard is None:
-            _predict_all(audit, out, shown, sign)
+            _predict_all(audit, out, shown, sign, log_to)
         else:
             _predict_shard(audit, out, machines.shard, shown)
 
@@ -102,8 +107,13 @@ def _default_name(stem: str, shard: str | None) -> str:
     return f"{stem}-{part.index}-of-{part.count}"
 
 
-def _predict_all(audit: dict[str, Any], out: Path, shown: Shown, sign: Path | None) -> None:
+def _predict_all(
+    audit: dict[str, Any], out: Path, shown: Shown, sign: Path | None, log_to: "Tracker | None"
+) -> None:
+    from memaudit.integrations.trackers import log_scalars, require_tracker
     from memaudit.runs.signature import read_signing_key, sign_run
+
+    require_tracker(log_to)
 
     # Before the work of hours: a key that cannot be read is found now.
     key = None if sign is None else read_signing_key(sign)
@@ -129,6 +139,7 @@ def _predict_all(audit: dict[str, Any], out: Path, shown: Shown, sign: Path | No
         click.echo(inert(_next_steps(out, audit["data"].source)))
     if shown.as_json:
         click.echo(json_text(result.document()))
+    log_scalars(log_to, result.document(), out)
 
 
 def _next_steps(out: Path, source: str) -> str:

@@ -26,6 +26,7 @@ from memaudit.objectives import DEFAULT_EPOCHS, Divergence, Objective
 
 if TYPE_CHECKING:
     from memaudit.distillation import TrainingOptions
+    from memaudit.integrations.trackers import Tracker
     from memaudit.verification import VerificationOptions
 
 
@@ -202,6 +203,7 @@ COMMON = (
 )
 @output_option("--dry-run", "Print what it would cost; train nothing.", is_flag=True)
 @options.threads
+@options.log_to
 @options.shown_with_progress
 def verify(  # noqa: PLR0913  one for each group of options
     *,
@@ -217,6 +219,7 @@ def verify(  # noqa: PLR0913  one for each group of options
     out: Path | None,
     dry_run: bool,
     threads: int | None,
+    log_to: "Tracker | None",
     shown: Shown,
 ) -> None:
     """Really distil a student from MODEL on CORPUS, and see what it memorizes.
@@ -246,13 +249,14 @@ def verify(  # noqa: PLR0913  one for each group of options
     if dry_run:
         _print_estimate(models, corpus, chosen, shown)
         return
+    from memaudit.integrations.trackers import log_scalars, require_tracker
     from memaudit.reports.verify import students_page, verification_page
     from memaudit.verification import verify_distillation, verify_distilled
 
+    require_tracker(log_to)
     given: dict[str, Any] = {"baseline": models.baseline, "options": chosen, "out": out}
-    given["predictions"] = predictions
     with shown.watched(f"give the same command again to go on in {out}") as progress:
-        given["progress"] = progress
+        given |= {"predictions": predictions, "progress": progress}
         if models.student is None:
             results = verify_distilled(models.teacher, distilled, corpus.rows, **given)
         else:
@@ -264,6 +268,8 @@ def verify(  # noqa: PLR0913  one for each group of options
         shown.tell({"schema_version": 1, "students": several}, students_page(results, out))
     else:
         shown.tell(first.document(), verification_page(first, out))
+    for name, result in results.items():
+        log_scalars(log_to, result.document(), out / name)
 
 
 def _require_one_way(
