@@ -50,7 +50,7 @@ def judged(run: Run) -> Judged:
         with_answers=None if inputs.answers is None else inputs.answers.rows,
         looked_at=None if inputs.answers is None else _looked_at(inputs.answers),
         out_of_range_share=max(run.risks.out_of_range.values(), default=0.0),
-        date=_date(run),
+        date=run_date(run),
         changed_tables=tuple(changed_tables(run)),
         signed_by=None,
     )
@@ -61,7 +61,7 @@ def _looked_at(answers: AnswersRead) -> int:
     return answers.rows - answers.unseen_rows
 
 
-def _date(run: Run) -> str | None:
+def run_date(run: Run) -> str | None:
     """Return when the summary beside the run says that it was made."""
     try:
         document = read_summary(run.folder)

@@ -1,8 +1,11 @@
 """The page of a run: for the person who approves a release and the one who cleans the data."""
 
+import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 
 from memaudit.gate.result import GateResult
+from memaudit.gate.scope import run_date
 from memaudit.reports import words
 from memaudit.reports.charts import Bar, Chart, Curve, Pillar, Rule, counted, counted_log, shares
 from memaudit.reports.classifier_card import classifier_section
@@ -19,6 +22,7 @@ from memaudit.reports.page import (
     Sentence,
     Table,
     Words,
+    facts,
     model_name,
     name,
     numbers,
@@ -41,6 +45,7 @@ from memaudit.reports.report_evidence import (
     verified_section,
 )
 from memaudit.runs.risks import Worst
+from memaudit.text import shown_path
 
 _OUTCOMES = {
     "screened": "skipped by --cascade, and not in the expected number",
@@ -53,13 +58,12 @@ _ID_LEN, _ADDRESS_LEN = 100, 160
 
 def report_page(report: Report) -> Page:
     """Return a report as a page: the verdict first, then what it rests on."""
-    gate, lead = report.gate, " ".join(_lead(report))
+    gate = report.gate
     return Page(
         title="Memorization report",
         verdict=verdict(report),
-        lead=lead if gate is None else (*gate_sentence(gate), " ", lead),
         sections=(
-            Section(blocks=tuple(_first(report))),
+            Section(blocks=(_answers(report), *_first(report))),
             *([] if gate is None else [_policy(gate)]),
             _risk(report),
             _budget(report),
@@ -85,7 +89,52 @@ def verdict(report: Report) -> Sentence:
     )
 
 
-def _lead(report: Report) -> Iterator[str]:
+def _answers(report: Report) -> Table:
+    """Return what who approves a release asks first; it must fit the first screen of a phone."""
+    risks = report.risks
+    rows, texts = words.expected(risks.expected), words.expected(risks.expected_texts)
+    answers: dict[str, Sentence | Cell | None] = {
+        "Does it pass?": _passes(report.gate),
+        "How many texts?": f"{texts} of {len(risks.texts.windows):,} different texts; with their "
+        f"copies {rows} of {words.examples(report.run.n_rows)}.",
+        "What should I do?": _next_step(report),
+        "On what evidence?": _evidence(report),
+        "What is not covered?": "Paraphrases, other parts of a text, random sampling, and tests "
+        "of membership. See the limits.",
+    }
+    return replace(facts(answers), style="answers")
+
+
+def _passes(gate: GateResult | None) -> Sentence:
+    if gate is None:
+        return "Not decided: no limits were given. Give them with --policy FILE."
+    broken = ", ".join(f"{rule.id} {rule.name}" for rule in (*gate.failed, *gate.inconclusive))
+    return (*gate_sentence(gate), f" {broken}." if broken else "")
+
+
+def _next_step(report: Report) -> Sentence:
+    if not report.risks.n_flagged:
+        return "Nothing is at risk. Hold the run to your limits with 'memaudit gate'."
+    folder, corpus = report.run.folder, report.manifest.inputs.corpus.get("source", "CORPUS")
+    run, data = (shlex.quote(shown_path(path)) for path in (folder, corpus))
+    command = f"memaudit filter --run {run} --data {data} --out cleaned.jsonl"
+    return ("Remove copies or examples at risk, then predict again: ", name(command, max_len=4096))
+
+
+def _evidence(report: Report) -> Sentence:
+    if report.verified is not None:
+        found = report.verified.result.extracted["student"]
+        return (
+            f"A student that was really distilled recites {found.count:,} of {found.of:,} distinct "
+            "examples."
+        )
+    tested = "a classifier"
+    if report.card is not None:
+        tested += f" that was tested on {len(report.card.runs):,} distillations it never saw"
+    return f"A prediction by {tested}. No student was distilled: 'memaudit verify' does that."
+
+
+def _at_risk(report: Report) -> Iterator[str]:
     threshold = words.percent(report.manifest.classifier.threshold)
     n_flagged, n_texts = report.risks.n_flagged, report.risks.n_flagged_texts
     if not n_flagged:
@@ -105,17 +154,6 @@ def _lead(report: Report) -> Iterator[str]:
         yield generic
     if sensitivity := report.run.sensitivity_summary:
         yield sensitivity.in_words(n_flagged)
-    if report.verified is not None:
-        found = report.verified.result.extracted["student"]
-        yield (
-            f"A student that was really distilled recites {found.count:,} of {found.of:,} distinct "
-            "examples."
-        )
-    if n_flagged:
-        yield (
-            "Next: remove repeats or examples at risk with 'memaudit filter', predict again on "
-            "the cleaned file, and check the result against your limits with 'memaudit gate'."
-        )
 
 
 def _first(report: Report) -> Iterator[Block]:
@@ -144,9 +182,17 @@ def _first(report: Report) -> Iterator[Block]:
     others = "".join(
         f"; {outcomes[key]:,} {text}" for key, text in _OUTCOMES.items() if outcomes[key]
     )
+    yield Paragraph(" ".join(_at_risk(report)))
+    date, inputs = run_date(report.run), report.manifest.inputs
     yield Paragraph(
-        f"Intervals cover 95%. {outcomes['scored']:,} of {n_rows:,} examples were scored{others}. "
-        f"The student learns from {words.objective_in_words(report.manifest.inputs.objective)}.",
+        (
+            f"Intervals cover 95%. {outcomes['scored']:,} of {n_rows:,} examples of ",
+            path_name(inputs.corpus.get("source", "the corpus")),
+            f" were scored{others}{f', on {date[:10]}' if date else ''}. The student learns from "
+            f"{words.objective_in_words(inputs.objective)}. The classifier is ",
+            name(f"{report.manifest.classifier.name}, {inputs.classifier_digest[:12]}"),
+            ".",
+        ),
         "quiet",
     )
 

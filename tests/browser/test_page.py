@@ -1,8 +1,12 @@
 """The page as a browser shows it: quiet, alone, sortable, readable on any screen."""
 
+import base64
 import http.server
 import json
 import threading
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from support.devtools import CHROMIUM, open_browser
@@ -20,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
 ]
 
+_AXE = find_spec("axe_core_python")
 _ORDER = "[...document.querySelectorAll('#examples tbody tr')].filter(row => !row.hidden)"
 _SKELETON = """
 JSON.stringify([...document.querySelectorAll('*')].map(element =>
@@ -157,6 +162,53 @@ def test_paper_gets_twenty_rows_and_no_controls(page):
     assert page.evaluate("getComputedStyle(document.querySelector('.sign')).display") == "grid"
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate("document.querySelectorAll('details:not([open])').length") == 0
+
+
+@pytest.fixture
+def page_with_text(run, browser, tmp_path):
+    """The browser with a page that shows 400 characters of each example."""
+    report = make_report(made_up_run(run.manifest))
+    report = replace(report, row_texts={row.row: "four " * 80 for row in report.worst})
+    file = tmp_path / "page.html"
+    file.write_text(render_html(report_page(report)))
+    browser.look(width=390, height=844)
+    browser.go_to(file.as_uri())
+    return browser
+
+
+def test_the_first_screen_of_a_phone_answers_what_is_asked_first(page_with_text):
+    """Who approves a release may read no further."""
+    assert page_with_text.evaluate("document.querySelectorAll('.answers dt').length") == 5
+    bottom = "document.querySelector('.answers').getBoundingClientRect().bottom"
+    assert page_with_text.evaluate(bottom) <= 844
+
+
+def test_the_page_prints_on_six_sheets_at_most(page_with_text):
+    """However much text was asked for: what is signed is read."""
+    printed = page_with_text.send("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)
+
+    pdf = base64.b64decode(printed["data"])
+    assert 1 <= pdf.count(b"/Type /Page\n") <= 6
+
+
+@pytest.mark.skipif(_AXE is None, reason="axe-core-python is not installed")
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_an_accessibility_checker_finds_nothing(page_with_text, width, dark):
+    """It looks at what nobody here would: roles, names, order and contrast of every element."""
+    page_with_text.look(width=width, height=844, dark=dark)
+    page_with_text.evaluate((Path(_AXE.origin).parent / "axe.min.js").read_text() + ";0")
+    page_with_text.evaluate(
+        "document.querySelectorAll('details').forEach(each => each.open = true)"
+    )
+    found = page_with_text.send(
+        "Runtime.evaluate",
+        expression="axe.run().then(found => JSON.stringify(found.violations))",
+        awaitPromise=True,
+        returnByValue=True,
+    )
+
+    assert json.loads(found["result"]["value"]) == []
 
 
 def test_a_server_is_asked_for_the_page_alone(run, browser):
