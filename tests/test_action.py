@@ -1,6 +1,7 @@
 """The GitHub Action: its steps run for real, and what a workflow learns from them."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -117,6 +118,22 @@ def test_a_policy_whose_digest_variable_is_not_set_is_an_error(act, tmp_path):
     assert act(policy=str(policy), policy_digest="unpinned").code == 0
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "verify-key" else pytest.mark.slow)
+        for name in ACTION["inputs"]
+        if name not in ("run", "key", "python")
+    ],
+)
+def test_an_input_from_a_variable_that_is_not_set_is_an_error(name, act):
+    """Else a gate whose workflow asks for a corpus, a limit or a signer would ask for none."""
+    job = act(**{"max_rate": 1, name: ""})
+
+    assert (job.code, job.outputs) == (2, {"verdict": "error"}), job.log
+    assert f"error: {name} is empty" in job.log
+
+
 KEY = "5e" * 32
 KINDS = sorted({name.split("/")[0] for name in hostile_files("x")})
 
@@ -158,6 +175,7 @@ def test_no_variable_of_an_earlier_step_turns_the_gate_round(act, tmp_path):
         "MEMAUDIT_GATE_MAX_RATE": "1",
         "MEMAUDIT_VERSION": "1",
         "_MEMAUDIT_COMPLETE": "bash_complete",
+        "PATH": f".:{os.environ['PATH']}",
         "PYTHONPATH": checkout,
         "PYTHONSTARTUP": f"{checkout}/json.py",
         "PYTHONHOME": checkout,

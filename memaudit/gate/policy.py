@@ -123,6 +123,9 @@ class GatePolicy(
     Beyond this share a prediction is a guess, so predicted rules have no evidence to pass by.
     """
 
+    settings: tuple[str, ...] | None = None
+    """What else the run must have been made with, such as `split=train`; see `Judged.settings`."""
+
     max_age: float | None = None
     """Days since the run was made, at least 0."""
 
@@ -255,6 +258,11 @@ def _section(document: dict[str, Any], where: str) -> Mapping[str, Any] | None:
     """Return the settings of the gate, if the file has any."""
     is_shared = "tool" in document or "project" in document or "build-system" in document
     if is_shared:
+        if _SECTION in document:  # whoever reads the file may take it for the one that counts
+            raise UsageError(
+                f"{where}: [{_SECTION}] stands beside sections of other tools",
+                hint="call it [tool.memaudit.gate]",
+            )
         for name in _IN_PYPROJECT:
             document = document.get(name, {})
             if not isinstance(document, dict):

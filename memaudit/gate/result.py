@@ -154,6 +154,10 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     alpha: float
     """Weight of cross-entropy in the loss of soft labels."""
 
+    settings: tuple[str, ...]
+    """What else decides scores and probabilities and could be chosen to be harmless, such as
+    `split=train`; `none` where a run has no use for it. Columns are untrusted."""
+
     rows: int
     scored: int
     """Rows that were scored, or that a cascade found unlikely to matter."""

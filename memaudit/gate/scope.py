@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from memaudit.corpus.base import DEFAULT_TEMPLATE_DATE
 from memaudit.errors import UsageError
 from memaudit.gate.policy import GatePolicy
 from memaudit.gate.result import Judged, RuleResult
 from memaudit.runs.folder import read_summary
-from memaudit.runs.manifest import AnswersRead
+from memaudit.runs.manifest import AnswersRead, RunInputs
 from memaudit.runs.run import Run
 from memaudit.runs.same_table import changed_tables
 from memaudit.text import safe_text
@@ -45,6 +46,7 @@ def judged(run: Run) -> Judged:
         objective=inputs.objective.kind,
         temperature=inputs.objective.temperature,
         alpha=inputs.objective.cross_entropy_share,
+        settings=tuple(f"{name}={value}" for name, value in _settings(inputs)),
         rows=run.n_rows,
         scored=outcomes["scored"] + outcomes["screened"],
         with_answers=None if inputs.answers is None else inputs.answers.rows,
@@ -54,6 +56,22 @@ def judged(run: Run) -> Judged:
         changed_tables=tuple(changed_tables(run)),
         signed_by=None,
     )
+
+
+def _settings(inputs: RunInputs) -> Iterator[tuple[str, object]]:
+    """Yield what no other key of a policy speaks of, by the names of predict's options."""
+    corpus, answers, exposure = inputs.corpus, inputs.answers, inputs.exposure
+    columns = sorted(entry for entry in corpus.get("mapping") or () if entry[:5] != "text=")
+    yield "add-special-tokens", corpus.get("add_special_tokens", "auto")
+    yield "config-name", corpus.get("config") or "none"
+    yield "epochs", "none" if exposure is None else exposure.epochs
+    yield "map", " ".join(columns) or "none"
+    yield "min-suffix", "none" if answers is None else answers.min_suffix_tokens
+    yield "reference-digest", inputs.reference_digest or "none"
+    yield "split", corpus.get("split") or "train"
+    yield "survival", 1.0 if inputs.survival is None else inputs.survival
+    yield "template-date", corpus.get("template_date", DEFAULT_TEMPLATE_DATE)
+    yield "turns", "none" if answers is None else answers.turns
 
 
 def _looked_at(answers: AnswersRead) -> int:
@@ -83,6 +101,7 @@ def policy_for(found: Judged, policy: GatePolicy, classifier_digest: str) -> Gat
         data="required",
         classifier_digest=classifier_digest,
         signers=policy.signers or ((found.signed_by,) if found.signed_by else None),
+        settings=found.settings,
         min_scored_share=share,
         min_looked_at_share=looked_at,
         **{name: getattr(found, name) for name in _EQUAL},
@@ -119,8 +138,13 @@ def _differences(found: Judged, policy: GatePolicy) -> Iterator[str]:
         low, high = asked if isinstance(asked, tuple) else (asked, asked)
         if not low <= got <= high:
             yield f"{name} is {got:g}, not {_listed(asked)}"
+    for asked in set(policy.settings or ()) - set(found.settings):
+        name, _, value = asked.partition("=")
+        got = dict(entry.split("=", 1) for entry in found.settings).get(name, "nothing known here")
+        yield f"{name} is {got}, not {value}"
     others = [entry for entry in found.mapping if not entry.startswith("text=")]
-    if policy.text_column is not None and others:
+    names_columns = any(entry.startswith("map=") for entry in policy.settings or ())
+    if policy.text_column is not None and others and not names_columns:
         yield f"other columns were scored too: {', '.join(others)}"
 
 

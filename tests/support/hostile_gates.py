@@ -64,7 +64,7 @@ def make_judged(name="teacher", **changes):
     given = {
         "teacher": name, "teacher_digest": "0" * 64, "text_column": name, "layout": "auto",
         "mapping": (), "windows": "first", "prefix_tokens": 50, "suffix_tokens": 50,
-        "objective": "soft", "temperature": 2.0, "alpha": 0.0, "rows": 10, "scored": 9,
+        "objective": "soft", "temperature": 2.0, "alpha": 0.0, "settings": (f"map={name}",), "rows": 10, "scored": 9,
         "with_answers": None, "looked_at": None, "out_of_range_share": 0.0, "date": None, "signed_by": None,
     }  # fmt: skip
     return Judged(**(given | changes))

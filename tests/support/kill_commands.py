@@ -2,6 +2,7 @@
 
     python -m tests.support.kill_commands --kills 100 --disks 20          fit, filter, workers, verify
     python -m tests.support.kill_commands --only filter --kills 20
+    python -m tests.support.kill_commands --minutes 10           of each, as far as that goes
 
 Each command is a fork of this process, which has imported everything; a moment is CPU time, so that
 a busy machine changes nothing. Afterwards an output is whole or as it was before, and the same
@@ -17,6 +18,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -187,8 +189,9 @@ def sorted_pairs():
         ]
 
 
-def disturb(subject, folder, kills, disks, rng):
+def disturb(subject, folder, kills, disks, rng, minutes):
     """Kill a command that many times, fill its disk as often, and count what came of it."""
+    until = time.monotonic() + 60 * minutes
     found, made, here = Counter(), folder / "made", folder / "here"
     # Prepared once, and always at work in a folder of one name: paths are part of what is written.
     here.mkdir()
@@ -200,8 +203,11 @@ def disturb(subject, folder, kills, disks, rng):
     # A command that was done before its moment came shows nothing: there are more moments than kills.
     moments = [("killed", rng.uniform(0, seconds)) for _ in range(5 * kills)]
     places = sorted(rng.sample(range(1, n_calls + 1), min(disks, n_calls)))
-    for kind, at in [*(("disk full", place) for place in places), *moments]:
-        if found["killed"] == kills and kind == "killed":
+    full = [("disk full", place) for place in places]
+    # Each kind has its turn, however early the time is up.
+    turns = [one for pair in zip(moments, full, strict=False) for one in pair]
+    for kind, at in [*turns, *full[len(moments) :], *moments[len(full) :]]:
+        if (found["killed"] == kills and kind == "killed") or time.monotonic() > until:
             break
         shutil.rmtree(here)
         shutil.copytree(made, here)
@@ -235,6 +241,7 @@ def main():
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--disks", type=int, default=20)
+    parser.add_argument("--minutes", type=float, default=float("inf"))
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     import sklearn.linear_model  # noqa: F401  imported once, for all
@@ -248,7 +255,8 @@ def main():
         if given.only and subject.name not in given.only:
             continue
         with tempfile.TemporaryDirectory() as name:
-            found = disturb(subject, Path(name), given.kills, given.disks, random.Random(0))
+            rng = random.Random(0)
+            found = disturb(subject, Path(name), given.kills, given.disks, rng, given.minutes)
         document[subject.name] = found
         sys.stderr.write(f"{subject.name}: {found}\n")
     shutil.rmtree(Path(tempfile.gettempdir()) / f"miniatures-{os.getpid()}", ignore_errors=True)
