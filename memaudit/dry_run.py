@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from memaudit.corpus import read_corpus
 from memaudit.cost import AuditPlan, ModelSizes, Sample
+from memaudit.engines import is_endpoint
 from memaudit.engines.models import DEFAULT_OPTIONS as DEFAULT_MODEL_OPTIONS
 from memaudit.engines.models import ModelOptions, adapter_of, base_options, open_model
-from memaudit.errors import ModelError
+from memaudit.errors import ModelError, UsageError
 from memaudit.features import FEATURE_SETS, ReferenceRole
 from memaudit.prefilter import Prefilter
 from memaudit.progress import ReportProgress
@@ -100,6 +101,11 @@ def plan_audit(  # audit_corpus, and when it began
     """
     started = started or _now()
     request = open_request(teacher, data, student, baseline, options)
+    if is_endpoint(request.sources.teacher):
+        raise UsageError(
+            "a dry run measures this machine, and the teacher is an endpoint",
+            hint="run it on a part of the corpus to see how fast the endpoint answers",
+        )
     sources, role, options = request.sources, request.sources.role, request.options
     chunks = _chunk_plan(role, options, request.prefilter)
     sizes, tokenizer = load_sizes(sources.teacher, options.model)

@@ -85,9 +85,11 @@ class Models:
     load: "ModelOptions"
 
 
-teacher = models_option(
+_TEACHER = "The model you distil from, after its training on the corpus: folder, .gguf file"
+teacher = models_option("--teacher", f"{_TEACHER} or hub id.", metavar="MODEL", required=True)
+teacher_anywhere = models_option(
     "--teacher",
-    "The model you distil from, after its training on the corpus: folder, .gguf file or hub id.",
+    f"{_TEACHER}, hub id, or http://HOST:PORT where 'vllm serve' or SGLang serves it.",
     metavar="MODEL",
     required=True,
 )

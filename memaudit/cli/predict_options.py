@@ -24,7 +24,7 @@ from memaudit.objectives import DEFAULT_EPOCHS
 from memaudit.runs.files import output_errors
 
 if TYPE_CHECKING:
-    from memaudit.engines import EngineName, VllmOptions
+    from memaudit.engines import EndpointOptions, EngineName, VllmOptions
     from memaudit.runs.options import RayOptions
 
 DEFAULT_SURVIVAL = 0.995
@@ -54,7 +54,7 @@ def _models(
 models = bundle(
     "models",
     _models,
-    options.teacher,
+    options.teacher_anywhere,
     models_option(
         "--student",
         "The student before its training. Adds its scores to the prediction; one more pass.",
@@ -172,6 +172,7 @@ class Speed:
 
     engine: "EngineName"
     vllm: "VllmOptions"
+    endpoint: "EndpointOptions"
     workers: int
     threads: int | None
     chunk_size: int
@@ -182,17 +183,22 @@ class Speed:
 def _speed(
     tensor_parallel: int,
     gpu_memory_share: float,
+    tokenizer: str | None,
+    served_model: str | None,
+    requests: int,
     cascade: bool,
     survival: float | None,
     **values: Any,
 ) -> Speed:
-    from memaudit.engines import VllmOptions
+    from memaudit.engines import EndpointOptions, VllmOptions
 
     if survival is not None and not cascade:
         raise UsageError("--survival is for a cascade", hint="add --cascade")
     if cascade and survival is None:
         survival = DEFAULT_SURVIVAL
-    return Speed(vllm=VllmOptions(tensor_parallel, gpu_memory_share), survival=survival, **values)
+    vllm = VllmOptions(tensor_parallel, gpu_memory_share)
+    endpoint = EndpointOptions(tokenizer, served_model, requests)
+    return Speed(vllm=vllm, endpoint=endpoint, survival=survival, **values)
 
 
 speed = bundle(
@@ -213,6 +219,20 @@ speed = bundle(
         FiniteRange(min=0, max=1, min_open=True, max_open=True),
         0.8,
         metavar="S",
+    ),
+    models_option(
+        "--tokenizer",
+        "Of a teacher behind http: folder or hub id. Default: the served model's name is one.",
+        metavar="MODEL",
+    ),
+    models_option(
+        "--served-model", "Which model behind http, if several are served there.", metavar="NAME"
+    ),
+    speed_option(
+        "--requests",
+        "How many requests to a teacher behind http are under way at once.",
+        POSITIVE,
+        8,
     ),
     speed_option(
         "--workers",

@@ -35,6 +35,29 @@ class VllmOptions:
 DEFAULT_VLLM_OPTIONS = VllmOptions()
 
 
+@dataclass(frozen=True, slots=True)
+class EndpointOptions:
+    """How a teacher behind an HTTP endpoint is asked."""
+
+    tokenizer: str | None = None
+    """Folder or hub id of its tokenizer. None: the served model's name is one."""
+
+    served_model: str | None = None
+    """Its name there. None: the only one that is served."""
+
+    n_requests: int = 8
+    """In flight at once, at least 1."""
+
+    def __post_init__(self) -> None:
+        if self.n_requests < 1:
+            raise ValueError(f"n_requests must be at least 1, got {self.n_requests}")
+
+
+def is_endpoint(source: str) -> bool:
+    """Whether a model is named by the address of an HTTP endpoint."""
+    return source.lower().startswith(("http://", "https://"))
+
+
 def engine_name(kind: str, dtype: str, *, compiled: bool) -> str:
     """Return what reports call an engine: all of it that a score's rounding depends on."""
     return "-".join([kind, dtype, *(["compiled"] if compiled else [])])

@@ -49,6 +49,9 @@ class Canaries:
     tolerance: Tolerance
     """How far an engine under watch may be from them."""
 
+    trusted: str = "transformers"
+    """What calculated the scores, in words."""
+
 
 def canary_windows(
     encode: Callable[[list[str]], list[list[int]]], n_ids: int, length: int
@@ -134,10 +137,10 @@ class WatchedEngine:
         # NaN is not within any tolerance.
         if not ((gaps <= allowed).all() and gaps.mean() <= tolerance.mean):
             raise ModelError(
-                f"{self.name} disagrees with transformers about canary {index}: by "
+                f"{self.name} disagrees with {self._canaries.trusted} about canary {index}: by "
                 f"{gaps.mean():.2g} nats a token on average and {gaps.max():.2g} at most; about "
                 f"{tolerance.mean:g} and {tolerance.largest:g} are allowed",
-                hint="its scores cannot be trusted here: use --engine hf",
+                hint="its scores cannot be trusted here: use the model itself with --engine hf",
             )
 
 

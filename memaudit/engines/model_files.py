@@ -121,12 +121,7 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles
     Raises:
         ModelError: a file is missing, broken or not allowed.
     """
-    if not folder.is_dir():
-        raise ModelError(f"{shown_path(folder)}: no such folder", hint="check the path")
-    folder = folder.resolve()
-    entries = sorted(folder.iterdir())
-    for path in entries:
-        _check_entry(path, folder)
+    folder, entries = _entries(folder)
     gguf = find_gguf(folder)
     if gguf is not None:
         return check_gguf(gguf)
@@ -141,12 +136,44 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles
         for name in _check_safetensors(path):
             if holders.setdefault(name, path) != path:
                 raise _broken(path, f"{safe_text(name)} is also in {safe_text(holders[name].name)}")
-    read = [
+    return ModelFiles(folder, None, tuple(sorted({*weights, *_read_beside_weights(files)})))
+
+
+def check_tokenizer_folder(folder: Path) -> ModelFiles:
+    """Return the tokenizer in a folder, once nothing there can run code; weights are passed over.
+
+    Raises:
+        ModelError: there is no tokenizer, or a file is broken or not allowed.
+    """
+    folder, entries = _entries(folder)
+    _check_no_code(entries)
+    files = [path for path in entries if path.is_file()]
+    _read_jsons(files, trust_remote_code=False)
+    read = _read_beside_weights(files)
+    if not any(path.name.startswith(("tokenizer", "vocab", "spiece")) for path in read):
+        raise ModelError(
+            f"{shown_path(folder)}: no tokenizer", hint="name a folder that holds tokenizer.json"
+        )
+    return ModelFiles(folder, None, tuple(read))
+
+
+def _entries(folder: Path) -> tuple[Path, list[Path]]:
+    """Return where a folder really is, and what is in it, once none of that leads elsewhere."""
+    if not folder.is_dir():
+        raise ModelError(f"{shown_path(folder)}: no such folder", hint="check the path")
+    folder = folder.resolve()
+    entries = sorted(folder.iterdir())
+    for path in entries:
+        _check_entry(path, folder)
+    return folder, entries
+
+
+def _read_beside_weights(files: list[Path]) -> list[Path]:
+    return [
         path
         for path in files
         if path.suffix in _READ_BY_TRANSFORMERS and path.name != ADAPTER_CONFIG
     ]
-    return ModelFiles(folder, None, tuple(sorted({*weights, *read})))
 
 
 def _check_config_is_there(folder: Path) -> None:

@@ -7,18 +7,20 @@ import re
 import struct
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from memaudit.engines import is_endpoint
 from memaudit.engines.adapters import Adapter, find_adapter
 from memaudit.engines.model_files import (
     ADAPTER_CONFIG,
     ModelFiles,
     check_folder,
     check_gguf,
+    check_tokenizer_folder,
 )
 from memaudit.errors import ModelError
 from memaudit.text import safe_text, shown_path
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+_BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja")
+_PATH_HINT = "check the path, or name a model on the hub as owner/name"
 _SHOWN_ERROR = 300
 _PATH_LEN = 4096
 
@@ -167,6 +170,29 @@ def _load_adapted(source: str, adapter: Adapter, options: ModelOptions) -> Loade
     return LoadedModel(source, model, tokenizer, digest, unused=base.unused)
 
 
+def open_tokenizer(source: str, options: ModelOptions) -> "tuple[Tokenizer, str]":
+    """Load a tokenizer without its model.
+
+    Returns:
+        it, and the sha256 over its files, hexadecimal.
+
+    Raises:
+        ModelError: there is none, or a file of it is broken or not allowed.
+    """
+    from memaudit.engines.tokenizer import load_tokenizer
+
+    if Path(source).is_dir():
+        files = check_tokenizer_folder(Path(source))
+    elif _is_hub_id(source):
+        _settle_hub(options)
+        files = check_tokenizer_folder(_download(source, options, _BESIDE_WEIGHTS))
+    else:
+        raise ModelError(f"{shown_path(source)}: no such folder", hint=_PATH_HINT)
+    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    with _quiet(), _as_model_error(source):
+        return load_tokenizer(files.folder, where, options.add_special_tokens), files.digest
+
+
 @contextmanager
 def open_model(
     source: str, options: ModelOptions
@@ -258,15 +284,24 @@ def _find_files(source: str, options: ModelOptions) -> ModelFiles:
             f"{shown_path(source)}: cannot be read: {error.strerror}",
             hint="check the path and its permissions",
         ) from error
+    if is_endpoint(source):
+        raise ModelError(
+            f"{shown_path(source)}: an endpoint, and this needs the model itself",
+            hint="only the teacher of 'memaudit predict' can be an endpoint",
+        )
     if not _is_hub_id(source):
         raise ModelError(
             f"{shown_path(source)}: no such file or folder",
-            hint="check the path, or name a model on the hub as owner/name",
+            hint=_PATH_HINT,
         )
     return check_folder(_download(source, options), trust_remote_code=options.trust_remote_code)
 
 
-def _download(source: str, options: ModelOptions) -> Path:
+def _download(
+    source: str,
+    options: ModelOptions,
+    patterns: Sequence[str] = (*_BESIDE_WEIGHTS, "*.safetensors"),
+) -> Path:
     """Return the folder in the hub's cache that holds the model's files, and no pickle."""
     from huggingface_hub import errors, snapshot_download
 
@@ -278,7 +313,7 @@ def _download(source: str, options: ModelOptions) -> Path:
             folder = snapshot_download(
                 source,
                 revision=options.revision,
-                allow_patterns=[*_DOWNLOADED, *code],
+                allow_patterns=[*patterns, *code],
                 ignore_patterns=["*/*", "consolidated*"],
                 local_files_only=options.offline,
             )

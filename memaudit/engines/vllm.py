@@ -3,7 +3,7 @@
 vLLM hands over the hidden states of every token (pooling task `token_embed`), in float32 and after
 the final normalisation, and the head of the `hf` engine makes scores of them: log-probabilities,
 argmax, entropy and the divergence over the whole vocabulary are exact. Where it does not hand over
-hidden states, `VllmLogprobEngine` reads what vLLM itself says of the tokens of a prompt.
+hidden states, `LogprobEngine` reads what vLLM itself says of the tokens of a prompt.
 
 Teacher and reference stand side by side, each with its share of the device, and read the same
 windows one after the other. The hidden states of at most `_CALL_TOKENS` tokens are held at once,
@@ -16,7 +16,7 @@ each time: the same windows in the same order have the same scores to the bit.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,9 +28,9 @@ from memaudit.engines.canaries import TOLERANCES, Canaries, WatchedEngine, canar
 from memaudit.engines.head import Head, read_head, score_position_pairs, score_positions
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import LoadedModel
+from memaudit.engines.prompt_logprobs import LogprobEngine, OutsideEngine
 from memaudit.engines.vllm_start import (
     HiddenStates,
-    PromptLogprobs,
     VllmRefusedError,
     start_hidden_states,
     start_prompt_logprobs,
@@ -38,7 +38,7 @@ from memaudit.engines.vllm_start import (
 )
 from memaudit.engines.window_io import ModelLimits, check_windows, limits_of, split_scores
 from memaudit.errors import ModelError
-from memaudit.scores import TokenScores, WindowScores
+from memaudit.scores import WindowScores
 
 _Run = TypeVar("_Run")
 _Model = TypeVar("_Model")
@@ -58,36 +58,7 @@ class Body:
     limits: ModelLimits
 
 
-class _OnVllm(Generic[_Model]):
-    """One model that vLLM runs, or teacher and reference."""
-
-    def __init__(
-        self, models: Sequence[_Model], *, name: str, bos_token_id: int | None = None
-    ) -> None:
-        """Take them over.
-
-        Args:
-            models: one or two.
-            name: for reports.
-            bos_token_id: put in front of every window as context, never scored.
-        """
-        self._models = models
-        self._name = name
-        self._bos_token_id = bos_token_id
-        self._bos = [] if bos_token_id is None else [bos_token_id]
-
-    @property
-    def name(self) -> str:
-        """`vllm-0.32.0-float32`: another release may round differently."""
-        return self._name
-
-    @property
-    def reference_alone(self) -> Self:
-        """The same on the reference, where it is asked before the teacher."""
-        return type(self)(self._models[1:], name=self._name, bos_token_id=self._bos_token_id)
-
-
-class VllmEngine(_OnVllm[Body]):
+class VllmEngine(OutsideEngine[Body]):
     """An `Engine` on one or two models that vLLM runs.
 
     The scores of a window depend on the windows beside it as little as those of `HfEngine`: on a
@@ -193,7 +164,7 @@ def load_vllm_engine(
         runs = start(start_prompt_logprobs, n_tokens + 1)
         models = [(run, limits) for run, (_, limits) in zip(runs, parts, strict=True)]
         name = engine_name(f"{kind}-logprobs", dtype, compiled=compiled)
-        engine = VllmLogprobEngine(models, name=name, bos_token_id=bos_token_id)
+        engine = LogprobEngine(models, name=name, bos_token_id=bos_token_id)
     return WatchedEngine(engine, canaries)
 
 
@@ -262,45 +233,3 @@ def _calls(lengths: list[int]) -> Iterator[tuple[int, int]]:
         n_tokens += length
     if lengths:
         yield start, len(lengths)
-
-
-class VllmLogprobEngine(_OnVllm[tuple[PromptLogprobs, ModelLimits]]):
-    """An `Engine` on one or two models that vLLM runs with their heads.
-
-    vLLM names the log-probability of the prompt's own token and of the two most probable ones:
-    enough for log-probability, argmax and margin, and for neither an entropy nor a divergence over
-    the whole vocabulary. Those are absent, not approximated. The scores of a window do not depend
-    on the windows beside it, but for rounding.
-    """
-
-    def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
-        """Return the scores of each window, in the order given, without what needs all logits.
-
-        Args:
-            windows: token ids, each (T,) with T >= 2; lengths may differ.
-
-        Raises:
-            ModelError: a window is too long for a model or holds ids it does not have, a score is
-                not finite, or vLLM fails.
-        """
-        check_windows(windows, self._bos, [limits for _, limits in self._models])
-        prompts = [[*self._bos, *window.tolist()] for window in windows]
-        found = [self._token_scores(run(prompts), windows) for run, _ in self._models]
-        return [WindowScores(*scores) for scores in zip(*found, strict=True)]
-
-    def _token_scores(
-        self, logprobs: list[NDArray[np.float32]], windows: Sequence[NDArray[np.int32]]
-    ) -> list[TokenScores]:
-        scores = []
-        for own_and_rival, window in zip(logprobs, windows, strict=True):
-            # With a BOS in front, the first prediction is of the window's first token: no score.
-            own, rival = own_and_rival[:, len(self._bos) :]
-            if len(own) != len(window) - 1 or not np.isfinite(own).all():
-                raise ModelError(
-                    f"vLLM gives {int(np.isfinite(own).sum())} finite log-probabilities for a "
-                    f"window of {len(window)} tokens, expected {len(window) - 1}",
-                    hint="use --engine hf",
-                )
-            # Not by rank: vLLM's counts ties, and would miss a token that is as probable.
-            scores.append(TokenScores(own, own >= rival, entropy=None, margin=own - rival))
-        return scores

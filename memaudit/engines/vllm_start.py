@@ -18,6 +18,7 @@ from torch import Tensor
 
 from memaudit.engines import VllmOptions
 from memaudit.engines.models import LoadedModel, ModelOptions
+from memaudit.engines.prompt_logprobs import PromptLogprobs
 from memaudit.errors import ModelError
 from memaudit.text import safe_text, shown_path
 
@@ -40,10 +41,6 @@ _VLLM_RAISES = (
 )
 
 _Run = TypeVar("_Run")
-
-PromptLogprobs = Callable[[list[list[int]]], list[NDArray[np.float32]]]
-"""Gives (2, T - 1) for each sequence of T token ids: the log-probability of its own next token, and
-that of the most probable other one, nats."""
 
 HiddenStates = Callable[[list[list[int]]], list[Tensor]]
 """Gives the last hidden states (T, H), float32, of each sequence of T token ids."""

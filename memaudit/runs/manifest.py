@@ -73,6 +73,9 @@ FORMAT = 1
 _PACKAGES = ("memaudit-distill", "numpy", "pyarrow", "tokenizers", "torch", "transformers")
 _ADDED_INPUTS = ("answers", "exposure")
 _SHOWN = 200
+_CANARY_GAP = 0.05
+"""Nats a token, on average over the canaries: rounding in bfloat16 is a tenth of it, and another
+model, checkpoint or quantisation is further away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +227,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     unused_weights: str | None = None
     """In words which weights of their files the models do not use. None: none to speak of."""
 
+    canary: float | None = None
+    """What a teacher behind an endpoint said about the canaries when the run began: the mean
+    log-probability of a token, nats. It is no input: nothing is calculated from it."""
+
     format: int = FORMAT
 
 
@@ -282,12 +289,20 @@ def refuse_differences(folder: Path, was: Manifest, now: Manifest) -> None:
     found = differences(was.inputs, now.inputs)
     if was.shard != now.shard:
         found.append(f"shard was {was.shard or 'none'}, is now {now.shard or 'none'}")
+    if _has_moved(was.canary, now.canary):
+        found.append(
+            f"the endpoint gave its canaries {was.canary:g} nats a token, now gives {now.canary:g}"
+        )
     if found:
         raise UsageError(
             f"{shown_path(folder)}: holds another run: {'; '.join(found)}",
             hint="give the same again to continue it, start over with --restart, "
             "or choose another folder with --out",
         )
+
+
+def _has_moved(was: float | None, now: float | None) -> bool:
+    return was is not None and now is not None and abs(was - now) > _CANARY_GAP
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
@@ -345,7 +360,7 @@ def _content(path: Path) -> bytes:
 def _digest(manifest: Manifest) -> str:
     document = msgspec.to_builtins(manifest)
     # What was added later is left out where it says nothing, so that older manifests stay whole.
-    added = [(document, name) for name in ("raw_digest", "corpus_read", "unused_weights")]
+    added = [(document, name) for name in ("raw_digest", "corpus_read", "unused_weights", "canary")]
     added += [(document["inputs"], name) for name in _ADDED_INPUTS]
     for holder, name in added:
         if holder[name] is None:

@@ -6,9 +6,11 @@ from functools import partial
 from memaudit import __version__
 from memaudit.classifier import RiskClassifier
 from memaudit.engines import (
+    EndpointOptions,
     Engine,
     engine_name,
     engine_to_try,
+    is_endpoint,
 )
 from memaudit.engines.canaries import WatchedEngine
 from memaudit.engines.models import (
@@ -16,6 +18,7 @@ from memaudit.engines.models import (
     ModelOptions,
     check_same_vocabulary,
     load_model,
+    model_digest,
 )
 from memaudit.errors import ModelError, UsageError
 from memaudit.features import ReferenceRole, exact_features
@@ -23,7 +26,7 @@ from memaudit.runs.chunks import feature_set_name
 from memaudit.runs.manifest import ModelNames
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.reading import Tokenizer
-from memaudit.runs.scoring import ScoreChunks, score_here
+from memaudit.runs.scoring import ScoreChunks, score_at_once, score_here
 from memaudit.runs.workers import score_in_workers
 from memaudit.text import safe_text
 
@@ -55,6 +58,10 @@ class AuditModels:
 
     unused: str | None = None
     """In words which weights of their files the models do not use. None: none to speak of."""
+
+    canary: float | None = None
+    """What a teacher whose files are not here says about the canaries: the mean log-probability of
+    a token, nats. None: its digest says all."""
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -105,6 +112,8 @@ def load_models(sources: ModelSources) -> AuditModels:
         UsageError: the device does not go with what is reserved on Ray.
     """
     options = sources.options
+    if is_endpoint(sources.teacher):
+        return _at_endpoint(sources)
     threads = _set_threads(options)
     device = _device_kind(options, threads)
     on_cpu = options.n_elsewhere or options.vllm.tensor_parallel > 1
@@ -137,6 +146,73 @@ def load_models(sources: ModelSources) -> AuditModels:
         unused="; ".join(each.unused for each in (teacher, reference) if each and each.unused)
         or None,
     )
+
+
+def _at_endpoint(sources: ModelSources) -> AuditModels:
+    from memaudit.engines.endpoint import Endpoint, find_model, load_endpoint_engine
+
+    options, endpoint = sources.options, Endpoint(sources.teacher)
+    model = find_model(endpoint, options.endpoint, options.model)
+    engine, canary = load_endpoint_engine(endpoint, model, options.shape.length)
+    return AuditModels(
+        tokenizer=model.tokenizer,
+        score=partial(score_at_once, engine, model.tokenizer, options.endpoint.n_requests),
+        engine=engine.name,
+        teacher=f"{model.name} at {sources.teacher}",
+        teacher_digest=model.digest,
+        logprobs_only=True,
+        device=engine.name,
+        canary=canary,
+    )
+
+
+def teacher_digest(sources: ModelSources) -> str:
+    """Return what tells the teacher from others, without loading it.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    options = sources.options
+    if not is_endpoint(sources.teacher):
+        return model_digest(sources.teacher, options.model)
+    from memaudit.engines.endpoint import Endpoint, find_model
+
+    return find_model(Endpoint(sources.teacher), options.endpoint, options.model).digest
+
+
+def check_sources(sources: ModelSources) -> None:
+    """Refuse what an endpoint cannot do, or is not asked for.
+
+    Raises:
+        UsageError: saying what.
+    """
+    options = sources.options
+    if is_endpoint(sources.reference or ""):
+        raise UsageError(
+            "only the teacher can be an endpoint",
+            hint="give the student or the baseline as a folder, a .gguf file or a hub id",
+        )
+    if not is_endpoint(sources.teacher):
+        if options.endpoint != EndpointOptions(n_requests=options.endpoint.n_requests):
+            raise UsageError(
+                "--tokenizer and --served-model go with a teacher behind an endpoint",
+                hint="leave them out, or give --teacher http://HOST:PORT",
+            )
+        return
+    refused = {
+        "--student and --baseline": sources.reference is not None,
+        "--workers, --replicas and --ray-address": options.n_elsewhere > 0,
+        "--compile": options.model.compiled,
+        f"--engine {options.engine}": options.engine != "auto",
+        "--tensor-parallel": options.vllm.tensor_parallel > 1,
+        "--model-revision": options.model.revision is not None,
+    }
+    found = next((name for name, is_given in refused.items() if is_given), None)
+    if found:
+        raise UsageError(
+            f"the teacher is an endpoint, and {found} cannot be used with one",
+            hint="leave it out; --requests says how many requests are under way at once",
+        )
 
 
 def load_scorer(sources: ModelSources, worker: int) -> tuple[Engine, Tokenizer]:

@@ -19,7 +19,7 @@ from memaudit.classifier import (
 )
 from memaudit.corpus import BadRow, CorpusOptions, Example, corpus_of, read_corpus
 from memaudit.corpus.base import CorpusSeen
-from memaudit.engines import engine_name, engine_to_try
+from memaudit.engines import engine_name, engine_to_try, is_endpoint
 from memaudit.engines.models import model_digest
 from memaudit.errors import CorpusError, UsageError
 from memaudit.exposure import GRAM_TOKENS
@@ -37,7 +37,13 @@ from memaudit.runs.manifest import (
     refuse_differences,
     software_versions,
 )
-from memaudit.runs.models import AuditModels, ModelSources, load_models
+from memaudit.runs.models import (
+    AuditModels,
+    ModelSources,
+    check_sources,
+    load_models,
+    teacher_digest,
+)
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.reading import RowWindows
 from memaudit.runs.run import read_run
@@ -120,6 +126,7 @@ def open_request(
         role,
         replace(options, model=model),
     )
+    check_sources(sources)
     return AuditRequest(corpus, sources, classifier, chosen_prefilter(classifier, options))
 
 
@@ -167,7 +174,7 @@ def finished_before(
         OutputError: the manifest is damaged.
         ModelError, CorpusError: a model is not there, or the corpus cannot be read.
     """
-    options, corpus = request.options, request.corpus
+    options, corpus, sources = request.options, request.corpus, request.sources
     if options.restart or not (folder / MANIFEST).exists():
         return None
     was = read_manifest(folder / MANIFEST)
@@ -177,7 +184,7 @@ def finished_before(
     refuse_differences(folder, was, msgspec.structs.replace(was, inputs=asked, shard=shard))
     # A pipe can be read once, and texts are shown from their tokens.
     reads_once = corpus.source == "-" or isinstance(corpus.rows, Iterator)
-    is_exact = _runs_on_hf(options) and is_whole(
+    is_exact = _known_engine(sources) is not None and is_whole(
         folder / ROWS, {"memaudit.run": was.inputs.fingerprint}
     )
     if not is_done or not is_exact or reads_once or options.show_text:
@@ -192,8 +199,14 @@ def finished_before(
     return run
 
 
-def _runs_on_hf(options: AuditOptions) -> bool:
-    return engine_to_try(options.engine, options.vllm, elsewhere=options.n_elsewhere > 0) == "hf"
+def _known_engine(sources: ModelSources) -> str | None:
+    """Return what the engine will call itself. None: models and devices decide that."""
+    options = sources.options
+    if is_endpoint(sources.teacher):
+        return "endpoint"
+    if engine_to_try(options.engine, options.vllm, elsewhere=options.n_elsewhere > 0) != "hf":
+        return None
+    return engine_name("hf", options.model.dtype, compiled=options.model.compiled)
 
 
 def _asked_inputs(request: AuditRequest, was: RunInputs, *, is_done: bool) -> RunInputs:
@@ -206,7 +219,7 @@ def _asked_inputs(request: AuditRequest, was: RunInputs, *, is_done: bool) -> Ru
     changes: dict[str, Any] = {
         "corpus": request.corpus.declared(),
         "on_bad_row": options.on_bad_row,
-        "teacher_digest": model_digest(sources.teacher, options.model),
+        "teacher_digest": teacher_digest(sources),
         "reference_digest": None
         if sources.reference is None
         else model_digest(sources.reference, options.model),
@@ -232,10 +245,10 @@ def _asked_inputs(request: AuditRequest, was: RunInputs, *, is_done: bool) -> Ru
         changes["answers"] = msgspec.structs.replace(
             answers, turns=options.turns, min_suffix_tokens=options.min_suffix_len
         )
-    if _runs_on_hf(options):
-        dtype, compiled = options.model.dtype, options.model.compiled
-        changes["engine"] = engine_name("hf", dtype, compiled=compiled)
-    if options.model.device == "cpu":
+    engine = _known_engine(sources)
+    if engine is not None:
+        changes["engine"] = engine
+    if options.model.device == "cpu" and not is_endpoint(sources.teacher):
         changes["device"] = "cpu"
     if options.threads is not None and not is_done:
         changes["threads"] = options.threads
@@ -361,4 +374,5 @@ def declare(
         raw_digest=cuts.raw.value,
         corpus_read=inputs.seen.in_words,
         unused_weights=models.unused,
+        canary=models.canary,
     )

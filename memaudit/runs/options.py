@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from memaudit.engines import EngineName, VllmOptions, engine_to_try
+from memaudit.engines import EndpointOptions, EngineName, VllmOptions, engine_to_try
 from memaudit.engines.models import ModelOptions
 from memaudit.files import TableFormat
 from memaudit.objectives import DEFAULT_EPOCHS, Objective
@@ -48,6 +48,9 @@ class AuditOptions:
 
     vllm: VllmOptions = field(default_factory=VllmOptions)
     """How vLLM is run, where it is."""
+
+    endpoint: EndpointOptions = field(default_factory=EndpointOptions)
+    """How the teacher is asked, where it is an endpoint."""
 
     shape: WindowShape = field(default_factory=WindowShape)
     """Tokens of prefix and suffix."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -114,6 +114,35 @@ def score_here(
     for work in works:
         score_chunk(plan, engine, tokenizer, work)
         yield work.number
+
+
+def score_at_once(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    n_at_once: int,
+    plan: ChunkPlan,
+    works: Iterator[ChunkWork],
+) -> Iterator[int]:
+    """Score several chunks at once in threads: for an engine that waits for another machine."""
+    pool, pending = ThreadPoolExecutor(n_at_once), dict[Future[None], int]()
+    try:
+        for work in works:
+            pending[pool.submit(score_chunk, plan, engine, tokenizer, work)] = work.number
+            if len(pending) >= n_at_once:
+                yield from _finished(pending)
+        while pending:
+            yield from _finished(pending)
+    finally:  # what is under way is not waited for: a chunk is committed whole or not at all
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _finished(pending: dict[Future[None], int]) -> Iterator[int]:
+    """Wait for at least one chunk; yield the numbers of those that are done."""
+    done, _ = wait(pending, return_when=FIRST_COMPLETED)
+    for future in done:
+        number = pending.pop(future)
+        future.result()
+        yield number
 
 
 def score_chunk(plan: ChunkPlan, engine: Engine, tokenizer: Tokenizer, work: ChunkWork) -> None:

@@ -1,0 +1,387 @@
+"""A teacher behind an HTTP endpoint, as `vllm serve` and SGLang offer one.
+
+The windows are sent as token ids to the completions API, which is asked for the log-probabilities
+of the prompt: in vLLM's own field `prompt_logprobs`, or by `echo`. The tokenizer is loaded here.
+
+The endpoint is trusted with the corpus and with nothing else: its answers are bounded and checked,
+it cannot send us elsewhere, and what it says about a request is shown only where the request held
+no text of the corpus.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+import numpy as np
+import requests
+from numpy.typing import NDArray
+from requests.auth import AuthBase
+
+from memaudit.engines import EndpointOptions
+from memaudit.engines.canaries import TOLERANCES, Canaries, WatchedEngine, canary_windows
+from memaudit.engines.models import ModelOptions, open_tokenizer
+from memaudit.engines.prompt_logprobs import LogprobEngine
+from memaudit.engines.tokenizer import Tokenizer
+from memaudit.engines.window_io import ModelLimits
+from memaudit.errors import ModelError, UsageError
+from memaudit.text import safe_text
+
+API_KEY = "MEMAUDIT_API_KEY"
+"""The environment variable with the key of the endpoint."""
+
+NAME = "endpoint"
+"""Of the engine, for reports: what computes there is not known."""
+
+_PROMPTS_A_REQUEST = 32
+_CONNECT_SECONDS, _ANSWER_SECONDS = 10, 600
+_WAITS = (1, 2, 4, 8, 16, 30, 30, 30, 30, 30)
+"""Seconds before a request is tried again: three minutes, in which a server can be started anew."""
+
+_MAX_BYTES_A_TOKEN = 4096
+"""Of an answer; 200 to 300 are usual."""
+
+_TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)
+_SHOWN_ERROR = 300
+
+
+_Kind = TypeVar("_Kind")
+
+
+class _Entry(msgspec.Struct):
+    logprob: float
+    decoded_token: str | None = None
+
+
+class _Echo(msgspec.Struct):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int
+    prompt_logprobs: list[dict[int, _Entry] | None] | None = None
+    """At each token of the prompt but the first: its own and the two most probable ones, by id."""
+
+    logprobs: _Echo | None = None
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice]
+
+
+class _Model(msgspec.Struct):
+    id: str
+    max_model_len: int | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointModel:
+    """A model that an endpoint serves, and the tokenizer that belongs to it."""
+
+    name: str
+    """As the endpoint calls it."""
+
+    limits: ModelLimits
+    tokenizer: Tokenizer
+    digest: str
+    """Of the model's name and the tokenizer's files: nothing is known of its weights."""
+
+
+class Endpoint:
+    """A client of the completions API. Several threads may use it at once."""
+
+    def __init__(self, url: str) -> None:
+        """Take an address such as `http://127.0.0.1:8000`, with or without `/v1`.
+
+        Raises:
+            UsageError: it is none, holds a password, or a key would go over the network in the
+                clear.
+        """
+        key = os.environ.get(API_KEY)
+        self._base = _base_url(url, has_key=bool(key))
+        self._session = requests.Session()
+        self._session.auth = _Bearer(key)
+        self._echoes: bool | None = None
+
+    def models(self) -> list[_Model]:
+        """Return what it serves."""
+        return self._decoded(
+            self._ask("GET", "models", None, 1 << 22, shows_error=True), _Models
+        ).data
+
+    def logprobs(
+        self, model: str, prompts: list[list[int]], *, shows_error: bool = False
+    ) -> tuple[list[NDArray[np.float32]], list[list[str | None]]]:
+        """Return what a model says about the tokens of some prompts.
+
+        Args:
+            model: by its name there.
+            prompts: token ids, each (T,).
+            shows_error: whether an error may quote the answer, which may quote the prompts.
+
+        Returns:
+            of each prompt, (2, T - 1): the log-probability of its own next token and of the most
+            probable other one, nats; and the text of each of those tokens, if it is told.
+
+        Raises:
+            ModelError: it gives none, or fails.
+        """
+        body: dict[str, Any] = {"model": model, "prompt": prompts, "max_tokens": 1}
+        body |= {"temperature": 0, "prompt_logprobs": 2} if not self._echoes else _ECHO
+        n_bytes = 65_536 + _MAX_BYTES_A_TOKEN * sum(map(len, prompts))
+        content = self._ask("POST", "completions", body, n_bytes, shows_error=shows_error)
+        answer = self._decoded(content, _Completion)
+        choices = sorted(answer.choices, key=lambda choice: choice.index)
+        if [choice.index for choice in choices] != [*range(len(prompts))]:
+            self._refuse(f"{len(choices)} answers to {len(prompts)} prompts")
+        if self._echoes is None:
+            self._echoes = choices[0].prompt_logprobs is None
+            if self._echoes:
+                return self.logprobs(model, prompts, shows_error=shows_error)
+        found, texts = [], []
+        for choice, prompt in zip(choices, prompts, strict=True):
+            pairs, words = (
+                self._echoed(choice, prompt) if self._echoes else self._told(choice, prompt)
+            )
+            found.append(np.array(pairs, dtype=np.float32).reshape(-1, 2).T)
+            texts.append(words)
+        return found, texts
+
+    def _told(
+        self, choice: _Choice, prompt: list[int]
+    ) -> tuple[list[tuple[float, float]], list[str | None]]:
+        pairs, texts = list[tuple[float, float]](), list[str | None]()
+        told = choice.prompt_logprobs or []
+        if len(told) != len(prompt):
+            self._refuse(f"log-probabilities of {len(told)} tokens for a prompt of {len(prompt)}")
+        for own_id, entries in zip(prompt[1:], told[1:], strict=True):
+            own = None if entries is None else entries.pop(own_id, None)
+            if own is None or not entries:
+                self._refuse("no log-probability of a token of the prompt, or of no other one")
+            pairs.append((own.logprob, max(entry.logprob for entry in entries.values())))
+            texts.append(own.decoded_token)
+        return pairs, texts
+
+    def _echoed(
+        self, choice: _Choice, prompt: list[int]
+    ) -> tuple[list[tuple[float, float]], list[str | None]]:
+        """Return the same out of what `echo` gives: tokens by their text, so values must do."""
+        told = choice.logprobs
+        if told is None or told.top_logprobs is None:
+            self._refuse(
+                "no log-probabilities of the prompt's tokens, by prompt_logprobs or by echo"
+            )
+        pairs, end = list[tuple[float, float]](), len(prompt)
+        owns, tops = told.token_logprobs[1:end], told.top_logprobs[1:end]
+        if len(owns) != end - 1 or len(tops) != end - 1:
+            self._refuse(f"log-probabilities of {len(owns) + 1} tokens for a prompt of {end}")
+        for own, top in zip(owns, tops, strict=True):
+            values = sorted((top or {}).values(), reverse=True)
+            if own is None or len(values) < 1 + (own >= values[0] if values else 1):
+                self._refuse("no log-probability of a token of the prompt, or of no other one")
+            # The most probable token is the prompt's own if it is as probable as that.
+            pairs.append((own, values[1] if own >= values[0] else values[0]))
+        return pairs, list[str | None](told.tokens[1:end])
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise ModelError(
+            f"{self._base} gives {what}",
+            hint="a server is needed that tells log-probabilities of a prompt: vllm serve or SGLang",
+        )
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        max_bytes: int,
+        *,
+        shows_error: bool,
+    ) -> bytes:
+        """Send a request, again after a while if the fault may pass, and return the answer."""
+        # A typing error in the address must not cost minutes: the first request has less patience.
+        waits = _WAITS[:3] if body is None else _WAITS
+        for wait in (*waits, None):
+            status, content, retry_after = self._send(method, path, body, max_bytes)
+            if status == requests.codes.ok:
+                return content
+            if wait is None or not (status is None or status in _TRANSIENT):
+                self._fail(status, content if shows_error else b"", sum(waits))
+            time.sleep(max(wait, min(retry_after, 60)))
+        raise AssertionError("the last try returns or fails")
+
+    def _decoded(self, content: bytes, kind: type[_Kind]) -> _Kind:
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except (ValueError, RecursionError):
+            self._refuse("an answer that is not of the OpenAI API")
+
+    def _send(
+        self, method: str, path: str, body: dict[str, Any] | None, max_bytes: int
+    ) -> tuple[int | None, bytes, float]:
+        """Return the status, the content and how long to wait; None as status: no answer came."""
+        try:
+            with self._session.request(
+                method,
+                f"{self._base}/{path}",
+                json=body,
+                timeout=(_CONNECT_SECONDS, _ANSWER_SECONDS),
+                allow_redirects=False,
+                stream=True,
+            ) as answer:
+                content = bytearray()
+                for part in answer.iter_content(1 << 16):
+                    content += part
+                    if len(content) > max_bytes:
+                        self._refuse(f"an answer of more than {max_bytes:,} bytes")
+                after = answer.headers.get("Retry-After", "")
+                return answer.status_code, bytes(content), float(after) if after.isdigit() else 0.0
+        except requests.exceptions.SSLError as error:
+            raise ModelError(
+                f"{self._base}: its certificate cannot be verified",
+                hint="name the file of your own authority in REQUESTS_CA_BUNDLE",
+            ) from error
+        except (requests.exceptions.RequestException, OSError):
+            return None, b"", 0.0
+
+    def _fail(self, status: int | None, content: bytes, waited_seconds: int) -> NoReturn:
+        said = safe_text(" ".join(content.decode(errors="replace").split()), _SHOWN_ERROR)
+        waited = f"after {waited_seconds} seconds of trying"
+        reasons = {
+            None: (f"does not answer {waited}", "is the server running, and the address right?"),
+            401: ("refuses the key", f"set {API_KEY} to the key of the endpoint"),
+            403: ("refuses the key", f"set {API_KEY} to the key of the endpoint"),
+            404: (
+                "does not know the address or the model",
+                "see --served-model, and its /v1/models",
+            ),
+            429: (f"is still too busy {waited}", "try fewer --requests, or later"),
+        }
+        what, hint = reasons.get(
+            status, (f"answers with status {status}", "see the log of the server")
+        )
+        raise ModelError(f"{self._base} {what}{f': {said}' if said else ''}", hint=hint)
+
+
+_ECHO = {"temperature": 0, "echo": True, "logprobs": 2}
+
+
+class _Bearer(AuthBase):
+    """Sends the key if there is one; without this, requests would look into ~/.netrc."""
+
+    def __init__(self, key: str | None) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._key:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+
+def _base_url(url: str, *, has_key: bool) -> str:
+    parts = urlsplit(url)
+    if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
+        raise UsageError(
+            "an endpoint is http://host:port or https://host, without password, ? and #",
+            hint=f"put the key into {API_KEY}",
+        )
+    is_here = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
+    if has_key and parts.scheme == "http" and not is_here:
+        raise UsageError(
+            f"{API_KEY} is set, and {safe_text(parts.hostname)} would get it over http in the clear",
+            hint=f"use https, or unset {API_KEY}",
+        )
+    path = parts.path.rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
+
+
+def find_model(endpoint: Endpoint, options: EndpointOptions, load: ModelOptions) -> EndpointModel:
+    """Ask which model is served, and load its tokenizer.
+
+    Raises:
+        ModelError: it is not there, there are several, or the tokenizer cannot be loaded.
+    """
+    served = endpoint.models()
+    names = [model.id for model in served]
+    name = options.served_model or (names[0] if len(names) == 1 else None)
+    if name not in names:
+        raise ModelError(
+            f"the endpoint serves {', '.join(safe_text(each) for each in names[:10]) or 'no model'}",
+            hint="choose one with --served-model",
+        )
+    assert name is not None
+    try:
+        tokenizer, files_digest = open_tokenizer(options.tokenizer or name, load)
+    except ModelError as error:
+        if options.tokenizer:
+            raise
+        raise ModelError(
+            f"the tokenizer of {safe_text(name)} is not found: {error.message}",
+            hint="name it with --tokenizer: a folder or a hub id",
+        ) from error
+    n_positions = served[names.index(name)].max_model_len
+    # One token is generated, whatever is asked for.
+    limits = ModelLimits(name, None if n_positions is None else n_positions - 1, tokenizer.n_ids)
+    digest = hashlib.sha256(json.dumps([NAME, name, files_digest]).encode()).hexdigest()
+    return EndpointModel(name, limits, tokenizer, digest)
+
+
+def load_endpoint_engine(
+    endpoint: Endpoint, model: EndpointModel, window_len: int
+) -> tuple[WatchedEngine, float]:
+    """Return an engine on an endpoint, and what the model says about the canaries on average.
+
+    It is held against its own first answers. Whether these are right, nobody here can tell.
+
+    Returns:
+        the engine, and the mean log-probability of a canary's token, nats.
+
+    Raises:
+        ModelError: it fails, or cuts texts differently from the tokenizer.
+    """
+    tokenizer = model.tokenizer
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    windows = canary_windows(tokenizer.encode, tokenizer.n_ids, window_len)
+    prose = [*bos, *windows[0].tolist()]
+    _, texts = endpoint.logprobs(model.name, [prose], shows_error=True)
+    _check_texts(model, prose[1:], texts[0])
+
+    def run(prompts: list[list[int]]) -> list[NDArray[np.float32]]:
+        starts = range(0, len(prompts), _PROMPTS_A_REQUEST)
+        parts = [prompts[start : start + _PROMPTS_A_REQUEST] for start in starts]
+        return [each for part in parts for each in endpoint.logprobs(model.name, part)[0]]
+
+    engine = LogprobEngine([(run, model.limits)], name=NAME, bos_token_id=tokenizer.bos_token_id)
+    scores = tuple(engine.score(windows))
+    canaries = Canaries(windows, scores, TOLERANCES["bfloat16"], trusted="its own first answers")
+    mean = float(np.mean([each.teacher.logprobs.mean() for each in scores]))
+    return WatchedEngine(engine, canaries), round(mean, 4)
+
+
+def _check_texts(model: EndpointModel, ids: Sequence[int], texts: Sequence[str | None]) -> None:
+    """Refuse a tokenizer whose tokens have other texts than the endpoint says."""
+    own = model.tokenizer.decode([[each] for each in ids])
+    pairs = [
+        (text.strip(), told.strip())
+        for text, told in zip(own, texts, strict=True)
+        # A token may be a part of a character, or written in the tokenizer's own way.
+        if told and text.isascii() and told.isascii() and not told.startswith("token_id:")
+    ]
+    n_different = sum(text != told for text, told in pairs)
+    if n_different * 2 > len(pairs):
+        raise ModelError(
+            f"{n_different} of {len(pairs)} tokens have other texts at the endpoint than in the "
+            "tokenizer that was loaded here",
+            hint="name the tokenizer of the served model with --tokenizer",
+        )
