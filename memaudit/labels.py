@@ -79,6 +79,10 @@ class GenerationCounts:
     ties: int
     """Disagreements that a tie of two logits explains."""
 
+    nearly_generated: int | None = None
+    """Windows whose suffix `generate` recites but for a tenth of its tokens, exact ones among
+    them. None: an older memaudit."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationResult:
@@ -123,6 +127,11 @@ class VerificationResult:
 
     generation: dict[str, GenerationCounts] | None
     """By role, if it was asked for."""
+
+    sampled: dict[str, dict[str, int]] | None = None
+    """By role and number n of samples: examples whose suffix at least one of n samples is, with a
+    probability of at least one half; at temperature 1, from the whole vocabulary. None: an older
+    memaudit. Source: Hayes et al. 2024 (arXiv:2410.19482), (n, p)-discoverable extraction."""
 
     comparison: Comparison | None
     labels_digest: str

@@ -3,8 +3,9 @@
 Exact, by prefix length and probabilistic extraction follow from one scoring pass. Approximate
 extraction compares text that was really generated (`engines.generation`).
 
-Only `extracted` is used by a command so far. (n, p)-extraction and approximate recitation are to
-be reported by `memaudit verify`; until then they are Python functions only.
+`memaudit verify` reports the exact and the probabilistic ones of its one pass, and approximate
+extraction of what `--check-generate` generates. The sweeps over prefixes and `shares_run` are
+Python functions only.
 """
 
 from collections.abc import Sequence

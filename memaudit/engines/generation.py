@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from memaudit.engines.hf import HfEngine
 from memaudit.errors import ModelError
-from memaudit.memorization import extracted
+from memaudit.memorization import approximately_extracted, extracted
 from memaudit.scores import TokenScores, suffix
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ class GenerationCheck:
 
     n_extracted_generated: int
     """Windows whose suffix came out of `generate`."""
+
+    n_nearly_generated: int
+    """Windows whose suffix came out but for a tenth of its tokens, exact ones among them."""
 
     disagreements: tuple[int, ...]
     """Indices of the windows on which the two differ, ascending."""
@@ -124,6 +127,7 @@ def count_generation_disagreements(
         n_windows=len(windows),
         n_extracted_one_pass=sum(by_pass),
         n_extracted_generated=sum(by_generation),
+        n_nearly_generated=sum(map(approximately_extracted, generated, suffixes)),
         disagreements=tuple(disagreements),
         ties=tuple(i for i, gap in gaps.items() if gap <= TIE_GAP),
     )

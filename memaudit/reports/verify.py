@@ -63,6 +63,11 @@ def _found(result: "VerificationResult") -> Iterator[Section]:
             ("leaked", scan.leaked_suffixes, "distinct suffixes of the corpus"),
         )
         yield Section(title="The teacher's text", blocks=(found,))
+    if result.sampled is not None:
+        yield Section(
+            title="Examples that sampling reveals, more likely than not",
+            blocks=(_sampled(result.sampled, result),),
+        )
     if result.generation is not None:
         yield Section(title="One pass against real generation", blocks=(_generation(result),))
     if result.comparison is not None:
@@ -115,8 +120,18 @@ def _sets(result: "VerificationResult") -> Table:
     )
 
 
+def _sampled(found: "Mapping[str, Mapping[str, int]]", result: "VerificationResult") -> Table:
+    shown = [role for role in ROLES if role in found]
+    sizes = next(iter(found.values()))
+    titles = [f"{int(n):,} sample{'s' * (n != '1')}" for n in sizes]
+    return Table(
+        columns=(Column(breaks="nowhere"), *numbers("greedy", *titles)),
+        rows=tuple((role, result.extracted[role].count, *found[role].values()) for role in shown),
+    )
+
+
 def _generation(result: "VerificationResult") -> Table:
-    titles = ("windows", "one pass", "generated", "disagree", "of them ties")
+    titles = ("windows", "one pass", "generated", "disagree", "of them ties", "nearly generated")
     return Table(
         columns=(Column(breaks="nowhere"), *numbers(*titles)),
         rows=tuple(
@@ -127,6 +142,7 @@ def _generation(result: "VerificationResult") -> Table:
                 found.extracted_generated,
                 found.disagreements,
                 found.ties,
+                "–" if found.nearly_generated is None else found.nearly_generated,
             )
             for role, found in (result.generation or {}).items()
         ),

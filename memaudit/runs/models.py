@@ -158,7 +158,7 @@ def _at_endpoint(sources: ModelSources) -> AuditModels:
         tokenizer=model.tokenizer,
         score=partial(score_at_once, engine, model.tokenizer, options.endpoint.n_requests),
         engine=engine.name,
-        teacher=f"{model.name} at {sources.teacher}",
+        teacher=f"{sources.teacher}#{model.name}",
         teacher_digest=model.digest,
         logprobs_only=True,
         device=engine.name,

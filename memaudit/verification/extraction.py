@@ -17,7 +17,7 @@ from memaudit.labels import (
     GenerationCounts,
     LabelScan,
 )
-from memaudit.memorization import extracted
+from memaudit.memorization import extracted, probabilistically_extracted, suffix_logprob
 from memaudit.verification.examples import Examples
 from memaudit.windows import WindowShape, context_len, window_key, without_padding
 
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _CHUNK = 128  # windows scored between two reports of progress
+_SAMPLES = (1, 10, 100, 1000)
+"""Of each prefix, for (n, p)-extraction."""
+
+_MORE_LIKELY_THAN_NOT = 0.5
+"""Its p."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,9 @@ class Extraction:
 
     n_predictions: NDArray[np.int64] | int
     """(n,) predicted tokens of each window, or of every one."""
+
+    suffix_logprobs: NDArray[np.float64] | None = None
+    """(n,) log-probability of sampling the suffix after the prefix, nats. None: an older memaudit."""
 
     def perplexity(self, chosen: NDArray[np.bool_]) -> float | None:
         """Return exp(mean nats per token) over some windows; None over none."""
@@ -57,7 +65,7 @@ def extract(
     bos_token_id: int | None,
     on_chunk: Callable[[int], None],
 ) -> dict[str, NDArray[Any]]:
-    """Return `extracted` and `nats` of every window by one pass in float32, see `Extraction`.
+    """Return what an `Extraction` holds of every window, by one pass in float32.
 
     Args:
         model: in float32.
@@ -73,16 +81,38 @@ def extract(
 
     engine = HfEngine(model, bos_token_id=bos_token_id)
     is_extracted = np.zeros(len(windows), dtype=np.bool_)
-    nats = np.zeros(len(windows))
+    nats, suffix_logprobs = np.zeros(len(windows)), np.zeros(len(windows))
     for start in range(0, len(windows), _CHUNK):
         chunk = windows[start : start + _CHUNK]
         scores = engine.score([without_padding(window) for window in chunk])
         for i, score in enumerate(scores, start=start):
-            is_extracted[i] = extracted(score.teacher, context_len(windows[i], shape))
+            prefix_len = context_len(windows[i], shape)
+            is_extracted[i] = extracted(score.teacher, prefix_len)
+            suffix_logprobs[i] = suffix_logprob(score.teacher, prefix_len)
             # Summed in float64: a long window's float32 sum is off by more than the differences.
             nats[i] = -score.teacher.logprobs.sum(dtype=np.float64)
         on_chunk(start + len(chunk))
-    return {"extracted": is_extracted, "nats": nats}
+    return {"extracted": is_extracted, "nats": nats, "suffix_logprobs": suffix_logprobs}
+
+
+def sampled_counts(
+    extractions: Mapping[str, Extraction], chosen: NDArray[np.bool_]
+) -> dict[str, dict[str, int]] | None:
+    """Return how many of some windows n samples reveal, by role and n, see `VerificationResult`.
+
+    Args:
+        extractions: by role.
+        chosen: (n,) which windows count.
+    """
+    logprobs = {role: each.suffix_logprobs for role, each in extractions.items()}
+    known = {role: found[chosen] for role, found in logprobs.items() if found is not None}
+    if len(known) < len(logprobs):
+        return None
+    p = _MORE_LIKELY_THAN_NOT
+    return {
+        role: {str(n): int(probabilistically_extracted(found, n, p).sum()) for n in _SAMPLES}
+        for role, found in known.items()
+    }
 
 
 def extraction_sets(found: Mapping[str, NDArray[np.bool_]]) -> list[ExtractionSet]:
@@ -152,6 +182,7 @@ def check_generation(
         extracted_generated=sum(check.n_extracted_generated for check in checks),
         disagreements=sum(len(check.disagreements) for check in checks),
         ties=sum(len(check.ties) for check in checks),
+        nearly_generated=sum(check.n_nearly_generated for check in checks),
     )
 
 

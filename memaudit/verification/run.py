@@ -45,6 +45,7 @@ from memaudit.verification.extraction import (
     Extraction,
     extraction_sets,
     label_table,
+    sampled_counts,
     scan_labels,
     with_predictions,
 )
@@ -220,6 +221,7 @@ def make_result(
         **_held_out(extractions, ~trained),
         label_scan=scan,
         generation=generation_counts(run, models, found),
+        sampled=sampled_counts(extractions, trained),
         comparison=None,
         labels_digest=labels_digest(table),
         seconds=0.0,

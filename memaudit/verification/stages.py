@@ -230,7 +230,9 @@ def extraction(run: Run, role: str, model: "PreTrainedModel") -> Extraction:
         ),
     )
     n_predictions = (windows != NO_TOKEN).sum(axis=1) - 1
-    return Extraction(arrays["extracted"], arrays["nats"], n_predictions)
+    return Extraction(
+        arrays["extracted"], arrays["nats"], n_predictions, arrays.get("suffix_logprobs")
+    )
 
 
 def generation_counts(

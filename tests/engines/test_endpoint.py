@@ -197,7 +197,7 @@ def test_the_served_model_and_its_tokenizer_are_found_or_asked_for(server, predi
     assert "serves one, two" in predict(server.url)[2]
     assert "tokenizer of two is not found" in predict(server.url, "--served-model", "two")[2]
     given = ("--served-model", "two", "--tokenizer", str(tiny_teacher))
-    assert predict(server.url, *given)[1]["teacher"] == f"two at {server.url}"
+    assert predict(server.url, *given)[1]["teacher"] == f"{server.url}#two"
 
 
 def test_another_tokenizer_is_refused(server, predict, tmp_path):
@@ -210,7 +210,9 @@ def test_another_tokenizer_is_refused(server, predict, tmp_path):
 def test_another_model_is_refused_in_the_middle_and_afterwards(server, predict, tiny_student):
     """Behind the same name may stand another checkpoint tomorrow."""
     first, second = server.model, load_model(str(tiny_student)).model
-    second.get_output_embeddings().weight.mul_(30)  # what has learnt nothing says the same whatever its weights
+    second.get_output_embeddings().weight.mul_(
+        30
+    )  # what has learnt nothing says the same whatever its weights
 
     def change(number, handler):
         server.model = second if number > 4 else first

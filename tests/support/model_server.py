@@ -62,7 +62,9 @@ class ModelServer:
         tops = logprobs.topk(2)
         rows = []
         for own, row, values, ids in zip(prompt[1:], logprobs, *map(list, tops), strict=True):
-            rows.append({own: row[own].item()} | dict(zip(ids.tolist(), values.tolist(), strict=True)))
+            rows.append(
+                {own: row[own].item()} | dict(zip(ids.tolist(), values.tolist(), strict=True))
+            )
         texts = self.tokenizer.decode([[i] for i in prompt])
         choice = {"index": index, "text": "!", "logprobs": None, "prompt_logprobs": None}
         if self.dialect == "prompt_logprobs":
