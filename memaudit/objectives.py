@@ -9,7 +9,7 @@ DEFAULT_EPOCHS = 3.0
 
 ObjectiveKind = Literal["soft", "hard", "cross-entropy"]
 """`soft`: the teacher's distribution over the next token of the corpus. `hard`: the text with which
-the teacher greedily continues prefixes of the corpus. `cross-entropy`: the corpus alone."""
+the teacher continues prefixes of the corpus. `cross-entropy`: the corpus alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +90,31 @@ class Divergence:
         if self.top_k is not None:
             found |= {"top_k": self.top_k, "tail": int(self.tail)}
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSampling:
+    """How a teacher draws the tokens of the text that is a student's hard labels."""
+
+    temperature: float = 0.0
+    """Of its softmax. 0: it takes the likeliest token, and `top_p` means nothing."""
+
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this probability are drawn from, in (0, 1].
+    Source: Holtzman et al. 2019 (arXiv:1904.09751), nucleus sampling."""
+
+    def __post_init__(self) -> None:
+        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature must be at least 0 and finite, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What differs from the likeliest token, by name; nothing where nothing does."""
+        if self.temperature == 0:
+            return {}
+        return {"label_temperature": self.temperature, "label_top_p": self.top_p}
+
+
+GREEDY = LabelSampling()

@@ -22,7 +22,7 @@ from memaudit.cli.options import (
     training_option,
 )
 from memaudit.errors import UsageError
-from memaudit.objectives import DEFAULT_EPOCHS, Divergence, Objective
+from memaudit.objectives import DEFAULT_EPOCHS, Divergence, LabelSampling, Objective
 
 if TYPE_CHECKING:
     from memaudit.distillation import TrainingOptions
@@ -89,6 +89,30 @@ divergence = bundle(
     ),
     training_option(
         "--tail", "With --top-k: count all other tokens as one more token.", is_flag=True
+    ),
+)
+
+
+def _labels(label_temperature: float, label_top_p: float) -> LabelSampling:
+    return LabelSampling(label_temperature, label_top_p)
+
+
+labels = bundle(
+    "labels",
+    _labels,
+    training_option(
+        "--label-temperature",
+        "With --objective hard: how the teacher samples its text. 0: always the likeliest token.",
+        FiniteRange(min=0),
+        0.0,
+        metavar="T",
+    ),
+    training_option(
+        "--label-top-p",
+        "With --label-temperature: sample from the likeliest tokens that have this probability.",
+        FiniteRange(0, 1, min_open=True),
+        1.0,
+        metavar="P",
     ),
 )
 
@@ -190,6 +214,7 @@ COMMON = (
 @options.window
 @options.objective
 @divergence
+@labels
 @training
 @study
 @output_option(
@@ -213,6 +238,7 @@ def verify(  # noqa: PLR0913  one for each group of options
     window: Windows,
     objective: Objective,
     divergence: Divergence,
+    labels: LabelSampling,
     training: "TrainingOptions",
     study: Study,
     predictions: Path | None,
@@ -235,6 +261,7 @@ def verify(  # noqa: PLR0913  one for each group of options
     chosen = VerificationOptions(
         objective=objective,
         divergence=divergence,
+        labels=labels,
         training=training,
         shape=window.shape,
         windows=window.policy,

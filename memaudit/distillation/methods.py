@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.distillation.losses import FORWARD_KL, cross_entropy_loss, soft_loss
-from memaudit.objectives import DEFAULT_EPOCHS, Divergence, Objective
+from memaudit.objectives import DEFAULT_EPOCHS, GREEDY, Divergence, LabelSampling, Objective
 from memaudit.windows import window_key
 
 if TYPE_CHECKING:
@@ -136,9 +136,14 @@ def distil(  # noqa: PLR0913  # who learns what from whom, and how
 
 
 def generate_hard_labels(
-    teacher: "PreTrainedModel", examples: Sequence[NDArray[np.int32]], prefix_len: int
+    teacher: "PreTrainedModel",
+    examples: Sequence[NDArray[np.int32]],
+    prefix_len: int,
+    *,
+    sampling: LabelSampling = GREEDY,
+    seed: int = 0,
 ) -> list[NDArray[np.int32]]:
-    """Return each example with all after its prefix replaced by the teacher's greedy continuation.
+    """Return each example with all after its prefix replaced by the teacher's continuation.
 
     Equal prefixes are continued once. An example that is not longer than the prefix stays as it is.
 
@@ -146,11 +151,13 @@ def generate_hard_labels(
         teacher: used as it is, in evaluation mode, on its device.
         examples: token ids, each (T,); a BOS token, where the model wants one, is part of them.
         prefix_len: tokens of each example that the teacher is given, at least 1.
+        sampling: of the teacher's tokens.
+        seed: of the sampling.
 
     Returns:
         in the order given, each (T,) as its example.
     """
-    from memaudit.engines.generation import continue_greedily
+    from memaudit.engines.generation import continue_prefixes
 
     if prefix_len < 1:
         raise ValueError(f"prefix_len must be at least 1, got {prefix_len}")
@@ -161,7 +168,9 @@ def generate_hard_labels(
             prefixes[len(example)][window_key(prefix)] = prefix
     written: dict[tuple[int, bytes], NDArray[np.int32]] = {}
     for length, by_key in prefixes.items():
-        found = continue_greedily(teacher, list(by_key.values()), length - prefix_len)
+        found = continue_prefixes(
+            teacher, list(by_key.values()), length - prefix_len, sampling=sampling, seed=seed
+        )
         written |= {
             (length, key): np.concatenate([by_key[key], suffix]).astype(np.int32)
             for key, suffix in zip(by_key, found, strict=True)

@@ -40,8 +40,8 @@ NAME = "endpoint"
 
 _PROMPTS_A_REQUEST = 32
 _CONNECT_SECONDS, _ANSWER_SECONDS = 10, 600
-_WAITS = (1, 2, 4, 8, 16, 30, 30, 30, 30, 30)
-"""Seconds before a request is tried again: three minutes, in which a server can be started anew."""
+_WAITS = (1, 2, 4, 8, 15, *(30,) * 19)
+"""Seconds before a request is tried again: ten minutes, in which a server can be started anew."""
 
 _MAX_BYTES_A_TOKEN = 4096
 """Of an answer; 200 to 300 are usual."""

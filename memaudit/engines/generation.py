@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from memaudit.engines.hf import HfEngine
 from memaudit.errors import ModelError
 from memaudit.memorization import approximately_extracted, extracted
+from memaudit.objectives import GREEDY, LabelSampling
 from memaudit.scores import TokenScores, suffix
 
 if TYPE_CHECKING:
@@ -44,17 +45,19 @@ class GenerationCheck:
     are at most `TIE_GAP` apart, so that either answer is right."""
 
 
-def continue_greedily(
+def continue_prefixes(
     model: "PreTrainedModel",
     prefixes: Sequence[NDArray[np.int32]],
     n_tokens: int,
     *,
     bos_token_id: int | None = None,
     batch_size: int = 16,
+    sampling: LabelSampling = GREEDY,
+    seed: int = 0,
 ) -> list[NDArray[np.int32]]:
-    """Return the greedy continuation of each prefix, as transformers' `generate` gives it.
+    """Return a continuation of each prefix, as transformers' `generate` gives it.
 
-    Only the logits decide: nothing of the model's generation config applies (penalties,
+    Only the logits, and chance if tokens are sampled, decide: nothing of the model's generation config applies (penalties,
     sampling, suppressed or forced tokens), and an end-of-sequence token neither stops a
     continuation nor is avoided. Prefixes of one length run together, so there is no padding.
 
@@ -64,6 +67,8 @@ def continue_greedily(
         n_tokens: in each continuation, at least 1.
         bos_token_id: put in front of every prefix, as `HfEngine` does.
         batch_size: prefixes run at once, at least 1.
+        sampling: of the tokens; the likeliest ones unless told otherwise.
+        seed: of the sampling.
 
     Returns:
         (n_tokens,) for each prefix, in the order given.
@@ -75,9 +80,11 @@ def continue_greedily(
     inputs = [_with_bos(prefix, bos_token_id) for prefix in prefixes]
     _check_inputs(model, inputs, n_tokens, batch_size)
     continuations: dict[int, NDArray[np.int32]] = {}
-    with _only_logits_decide(model):
+    # On the CPU's and every GPU's generator: chance is the same in each process, and only lent.
+    with _only_logits_decide(model), torch.random.fork_rng():
+        torch.manual_seed(seed)
         for batch in _batches([len(token_ids) for token_ids in inputs], batch_size):
-            found_Bn = _generate(model, np.stack([inputs[i] for i in batch]), n_tokens)
+            found_Bn = _generate(model, np.stack([inputs[i] for i in batch]), n_tokens, sampling)
             continuations.update(zip(batch, found_Bn, strict=True))
     return [continuations[i] for i in range(len(inputs))]
 
@@ -103,14 +110,14 @@ def count_generation_disagreements(
         batch_size: of the generation; the pass chooses its own.
 
     Raises:
-        ModelError: as `HfEngine.score` and `continue_greedily`.
+        ModelError: as `HfEngine.score` and `continue_prefixes`.
     """
     if not windows or prefix_len < 1 or min(map(len, windows)) <= prefix_len:
         raise ValueError(f"expected windows longer than a prefix_len >= 1, got {prefix_len}")
     suffixes = [window[prefix_len:] for window in windows]
     engine = HfEngine(model, bos_token_id=bos_token_id)
     scores = [score.teacher for score in engine.score(windows)]
-    continuations = continue_greedily(
+    continuations = continue_prefixes(
         model,
         [window[:prefix_len] for window in windows],
         max(map(len, suffixes)),
@@ -198,15 +205,22 @@ def _only_logits_decide(model: "PreTrainedModel") -> Iterator[None]:
 
 
 def _generate(
-    model: "PreTrainedModel", inputs_BP: NDArray[np.int64], n_tokens: int
+    model: "PreTrainedModel",
+    inputs_BP: NDArray[np.int64],
+    n_tokens: int,
+    sampling: LabelSampling,
 ) -> NDArray[np.int32]:
-    """Return (B, n_tokens) greedy continuations; without an EOS id, nothing stops early."""
+    """Return (B, n_tokens) continuations; without an EOS id, nothing stops early."""
     from transformers import GenerationConfig
 
     untyped: Any = model
     token_ids_BP = torch.as_tensor(inputs_BP, device=model.device)
+    how: dict[str, Any] = {"do_sample": False}
+    if sampling.temperature > 0:
+        how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        how["top_k"] = 0  # no limit; the library's own default is 50
     config = GenerationConfig(
-        do_sample=False, num_beams=1, max_new_tokens=n_tokens, use_cache=True, eos_token_id=None
+        num_beams=1, max_new_tokens=n_tokens, use_cache=True, eos_token_id=None, **how
     )
     try:
         found_BT = untyped.generate(

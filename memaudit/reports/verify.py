@@ -210,6 +210,10 @@ def _settings(result: "VerificationResult", out: Path) -> Table:
             if key in settings:
                 objective += f", {key.replace('_', '-')} {settings[key]}"
         objective += " and a tail" if settings.get("tail") else ""
+    if "label_temperature" in settings:
+        objective += (
+            f", sampled at T = {settings['label_temperature']:g}, top-p {settings['label_top_p']:g}"
+        )
     outcomes = ", ".join(
         f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in result.outcomes.items()
     )

@@ -14,7 +14,7 @@ from memaudit.corpus import BadRow, Example
 from memaudit.distillation import TrainingOptions
 from memaudit.engines.models import ModelOptions
 from memaudit.errors import CorpusError, UsageError
-from memaudit.objectives import Divergence, Objective
+from memaudit.objectives import GREEDY, Divergence, LabelSampling, Objective
 from memaudit.progress import ReportProgress
 from memaudit.runs.opening import allowed_rows
 from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, Tokenizer, cut_rows
@@ -28,6 +28,9 @@ class VerificationOptions:
     objective: Objective = field(default_factory=Objective)
     divergence: Divergence = field(default_factory=Divergence)
     """How the loss of soft labels measures the distance from the teacher."""
+
+    labels: LabelSampling = GREEDY
+    """How the teacher draws the tokens of hard labels."""
 
     training: TrainingOptions = field(default_factory=TrainingOptions)
     """Of baseline and student alike. Its seed also draws the sample and the held-out windows."""
@@ -80,6 +83,11 @@ class VerificationOptions:
                 f"{' and '.join(self.divergence.settings)} mean nothing with the objective "
                 f"{self.objective.kind}: no distance from the teacher is measured",
                 hint="leave them out, or choose --objective soft",
+            )
+        if self.objective.kind != "hard" and self.labels.settings:
+            raise UsageError(
+                "a temperature of labels means nothing where the teacher writes no text",
+                hint="leave out --label-temperature, or choose --objective hard",
             )
         if self.check_generate < 0:
             raise ValueError(f"check_generate must be at least 0, got {self.check_generate}")

@@ -159,6 +159,7 @@ def settings_of(run: Run) -> dict[str, Any]:
         "cross_entropy_share": options.objective.cross_entropy_share,
         # Only where it differs, so that a folder of an earlier version still goes on.
         **options.divergence.settings,
+        **options.labels.settings,
         "epochs": float(training.epochs),
         "learning_rate": training.learning_rate,
         "batch_size": training.batch_size,

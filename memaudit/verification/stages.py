@@ -204,7 +204,13 @@ def hard_labels(run: Run) -> NDArray[np.int32]:
                     np.concatenate([run.models.bos, without_padding(windows[i])]) for i in places
                 ]
                 prefix_len = n_context + len(run.models.bos)
-                found = generate_hard_labels(run.models.teacher.model, part, prefix_len)
+                found = generate_hard_labels(
+                    run.models.teacher.model,
+                    part,
+                    prefix_len,
+                    sampling=run.options.labels,
+                    seed=run.options.training.seed + int(places[0]),  # not the same chance in each
+                )
                 for i, label in zip(places, found, strict=True):
                     labels[i, labels[i] != NO_TOKEN] = label[len(run.models.bos) :]
                 done += len(places)

@@ -11,11 +11,12 @@ from support.tiny_models import FAMILIES, N_TOKENS, make_model
 
 from memaudit.engines import generation
 from memaudit.engines.generation import (
-    continue_greedily,
+    continue_prefixes,
     count_generation_disagreements,
 )
 from memaudit.engines.hf import HfEngine
 from memaudit.errors import ModelError
+from memaudit.objectives import LabelSampling
 
 PREFIX_LEN = 6
 
@@ -39,7 +40,7 @@ def naive_continuation(model, prefix, n_tokens):
 def recited_windows(model, n, n_tokens, *, seed=0):
     """Windows that the model continues exactly."""
     prefixes = make_prefixes(n, seed=seed)
-    found = continue_greedily(model, prefixes, n_tokens)
+    found = continue_prefixes(model, prefixes, n_tokens)
     return [np.concatenate(pair) for pair in zip(prefixes, found, strict=True)]
 
 
@@ -64,7 +65,7 @@ def test_a_continuation_is_what_the_naive_loop_writes(family):
     model = make_model(family)
     prefixes = make_prefixes(5, lengths=(1, 7, 20))
 
-    found = continue_greedily(model, prefixes, 16)
+    found = continue_prefixes(model, prefixes, 16)
 
     assert_same_tokens(found, [naive_continuation(model, prefix, 16) for prefix in prefixes])
 
@@ -90,9 +91,9 @@ def test_the_batch_size_changes_no_continuation(family, batch_size):
     model = make_model(family)
     prefixes = make_prefixes(6, lengths=(3, 9, 9))
 
-    found = continue_greedily(model, prefixes, 6, batch_size=batch_size)
+    found = continue_prefixes(model, prefixes, 6, batch_size=batch_size)
 
-    assert_same_tokens(found, continue_greedily(model, prefixes, 6, batch_size=1))
+    assert_same_tokens(found, continue_prefixes(model, prefixes, 6, batch_size=1))
 
 
 @settings(max_examples=10)
@@ -106,7 +107,7 @@ def test_every_prefix_gets_its_own_continuation(lengths, n_tokens, batch_size):
     model = make_model("llama")
     prefixes = [np.arange(length, dtype=np.int32) * 7 + i for i, length in enumerate(lengths)]
 
-    found = continue_greedily(model, prefixes, n_tokens, batch_size=batch_size)
+    found = continue_prefixes(model, prefixes, n_tokens, batch_size=batch_size)
 
     assert_same_tokens(found, [naive_continuation(model, prefix, n_tokens) for prefix in prefixes])
 
@@ -152,7 +153,7 @@ def test_nothing_of_the_models_generation_config_applies(own):
     own_config = GenerationConfig(bos_token_id=0, pad_token_id=0, **own)
     model.generation_config = own_config
 
-    found = continue_greedily(model, prefixes, 12)
+    found = continue_prefixes(model, prefixes, 12)
 
     assert_same_tokens(found, expected)
     assert model.generation_config is own_config
@@ -177,7 +178,7 @@ def test_suppressed_tokens_are_written_all_the_same():
     )
     assert int(plain[0, len(prefix)]) != token_id  # they do work
 
-    assert_same_tokens(continue_greedily(model, [prefix], 6), [expected])
+    assert_same_tokens(continue_prefixes(model, [prefix], 6), [expected])
 
 
 def test_a_bos_token_stands_in_front_of_every_prefix():
@@ -186,9 +187,9 @@ def test_a_bos_token_stands_in_front_of_every_prefix():
     prefixes = make_prefixes(4, lengths=(5, 1))
     behind_bos = [np.concatenate([[2], prefix]).astype(np.int32) for prefix in prefixes]
 
-    found = continue_greedily(model, prefixes, 10, bos_token_id=2)
+    found = continue_prefixes(model, prefixes, 10, bos_token_id=2)
 
-    assert_same_tokens(found, continue_greedily(model, behind_bos, 10))
+    assert_same_tokens(found, continue_prefixes(model, behind_bos, 10))
     windows = [np.concatenate(pair) for pair in zip(prefixes[::2], found[::2], strict=True)]
     check = count_generation_disagreements(model, windows, 5, bos_token_id=2)
     assert check.n_extracted_one_pass == check.n_extracted_generated == 2
@@ -198,7 +199,7 @@ def test_a_bos_token_alone_is_a_prefix():
     """What the model says first is a continuation, too."""
     model = make_model("llama")
 
-    found = continue_greedily(model, [np.array([], np.int32)], 4, bos_token_id=2)
+    found = continue_prefixes(model, [np.array([], np.int32)], 4, bos_token_id=2)
 
     assert_same_tokens(found, [naive_continuation(model, np.array([2], np.int32), 4)])
 
@@ -229,7 +230,7 @@ def test_a_tie_is_listed_as_one(bos_token_id):
     """Of two equally probable tokens one pass takes both for the argmax, generation writes one."""
     model = make_model("llama", seed=7)
     prefixes = make_prefixes(1)
-    (found,) = continue_greedily(model, prefixes, 5, bos_token_id=bos_token_id)
+    (found,) = continue_prefixes(model, prefixes, 5, bos_token_id=bos_token_id)
     end = np.unique(found, return_index=True)[1].max() + 1  # no earlier tie: its token is new
     window = np.concatenate([prefixes[0], found[:end]])
     tied_model, twin = with_equal_rows(model, window)
@@ -249,7 +250,7 @@ def test_a_disagreement_without_a_tie_is_not_excused(monkeypatch):
     windows = recited_windows(model, 3, 5)
     wrong = [window[PREFIX_LEN:] for window in windows]
     wrong[1] = with_another_token(wrong[1], 2)
-    monkeypatch.setattr(generation, "continue_greedily", lambda *args, **kwargs: wrong)
+    monkeypatch.setattr(generation, "continue_prefixes", lambda *args, **kwargs: wrong)
 
     check = count_generation_disagreements(model, windows, PREFIX_LEN)
 
@@ -265,7 +266,7 @@ def test_a_window_that_only_generation_extracts_is_a_disagreement(monkeypatch, i
     if is_tie:
         tied_model, twin = with_equal_rows(model, window)
         model = tied_model
-        if not np.array_equal(continue_greedily(model, [window[:6]], 5)[0], window[6:]):
+        if not np.array_equal(continue_prefixes(model, [window[:6]], 5)[0], window[6:]):
             window = twin
     score = HfEngine.score
 
@@ -292,9 +293,9 @@ def test_the_model_is_left_as_it_was(monkeypatch, fails):
     if fails:
         monkeypatch.setattr(model, "generate", _out_of_memory)
         with pytest.raises(ModelError, match="not enough memory on cpu to continue 2 prefixes"):
-            continue_greedily(model, make_prefixes(2), 3)
+            continue_prefixes(model, make_prefixes(2), 3)
     else:
-        continue_greedily(model, make_prefixes(2), 3)
+        continue_prefixes(model, make_prefixes(2), 3)
 
     assert model.training
     assert model.generation_config is own_config
@@ -311,31 +312,57 @@ def test_dropout_is_off_while_generating():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.9
     prefixes = make_prefixes(3)
-    expected = continue_greedily(model, prefixes, 8)
+    expected = continue_prefixes(model, prefixes, 8)
 
-    assert_same_tokens(continue_greedily(model.train(), prefixes, 8), expected)
+    assert_same_tokens(continue_prefixes(model.train(), prefixes, 8), expected)
 
 
 def test_what_the_model_cannot_read_is_an_error_before_it_runs():
     """Positions beyond a table, and ids without a row, crash or give nonsense."""
     model = make_model("gpt_neox", positions=16)
 
-    assert continue_greedily(model, make_prefixes(1, lengths=(10,)), 6)[0].shape == (6,)
+    assert continue_prefixes(model, make_prefixes(1, lengths=(10,)), 6)[0].shape == (6,)
     with pytest.raises(ModelError, match="have 17 tokens, GPTNeoXForCausalLM reads at most 16"):
-        continue_greedily(model, make_prefixes(1, lengths=(10,)), 6, bos_token_id=0)
+        continue_prefixes(model, make_prefixes(1, lengths=(10,)), 6, bos_token_id=0)
     with pytest.raises(ModelError, match=r"run from 5 to 320, .* rows for 0 to 319"):
-        continue_greedily(model, [np.array([5, 320], np.int32)], 1)
+        continue_prefixes(model, [np.array([5, 320], np.int32)], 1)
 
 
 def test_calls_that_make_no_sense_are_refused():
     """They are mistakes of the caller."""
     model = make_model("llama")
     with pytest.raises(ValueError, match="got 0 and 16"):
-        continue_greedily(model, make_prefixes(1), 0)
+        continue_prefixes(model, make_prefixes(1), 0)
     with pytest.raises(ValueError, match="got 3 and 0"):
-        continue_greedily(model, make_prefixes(1), 3, batch_size=0)
+        continue_prefixes(model, make_prefixes(1), 3, batch_size=0)
     with pytest.raises(ValueError, match="at least 1 token"):
-        continue_greedily(model, [np.array([], np.int32)], 3)
+        continue_prefixes(model, [np.array([], np.int32)], 3)
     for windows, prefix_len in (([], 3), (make_prefixes(2), 6), (make_prefixes(2), 0)):
         with pytest.raises(ValueError, match="longer than a prefix_len"):
             count_generation_disagreements(model, windows, prefix_len)
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 0.6)])
+def test_sampled_tokens_have_the_probabilities_of_the_formula(temperature, top_p):
+    """Softmax at the temperature, cut to the nucleus and scaled up again."""
+    model = make_model("llama")
+    model.get_output_embeddings().weight.data *= 20  # so that tokens differ in probability
+    n, prefix = 3000, make_prefixes(1)[0]
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([prefix.tolist()])).logits[0, -1].double()
+    p = (logits / temperature).softmax(dim=-1).sort(descending=True)
+    kept = p.values.cumsum(0) - p.values < top_p
+    expected = np.zeros(len(logits))
+    expected[p.indices[kept].numpy()] = (p.values[kept] / p.values[kept].sum()).numpy()
+    sampling = LabelSampling(temperature, top_p)
+    state = torch.get_rng_state()
+
+    found = continue_prefixes(model, [prefix] * n, 1, batch_size=n, sampling=sampling, seed=3)
+
+    counts = np.bincount(np.concatenate(found), minlength=len(logits))
+    assert not counts[expected == 0].any()
+    error = np.sqrt(n * expected * (1 - expected)) + 1
+    assert (np.abs(counts - n * expected) < 5 * error).all()
+    assert torch.equal(torch.get_rng_state(), state)
+    again = continue_prefixes(model, [prefix] * n, 1, batch_size=n, sampling=sampling, seed=3)
+    assert_same_tokens(again, found)

@@ -17,7 +17,7 @@ from memaudit.engines.models import load_model
 from memaudit.errors import CorpusError, ModelError, OutputError, UsageError
 from memaudit.labels import ExtractionSet, read_verified_rows
 from memaudit.memorization import extracted
-from memaudit.objectives import Objective
+from memaudit.objectives import LabelSampling, Objective
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.run import read_run
 from memaudit.verification import stages, verify_distillation
@@ -233,6 +233,37 @@ def test_hard_labels_are_scanned(plain, tmp_path):
 
     assert result.label_scan.texts == result.examples
     assert result.label_scan.own_suffix == result.extracted["teacher"].count > 0
+
+
+def test_labels_that_are_sampled_recite_less_and_are_another_verification(plain, whole, tmp_path):
+    """A teacher that draws its words goes astray in the middle of a suffix."""
+    result, _ = whole
+    options = make_options(objective=Objective("hard"), labels=LabelSampling(1.5))
+    sampled = verify_distillation(**plain, out=tmp_path, options=options)
+
+    assert sampled.label_scan.own_suffix < result.label_scan.own_suffix
+    assert sampled.settings["label_temperature"] == 1.5
+    assert "label_temperature" not in result.settings
+    with pytest.raises(UsageError, match="label_temperature"):
+        verify_distillation(
+            **plain, out=tmp_path, options=make_options(objective=Objective("hard"))
+        )
+    with pytest.raises(UsageError, match="writes no text"):
+        make_options(labels=LabelSampling(1.0))
+
+
+def test_what_sampling_reveals_is_counted(plain, tmp_path):
+    """More samples reveal more, and one sample seldom what is not the likeliest text."""
+    result = verify_distillation(**plain, out=tmp_path, options=make_options(check_generate=8))
+
+    assert set(result.sampled) == {"teacher", "baseline", "student"}
+    for role, found in result.sampled.items():
+        assert list(found) == ["1", "10", "100", "1000"]
+        assert list(found.values()) == sorted(found.values())
+        assert found["1"] <= result.extracted[role].count
+        assert found["1000"] <= result.examples
+    for counts in result.generation.values():
+        assert counts.extracted_generated <= counts.nearly_generated <= counts.windows
 
 
 def test_a_given_baseline_is_taken_as_it_is(plain, tmp_path):
