@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from memaudit.corpus import read_corpus
 from memaudit.cost import AuditPlan, ModelSizes, Sample
 from memaudit.engines import is_endpoint
+from memaudit.engines.locating import adapter_of
 from memaudit.engines.models import DEFAULT_OPTIONS as DEFAULT_MODEL_OPTIONS
-from memaudit.engines.models import ModelOptions, adapter_of, base_options, open_model
+from memaudit.engines.models import ModelOptions, base_options, open_model
 from memaudit.errors import ModelError, UsageError
 from memaudit.features import FEATURE_SETS, ReferenceRole
 from memaudit.prefilter import Prefilter

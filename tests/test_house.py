@@ -7,11 +7,11 @@ import pytest
 from support.house import House
 
 AT_MOST = {  # figure: limit, and what the limit should come down to
-    "modules": 157,  # 125
-    "lines": 33_507,  # 22,500; the report answers five questions first: 46
+    "modules": 160,  # 125; a teacher behind an endpoint: 2, where a model is, out of engines.models: 1
+    "lines": 34_365,  # 22,500; endpoint 500, (n, p)-extraction 90, sampled labels 110
     "modules imported by one other": 43,  # 25
     "private helpers used once per 1,000 lines": 12.9,  # 6
-    "imports in functions": 225,  # 120
+    "imports in functions": 228,  # 120
     "lines of the largest function": 65,  # 60
     "lines of the largest module": 480,  # 350
     "pairs of more than 12 equal lines": 0,  # 0

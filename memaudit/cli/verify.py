@@ -53,6 +53,18 @@ models = bundle(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What the objective leaves open; fields are called as in `VerificationOptions`."""
+
+    divergence: Divergence
+    labels: LabelSampling
+
+
+def _loss(label_temperature: float, label_top_p: float, **values: Any) -> Loss:
+    return Loss(_divergence(**values), LabelSampling(label_temperature, label_top_p))
+
+
 def _divergence(**values: Any) -> Divergence:
     recipe = options.chosen_recipe()
     if recipe is not None:
@@ -66,9 +78,9 @@ def _divergence(**values: Any) -> Divergence:
     return Divergence(kind, top_k=top_k, **values)
 
 
-divergence = bundle(
-    "divergence",
-    _divergence,
+loss = bundle(
+    "loss",
+    _loss,
     training_option(
         "--divergence",
         "How soft labels measure the distance from the teacher.",
@@ -90,16 +102,6 @@ divergence = bundle(
     training_option(
         "--tail", "With --top-k: count all other tokens as one more token.", is_flag=True
     ),
-)
-
-
-def _labels(label_temperature: float, label_top_p: float) -> LabelSampling:
-    return LabelSampling(label_temperature, label_top_p)
-
-
-labels = bundle(
-    "labels",
-    _labels,
     training_option(
         "--label-temperature",
         "With --objective hard: how the teacher samples its text. 0: always the likeliest token.",
@@ -213,8 +215,7 @@ COMMON = (
 @options.corpus()
 @options.window
 @options.objective
-@divergence
-@labels
+@loss
 @training
 @study
 @output_option(
@@ -237,8 +238,7 @@ def verify(  # noqa: PLR0913  one for each group of options
     corpus: Corpus,
     window: Windows,
     objective: Objective,
-    divergence: Divergence,
-    labels: LabelSampling,
+    loss: Loss,
     training: "TrainingOptions",
     study: Study,
     predictions: Path | None,
@@ -260,8 +260,6 @@ def verify(  # noqa: PLR0913  one for each group of options
 
     chosen = VerificationOptions(
         objective=objective,
-        divergence=divergence,
-        labels=labels,
         training=training,
         shape=window.shape,
         windows=window.policy,
@@ -270,6 +268,7 @@ def verify(  # noqa: PLR0913  one for each group of options
         on_bad_row=corpus.on_bad_row,
         model=models.load,
         threads=threads,
+        **options.by_name(loss),
         **options.by_name(study),
     )
     out = out or Path("runs") / f"{corpus.stem}-verified"

@@ -1,25 +1,29 @@
 """Models on disk or on the hub, loaded without running code of theirs."""
 
-import io
-import logging
 import os
 import re
 import struct
 import tempfile
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from memaudit.engines import is_endpoint
-from memaudit.engines.adapters import Adapter, find_adapter
+from memaudit.engines.adapters import Adapter
+from memaudit.engines.locating import (
+    BESIDE_WEIGHTS,
+    PATH_HINT,
+    adapter_of,
+    download,
+    find_files,
+    is_hub_id,
+    quiet_libraries,
+    settle_hub,
+)
 from memaudit.engines.model_files import (
     ADAPTER_CONFIG,
     ModelFiles,
-    check_folder,
-    check_gguf,
     check_tokenizer_folder,
 )
 from memaudit.errors import ModelError
@@ -30,10 +34,6 @@ if TYPE_CHECKING:
 
     from memaudit.engines.tokenizer import Tokenizer
 
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_BESIDE_WEIGHTS = ("*.json", "*.txt", "*.model", "*.jinja")
-_PATH_HINT = "check the path, or name a model on the hub as owner/name"
 _SHOWN_ERROR = 300
 _PATH_LEN = 4096
 
@@ -126,22 +126,7 @@ def model_digest(source: str, options: ModelOptions) -> str:
     adapter = adapter_of(source, options)
     if adapter is not None:
         return adapter.digest_with(model_digest(adapter.base, base_options(adapter, options)))
-    return _find_files(source, options).digest
-
-
-def adapter_of(source: str, options: ModelOptions) -> Adapter | None:
-    """Return the LoRA adapter that a folder or a hub id names; None for a whole model.
-
-    Raises:
-        ModelError: the adapter cannot be used.
-    """
-    if Path(source).is_dir():
-        return find_adapter(Path(source))
-    if not _is_hub_id(source):
-        return None
-    _check_trust(source, options)
-    _settle_hub(options)
-    return find_adapter(_download(source, options))
+    return find_files(source, options).digest
 
 
 def base_options(adapter: Adapter, options: ModelOptions) -> ModelOptions:
@@ -159,7 +144,7 @@ def _load_adapted(source: str, adapter: Adapter, options: ModelOptions) -> Loade
             hint="get the base model, or correct base_model_name_or_path in adapter_config.json",
         ) from error
     tokenizer = base.tokenizer
-    with _quiet(), _as_model_error(source):
+    with quiet_libraries(), _as_model_error(source):
         if adapter.has_tokenizer:
             from memaudit.engines.tokenizer import load_tokenizer
 
@@ -183,13 +168,13 @@ def open_tokenizer(source: str, options: ModelOptions) -> "tuple[Tokenizer, str]
 
     if Path(source).is_dir():
         files = check_tokenizer_folder(Path(source))
-    elif _is_hub_id(source):
-        _settle_hub(options)
-        files = check_tokenizer_folder(_download(source, options, _BESIDE_WEIGHTS))
+    elif is_hub_id(source):
+        settle_hub(options)
+        files = check_tokenizer_folder(download(source, options, BESIDE_WEIGHTS))
     else:
-        raise ModelError(f"{shown_path(source)}: no such folder", hint=_PATH_HINT)
+        raise ModelError(f"{shown_path(source)}: no such folder", hint=PATH_HINT)
     where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    with _quiet(), _as_model_error(source):
+    with quiet_libraries(), _as_model_error(source):
         return load_tokenizer(files.folder, where, options.add_special_tokens), files.digest
 
 
@@ -203,14 +188,14 @@ def open_model(
         ModelError: there is no such model, a file of it is missing, broken or not allowed, or
             transformers fails at the work inside.
     """
-    files = _find_files(source, options)
+    files = find_files(source, options)
     where: dict[str, Any] = {
         "local_files_only": True,
         "trust_remote_code": options.trust_remote_code,
     }
     if files.gguf_file is not None:
         where["gguf_file"] = files.gguf_file
-    with _quiet(), _only_its_files(files) as folder, _as_model_error(source):
+    with quiet_libraries(), _only_its_files(files) as folder, _as_model_error(source):
         yield files, folder, where
 
 
@@ -241,92 +226,6 @@ def check_same_vocabulary(teacher: LoadedModel, reference: LoadedModel) -> None:
 def _n_rows(model: "PreTrainedModel") -> int:
     embeddings: Any = model.get_input_embeddings()
     return int(embeddings.weight.shape[0])
-
-
-def _check_trust(source: str, options: ModelOptions) -> None:
-    if not options.trust_remote_code:
-        return
-    if Path(source).exists() or not _COMMIT.fullmatch(options.revision or ""):
-        raise ModelError(
-            f"{shown_path(source)}: a model's own code is only run from the hub, at a full commit "
-            f"hash, got revision {safe_text(str(options.revision))}",
-            hint="give the 40 digits of the commit whose code you have read",
-        )
-
-
-def _is_hub_id(source: str) -> bool:
-    """Return whether a source is neither here nor a file's name: a typo must not be a request."""
-    path = Path(source)
-    is_name = _HUB_ID.fullmatch(source) and path.suffix not in (".gguf", ".safetensors")
-    return bool(is_name) and not path.exists()
-
-
-def _settle_hub(options: ModelOptions) -> None:
-    """Tell the hub's library what it may do, before it is asked for anything."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    if options.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        os.environ["TRANSFORMERS_OFFLINE"] = "1"
-
-
-def _find_files(source: str, options: ModelOptions) -> ModelFiles:
-    _check_trust(source, options)
-    _settle_hub(options)
-    path = Path(source)
-    try:
-        if path.is_file():
-            return check_gguf(path)
-        if path.is_dir():
-            return check_folder(path)
-    except OSError as error:
-        raise ModelError(
-            f"{shown_path(source)}: cannot be read: {error.strerror}",
-            hint="check the path and its permissions",
-        ) from error
-    if is_endpoint(source):
-        raise ModelError(
-            f"{shown_path(source)}: an endpoint, and this needs the model itself",
-            hint="only the teacher of 'memaudit predict' can be an endpoint",
-        )
-    if not _is_hub_id(source):
-        raise ModelError(
-            f"{shown_path(source)}: no such file or folder",
-            hint=_PATH_HINT,
-        )
-    return check_folder(_download(source, options), trust_remote_code=options.trust_remote_code)
-
-
-def _download(
-    source: str,
-    options: ModelOptions,
-    patterns: Sequence[str] = (*_BESIDE_WEIGHTS, "*.safetensors"),
-) -> Path:
-    """Return the folder in the hub's cache that holds the model's files, and no pickle."""
-    from huggingface_hub import errors, snapshot_download
-
-    # What the hub's own HTTP library raises, whichever that is.
-    http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
-    code = ("*.py",) if options.trust_remote_code else ()
-    try:
-        with _quiet():
-            folder = snapshot_download(
-                source,
-                revision=options.revision,
-                allow_patterns=[*patterns, *code],
-                ignore_patterns=["*/*", "consolidated*"],
-                local_files_only=options.offline,
-            )
-    except (OSError, ValueError, http_error) as error:
-        name = f"{source}@{options.revision}" if options.revision else source
-        raise ModelError(
-            f"{shown_path(name)}: neither a file or folder here nor to be had from the hub "
-            f"({type(error).__name__})",
-            hint="without the network, the model must be in the cache already"
-            if options.offline
-            else "check the name, the network and, for a gated model, that you are logged in",
-        ) from error
-    return Path(folder)
 
 
 def _load_weights(
@@ -491,24 +390,3 @@ def _as_model_error(source: str) -> Iterator[None]:
             f"{shown_path(source)}: transformers cannot load it: {type(error).__name__}: {text}",
             hint="check that the files belong together and that transformers knows the architecture",
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep progress bars, reports and warnings of the libraries off the terminal."""
-    from transformers.utils import logging as library_logging
-
-    switches: Any = library_logging
-    verbosity = switches.get_verbosity()
-    had_bars = switches.is_progress_bar_enabled()
-    try:
-        # The bar of the GGUF reader knows no switch.
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            switches.set_verbosity(logging.CRITICAL)
-            switches.disable_progress_bar()
-            yield
-    finally:
-        switches.set_verbosity(verbosity)
-        if had_bars:
-            switches.enable_progress_bar()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from memaudit import __version__
 from memaudit.classifier import RiskClassifier
@@ -29,6 +30,9 @@ from memaudit.runs.reading import Tokenizer
 from memaudit.runs.scoring import ScoreChunks, score_at_once, score_here
 from memaudit.runs.workers import score_in_workers
 from memaudit.text import safe_text
+
+if TYPE_CHECKING:
+    from memaudit.engines.endpoint import Endpoint, EndpointModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +153,10 @@ def load_models(sources: ModelSources) -> AuditModels:
 
 
 def _at_endpoint(sources: ModelSources) -> AuditModels:
-    from memaudit.engines.endpoint import Endpoint, find_model, load_endpoint_engine
+    from memaudit.engines.endpoint import load_endpoint_engine
 
-    options, endpoint = sources.options, Endpoint(sources.teacher)
-    model = find_model(endpoint, options.endpoint, options.model)
+    options = sources.options
+    endpoint, model = _found_at_endpoint(sources)
     engine, canary = load_endpoint_engine(endpoint, model, options.shape.length)
     return AuditModels(
         tokenizer=model.tokenizer,
@@ -175,9 +179,14 @@ def teacher_digest(sources: ModelSources) -> str:
     options = sources.options
     if not is_endpoint(sources.teacher):
         return model_digest(sources.teacher, options.model)
+    return _found_at_endpoint(sources)[1].digest
+
+
+def _found_at_endpoint(sources: ModelSources) -> "tuple[Endpoint, EndpointModel]":
     from memaudit.engines.endpoint import Endpoint, find_model
 
-    return find_model(Endpoint(sources.teacher), options.endpoint, options.model).digest
+    endpoint = Endpoint(sources.teacher)
+    return endpoint, find_model(endpoint, sources.options.endpoint, sources.options.model)
 
 
 def check_sources(sources: ModelSources) -> None:
