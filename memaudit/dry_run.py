@@ -121,7 +121,7 @@ def plan_audit(  # audit_corpus, and when it began
         DistinctWindows(options.shape.length) as windows,
         RowTokens(None) as tokens,
     ):
-        rows = allowed_rows(rows, options.on_bad_row)
+        rows = allowed_rows(rows, options.on_bad_row, lambda: tokenizer)
         counts_exposure = asks_exposure(request.classifier, request.prefilter)
         cuts = cut_rows(
             rows,

@@ -141,6 +141,17 @@ class BadRow:
     """As in `Example`: a template may refuse messages that could be read."""
 
 
+LONG_TEXT = 1 << 20
+"""Characters of a text that any tokenizer can encode within bounds."""
+
+TOO_LARGE = "the text has more than 4 MiB, and the tokenizer cannot be given it in parts"
+
+
+def too_large(row: Example) -> BadRow:
+    """Return what is left of a row whose text no tokenizer encodes within bounds."""
+    return BadRow(row.row, row.example_id, row.address, TOO_LARGE, row.raw_digest)
+
+
 @dataclass(slots=True)
 class CorpusSeen:
     """What was found out about a corpus while it was read, for the summary."""

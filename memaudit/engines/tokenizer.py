@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,6 +57,12 @@ _MARGIN = 64
 """Characters between what is trusted and a cut, beside the longest added token: none of the known
 rules looks further ahead than to the next word."""
 
+_PIECE = 1 << 18
+"""Characters of a long text that are encoded at once: a character can take 200 bytes of memory."""
+
+_AT_ONCE = 4 << 20
+"""Bytes of a text that are encoded at once where it cannot be cut."""
+
 _PROBE_CHARACTERS = "".join(chr(code) for code in range(0x20, 0x250))
 
 
@@ -77,7 +85,50 @@ class Tokenizer:
 
         A BOS token that a text begins with is left out where engines put one in front.
         """
-        return [self.without_bos(ids) for ids in self._encoded(texts)["input_ids"]]
+        short = iter(self._encoded([text for text in texts if len(text) <= _PIECE])["input_ids"])
+        found = [next(short) if len(text) <= _PIECE else self._in_pieces(text) for text in texts]
+        return [self.without_bos(ids) for ids in found]
+
+    def can_encode(self, text: str, *, whole: bool) -> bool:
+        """Whether the tokens of a text take a bounded amount of memory: it is short, or can be cut.
+
+        Args:
+            text: of any length.
+            whole: whether it must be encoded as a whole, to know where its tokens stand.
+        """
+        if len(text) <= _AT_ONCE // 4 or len(text.encode()) <= _AT_ONCE:
+            return True
+        if whole or not self._cuts_at_spaces:
+            return False
+        spaces = (place.start() for place in re.finditer(r"(?<=\S) (?=\S)", text))
+        return all(b - a <= _AT_ONCE // 8 for a, b in pairwise(chain([0], spaces, [len(text)])))
+
+    def _in_pieces(self, text: str) -> list[int]:
+        """Return the token ids of a long text, encoded piece by piece.
+
+        A piece begins before the space at which the one before it was cut: the words in between
+        are left out again, so that nothing depends on what stands at the beginning of a piece.
+        """
+        ids, start, cut, size = list[int](), 0, 0, _PIECE
+        while self._cuts_at_spaces and start + size < len(text):
+            piece = text[start : start + size]
+            (encoding,) = self._encodings([piece])
+            begin = self._token_behind(encoding, cut - start) if start else 0
+            space = self._last_space(piece)
+            end = self._token_behind(encoding, space)
+            if begin is None or end is None or start + space <= cut:
+                size *= 2  # a long word, or one that nobody knows where to cut
+                continue
+            ids += encoding.ids[begin:end]
+            cut, size = start + space, _PIECE
+            start = max(0, cut - 2 * self._margin)
+        (encoding,) = self._encodings([text[start:]])
+        begin = self._token_behind(encoding, cut - start) if start else 0
+        if begin is None:
+            whole: list[int] = self._encoded([text])["input_ids"][0]
+            return whole
+        ids += encoding.ids[begin:]
+        return ids
 
     def encode_starts(self, texts: list[str], n_tokens: int) -> list[list[int]]:
         """Return what `encode` does, of a long text at least the first tokens.
@@ -108,17 +159,27 @@ class Tokenizer:
 
     def _trusted(self, piece: str, encoding: Any) -> list[int]:
         """Return the ids that a piece of a text shares with the text; none where that is unsure."""
+        space = self._last_space(piece)
+        ids: list[int] = encoding.ids[: self._token_behind(encoding, space) or 0]
+        if ids:  # for the next texts: it changes what is tried, never what is found
+            self._characters_per_token = 0.9 * self._characters_per_token + 0.15 * space / len(ids)
+        return ids
+
+    def _last_space(self, piece: str) -> int:
+        """Return where the last single space stands that is well before the end; below 1: nowhere."""
         space = len(piece) - self._margin
         while (space := piece.rfind(" ", 1, space)) > 0:
             if not (piece[space - 1].isspace() or piece[space + 1].isspace()):
                 break
+        return space
+
+    @staticmethod
+    def _token_behind(encoding: Any, space: int) -> int | None:
+        """Return the number of the first token behind a space; None: both sides are one word."""
         if space <= 0 or encoding.char_to_word(space - 1) == encoding.char_to_word(space + 1):
-            return []
-        end = encoding.char_to_token(space + 1)
-        ids: list[int] = [] if end is None else encoding.ids[:end]
-        if ids:  # for the next texts: it changes what is tried, never what is found
-            self._characters_per_token = 0.9 * self._characters_per_token + 0.15 * space / len(ids)
-        return ids
+            return None
+        token: int | None = encoding.char_to_token(space + 1)
+        return token
 
     @cached_property
     def _cuts_at_spaces(self) -> bool:

@@ -1,6 +1,6 @@
 """The opening of an audit: what it is given, found and loaded, and how that is declared."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import chain, islice
@@ -18,7 +18,7 @@ from memaudit.classifier import (
     zlib_record,
 )
 from memaudit.corpus import BadRow, CorpusOptions, Example, corpus_of, read_corpus
-from memaudit.corpus.base import CorpusSeen
+from memaudit.corpus.base import LONG_TEXT, CorpusSeen, too_large
 from memaudit.engines import engine_name, engine_to_try, is_endpoint
 from memaudit.engines.models import model_digest
 from memaudit.errors import CorpusError, UsageError
@@ -45,7 +45,7 @@ from memaudit.runs.models import (
     teacher_digest,
 )
 from memaudit.runs.options import AuditOptions
-from memaudit.runs.reading import RowWindows
+from memaudit.runs.reading import RowWindows, Tokenizer
 from memaudit.runs.run import read_run
 from memaudit.runs.same_corpus import require_same_corpus
 from memaudit.runs.sealed_parquet import is_whole
@@ -145,7 +145,8 @@ def open_inputs(request: AuditRequest) -> AuditInputs:
         render_messages=lambda messages: models().tokenizer.render_messages(messages),
         seen=seen,
     )
-    rows = _begun(allowed_rows(rows, request.options.on_bad_row))
+    on_bad_row = request.options.on_bad_row
+    rows = _begun(allowed_rows(rows, on_bad_row, lambda: models().tokenizer))
     return AuditInputs(
         rows,
         models(),
@@ -294,14 +295,24 @@ def reference_role(student: object, baseline: object) -> ReferenceRole | None:
 
 
 def allowed_rows(
-    rows: Iterable[Example | BadRow], on_bad_row: Literal["error", "skip"]
+    rows: Iterable[Example | BadRow],
+    on_bad_row: Literal["error", "skip"],
+    tokenizer: Callable[[], Tokenizer],
 ) -> Iterator[Example | BadRow]:
     """Yield rows; refuse the first bad one if the policy says so.
+
+    Args:
+        rows: of a corpus.
+        on_bad_row: the policy.
+        tokenizer: returns the one that has to encode them, or else they are bad.
 
     Raises:
         CorpusError: saying what is wrong with it.
     """
     for row in rows:
+        if isinstance(row, Example) and len(row.text) > LONG_TEXT and row.token_ids is None:
+            whole = row.answers is not None
+            row = row if tokenizer().can_encode(row.text, whole=whole) else too_large(row)
         if isinstance(row, BadRow) and on_bad_row == "error":
             raise CorpusError(
                 f"{row.address}: {row.reason}",

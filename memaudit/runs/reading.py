@@ -42,6 +42,10 @@ class Tokenizer(Protocol):
         """Return the token ids of each text."""
         ...
 
+    def can_encode(self, text: str, /, *, whole: bool) -> bool:
+        """Whether the tokens of a text take a bounded amount of memory."""
+        ...
+
     def encode_starts(self, texts: list[str], n_tokens: int, /) -> list[list[int]]:
         """Return the token ids of each text, of a long one at least so many of the first."""
         ...
@@ -204,8 +208,7 @@ class DistinctWindows(NamelessFile):
         return windows
 
 
-_ROWS_AT_ONCE = 256
-_CHARACTERS_AT_ONCE = 1_000_000
+_ROWS_AT_ONCE, _CHARACTERS_AT_ONCE = 256, 1_000_000
 
 
 @dataclass(slots=True)
@@ -304,8 +307,7 @@ def cut_rows(
     cuts = RowWindows()
     # Of a row without answers nothing is looked at behind its first window, unless it is tiled or
     # its tokens are kept to count exposure in.
-    is_whole = choice.policy == "tile" or keep_tokens is not None
-    n_tokens = None if is_whole else choice.shape.length
+    n_tokens = None if choice.policy == "tile" or keep_tokens is not None else choice.shape.length
     for batch in _batches(rows):
         examples = [row for row in batch if isinstance(row, Example)]
         cuts.texts_hash.update(b"".join(msgspec.json.encode(row.text) for row in examples))

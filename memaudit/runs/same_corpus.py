@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import msgspec
 
 from memaudit.corpus import BadRow, CorpusOptions, Example, RenderMessages, read_corpus
-from memaudit.corpus.base import Rendered
+from memaudit.corpus.base import TOO_LARGE, Rendered, too_large
 from memaudit.errors import UsageError
 from memaudit.runs.run import Run
 from memaudit.runs.text_keys import RawDigest
@@ -79,6 +79,8 @@ def _same_rows(
     scored, n_rows = run.each_row(), 0
     for row in read_corpus(options, render_messages=render_messages):
         was = next(scored, None)
+        if was is not None and was.reason == TOO_LARGE and isinstance(row, Example):
+            row = too_large(row)  # what the tokenizer found, which is not asked again
         # A template may have refused messages that can be read: without it nobody knows.
         is_known = is_rendered or row.raw_digest is None
         if (

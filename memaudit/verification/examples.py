@@ -190,7 +190,7 @@ def read_examples(
     """
     with RowLog(folder) as row_log, DistinctWindows(options.shape.length, folder) as windows:
         cuts = cut_rows(
-            allowed_rows(rows, options.on_bad_row),
+            allowed_rows(rows, options.on_bad_row, lambda: tokenizer),
             tokenizer,
             (row_log, windows),
             choice=options.window_choice,

@@ -160,9 +160,41 @@ def test_the_first_tokens_are_those_of_the_whole_text(name):
             assert len(start) >= min(n_tokens, len(ids))
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_a_long_text_in_pieces_has_the_tokens_of_the_whole(name, monkeypatch):
+    """Only memory may depend on how much is encoded at once."""
+    tokenizer, random_ = make_tokenizer(name), random.Random(3)
+    texts = [make_text(random_, 600) for _ in range(6)]
+    texts += ["x" * 9_000, " " * 9_000, "日本語" * 3_000, "x" * 9_000 + texts[0], "a b " * 5_000]
+    whole = tokenizer.encode(texts)
+    for size in (300, 1_000, 2_000):
+        monkeypatch.setattr("memaudit.engines.tokenizer._PIECE", size)
+        assert tokenizer.encode(texts) == whole
+
+
 def test_a_long_text_is_not_encoded_to_its_end():
     """For 100 tokens of a long document the rest would be most of the work."""
     tokenizer = make_tokenizer("llama 3")
     text = make_text(random.Random(2), 5_000)
     (start,) = tokenizer.encode_starts([text], 100)
     assert 100 <= len(start) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "can"),
+    [
+        ("x" * 10, True),
+        ("x" * 5_000_000, False),
+        ("日" * 1_300_000, True),
+        ("日" * 1_500_000, False),
+        ("some words " * 500_000, True),
+        (" " * 5_000_000, False),
+        ("some words " * 500_000 + "x" * 600_000, False),
+    ],
+)
+def test_what_cannot_be_cut_is_not_encoded_at_any_length(text, can):
+    """A letter takes 200 bytes of memory while it is encoded, so 15 MiB would take 3 GiB."""
+    assert make_tokenizer("llama 3").can_encode(text, whole=False) == can
+    if len(text) > 4_200_000:
+        assert not make_tokenizer("llama 2").can_encode(text, whole=False)
+        assert not make_tokenizer("llama 3").can_encode(text, whole=True)
