@@ -101,15 +101,19 @@ class EndpointModel:
 class Endpoint:
     """A client of the completions API. Several threads may use it at once."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, offline: bool = False) -> None:
         """Take an address such as `http://127.0.0.1:8000`, with or without `/v1`.
 
+        Args:
+            url: of the server.
+            offline: whether it must be on this machine.
+
         Raises:
-            UsageError: it is none, holds a password, or a key would go over the network in the
-                clear.
+            UsageError: it is no address, holds a password, is elsewhere, or a key would go over the
+                network in the clear.
         """
         key = os.environ.get(API_KEY)
-        self._base = _base_url(url, has_key=bool(key))
+        self._base = _base_url(url, has_key=bool(key), offline=offline)
         self._session = requests.Session()
         self._session.auth = _Bearer(key)
         self._echoes: bool | None = None
@@ -289,7 +293,7 @@ class _Bearer(AuthBase):
         return request
 
 
-def _base_url(url: str, *, has_key: bool) -> str:
+def _base_url(url: str, *, has_key: bool, offline: bool) -> str:
     parts = urlsplit(url)
     if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError(
@@ -297,6 +301,11 @@ def _base_url(url: str, *, has_key: bool) -> str:
             hint=f"put the key into {API_KEY}",
         )
     is_here = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
+    if offline and not is_here:
+        raise UsageError(
+            f"--offline, and the teacher is at {safe_text(parts.hostname)}",
+            hint="leave out --offline, or serve the teacher on this machine",
+        )
     if has_key and parts.scheme == "http" and not is_here:
         raise UsageError(
             f"{API_KEY} is set, and {safe_text(parts.hostname)} would get it over http in the clear",

@@ -185,8 +185,9 @@ def teacher_digest(sources: ModelSources) -> str:
 def _found_at_endpoint(sources: ModelSources) -> "tuple[Endpoint, EndpointModel]":
     from memaudit.engines.endpoint import Endpoint, find_model
 
-    endpoint = Endpoint(sources.teacher)
-    return endpoint, find_model(endpoint, sources.options.endpoint, sources.options.model)
+    options = sources.options
+    endpoint = Endpoint(sources.teacher, offline=options.model.offline)
+    return endpoint, find_model(endpoint, options.endpoint, options.model)
 
 
 def check_sources(sources: ModelSources) -> None:

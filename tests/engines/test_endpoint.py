@@ -239,6 +239,9 @@ def test_the_key_goes_nowhere_else(server, predict, monkeypatch, tmp_path):
     with pytest.raises(UsageError, match="in the clear"):
         Endpoint("http://models.example.org")
     Endpoint("https://models.example.org")
+    with pytest.raises(UsageError, match="--offline"):
+        Endpoint("https://models.example.org", offline=True)
+    Endpoint(server.url, offline=True)
 
 
 def test_netrc_is_not_looked_into(server, predict, monkeypatch, tmp_path):

@@ -1,12 +1,18 @@
 """The `vllm` engine itself, against transformers: one sequence at a time, all logits."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import requests
 import torch
 from support.fakes import make_classifier
 from support.tiny_models import make_windows, naive_kl, naive_log_softmax, naive_scores
@@ -15,6 +21,9 @@ from support.vllm_models import FAMILIES, largest_gap, save_vllm_model
 from memaudit.audit import audit_corpus
 from memaudit.classifier import save_classifier
 from memaudit.cli.main import run
+from memaudit.engines import EndpointOptions
+from memaudit.engines.endpoint import Endpoint, find_model, load_endpoint_engine
+from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import ModelOptions, load_model
 from memaudit.runs.options import AuditOptions
 from memaudit.windows import WindowShape
@@ -216,3 +225,50 @@ def test_bfloat16_is_another_rounding_of_the_same_scores(models):
     logprobs = [naive_scores(naive_log_softmax(model, window), window)[0] for window in windows]
     gaps = np.concatenate([a.teacher.logprobs - b for a, b in zip(found, logprobs, strict=True)])
     assert 1e-4 < np.abs(gaps).mean() < 0.1
+
+
+@pytest.fixture(scope="module")
+def served(models):
+    """Serve a model over HTTP; return the address and the model's folder."""
+    folder = models("llama")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+    command += ["--served-model-name", "served", "--dtype", "float32", "--enforce-eager"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "64"]
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    server = subprocess.Popen(command, env=os.environ | settings, start_new_session=True)
+    try:
+        for _ in range(600):
+            assert server.poll() is None
+            try:
+                requests.get(f"{url}/v1/models", timeout=1).raise_for_status()
+                break
+            except requests.RequestException:
+                time.sleep(1)
+        yield url, folder
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+@pytest.mark.parametrize("echoes", [False, True])
+def test_a_served_model_says_what_the_model_here_says(served, echoes):
+    """In both ways in which servers tell the log-probabilities of a prompt."""
+    url, folder = served
+    endpoint = Endpoint(url)
+    endpoint._echoes = echoes
+    found = find_model(endpoint, EndpointOptions(tokenizer=str(folder)), ModelOptions())
+    windows = make_windows(40, longest=LONGEST)
+    loaded = load_model(str(folder))
+    bos_token_id = loaded.tokenizer.bos_token_id
+    expected = HfEngine(loaded.model, bos_token_id=bos_token_id).score(windows)
+
+    engine, _ = load_endpoint_engine(endpoint, found, LONGEST)
+
+    for mine, its in zip(engine.score(windows), expected, strict=True):
+        for name in ("logprobs", "margin"):
+            gap = getattr(mine.teacher, name) - getattr(its.teacher, name)
+            assert np.abs(gap).max() < AGAINST_NAIVE
