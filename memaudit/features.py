@@ -124,34 +124,6 @@ def exact_features(feature_set: str, *, logprobs_only: bool) -> tuple[str, ...]:
     return tuple(name for name in names if name not in absent and "kl_divergence" not in name)
 
 
-def window_features(
-    scores: WindowScores,
-    *,
-    prefix_len: int,
-    text: str,
-    suffix_text: str,
-    occurrences: int,
-    objective: Objective = PAPERS_OBJECTIVE,
-    role: ReferenceRole | None = None,
-) -> dict[str, float]:
-    """Return every feature that the scores allow, by name.
-
-    Args:
-        scores: of the teacher, and of the reference when `role` is given.
-        prefix_len: tokens of the window before its suffix.
-        text: the window, decoded.
-        suffix_text: its suffix, decoded.
-        occurrences: how many times the window occurs in the corpus, at least 1.
-        objective: what the student will learn from.
-        role: what the reference is.
-
-    Returns:
-        one finite number for each name in the feature set that the scores allow, in its order.
-    """
-    features = corpus_features(text, suffix_text, occurrences, objective)
-    return features | model_features(scores, prefix_len=prefix_len, role=role)
-
-
 def one_model_features(
     role: Literal["teacher"] | ReferenceRole, scores: TokenScores, prefix_len: int
 ) -> dict[str, float]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from memaudit.features import (
     FEATURE_SETS,
+    corpus_features,
     mean,
     min_k_logprob,
     model_columns,
@@ -17,7 +18,6 @@ from memaudit.features import (
     perplexity,
     reason_in_words,
     suffix,
-    window_features,
     zlib_entropy,
     zlib_ratio,
 )
@@ -39,14 +39,8 @@ def make_scores(logprobs, is_argmax=False, entropy=0.0, margin=0.0):
 
 def features_of(scores, role=None, occurrences=1):
     """Features of a window whose text does not matter."""
-    return window_features(
-        scores,
-        prefix_len=PREFIX_LEN,
-        text="some text that ends",
-        suffix_text="ends",
-        occurrences=occurrences,
-        role=role,
-    )
+    known = corpus_features("some text that ends", "ends", occurrences)
+    return known | model_features(scores, prefix_len=PREFIX_LEN, role=role)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from memaudit.distillation import TrainingOptions, distil, fine_tune
 from memaudit.features import (
     FEATURE_SETS,
     ReferenceRole,
+    corpus_features,
+    model_features,
     objective_features,
-    window_features,
 )
 from memaudit.memorization import extracted
 from memaudit.objectives import Objective
@@ -271,14 +272,8 @@ def cell_features(
     for role, reference in references.items():
         scores = HfEngine(teacher, reference).score(examples.windows)
         rows = [
-            window_features(
-                scores[i],
-                prefix_len=cell.window_half,
-                text=texts[i],
-                suffix_text=suffixes[i],
-                occurrences=int(examples.occurrences[i]),
-                role=role,
-            )
+            corpus_features(texts[i], suffixes[i], int(examples.occurrences[i]))
+            | model_features(scores[i], prefix_len=cell.window_half, role=role)
             for i in range(len(scores))
         ]
         names = FEATURE_SETS[f"teacher+{role}"]

@@ -16,11 +16,10 @@ from memaudit.metrics import (
     brier,
     expected_calibration_error,
     pr_auc,
-    precision_recall_at,
     roc_auc,
-    stratified_auc,
 )
 from memaudit.training import LabelledRun
+from study.heavy.metrics import precision_recall_at, stratified_auc
 
 
 @dataclass(frozen=True, slots=True)
