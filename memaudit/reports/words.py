@@ -22,6 +22,7 @@ _FEATURES = {
     "occurrences": "times the window occurs in the corpus",
     "log_occurrences": "times the window occurs in the corpus",
     "log_exposure": "times its tokens are seen in training",
+    "exposure_share": "share of the suffix that other rows hold too",
     "perplexity": "perplexity of the window",
     "suffix_perplexity": "perplexity of the suffix",
     "suffix_logprob": "log-probability of the suffix, nats",

@@ -261,8 +261,8 @@ def test_a_served_model_says_what_the_model_here_says(served, echoes):
     endpoint = Endpoint(url)
     endpoint._echoes = echoes
     found = find_model(endpoint, EndpointOptions(tokenizer=str(folder)), ModelOptions())
-    windows = make_windows(40, longest=LONGEST)
     loaded = load_model(str(folder))
+    windows = [each % loaded.tokenizer.n_ids for each in make_windows(40, longest=LONGEST)]
     bos_token_id = loaded.tokenizer.bos_token_id
     expected = HfEngine(loaded.model, bos_token_id=bos_token_id).score(windows)
 
