@@ -1,7 +1,8 @@
 """How far a long piece of work has come."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -54,3 +55,25 @@ def begin_stage(
             progress(Progress(stage, unit, done, total, time.monotonic() - started, first[0]))
 
     return report
+
+
+_listeners: list[Callable[[str, int], None]] = []
+
+
+def tell(what: str, n: int = 0) -> None:
+    """Say what is being done, such as `load gpt2`, or that `n` more of a stage are done.
+
+    For what lies too deep to be handed a `ReportProgress`, such as the batches of an engine.
+    """
+    for listener in _listeners:
+        listener(what, n)
+
+
+@contextmanager
+def listening(listener: Callable[[str, int], None]) -> Iterator[None]:
+    """Hear meanwhile what is told in this process."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)

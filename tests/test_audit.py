@@ -16,6 +16,7 @@ from memaudit.audit import audit_corpus
 from memaudit.corpus import Example
 from memaudit.errors import CorpusError, ModelError, UsageError
 from memaudit.features import FEATURE_SETS
+from memaudit.progress import tell
 from memaudit.runs.options import AuditOptions
 from memaudit.windows import WindowShape
 
@@ -310,6 +311,22 @@ def test_progress_reaches_the_end_of_both_stages():
     assert read[-1].done == 600
     assert scored[-1].done == scored[-1].total
     assert [p.done for p in scored] == sorted(p.done for p in scored)
+
+
+def test_progress_moves_within_a_chunk(monkeypatch):
+    """A small corpus is one chunk: a bar that stays at nothing until the end looks like a hang."""
+    seen, score = [], RecitingEngine.score
+
+    def score_in_batches(engine, windows):
+        for _ in range(2 * len(windows)):  # as if two models looked at each window
+            tell("score", 1)
+        return score(engine, windows)
+
+    monkeypatch.setattr(RecitingEngine, "score", score_in_batches)
+    audit("recited!", "unknown!", "another!", progress=seen.append)
+
+    scored = [p.done for p in seen if p.stage == "score"]
+    assert scored == [0, 1, 2, 2, 2, 2, 2, 3]
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):

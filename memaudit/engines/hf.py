@@ -14,6 +14,7 @@ from memaudit.engines import engine_name
 from memaudit.engines.head import Head, read_head, score_position_pairs, score_positions
 from memaudit.engines.window_io import check_windows, limits_of, split_scores
 from memaudit.errors import ModelError
+from memaudit.progress import tell
 from memaudit.scores import WindowScores
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class HfEngine:
                 for batch in self._batches(windows)
             ):
                 scores.update(zip(batch, found(), strict=True))
+                tell("score", len(batch))
         return [scores[i] for i in range(len(windows))]
 
     def _batches(self, windows: Sequence[NDArray[np.int32]]) -> Iterator[list[int]]:

@@ -27,6 +27,7 @@ from memaudit.engines.model_files import (
     check_tokenizer_folder,
 )
 from memaudit.errors import ModelError
+from memaudit.progress import tell
 from memaudit.text import safe_text, shown_path
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def load_model(
             transformers cannot load it.
     """
     source = os.fspath(source)
+    tell(f"load {Path(source).name or source}")
     adapter = adapter_of(source, options)
     if adapter is not None:
         return _load_adapted(source, adapter, options)

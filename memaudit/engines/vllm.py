@@ -38,6 +38,7 @@ from memaudit.engines.vllm_start import (
 )
 from memaudit.engines.window_io import ModelLimits, check_windows, limits_of, split_scores
 from memaudit.errors import ModelError
+from memaudit.progress import tell
 from memaudit.scores import WindowScores
 
 _Run = TypeVar("_Run")
@@ -79,6 +80,7 @@ class VllmEngine(OutsideEngine[Body]):
         scores: list[WindowScores] = []
         for start, stop in _calls([len(window) - 1 + len(self._bos) for window in windows]):
             scores += self._score_together(windows[start:stop])
+            tell("score", stop - start)
         return scores
 
     @torch.inference_mode()

@@ -9,12 +9,12 @@ from typing import TextIO
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table as Grid
 from rich.text import Text
 
-from memaudit.progress import Progress
+from memaudit.progress import Progress, listening
 from memaudit.reports.page import (
     Block,
     Bullets,
@@ -199,7 +199,14 @@ def show_progress(
         yield lambda progress: None
     elif console.is_terminal and console.is_interactive:
         with _bars(console) as bars:
-            yield _bar_updater(bars, start)
+            first = bars.add_task(start, total=None, numbers="") if start else None
+
+            def hear(what: str, n: int) -> None:
+                if first is not None and not n:
+                    bars.update(first, description=safe_text(what))
+
+            with listening(hear):
+                yield _bar_updater(bars, first)
     else:
         if start:
             sys.stderr.write(f"{start}\n")
@@ -235,7 +242,7 @@ class _LinePrinter:
 
 def _bars(console: Console) -> Bars:
     return Bars(
-        TextColumn("{task.description}", style="bold"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[numbers]}", markup=False),
         console=console,
@@ -243,9 +250,8 @@ def _bars(console: Console) -> Bars:
     )
 
 
-def _bar_updater(bars: Bars, start: str) -> Callable[[Progress], None]:
+def _bar_updater(bars: Bars, first: TaskID | None) -> Callable[[Progress], None]:
     tasks = {}
-    first = bars.add_task(start, total=None, numbers="") if start else None
 
     def update(progress: Progress) -> None:
         if first is not None:

@@ -23,6 +23,7 @@ from memaudit.engines.models import (
 )
 from memaudit.errors import ModelError, UsageError
 from memaudit.features import ReferenceRole, exact_features
+from memaudit.progress import tell
 from memaudit.runs.chunks import feature_set_name
 from memaudit.runs.manifest import ModelNames
 from memaudit.runs.options import AuditOptions
@@ -118,6 +119,7 @@ def load_models(sources: ModelSources) -> AuditModels:
     options = sources.options
     if is_endpoint(sources.teacher):
         return _at_endpoint(sources)
+    tell("import torch")
     threads = _set_threads(options)
     device = _device_kind(options, threads)
     on_cpu = options.n_elsewhere or options.vllm.tensor_parallel > 1

@@ -16,7 +16,7 @@ from memaudit.features import (
     model_columns,
     one_model_features,
 )
-from memaudit.progress import ReportProgress, begin_stage
+from memaudit.progress import ReportProgress, begin_stage, listening
 from memaudit.runs.chunks import SUFFIX_TOKENS, ChunkPlan, write_chunk
 from memaudit.runs.files import output_errors, remove_halves
 from memaudit.runs.folder import RunFolder, unscored_chunks
@@ -79,12 +79,21 @@ def score_missing(
     """
     plan, missing = run.plan, unscored_chunks(run)
     n_missing = sum(len(plan.windows_of(chunk)) for chunk in missing)
-    started, done = time.monotonic(), 0
+    started, done, begun = time.monotonic(), 0, 0
     report = begin_stage("score", "windows", progress)
+
+    def hear(what: str, n: int) -> None:
+        nonlocal begun
+        if what == "score":
+            # Two models may look at a window: that a chunk is done, only its end says.
+            begun = min(begun + n, plan.chunk_size)
+            report(min(done + begun, n_missing - 1), n_missing)
+
     report(done, n_missing)
-    for chunk in score(plan, chunks_to_score(plan, windows, missing)):
-        done += len(plan.windows_of(chunk))
-        report(done, n_missing)
+    with listening(hear):
+        for chunk in score(plan, chunks_to_score(plan, windows, missing)):
+            done, begun = done + len(plan.windows_of(chunk)), 0
+            report(done, n_missing)
     with output_errors(plan.folder):
         remove_halves(plan.folder)  # of workers that were killed at a commit
     return replace(

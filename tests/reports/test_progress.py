@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memaudit.progress import Progress
+from memaudit.progress import Progress, tell
 from memaudit.reports import terminal as module
 from memaudit.reports.terminal import progress_line, show_progress
 from memaudit.reports.words import clock, short_number
@@ -96,6 +96,18 @@ def test_what_comes_before_the_first_count_is_shown(monkeypatch, stream):
     for name in ("CI", "NO_COLOR", "TERM", "TTY_INTERACTIVE", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     assert "load models" in shown_by(stream, monkeypatch, steps=(), start="load models")
+
+
+def test_what_is_loaded_is_named(monkeypatch):
+    """A large model takes minutes; its name is no markup."""
+    for name in ("CI", "NO_COLOR", "TERM", "TTY_INTERACTIVE", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with show_progress(quiet=False, color="never", start="load models"):
+        tell("load [bold]gpt2")
+
+    assert "load [bold]gpt2" in stream.getvalue()
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
