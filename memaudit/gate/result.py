@@ -185,18 +185,19 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def in_words(self) -> str:
-        """In three sentences; teacher and column are untrusted, so show it with `safe_text` only."""
+        """In a few sentences; teacher and column are untrusted, so show it with `safe_text` only."""
         recipe = self.objective
         if self.objective == "soft":
             recipe += f" labels at temperature {self.temperature:g}, alpha {self.alpha:g}"
         columns = ", ".join((f"column {self.text_column}", f"layout {self.layout}", *self.mapping))
+        settings = ", ".join(one for one in self.settings if not one.endswith("=none"))
         signed = (
             f"signed by {self.signed_by[:12]}" if self.signed_by else "no signature was verified"
         )
         return (
             f"Judged: teacher {self.teacher} ({self.teacher_digest[:12]}); {columns}; "
             f"{self.windows} windows of {self.prefix_tokens} + {self.suffix_tokens} tokens; "
-            f"{recipe}. {self.scored:,} of {self.rows:,} rows were scored, "
+            f"{recipe}; {settings}. {self.scored:,} of {self.rows:,} rows were scored, "
             f"{self.out_of_range_share:.0%} of them are unlike the classifier's training data. "
             f"Made {self.date or 'at an unknown time'}, {signed}.{self._again}{self._warning}"
         )
