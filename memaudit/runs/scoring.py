@@ -2,8 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
+from queue import SimpleQueue
+from threading import Thread
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,25 +136,29 @@ def score_at_once(
     works: Iterator[ChunkWork],
 ) -> Iterator[int]:
     """Score several chunks at once in threads: for an engine that waits for another machine."""
-    pool, pending = ThreadPoolExecutor(n_at_once), dict[Future[None], int]()
-    try:
-        for work in works:
-            pending[pool.submit(score_chunk, plan, engine, tokenizer, work)] = work.number
-            if len(pending) >= n_at_once:
-                yield from _finished(pending)
-        while pending:
-            yield from _finished(pending)
-    finally:  # what is under way is not waited for: a chunk is committed whole or not at all
-        pool.shutdown(wait=False, cancel_futures=True)
+    done: SimpleQueue[int | Exception] = SimpleQueue()
 
+    def score(work: ChunkWork) -> None:
+        try:
+            score_chunk(plan, engine, tokenizer, work)
+        except Exception as error:  # raised where it can be answered
+            done.put(error)
+        else:
+            done.put(work.number)
 
-def _finished(pending: dict[Future[None], int]) -> Iterator[int]:
-    """Wait for at least one chunk; yield the numbers of those that are done."""
-    done, _ = wait(pending, return_when=FIRST_COMPLETED)
-    for future in done:
-        number = pending.pop(future)
-        future.result()
-        yield number
+    n_pending = 0
+    for work in chain(works, repeat(None, n_at_once)):
+        if n_pending == n_at_once or (work is None and n_pending):
+            found = done.get()
+            n_pending -= 1
+            if isinstance(found, Exception):
+                raise found
+            yield found
+        if work is not None:
+            # Daemons: after an error or a Ctrl-C nobody waits for answers that may never come. A
+            # chunk is committed whole or not at all.
+            Thread(target=score, args=(work,), daemon=True).start()
+            n_pending += 1
 
 
 def score_chunk(plan: ChunkPlan, engine: Engine, tokenizer: Tokenizer, work: ChunkWork) -> None:

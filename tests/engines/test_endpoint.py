@@ -1,6 +1,9 @@
 """A teacher behind an HTTP endpoint, against the same teacher loaded here."""
 
 import json
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -167,6 +170,35 @@ def test_every_other_answer_is_an_error(server, predict, answer, message):
     assert code == 2
     assert message in document["error"]["message"]
     assert message in err
+
+
+def test_an_error_does_not_wait_for_answers_that_never_come(server, predict, tmp_path):
+    """Nor does Ctrl-C: the process ends while requests are under way."""
+    released, of_canaries = threading.Event(), 3
+
+    def hang(number, handler):
+        if number <= of_canaries:
+            return False
+        if number == of_canaries + 1:
+            released.wait(600)
+        return handler.answer(401, {})
+
+    server.misbehave = hang
+    sizes = ["--prefix-tokens", "20", "--suffix-tokens", "20", "--chunk-size", "4"]
+    given = ["predict", "--teacher", server.url, "--data", "corpus.jsonl", "--out", "out"]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "memaudit", *given, *sizes, "--quiet"],
+            cwd=tmp_path,
+            timeout=300,
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        released.set()
+    assert done.returncode == 2
+    assert "refuses the key" in done.stderr
+    assert server.n_completions > of_canaries + 1
 
 
 def test_what_an_answer_says_about_the_corpus_is_not_shown(server, predict):
