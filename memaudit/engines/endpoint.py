@@ -10,6 +10,7 @@ no text of the corpus.
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ _MAX_BYTES_A_TOKEN = 4096
 
 _TRANSIENT = (408, 409, 425, 429, 500, 502, 503, 504)
 _SHOWN_ERROR = 300
+_LEAST = -9999.0
+"""What vLLM says instead of -inf, nats."""
 
 
 _Kind = TypeVar("_Kind")
@@ -125,14 +128,15 @@ class Endpoint:
         ).data
 
     def logprobs(
-        self, model: str, prompts: list[list[int]], *, shows_error: bool = False
+        self, model: str, prompts: list[list[int]], *, are_ours: bool = False
     ) -> tuple[list[NDArray[np.float32]], list[list[str | None]]]:
         """Return what a model says about the tokens of some prompts.
 
         Args:
             model: by its name there.
             prompts: token ids, each (T,).
-            shows_error: whether an error may quote the answer, which may quote the prompts.
+            are_ours: whether the prompts hold no text of a corpus: an error may quote the answer,
+                and an echo tells tokens as texts, of which two may be the same.
 
         Returns:
             of each prompt, (2, T - 1): the log-probability of its own next token and of the most
@@ -142,9 +146,9 @@ class Endpoint:
             ModelError: it gives none, or fails.
         """
         body: dict[str, Any] = {"model": model, "prompt": prompts, "max_tokens": 1}
-        body |= {"temperature": 0, "prompt_logprobs": 2} if not self._echoes else _ECHO
+        body |= _ECHO | {"return_tokens_as_token_ids": not are_ours} if self._echoes else _PROMPT
         n_bytes = 65_536 + _MAX_BYTES_A_TOKEN * sum(map(len, prompts))
-        content = self._ask("POST", "completions", body, n_bytes, shows_error=shows_error)
+        content = self._ask("POST", "completions", body, n_bytes, shows_error=are_ours)
         answer = self._decoded(content, _Completion)
         choices = sorted(answer.choices, key=lambda choice: choice.index)
         if [choice.index for choice in choices] != [*range(len(prompts))]:
@@ -152,7 +156,7 @@ class Endpoint:
         if self._echoes is None:
             self._echoes = choices[0].prompt_logprobs is None
             if self._echoes:
-                return self.logprobs(model, prompts, shows_error=shows_error)
+                return self.logprobs(model, prompts, are_ours=are_ours)
         found, texts = [], []
         for choice, prompt in zip(choices, prompts, strict=True):
             pairs, words = (
@@ -180,7 +184,11 @@ class Endpoint:
     def _echoed(
         self, choice: _Choice, prompt: list[int]
     ) -> tuple[list[tuple[float, float]], list[str | None]]:
-        """Return the same out of what `echo` gives: tokens by their text, so values must do."""
+        """Return the same out of what `echo` gives: values must do, for tokens may be told as texts.
+
+        Of two likely tokens with the same text one is lost then, and the rival may be less likely
+        than the true one: more is taken for recited, never less.
+        """
         told = choice.logprobs
         if told is None or told.top_logprobs is None:
             self._refuse(
@@ -191,11 +199,14 @@ class Endpoint:
         if len(owns) != end - 1 or len(tops) != end - 1:
             self._refuse(f"log-probabilities of {len(owns) + 1} tokens for a prompt of {end}")
         for own, top in zip(owns, tops, strict=True):
-            values = sorted((top or {}).values(), reverse=True)
-            if own is None or len(values) < 1 + (own >= values[0] if values else 1):
+            if own is None or not top:
                 self._refuse("no log-probability of a token of the prompt, or of no other one")
-            # The most probable token is the prompt's own if it is as probable as that.
-            pairs.append((own, values[1] if own >= values[0] else values[0]))
+            others = sorted(top.values())
+            if own in others:
+                others.remove(own)
+            # No other token can have more than what its own leaves.
+            rest = math.log1p(-math.exp(own)) if own < 0 else -math.inf
+            pairs.append((own, others[-1] if others else max(rest, _LEAST)))
         return pairs, list[str | None](told.tokens[1:end])
 
     def _refuse(self, what: str) -> NoReturn:
@@ -278,6 +289,7 @@ class Endpoint:
         raise ModelError(f"{self._base} {what}{f': {said}' if said else ''}", hint=hint)
 
 
+_PROMPT = {"temperature": 0, "prompt_logprobs": 2}
 _ECHO = {"temperature": 0, "echo": True, "logprobs": 2}
 
 
@@ -363,7 +375,7 @@ def load_endpoint_engine(
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     windows = canary_windows(tokenizer.encode, tokenizer.n_ids, window_len)
     prose = [*bos, *windows[0].tolist()]
-    _, texts = endpoint.logprobs(model.name, [prose], shows_error=True)
+    _, texts = endpoint.logprobs(model.name, [prose], are_ours=True)
     _check_texts(model, prose[1:], texts[0])
 
     def run(prompts: list[list[int]]) -> list[NDArray[np.float32]]:

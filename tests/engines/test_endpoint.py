@@ -81,6 +81,16 @@ def test_scores_are_those_of_the_model_itself(server, tiny_teacher, dialect):
         assert mine.teacher.entropy is None
 
 
+def test_tokens_of_the_same_text_hide_no_recitation(server, tiny_teacher):
+    """A server that tells tokens as texts loses one of two bytes that are no character each."""
+    server.dialect, server.text = "echo", lambda k: "\ufffd"
+    windows = [window % 256 for window in make_windows(30, longest=40)]
+    expected = HfEngine(load_model(str(tiny_teacher)).model).score(windows)
+
+    for mine, its in zip(load(server).score(windows), expected, strict=True):
+        assert mine.teacher.is_argmax[its.teacher.is_argmax].all()
+
+
 def test_a_run_is_that_of_the_model_itself(server, tiny_teacher, predict, tmp_path):
     """The shipped classifier needs nothing that an endpoint does not tell."""
     code, document, _ = predict(server.url, "--requests", "3")

@@ -29,6 +29,8 @@ class ModelServer:
         self.dialect, self.key = dialect, key
         self.requests = []
         """Path, headers and body of each."""
+        self.text = "t{}".format
+        """Of the k-th likeliest token, where it is told as a text."""
         self.misbehave = None
         """Is given the number of the completion request and its handler; True: it has answered."""
         self.n_completions = 0
@@ -80,7 +82,7 @@ class ModelServer:
         elif self.dialect == "echo":
             owns = [next(iter(row.values())) for row in rows]
             top = [
-                {f"t{k}": v for k, v in enumerate(sorted(row.values(), reverse=True)[:2])}
+                {self.text(k): v for k, v in enumerate(sorted(row.values(), reverse=True)[:2])}
                 for row in rows
             ]
             choice["logprobs"] = {
