@@ -112,12 +112,15 @@ class Tokenizer:
         ids, start, cut, size = list[int](), 0, 0, _PIECE
         while self._cuts_at_spaces and start + size < len(text):
             piece = text[start : start + size]
+            space = self._last_space(piece)
+            if start + space <= cut:
+                size *= 2  # a long word
+                continue
             (encoding,) = self._encodings([piece])
             begin = self._token_behind(encoding, cut - start) if start else 0
-            space = self._last_space(piece)
             end = self._token_behind(encoding, space)
-            if begin is None or end is None or start + space <= cut:
-                size *= 2  # a long word, or one that nobody knows where to cut
+            if begin is None or end is None:
+                size *= 2  # nobody knows where to cut it
                 continue
             ids += encoding.ids[begin:end]
             cut, size = start + space, _PIECE
