@@ -39,8 +39,8 @@ VARIABLE = "_MEMAUDIT_COMPLETE"
 
 _MAX_MESSAGE = 4096
 NOT_FOR_A_GATE = (
-    "accelerate", "datasets", "gguf", "huggingface_hub", "joblib", "safetensors", "scipy",
-    "sklearn", "tokenizers", "torch", "transformers", "yaml"
+    "accelerate", "datasets", "gguf", "huggingface_hub", "joblib", "requests", "safetensors",
+    "scipy", "sklearn", "tokenizers", "torch", "transformers", "yaml"
 )  # fmt: skip
 """Packages that a gate is installed without: see `requirements-gate.txt`."""
 

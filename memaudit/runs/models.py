@@ -213,7 +213,7 @@ def check_sources(sources: ModelSources) -> None:
         return
     refused = {
         "--student and --baseline": sources.reference is not None,
-        "--workers, --replicas and --ray-address": options.n_elsewhere > 0,
+        "--workers and --executor ray": options.n_elsewhere > 0,
         "--compile": options.model.compiled,
         f"--engine {options.engine}": options.engine != "auto",
         "--tensor-parallel": options.vllm.tensor_parallel > 1,

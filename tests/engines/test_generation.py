@@ -345,7 +345,7 @@ def test_calls_that_make_no_sense_are_refused():
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 0.6)])
 def test_sampled_tokens_have_the_probabilities_of_the_formula(temperature, top_p):
     """Softmax at the temperature, cut to the nucleus and scaled up again."""
-    model = make_model("llama")
+    model = copy.deepcopy(make_model("llama"))
     model.get_output_embeddings().weight.data *= 20  # so that tokens differ in probability
     n, prefix = 3000, make_prefixes(1)[0]
     with torch.inference_mode():

@@ -120,14 +120,17 @@ def test_all_parts_are_shown_when_there_are_any(printed):
         make_result(
             settings={**SETTINGS, "objective": "hard"},
             label_scan=LabelScan(200, 40, 1, 41),
-            generation={"student": GenerationCounts(50, 10, 10, 0, 0)},
+            generation={"student": GenerationCounts(50, 10, 10, 0, 0, nearly_generated=12)},
+            sampled={"student": {"1": 2, "10": 5, "100": 9, "1000": 11}},
             comparison=COMPARISON,
         )
     )
 
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "own suffix 40 hold the suffix of their own window" in lines
-    assert "student 50 10 10 0 0" in lines
+    assert "student 50 10 10 0 0 12" in lines
+    assert "greedy 1 sample 10 samples 100 samples 1,000 samples" in lines
+    assert "student 10 2 5 9 11" in lines
     assert "expected 12.3 4 to 30; found 10. In rows 40 and 35" in lines
     assert "recall 80.0% 8 of 10 recited are at risk from 10.0% (44.4% to 97.5%)" in lines
     assert "ROC-AUC 0.988 1 ranks perfectly, 0.5 is chance" in lines
