@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from memaudit.classifier import check_zlib, find_classifier, zlib_record
-from memaudit.engines import DEFAULT_VLLM_OPTIONS, engine_to_try
+from memaudit.engines import API_KEY, DEFAULT_VLLM_OPTIONS, engine_to_try
 from memaudit.errors import MemauditError
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ _ALSO_HEEDED = (
     *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HF_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT"),
     *("HF_TOKEN", "TRANSFORMERS_OFFLINE", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "TMPDIR", "XDG_CACHE_HOME"),
     *("PYTHONPATH", "LD_PRELOAD", "GITHUB_WORKSPACE", "GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", "CI_PROJECT_DIR"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "REQUESTS_CA_BUNDLE"),
 )  # fmt: skip
 """Variables of others that change what a command does."""
 
@@ -138,6 +139,7 @@ def examine(listened: Collection[str]) -> Examination:
     Args:
         listened: names of the variables that commands take options from.
     """
+    listened = {*listened, API_KEY}
     ours = sorted(name for name in os.environ if name.startswith(("MEMAUDIT_", "_MEMAUDIT_")))
     heeded = [name for name in (*ours, *_ALSO_HEEDED) if name in (*listened, *_ALSO_HEEDED)]
     return Examination(

@@ -21,6 +21,7 @@ def test_a_machine_that_computes_right_is_well(capsys, monkeypatch):
     """Variables are named, and their values may be secrets."""
     monkeypatch.setenv("MEMAUDIT_GATE_MAX_RATE", "0.123")
     monkeypatch.setenv("MEMAUDIT_FOO", "s3cret")
+    monkeypatch.setenv("MEMAUDIT_API_KEY", "s3cret")
 
     assert run_command(["doctor", "--json"]) == 0
 
@@ -28,6 +29,7 @@ def test_a_machine_that_computes_right_is_well(capsys, monkeypatch):
     document = json.loads(told)
     assert {check["status"] for check in document["checks"]} == {"good"}
     assert "MEMAUDIT_GATE_MAX_RATE" in document["variables"]
+    assert "MEMAUDIT_API_KEY" in document["variables"]
     assert document["ignored"] == ["MEMAUDIT_FOO"]
     assert "s3cret" not in told
     assert "0.123" not in told

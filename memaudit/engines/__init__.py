@@ -35,6 +35,10 @@ class VllmOptions:
 DEFAULT_VLLM_OPTIONS = VllmOptions()
 
 
+API_KEY = "MEMAUDIT_API_KEY"
+"""The environment variable with the key of an endpoint."""
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointOptions:
     """How a teacher behind an HTTP endpoint is asked."""

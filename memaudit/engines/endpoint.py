@@ -24,7 +24,7 @@ import requests
 from numpy.typing import NDArray
 from requests.auth import AuthBase
 
-from memaudit.engines import EndpointOptions
+from memaudit.engines import API_KEY, EndpointOptions
 from memaudit.engines.canaries import TOLERANCES, Canaries, WatchedEngine, canary_windows
 from memaudit.engines.models import ModelOptions, open_tokenizer
 from memaudit.engines.prompt_logprobs import LogprobEngine
@@ -32,9 +32,6 @@ from memaudit.engines.tokenizer import Tokenizer
 from memaudit.engines.window_io import ModelLimits
 from memaudit.errors import ModelError, UsageError
 from memaudit.text import safe_text
-
-API_KEY = "MEMAUDIT_API_KEY"
-"""The environment variable with the key of the endpoint."""
 
 NAME = "endpoint"
 """Of the engine, for reports: what computes there is not known."""

@@ -13,8 +13,8 @@ from support.model_server import ModelServer
 from support.tiny_models import make_windows
 
 from memaudit.cli.main import run
-from memaudit.engines import EndpointOptions, endpoint
-from memaudit.engines.endpoint import API_KEY, Endpoint, find_model, load_endpoint_engine
+from memaudit.engines import API_KEY, EndpointOptions, endpoint
+from memaudit.engines.endpoint import Endpoint, find_model, load_endpoint_engine
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import ModelOptions, load_model
 from memaudit.errors import ModelError, UsageError
