@@ -31,6 +31,7 @@ from memaudit.engines.prompt_logprobs import LogprobEngine
 from memaudit.engines.tokenizer import Tokenizer
 from memaudit.engines.window_io import ModelLimits
 from memaudit.errors import ModelError, UsageError
+from memaudit.progress import tell
 from memaudit.text import safe_text
 
 NAME = "endpoint"
@@ -230,6 +231,7 @@ class Endpoint:
                 return content
             if wait is None or not (status is None or status in _TRANSIENT):
                 self._fail(status, content if shows_error else b"", sum(waits))
+            tell(f"wait for {self._base}")
             time.sleep(max(wait, min(retry_after, 60)))
         raise AssertionError("the last try returns or fails")
 
@@ -376,9 +378,12 @@ def load_endpoint_engine(
     _check_texts(model, prose[1:], texts[0])
 
     def run(prompts: list[list[int]]) -> list[NDArray[np.float32]]:
-        starts = range(0, len(prompts), _PROMPTS_A_REQUEST)
-        parts = [prompts[start : start + _PROMPTS_A_REQUEST] for start in starts]
-        return [each for part in parts for each in endpoint.logprobs(model.name, part)[0]]
+        found: list[NDArray[np.float32]] = []
+        for start in range(0, len(prompts), _PROMPTS_A_REQUEST):
+            part = prompts[start : start + _PROMPTS_A_REQUEST]
+            found += endpoint.logprobs(model.name, part)[0]
+            tell("score", len(part))
+        return found
 
     engine = LogprobEngine([(run, model.limits)], name=NAME, bos_token_id=tokenizer.bos_token_id)
     scores = tuple(engine.score(windows))

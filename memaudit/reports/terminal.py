@@ -203,7 +203,8 @@ def show_progress(
 
             def hear(what: str, n: int) -> None:
                 if first is not None and not n:
-                    bars.update(first, description=safe_text(what))
+                    # Until the next progress: a server may have to be waited for in the middle.
+                    bars.update(first, description=safe_text(what), visible=True)
 
             with listening(hear):
                 yield _bar_updater(bars, first)

@@ -18,6 +18,7 @@ from memaudit.engines.endpoint import Endpoint, find_model, load_endpoint_engine
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import ModelOptions, load_model
 from memaudit.errors import ModelError, UsageError
+from memaudit.progress import listening
 
 SECRET = "sk-for-this-endpoint-only"
 
@@ -126,10 +127,13 @@ def fail(number, handler):
 def test_faults_that_pass_change_no_byte(server, predict, tmp_path, fault):
     """A server that is restarted, busy or torn off is asked again."""
     assert predict(server.url, out="whole")[0] == 0
-    server.misbehave = fault
+    server.misbehave, told = fault, []
 
-    assert predict(server.url)[0] == 0
+    with listening(lambda what, n: told.append((what, n))):
+        assert predict(server.url)[0] == 0
 
+    assert (f"wait for {server.url}/v1", 0) in told
+    assert sum(n for what, n in told if what == "score") >= 20
     whole, found = (tmp_path / out / "risk.parquet" for out in ("whole", "out"))
     assert found.read_bytes() == whole.read_bytes()
 
