@@ -35,6 +35,9 @@ class VllmOptions:
 DEFAULT_VLLM_OPTIONS = VllmOptions()
 
 
+ENDPOINT = "endpoint"
+"""What an engine on an endpoint calls itself: what computes there is not known."""
+
 API_KEY = "MEMAUDIT_API_KEY"
 """The environment variable with the key of an endpoint."""
 

@@ -24,7 +24,7 @@ import requests
 from numpy.typing import NDArray
 from requests.auth import AuthBase
 
-from memaudit.engines import API_KEY, EndpointOptions
+from memaudit.engines import API_KEY, ENDPOINT, EndpointOptions
 from memaudit.engines.canaries import TOLERANCES, Canaries, WatchedEngine, canary_windows
 from memaudit.engines.models import ModelOptions, open_tokenizer
 from memaudit.engines.prompt_logprobs import LogprobEngine
@@ -33,9 +33,6 @@ from memaudit.engines.window_io import ModelLimits
 from memaudit.errors import ModelError, UsageError
 from memaudit.progress import tell
 from memaudit.text import safe_text
-
-NAME = "endpoint"
-"""Of the engine, for reports: what computes there is not known."""
 
 _PROMPTS_A_REQUEST = 32
 _CONNECT_SECONDS, _ANSWER_SECONDS = 10, 600
@@ -353,7 +350,7 @@ def find_model(endpoint: Endpoint, options: EndpointOptions, load: ModelOptions)
     n_positions = served[names.index(name)].max_model_len
     # One token is generated, whatever is asked for.
     limits = ModelLimits(name, None if n_positions is None else n_positions - 1, tokenizer.n_ids)
-    digest = hashlib.sha256(json.dumps([NAME, name, files_digest]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([ENDPOINT, name, files_digest]).encode()).hexdigest()
     return EndpointModel(name, limits, tokenizer, digest)
 
 
@@ -385,7 +382,9 @@ def load_endpoint_engine(
             tell("score", len(part))
         return found
 
-    engine = LogprobEngine([(run, model.limits)], name=NAME, bos_token_id=tokenizer.bos_token_id)
+    engine = LogprobEngine(
+        [(run, model.limits)], name=ENDPOINT, bos_token_id=tokenizer.bos_token_id
+    )
     scores = tuple(engine.score(windows))
     canaries = Canaries(windows, scores, TOLERANCES["bfloat16"], trusted="its own first answers")
     mean = float(np.mean([each.teacher.logprobs.mean() for each in scores]))

@@ -19,7 +19,7 @@ from memaudit.classifier import (
 )
 from memaudit.corpus import BadRow, CorpusOptions, Example, corpus_of, read_corpus
 from memaudit.corpus.base import LONG_TEXT, CorpusSeen, too_large
-from memaudit.engines import engine_name, engine_to_try, is_endpoint
+from memaudit.engines import ENDPOINT, engine_name, engine_to_try, is_endpoint
 from memaudit.engines.models import model_digest
 from memaudit.errors import CorpusError, UsageError
 from memaudit.exposure import GRAM_TOKENS
@@ -204,7 +204,7 @@ def _known_engine(sources: ModelSources) -> str | None:
     """Return what the engine will call itself. None: models and devices decide that."""
     options = sources.options
     if is_endpoint(sources.teacher):
-        return "endpoint"
+        return ENDPOINT
     if engine_to_try(options.engine, options.vllm, elsewhere=options.n_elsewhere > 0) != "hf":
         return None
     return engine_name("hf", options.model.dtype, compiled=options.model.compiled)
