@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+from support.outcomes import labelled, laws, predictions
 
 from memaudit.metrics import (
     Interval,
@@ -17,22 +18,6 @@ from memaudit.metrics import (
     pr_auc,
     roc_auc,
 )
-
-
-def labelled(*outcomes):
-    """Outcomes from 0 and 1."""
-    return np.array(outcomes, dtype=bool)
-
-
-@st.composite
-def predictions(draw):
-    """Outcomes of both kinds, and probabilities with many ties."""
-    n = draw(st.integers(2, 40))
-    extracted = draw(arrays(bool, n).filter(lambda y: 0 < y.sum() < len(y)))
-    return extracted, draw(arrays(np.int64, n, elements=st.integers(0, 10))) / 10
-
-
-laws = settings(max_examples=50, deadline=None)
 
 
 @laws

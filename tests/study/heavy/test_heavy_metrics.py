@@ -2,27 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from support.outcomes import labelled, laws, predictions
 
 from memaudit.metrics import roc_auc
 from study.heavy.metrics import precision_recall_at, stratified_auc
-
-laws = settings(max_examples=50, deadline=None)
-
-
-def labelled(*outcomes):
-    """Outcomes from 0 and 1."""
-    return np.array(outcomes, dtype=bool)
-
-
-@st.composite
-def predictions(draw):
-    """Outcomes of both kinds, and probabilities with many ties."""
-    n = draw(st.integers(2, 40))
-    extracted = draw(arrays(bool, n).filter(lambda y: 0 < y.sum() < len(y)))
-    return extracted, draw(arrays(np.int64, n, elements=st.integers(0, 10))) / 10
 
 
 def test_counts_at_a_threshold_include_the_threshold_itself():
