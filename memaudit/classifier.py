@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import ClassifierError
-from memaudit.features import FEATURE_SETS, KNOWN_FEATURES
+from memaudit.features import FEATURE_SETS, KNOWN_FEATURES, is_aligned
 from memaudit.files import output_errors, written_file
 from memaudit.metrics import ExpectedCount, expected_count
 from memaudit.objectives import ObjectiveKind
@@ -322,7 +322,12 @@ def shipped_classifiers_dir() -> Path:
 
 
 def shipped_name(feature_set: str, objective: ObjectiveKind) -> str:
-    """Return the name of the shipped classifier for the models and the objective at hand."""
+    """Return the name of the shipped classifier for the models and the objective at hand.
+
+    No classifier was fitted on references with tokenizers of their own: there, the teacher's serves.
+    """
+    if is_aligned(feature_set):
+        feature_set = "teacher"
     return feature_set if objective == "soft" else f"{feature_set}-{objective}"
 
 
@@ -368,10 +373,15 @@ def _check_fits(classifier: RiskClassifier, feature_set: str, objective: Objecti
     if missing:
         n_features = len(classifier.features)
         role = classifier.feature_set.removeprefix("teacher+")
+        hint = f"give --{role}, or choose a classifier without it"
+        if is_aligned(feature_set):
+            hint = f"give a {role} with the teacher's tokenizer, or leave out --classifier"
+        elif is_aligned(role):
+            hint = "it was fitted on a reference with a tokenizer of its own: give such a one"
         raise ClassifierError(
             f"classifier {classifier.name} expects {n_features} features, "
             f"this run has {n_features - len(missing)}: no {missing[0].replace('_', ' ')}",
-            hint=f"give --{role}, or choose a classifier without it",
+            hint=hint,
         )
 
 

@@ -9,7 +9,7 @@ alone: only the suffix has to be reproduced, and the prefix dilutes what it says
 import math
 import zlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from memaudit.objectives import Objective
 from memaudit.scores import TokenScores, WindowScores, suffix
 
-ReferenceRole = Literal["student", "baseline"]
-"""What the second model is: the student before training, or a trained baseline."""
+ReferenceRole = Literal["student", "baseline", "aligned_student", "aligned_baseline"]
+"""What the second model is: the student before training, or a trained baseline. Aligned: it has a
+tokenizer of its own, see `memaudit.engines.aligned`."""
 
 Numbers = NDArray[np.floating[Any]]
 """One for each window; without an axis for one window alone."""
@@ -62,7 +63,7 @@ _ENTROPY_FEATURES = ("entropy", "suffix_entropy", "suffix_max_entropy", "suffix_
 REFERENCE_FEATURES = tuple(
     f"{r}_{name}" for r in ("student", "baseline") for name in _MODEL_FEATURES
 )
-"""Features that the reference tells alone, without the teacher."""
+"""Features that a reference of the teacher's vocabulary tells alone, without the teacher."""
 
 _TEACHER_FEATURES = (
     *CORPUS_FEATURES,
@@ -71,14 +72,19 @@ _TEACHER_FEATURES = (
 
 
 def _with_reference(role: ReferenceRole) -> tuple[str, ...]:
-    divergences = (
-        kl_name(role),
-        suffix_kl_name(role),
-        f"{role}_suffix_max_kl_divergence",
-        f"{role}_suffix_log_ratio",
-        f"{role}_suffix_max_log_ratio",
-    )
-    return _TEACHER_FEATURES + tuple(f"{role}_{name}" for name in _MODEL_FEATURES) + divergences
+    names = tuple(f"{role}_{name}" for name in _MODEL_FEATURES)
+    divergences: tuple[str, ...]
+    divergences = (kl_name(role), suffix_kl_name(role), f"{role}_suffix_max_kl_divergence")
+    ratios = (f"{role}_suffix_log_ratio", f"{role}_suffix_max_log_ratio")
+    if is_aligned(role):
+        absent = {f"{role}_{name}" for name in _ENTROPY_FEATURES}
+        names, divergences = tuple(name for name in names if name not in absent), ()
+    return _TEACHER_FEATURES + names + divergences + ratios
+
+
+def is_aligned(role: str) -> bool:
+    """Whether a reference, or a feature set with one, is of a model with its own tokenizer."""
+    return "aligned_" in role
 
 
 def kl_name(role: ReferenceRole) -> str:
@@ -94,10 +100,12 @@ def suffix_kl_name(role: ReferenceRole) -> str:
 PAPERS_OBJECTIVE = Objective()
 """Soft labels at T = 2, no cross-entropy."""
 
+SHARED_SETS = ("teacher", "teacher+student", "teacher+baseline")
+"""Keys of `FEATURE_SETS` whose models share a vocabulary: there is a shipped classifier for each."""
+
 FEATURE_SETS: dict[str, tuple[str, ...]] = {
     "teacher": _TEACHER_FEATURES,
-    "teacher+student": _with_reference("student"),
-    "teacher+baseline": _with_reference("baseline"),
+    **{f"teacher+{role}": _with_reference(role) for role in get_args(ReferenceRole)},
 }
 """Which features every run has, by the models that a user has."""
 
@@ -350,7 +358,7 @@ def reason_in_words(features: Mapping[str, float]) -> str:
     recited_by = [
         role
         for role in ("teacher", "baseline", "student")
-        if features.get(f"{role}_suffix_argmax_rate") == 1.0
+        if 1.0 in (features.get(f"{kind}{role}_suffix_argmax_rate") for kind in ("", "aligned_"))
     ]
     if recited_by:
         verb = "recites" if len(recited_by) == 1 else "recite"

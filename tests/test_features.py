@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from memaudit.features import (
     FEATURE_SETS,
     corpus_features,
+    is_aligned,
     mean,
     min_k_logprob,
     model_columns,
@@ -45,12 +47,20 @@ def features_of(scores, role=None, occurrences=1):
 
 @pytest.mark.parametrize(
     ("feature_set", "role"),
-    [("teacher", None), ("teacher+student", "student"), ("teacher+baseline", "baseline")],
+    [
+        ("teacher", None),
+        ("teacher+student", "student"),
+        ("teacher+baseline", "baseline"),
+        ("teacher+aligned_student", "aligned_student"),
+    ],
 )
 def test_every_feature_of_the_set_comes_out_in_its_order_and_finite(feature_set, role):
     """A classifier names its columns; a run computes exactly what its models allow."""
     kl_divergence = None if role is None else np.full(N_PREDICTED, 0.5, dtype=np.float32)
     reference = None if role is None else make_scores(-2.0)
+    if is_aligned(role or ""):
+        assert reference is not None
+        reference, kl_divergence = replace(reference, entropy=None), None
     scores = WindowScores(make_scores(-1.0), reference, kl_divergence)
 
     features = features_of(scores, role)

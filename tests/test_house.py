@@ -7,16 +7,16 @@ import pytest
 from support.house import House
 
 AT_MOST = {  # figure: limit, and what the limit should come down to
-    "modules": 160,  # 125; a teacher behind an endpoint: 2, where a model is, out of engines.models: 1
-    "lines": 34_450,  # 22,500; the bar moves with every batch 45; long texts in parts 90; endpoint 500, (n, p)-extraction 90, sampled labels 110
+    "modules": 161,  # 125; references with other tokenizers: 1; a teacher behind an endpoint: 2, where a model is, out of engines.models: 1
+    "lines": 34_750,  # 22,500; references with other tokenizers 300; the bar moves with every batch 45; long texts in parts 90; endpoint 500, (n, p)-extraction 90, sampled labels 110
     "modules imported by one other": 43,  # 25
     "private helpers used once per 1,000 lines": 12.9,  # 6
-    "imports in functions": 228,  # 120
+    "imports in functions": 231,  # 120
     "lines of the largest function": 65,  # 60
     "lines of the largest module": 480,  # 350
     "pairs of more than 12 equal lines": 0,  # 0
-    "files that name one option, at most": 18,  # 10
-    "files that name one option, on average": 5.2,  # 4
+    "files that name one option, at most": 19,  # 10
+    "files that name one option, on average": 5.3,  # 4
     "modules that name summary.json": 2,  # 2: one writes it, one reads it
     "modules that name what verify wrote": 2,  # 2
 }

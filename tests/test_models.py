@@ -8,7 +8,7 @@ import pytest
 
 import memaudit
 from memaudit.classifier import find_classifier, shipped_classifiers_dir, shipped_name
-from memaudit.features import FEATURE_SETS
+from memaudit.features import SHARED_SETS
 from memaudit.objectives import ObjectiveKind
 
 MODELS = shipped_classifiers_dir()
@@ -17,7 +17,7 @@ DEMO_MODELS = ("demo-teacher", "demo-student", "demo-baseline")
 
 
 @pytest.mark.parametrize("objective", get_args(ObjectiveKind))
-@pytest.mark.parametrize("feature_set", FEATURE_SETS)
+@pytest.mark.parametrize("feature_set", SHARED_SETS)
 def test_a_classifier_is_shipped_for_all_models_and_objectives_and_fits_its_card(
     feature_set, objective
 ):
@@ -31,7 +31,7 @@ def test_a_classifier_is_shipped_for_all_models_and_objectives_and_fits_its_card
     assert card["threshold"] == classifier.threshold
 
 
-@pytest.mark.parametrize("feature_set", FEATURE_SETS)
+@pytest.mark.parametrize("feature_set", SHARED_SETS)
 def test_a_card_keeps_the_roles_apart_and_shows_the_sceptics_rules(feature_set):
     """Numbers from cells that were fitted on are worth nothing."""
     card = json.loads((MODELS / feature_set / "card.json").read_text())

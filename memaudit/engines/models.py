@@ -1,5 +1,6 @@
 """Models on disk or on the hub, loaded without running code of theirs."""
 
+import filecmp
 import os
 import re
 import struct
@@ -180,6 +181,45 @@ def open_tokenizer(source: str, options: ModelOptions) -> "tuple[Tokenizer, str]
         return load_tokenizer(files.folder, where, options.add_special_tokens), files.digest
 
 
+def cuts_alike(
+    source: str | os.PathLike[str], other: str | os.PathLike[str], options: ModelOptions
+) -> bool:
+    """Whether the tokenizers of two models give every text the same ids.
+
+    Raises:
+        ModelError: one cannot be loaded.
+    """
+    from memaudit.engines.tokenizer import difference
+
+    if all(_is_same_file(Path(source), Path(other), name) for name in _TOKENIZER_FILES):
+        return True
+    one, another = (_tokenizer_of(os.fspath(each), options) for each in (source, other))
+    return difference(one, another) is None
+
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def _is_same_file(folder: Path, other: Path, name: str) -> bool:
+    both = folder / name, other / name
+    return all(path.is_file() for path in both) and filecmp.cmp(*both, shallow=False)
+
+
+def _tokenizer_of(source: str, options: ModelOptions) -> "Tokenizer":
+    """Load the tokenizer that `load_model` would."""
+    adapter = adapter_of(source, options)
+    if adapter is not None and not adapter.has_tokenizer:
+        return _tokenizer_of(adapter.base, base_options(adapter, options))
+    if adapter is not None:
+        return open_tokenizer(os.fspath(adapter.folder), options)[0]
+    if is_hub_id(source) and not Path(source).exists():
+        return open_tokenizer(source, options)[0]
+    with open_model(source, options) as (_, folder, where):
+        from memaudit.engines.tokenizer import load_tokenizer
+
+        return load_tokenizer(folder, where, options.add_special_tokens)
+
+
 @contextmanager
 def open_model(
     source: str, options: ModelOptions
@@ -221,7 +261,7 @@ def check_same_vocabulary(teacher: LoadedModel, reference: LoadedModel) -> None:
         raise ModelError(
             f"{shown_path(teacher.source)} and {shown_path(reference.source)} do not share a "
             f"vocabulary: {found}",
-            hint="take one family, or predict by the teacher alone: no --student, no --baseline",
+            hint="take one family, or distil elsewhere and give the student to verify --distilled",
         )
 
 

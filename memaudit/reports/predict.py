@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from memaudit.features import is_aligned
 from memaudit.reports import words
 from memaudit.reports.page import (
     Cell,
@@ -107,6 +108,12 @@ def notes(result: "AuditResult") -> Iterator[str]:
     """Return what a reader must know before relying on the numbers."""
     if result.finished.manifest.unused_weights:
         yield f"Is this the model that was trained? {result.finished.manifest.unused_weights}."
+    if is_aligned(result.names.feature_set):
+        yield (
+            "The second model has a tokenizer of its own. It was compared with the teacher character "
+            "by character. The shipped classifiers do not look at it: it is in the table, and "
+            "'memaudit fit' can use it."
+        )
     if result.unfamiliar:
         found = words.percent_by_name(result.unfamiliar)
         yield f"{words.NOT_FAMILIAR}: {found}. {words.READ_AS_ORDER}"

@@ -179,7 +179,7 @@ def _provenance(report: Report) -> dict[str, dict[str, object]]:
     inputs, names, classifier = manifest.inputs, manifest.names, manifest.classifier
     reference = {}
     if names.reference is not None:
-        role = inputs.feature_set.removeprefix("teacher+")
+        role = inputs.feature_set.removeprefix("teacher+").replace("_", " ")
         reference = {role: names.reference, f"sha256 of the {role}": inputs.reference_digest or ""}
     groups: dict[str, dict[str, object]] = {
         "Run": {

@@ -277,6 +277,11 @@ def _notes(result: "VerificationResult") -> Iterator[str]:
         yield "Nothing was held out by memaudit, so there is no perplexity on unseen text."
     elif "baseline" in result.models:
         yield "You gave the baseline: it may have seen what is held out here."
+    if aligned := result.settings.get("aligned"):
+        yield (
+            f"Other tokenizers than the teacher's: {', '.join(aligned)}. Such a model recites a text if "
+            "each of its own tokens that reaches into the suffix is its first choice."
+        )
     yield (
         "This is one student, from one seed. Up to a third of what another student recites is "
         "different. The intervals cover the choice of examples only."

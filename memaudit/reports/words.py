@@ -40,9 +40,11 @@ _FEATURES = {
 
 def feature(name: str) -> str:
     """Return what a feature measures, in words; its name where there are none."""
-    role, _, rest = name.partition("_")
+    aligned, plain = "aligned_", name.removeprefix("aligned_")
+    role, _, rest = plain.partition("_")
     if role in ("teacher", "student", "baseline") and rest in _FEATURES:
-        return f"{role}: {_FEATURES[rest]}"
+        told = ", told by the teacher's tokens" if name.startswith(aligned) else ""
+        return f"{role}: {_FEATURES[rest]}{told}"
     return _FEATURES.get(name, name.replace("_", " "))
 
 

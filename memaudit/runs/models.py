@@ -18,11 +18,12 @@ from memaudit.engines.models import (
     LoadedModel,
     ModelOptions,
     check_same_vocabulary,
+    cuts_alike,
     load_model,
     model_digest,
 )
 from memaudit.errors import ModelError, UsageError
-from memaudit.features import ReferenceRole, exact_features
+from memaudit.features import ReferenceRole, exact_features, is_aligned
 from memaudit.progress import tell
 from memaudit.runs.chunks import feature_set_name
 from memaudit.runs.manifest import ModelNames
@@ -227,6 +228,20 @@ def check_sources(sources: ModelSources) -> None:
         )
 
 
+def settled_role(sources: ModelSources) -> ModelSources:
+    """Return the same, with a role that says whether the reference has a tokenizer of its own.
+
+    Raises:
+        ModelError: a tokenizer cannot be loaded.
+    """
+    reference, role = sources.reference, sources.role
+    if reference is None or role is None:
+        return sources
+    if cuts_alike(sources.teacher, reference, sources.options.model):
+        return sources
+    return replace(sources, role="aligned_student" if role == "student" else "aligned_baseline")
+
+
 def load_scorer(sources: ModelSources, worker: int) -> tuple[Engine, Tokenizer]:
     """Load the models for one of several workers, on a device of its own.
 
@@ -271,7 +286,8 @@ def _load_pair(
     if sources.reference is None:
         return teacher, None
     reference = load_model(sources.reference, options)
-    check_same_vocabulary(teacher, reference)
+    if not is_aligned(sources.role or ""):
+        check_same_vocabulary(teacher, reference)
     return teacher, reference
 
 
@@ -290,6 +306,8 @@ def _engine_here(
     from memaudit.engines.vllm_start import VllmRefusedError, why_not
 
     refusal = why_not([model for model in (teacher, reference) if model], options.model)
+    if is_aligned(sources.role or ""):
+        refusal = "the second model has a tokenizer of its own"
     if refusal is not None and name == "auto":
         return _engine(sources, teacher, reference)
     if refusal is not None:
@@ -313,11 +331,17 @@ def _engine_here(
 def _engine(sources: ModelSources, teacher: LoadedModel, reference: LoadedModel | None) -> Engine:
     from memaudit.engines.hf import HfEngine
 
+    compiled, bos_token_id = sources.options.model.compiled, teacher.tokenizer.bos_token_id
+    if reference is not None and is_aligned(sources.role or ""):
+        from memaudit.engines.aligned import AlignedEngine, aligned_reference
+
+        own = HfEngine(teacher.model, bos_token_id=bos_token_id, compiled=compiled)
+        return AlignedEngine(own, aligned_reference(reference, teacher.tokenizer, compiled))
     return HfEngine(
         teacher.model,
         None if reference is None else reference.model,
-        bos_token_id=teacher.tokenizer.bos_token_id,
-        compiled=sources.options.model.compiled,
+        bos_token_id=bos_token_id,
+        compiled=compiled,
     )
 
 

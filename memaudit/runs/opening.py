@@ -42,6 +42,7 @@ from memaudit.runs.models import (
     ModelSources,
     check_sources,
     load_models,
+    settled_role,
     teacher_digest,
 )
 from memaudit.runs.options import AuditOptions
@@ -115,18 +116,20 @@ def open_request(
     """
     if options.sensitive:
         load_detector()
-    role, reference = reference_role(student, baseline), student or baseline
-    classifier = find_classifier(options.classifier, feature_set_name(role), options.objective.kind)
-    check_zlib(classifier)
+    reference = student or baseline
     corpus = corpus_of(data)
     model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
-    sources = ModelSources(
+    asked = ModelSources(
         fspath(teacher),
         None if reference is None else fspath(reference),
-        role,
+        reference_role(student, baseline),
         replace(options, model=model),
     )
-    check_sources(sources)
+    check_sources(asked)
+    sources = settled_role(asked)
+    feature_set = feature_set_name(sources.role)
+    classifier = find_classifier(options.classifier, feature_set, options.objective.kind)
+    check_zlib(classifier)
     return AuditRequest(corpus, sources, classifier, chosen_prefilter(classifier, options))
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedModel
 
+    from memaudit.engines import Engine
+
 _CHUNK = 128  # windows scored between two reports of progress
 _SAMPLES = (1, 10, 100, 1000)
 """Of each prefix, for (n, p)-extraction."""
@@ -58,28 +60,23 @@ class Extraction:
 
 
 def extract(
-    model: "PreTrainedModel",
+    engine: "Engine",
     windows: NDArray[np.int32],
     *,
     shape: WindowShape,
-    bos_token_id: int | None,
     on_chunk: Callable[[int], None],
 ) -> dict[str, NDArray[Any]]:
     """Return what an `Extraction` holds of every window, by one pass in float32.
 
     Args:
-        model: in float32.
+        engine: on one model in float32.
         windows: (n, T).
         shape: of the windows.
-        bos_token_id: read before each window.
         on_chunk: told the windows done.
 
     Raises:
         ModelError: a score is not finite.
     """
-    from memaudit.engines.hf import HfEngine
-
-    engine = HfEngine(model, bos_token_id=bos_token_id)
     is_extracted = np.zeros(len(windows), dtype=np.bool_)
     nats, suffix_logprobs = np.zeros(len(windows)), np.zeros(len(windows))
     for start in range(0, len(windows), _CHUNK):

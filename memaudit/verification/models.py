@@ -22,6 +22,7 @@ from memaudit.verification.examples import VerificationOptions
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from memaudit.engines import Engine
     from memaudit.engines.models import LoadedModel
 
 _CHECKPOINTS_A_TRAINING = 20
@@ -29,7 +30,7 @@ _CHECKPOINTS_A_TRAINING = 20
 
 @dataclass(frozen=True, slots=True)
 class VerificationModels:
-    """Models that share a vocabulary."""
+    """Models that share a vocabulary, but for students and baselines that were trained elsewhere."""
 
     teacher: "LoadedModel"
     student: "LoadedModel"
@@ -47,6 +48,24 @@ class VerificationModels:
         """(0,) or (1,) what stands in front of every window."""
         bos = self.teacher.tokenizer.bos_token_id
         return np.array([] if bos is None else [bos], dtype=np.int32)
+
+    @property
+    def aligned(self) -> list[str]:
+        """Roles of the models that cut texts differently from the teacher."""
+        from memaudit.engines.tokenizer import difference
+
+        told = self.teacher.tokenizer
+        return [role for role, each in self.given.items() if difference(told, each.tokenizer)]
+
+    def engine(self, model: "PreTrainedModel") -> "Engine":
+        """Return what scores the teacher's windows on a model: one of these, or trained from one."""
+        from memaudit.engines.aligned import aligned_reference
+        from memaudit.engines.hf import HfEngine
+
+        for role in self.aligned:
+            if self.given[role].model is model:
+                return aligned_reference(self.given[role], self.teacher.tokenizer)
+        return HfEngine(model, bos_token_id=self.teacher.tokenizer.bos_token_id)
 
     def with_bos(self, windows: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return (n, T) or (n, T + 1) windows as the models read them."""
@@ -110,11 +129,8 @@ def check_readable(models: VerificationModels, window: NDArray[np.int32]) -> Non
     Raises:
         ModelError: a window is too long for a model, or its head is not understood.
     """
-    from memaudit.engines.hf import HfEngine
-
     for loaded in models.given.values():
-        engine = HfEngine(loaded.model, bos_token_id=models.teacher.tokenizer.bos_token_id)
-        engine.score([window])
+        models.engine(loaded.model).score([window])
 
 
 def trained_model(

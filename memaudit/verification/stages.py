@@ -228,10 +228,9 @@ def extraction(run: Run, role: str, model: "PreTrainedModel") -> Extraction:
     arrays = stage_arrays(
         run.work / f"extraction-{role}.npz",
         lambda: extract(
-            model,
+            run.models.engine(model),
             windows,
             shape=run.options.shape,
-            bos_token_id=run.models.teacher.tokenizer.bos_token_id,
             on_chunk=lambda done: report(done, len(windows)),
         ),
     )

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from memaudit.classifier import shipped_name
-from memaudit.features import FEATURE_SETS
+from memaudit.features import SHARED_SETS
 from memaudit.objectives import ObjectiveKind
 from study.tables import StudyTable, decimal, in_order, with_interval
 
@@ -14,9 +14,9 @@ Document = Mapping[str, Any]
 """What `study.heavy.workflow.conduct_study` returns."""
 
 _OTHER_KINDS: tuple[ObjectiveKind, ...] = ("hard", "cross-entropy")
-_FIRST_METHODS = (*FEATURE_SETS, "the paper's four", "students of two other seeds")
+_FIRST_METHODS = (*SHARED_SETS, "the paper's four", "students of two other seeds")
 _FIRST_GROUPS = ("as shipped", "within family and corpus")
-_OTHERS = {shipped_name(name, kind) for name in FEATURE_SETS for kind in _OTHER_KINDS}
+_OTHERS = {shipped_name(name, kind) for name in SHARED_SETS for kind in _OTHER_KINDS}
 _MIN_FOUND = 5
 """Below so many memorized examples, a ratio to an expected number says nothing."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from memaudit.classifier import shipped_name
-from memaudit.features import FEATURE_SETS
+from memaudit.features import SHARED_SETS
 from memaudit.objectives import ObjectiveKind
 from study.heavy.cells import CellResult
 from study.heavy.evaluation import Judged, evaluate
@@ -147,7 +147,7 @@ class _Task:
 
 def _tasks(results: Sequence[CellResult]) -> list[_Task]:
     methods: dict[str, tuple[str, tuple[str, ...] | None]] = {
-        **{name: (name, None) for name in FEATURE_SETS},
+        **{name: (name, None) for name in SHARED_SETS},
         "the paper's four": ("teacher+baseline", PAPERS_FEATURES),
     }
     tasks = [
@@ -158,7 +158,7 @@ def _tasks(results: Sequence[CellResult]) -> list[_Task]:
     ]
     kinds: tuple[ObjectiveKind, ...] = ("hard", "cross-entropy")
     for kind in kinds:
-        for feature_set in FEATURE_SETS:
+        for feature_set in SHARED_SETS:
             baselines = feature_set != "teacher+baseline"
             split = shipped_split(results, kind, baselines=baselines)
             tasks.append(

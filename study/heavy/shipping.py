@@ -9,7 +9,7 @@ import numpy as np
 
 from memaudit import __version__
 from memaudit.classifier import RiskClassifier, save_classifier, shipped_name
-from memaudit.features import FEATURE_SETS
+from memaudit.features import SHARED_SETS
 from memaudit.objectives import ObjectiveKind
 from memaudit.prefilter import prefilter_fit_bytes, prefilter_fit_path
 from memaudit.runs.files import committed_file
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SHIPPED = tuple(
     shipped_name(feature_set, objective)
     for objective in get_args(ObjectiveKind)
-    for feature_set in FEATURE_SETS
+    for feature_set in SHARED_SETS
 )
 """Names of the classifiers."""
 
@@ -66,7 +66,7 @@ def ship_classifiers(
         models: each classifier goes into a folder of its name here, with its card.
     """
     for objective in get_args(ObjectiveKind):
-        for feature_set in FEATURE_SETS:
+        for feature_set in SHARED_SETS:
             # A classifier that looks at the baseline must not be told what the baseline recites.
             baselines = feature_set != "teacher+baseline"
             split = shipped_split(results, objective, baselines=baselines)

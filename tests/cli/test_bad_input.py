@@ -6,7 +6,6 @@ import pickle
 import shutil
 
 import pytest
-from conftest import save_tiny_model
 from support.fakes import make_classifier
 
 from memaudit.classifier import FILE_NAME, save_classifier
@@ -144,12 +143,6 @@ def weights_that_are_not_numbers(world):
     save_file(weights, path, metadata={"format": "pt"})
 
 
-def another_vocabulary(world):
-    """Two models that cut texts differently."""
-    other = save_tiny_model(world.folder / "other", first_token="Z")
-    world.extra = ["--student", other]
-
-
 def student_and_baseline(world):
     """Two references."""
     world.extra = ["--student", world.student, "--baseline", world.student]
@@ -255,7 +248,6 @@ CASES = {
     pickled_weights: "broken-teacher",
     broken_weights: "broken-teacher",
     weights_that_are_not_numbers: "dense_4h_to_h.bias holds values that are not finite numbers",
-    another_vocabulary: "vocabular",
     student_and_baseline: "both a student and a baseline are given",
     window_longer_than_the_model: "a window has 266 tokens, GPTNeoXForCausalLM reads at most 256",
     missing_classifier: "no classifier by-haert",

@@ -11,6 +11,7 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import save_tiny_model
 
 from memaudit.audit import audit_corpus
 from memaudit.cli.main import run
@@ -135,6 +136,28 @@ def test_a_second_model_adds_columns(predict, tiny_student, tmp_path, role):
     assert json.loads(out)["feature_set"] == f"teacher+{role}"
     schema = pq.read_schema(tmp_path / "out" / "risk.parquet")
     assert set(FEATURE_SETS[f"teacher+{role}"]) <= set(schema.names)
+
+
+def test_a_second_model_may_have_a_tokenizer_of_its_own(predict, tmp_path, tiny_student):
+    """Its columns have their own names; what is finished is told again, and not mixed up."""
+    other, out = save_tiny_model(tmp_path / "other", first_token="Z"), tmp_path / "out"
+
+    code, told, _ = predict("--student", other, "--out", out)
+
+    assert code == 0
+    assert "has a tokenizer of its own" in " ".join(told.split())
+    names = {*pq.read_schema(out / "risk.parquet").names}
+    assert {*FEATURE_SETS["teacher+aligned_student"]} <= names
+    assert not any(name.startswith("student_") or "kl_divergence" in name for name in names)
+    assert json.loads(predict("--student", other, "--out", out, "--json")[1])["feature_set"] == (
+        "teacher+aligned_student"
+    )
+    code, _, err = predict("--student", tiny_student, "--out", out)
+    assert code == 2
+    assert "holds another run" in err
+    code, _, err = predict("--baseline", other, "--classifier", "teacher+baseline")
+    assert code == 2
+    assert "with the teacher's tokenizer" in " ".join(err.split())
 
 
 def test_bad_rows_can_be_skipped(predict, corpus):

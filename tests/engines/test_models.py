@@ -291,7 +291,7 @@ def test_what_differs_between_two_vocabularies_is_said(saved, tmp_path, settings
     with pytest.raises(ModelError, match=message) as caught:
         check_same_vocabulary(load_model(str(saved)), load_model(str(other)))
     assert "do not share a vocabulary" in caught.value.message
-    assert "predict by the teacher alone" in caught.value.hint
+    assert "verify --distilled" in caught.value.hint
 
 
 def rewrite_weights(folder, change):

@@ -70,6 +70,39 @@ def test_several_students_share_the_answers_of_the_others(models, tmp_path):
     assert not (tmp_path / "out" / "work").exists()
 
 
+def test_a_student_with_other_tokens_recites_the_same_texts(models, tmp_path):
+    """The same student under other token numbers, beside a baseline with the teacher's."""
+    other = renumbered(models["student"], tmp_path / "student")
+
+    (result,) = verified(models, tmp_path / "out", students=[str(other)]).values()
+
+    (same,) = verified(models, tmp_path / "same").values()
+    assert result.settings["aligned"] == ["student"]
+    for field in ("extracted", "sets", "sampled", "inherited"):
+        assert getattr(result, field) == getattr(same, field)
+    options = make_options(check_generate=4)
+    with pytest.raises(UsageError, match="the student has others"):
+        verify_distilled(
+            models["teacher"], [str(other)], models["data"], out=tmp_path / "no", options=options
+        )
+
+
+def renumbered(source, folder):
+    """Save a model again, with two of its letters' token ids exchanged."""
+    from support.tiny_models import save_tokenizer
+
+    from memaudit.engines.models import load_model
+
+    loaded = load_model(source)
+    i, j = (loaded.tokenizer.vocabulary[letter] for letter in "ab")
+    for name in ("get_input_embeddings", "get_output_embeddings"):
+        weight = getattr(loaded.model, name)().weight
+        weight[[i, j]] = weight[[j, i]].clone()
+    loaded.model.save_pretrained(folder)
+    save_tokenizer(folder, merges=(), swap=(i, j))
+    return folder
+
+
 def test_without_a_baseline_nothing_is_called_easy(models, tmp_path):
     """What nobody was asked is empty in the table, not false."""
     (result,) = verified(models, tmp_path / "out", baseline=None).values()

@@ -50,7 +50,7 @@ def test_extraction_is_the_engines_answer():
     model, windows = scratch_model(), np.stack(markov_windows(150))
     told = []
 
-    found = extract(model, windows, shape=SHAPE, bos_token_id=None, on_chunk=told.append)
+    found = extract(HfEngine(model), windows, shape=SHAPE, on_chunk=told.append)
 
     scores = [score.teacher for score in HfEngine(model).score(list(windows))]
     assert told == [128, 150]
