@@ -104,10 +104,10 @@ def _sharegpt(row: Mapping[str, object]) -> Content:
     return _conversation(messages, row)
 
 
-def _turn(turn: dict[str, object], number: int) -> dict[str, object]:
-    """Return a turn of ShareGPT as a message."""
-    if "from" not in turn:
-        return turn  # role and content under the name of ShareGPT's column
+def _turn(turn: object, number: int) -> object:
+    """Return a turn of ShareGPT as a message, wherever it stands, and all else as it is."""
+    if not isinstance(turn, dict) or "from" not in turn or "role" in turn:
+        return turn
     speaker, value = turn["from"], turn.get("value")
     if isinstance(turn, RepeatedKeys):
         raise RowError(f"turn {number}: a key is there twice")
@@ -234,6 +234,7 @@ def _conversation(
 ) -> Conversation:
     if not messages:
         raise RowError("no messages")
+    messages = [_turn(message, number) for number, message in enumerate(messages, start=1)]
     checked = [_message(message, number) for number, message in enumerate(messages, start=1)]
     contents = [message.get("content") for message in messages if isinstance(message, dict)]
     parts = [part for content in contents if isinstance(content, list) for part in content]

@@ -47,6 +47,7 @@ def render(conversation):
         ({"messages": [ASK, SAY]}, CHAT, ["hello"]),
         ({"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}, CHAT, ["hello"]),
         ({"conversations": [ASK, SAY]}, CHAT, ["hello"]),
+        ({"messages": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}, CHAT, ["hello"]),
         ({"system": "s", "conversations": [{"from": "human", "value": "hi"}]}, "<system>s<user>hi", []),
         ({"instruction": "hi", "input": "", "output": "hello"}, CHAT, ["hello"]),
         ({"instruction": "a", "input": "b", "output": "c"}, "<user>a\nb<assistant>c", ["c"]),
