@@ -4,6 +4,12 @@
     python -m benchmarks.scaling commit --model models/demo-teacher
     python -m benchmarks.scaling memory --rows 1000000
     python -m benchmarks.scaling dispatch
+    python -m benchmarks.scaling whole --rows 1000000
+    python -m benchmarks.scaling busy --windows 40960
+
+`whole` audits a file of documents of 3 kB with an engine that takes no time. `busy` says which share
+of the scoring an engine is at work that sleeps as long as an H100 would take for a teacher of 1 and
+of 8 billion parameters: as it is done, and chunk by chunk with 128 windows, as it was done before.
 
 Prints one JSON document. `throughput` alternates between one process and two Ray actors, each with
 one thread; on a machine that others use too, compare CPU seconds a window rather than wall time.
@@ -24,17 +30,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.corpus import Rendered
+from memaudit.corpus import CorpusOptions, Example, Rendered, read_corpus
 from memaudit.engines import Engine
 from memaudit.engines.models import ModelOptions
 from memaudit.features import FEATURE_SETS
 from memaudit.objectives import Objective
+from memaudit.progress import Progress
 from memaudit.runs.chunks import ChunkPlan, write_chunk
 from memaudit.runs.models import ModelSources, load_models, load_scorer
 from memaudit.runs.options import AuditOptions, RayOptions
 from memaudit.runs.ray_executor import score_on_ray
 from memaudit.runs.reading import Tokenizer
-from memaudit.runs.scoring import ChunkWork, chunk_features, score_here
+from memaudit.runs.scoring import ChunkWork, chunk_features, score_chunk, score_here
 from memaudit.scores import TokenScores, WindowScores
 from memaudit.windows import WindowShape
 
@@ -206,7 +213,6 @@ def memory(n_rows: int, chunk_size: int) -> dict[str, float]:
     """Audit rows that all differ with an engine that takes no time."""
     from memaudit import audit
     from memaudit.classifier import load_classifier
-    from memaudit.corpus import Example
     from memaudit.runs.folder import open_folder
     from memaudit.runs.models import AuditModels
     from memaudit.runs.options import AuditOptions
@@ -230,6 +236,114 @@ def memory(n_rows: int, chunk_size: int) -> dict[str, float]:
         "of it before the rows": before,
         "seconds": time.monotonic() - started,
         **{f"bytes of {name}": size for name, size in sizes.items()},
+    }
+
+
+class SleepingEngine(InstantEngine):
+    """Takes the time of a model on another machine."""
+
+    def __init__(self, windows_a_second: float) -> None:
+        """Take its speed."""
+        self._rate = windows_a_second
+        self.slept = 0.0
+
+    def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
+        """Sleep, and make up scores."""
+        begun = time.monotonic()
+        time.sleep(len(windows) / self._rate)
+        self.slept += time.monotonic() - begun
+        return super().score(windows)
+
+
+_RATES = {"1B": 3500.0, "8B": 500.0}
+"""Windows of 100 tokens a second on an H100: 350 TFLOP/s of the 989 that it has in bfloat16 without
+sparsity, 2e11 and 1.6e12 FLOP a window, and some time for the head."""
+
+
+def busy(model: str, n_windows: int) -> dict[str, float]:
+    """Return the share of the scoring that an engine is at work, by its size and how it is done."""
+    tokenizer = load_scorer(measured_sources(model), 0)[1]
+    windows = _natural_windows(tokenizer, n_windows)
+    found = {}
+    for name, rate in _RATES.items():
+        n = min(n_windows, int(20 * rate))  # 20 seconds are enough
+        for way, chunk_size in (("chunk by chunk", 128), ("as it is done", 4096)):
+            engine = SleepingEngine(rate)
+            with tempfile.TemporaryDirectory() as folder:
+                plan = make_plan(Path(folder), n, chunk_size)
+                works = (
+                    ChunkWork(i, windows[list(plan.windows_of(i))], np.ones(len(part), np.int64))
+                    for i in range(plan.n_chunks)
+                    if (part := plan.windows_of(i))
+                )
+                begun = time.monotonic()
+                if way == "chunk by chunk":
+                    for work in works:
+                        score_chunk(plan, engine, tokenizer, work)
+                else:
+                    for _ in score_here(engine, tokenizer, plan, works):
+                        pass
+                seconds = time.monotonic() - begun
+            found[f"{name}, {way}"] = round(engine.slept / seconds, 3)
+    return found
+
+
+def _natural_documents(n_bytes: int) -> list[str]:
+    """Return real text in pieces of a size."""
+    rows = read_corpus(CorpusOptions("sample_data/natural.jsonl.zst"))
+    text = "\n".join(row.text for row in rows if isinstance(row, Example))
+    return [text[i : i + n_bytes] for i in range(0, len(text) - n_bytes, n_bytes)]
+
+
+def _natural_windows(tokenizer: Tokenizer, n: int) -> NDArray[np.int32]:
+    ids = np.concatenate(tokenizer.encode(_natural_documents(100_000))).astype(np.int32)
+    starts = np.random.default_rng(0).integers(0, len(ids) - _SHAPE.length, n)
+    return ids[starts[:, None] + np.arange(_SHAPE.length)]
+
+
+def whole(model: str, n_rows: int, chunk_size: int) -> dict[str, float]:
+    """Audit a file of documents of 3 kB that all differ, without a model's time."""
+    from memaudit import audit
+    from memaudit.classifier import load_classifier
+    from memaudit.runs.folder import open_folder
+    from memaudit.runs.models import AuditModels
+
+    tokenizer = load_scorer(measured_sources(model), 0)[1]
+    documents = _natural_documents(2990)
+    score = partial(score_here, InstantEngine(), tokenizer)
+    models = AuditModels(tokenizer=tokenizer, score=score, engine="instant", teacher="none")
+    classifier = load_classifier(Path("models") / "teacher")
+    seconds: dict[str, float] = {}
+
+    def note(moment: Progress) -> None:
+        seconds[moment.stage] = moment.seconds
+
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        corpus = Path(folder) / "corpus.jsonl"
+        with corpus.open("w", encoding="utf-8") as file:
+            for i in range(n_rows):
+                text = f"{i:09} {documents[i % len(documents)]}"
+                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+        before, begun, cpu = _peak(), time.monotonic(), time.process_time()
+        options = AuditOptions(chunk_size=chunk_size)
+        inputs = audit.AuditInputs(
+            read_corpus(CorpusOptions(str(corpus))), models, classifier, options
+        )
+        with open_folder(Path(folder) / "run") as run_folder:
+            audit._audit(run_folder, inputs, note, writes=True)
+        total, cpu = time.monotonic() - begun, time.process_time() - cpu
+    sample = [documents[i % len(documents)] for i in range(4000)]
+    begun = time.process_time()
+    tokenizer.encode(sample)
+    encoding = time.process_time() - begun
+    return {
+        "rows": n_rows,
+        "rows a second": n_rows / total,
+        "rows a CPU second": n_rows / cpu,
+        **{f"seconds of {stage}": taken for stage, taken in seconds.items()},
+        "whole texts a CPU second, tokenizers alone": len(sample) / encoding,
+        "peak MiB": _peak(),
+        "of it before the rows": before,
     }
 
 
@@ -261,7 +375,9 @@ def _peak() -> float:
 def main() -> None:
     """Measure one of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("throughput", "commit", "memory", "dispatch"))
+    parser.add_argument(
+        "what", choices=("throughput", "commit", "memory", "dispatch", "whole", "busy")
+    )
     parser.add_argument("--model", default="models/demo-teacher")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--windows", type=int, default=2048)
@@ -274,6 +390,10 @@ def main() -> None:
         found = commit(given.model, given.chunk_size, max(2, given.windows // given.chunk_size))
     elif given.what == "memory":
         found = memory(given.rows, given.chunk_size)
+    elif given.what == "whole":
+        found = whole(given.model, given.rows, given.chunk_size)
+    elif given.what == "busy":
+        found = busy(given.model, given.windows)
     else:
         found = dispatch(max(2, given.windows // given.chunk_size), given.chunk_size)
     sys.stdout.write(json.dumps(found, indent=1) + "\n")

@@ -157,9 +157,13 @@ def _chunk_plan(
         objective=options.objective,
         features=FEATURE_SETS[feature_set_name(role)],
         n_windows=0,
-        chunk_size=options.chunk_size,
+        chunk_size=options.chunk_size_on("cuda" if _on_gpu(options) else "cpu"),
         prefilter=prefilter,
     )
+
+
+def _on_gpu(options: AuditOptions) -> bool:
+    return options.model.device != "cpu" and torch.cuda.is_available()
 
 
 def _counted(
@@ -170,7 +174,6 @@ def _counted(
     models: dict[str, ModelSizes],
 ) -> AuditPlan:
     """Return the plan as far as it follows from counts and options."""
-    on_gpu = options.model.device != "cpu" and torch.cuda.is_available()
     return AuditPlan(
         outcomes=dict(cuts.outcomes),
         windows=len(cuts.windows),
@@ -181,7 +184,7 @@ def _counted(
         features=len(chunks.features),
         chunk_size=chunks.chunk_size,
         dtype=options.model.dtype,
-        device="cuda" if on_gpu else "cpu",
+        device="cuda" if _on_gpu(options) else "cpu",
         workers=options.workers if options.ray is None else options.ray.replicas,
         models=models,
     )

@@ -236,7 +236,7 @@ def _asked_inputs(request: AuditRequest, was: RunInputs, *, is_done: bool) -> Ru
         "windows": options.windows
         if options.windows != "auto"
         else ("first" if answers is None else "answers"),
-        "chunk_size": options.chunk_size,
+        "chunk_size": options.chunk_size or was.chunk_size,
         "zlib": zlib_record(),
         "versions": software_versions(sensitive=options.sensitive),
         "survival": None if request.prefilter is None else request.prefilter.survival,
@@ -371,7 +371,7 @@ def declare(
         prefix_tokens=options.shape.prefix_len,
         suffix_tokens=options.shape.suffix_len,
         windows=windows,
-        chunk_size=options.chunk_size,
+        chunk_size=options.chunk_size_on(models.device),
         zlib=zlib_record(),
         versions=software_versions(sensitive=options.sensitive),
         survival=None if inputs.prefilter is None else inputs.prefilter.survival,

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from memaudit.engines import EndpointOptions, EngineName, VllmOptions, engine_to_try
+from memaudit.engines import ENDPOINT, EndpointOptions, EngineName, VllmOptions, engine_to_try
 from memaudit.engines.models import ModelOptions
 from memaudit.files import TableFormat
 from memaudit.objectives import DEFAULT_EPOCHS, Objective
@@ -71,8 +71,8 @@ class AuditOptions:
     table_format: TableFormat = "parquet"
     """How the risk table is written."""
 
-    chunk_size: int = 128
-    """Distinct windows that are scored, and committed, together."""
+    chunk_size: int | None = None
+    """Distinct windows that are scored, and committed, together. None: by the device."""
 
     n_worst: int = 10
     """Examples listed in the result, at least 0."""
@@ -102,7 +102,8 @@ class AuditOptions:
         engine_to_try(self.engine, self.vllm, elsewhere=self.n_elsewhere > 0)
         if not 0 < self.epochs < math.inf:
             raise ValueError(f"epochs must be above 0 and finite, got {self.epochs}")
-        if min(self.chunk_size, self.workers) < 1 or min(self.n_worst, self.show_text) < 0:
+        sizes = (self.workers, *(() if self.chunk_size is None else (self.chunk_size,)))
+        if min(sizes) < 1 or min(self.n_worst, self.show_text) < 0:
             raise ValueError(
                 "chunk_size and workers must be at least 1, n_worst and show_text at least 0"
             )
@@ -113,6 +114,13 @@ class AuditOptions:
         if self.ray is not None:
             return self.ray.replicas
         return self.workers if self.workers > 1 else 0
+
+    def chunk_size_on(self, device: str) -> int:
+        """Return the windows of a chunk, on `cpu` or a GPU by its name.
+
+        A GPU takes over a hundred windows at once, and waits between two chunks.
+        """
+        return self.chunk_size or (128 if device in ("cpu", ENDPOINT) else 4096)
 
     @property
     def window_choice(self) -> WindowChoice:

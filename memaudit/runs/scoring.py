@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from queue import SimpleQueue
@@ -122,10 +122,26 @@ def chunks_to_score(
 def score_here(
     engine: Engine, tokenizer: Tokenizer, plan: ChunkPlan, works: Iterator[ChunkWork]
 ) -> Iterator[int]:
-    """Score chunks one after the other in this process: the plainest `ScoreChunks`."""
-    for work in works:
-        score_chunk(plan, engine, tokenizer, work)
-        yield work.number
+    """Score chunks one after the other in this process: the plainest `ScoreChunks`.
+
+    While the models run on a chunk, the texts of the next are measured and the features of the one
+    before are committed, in a thread each: a GPU waits for neither.
+    """
+    with ThreadPoolExecutor(1) as before, ThreadPoolExecutor(1) as after:
+        measured = (
+            (work, before.submit(_corpus_features, plan, tokenizer, work)) for work in works
+        )
+        current: tuple[ChunkWork, Future[list[dict[str, float]]]] | None = None
+        committed: Future[int] | None = None
+        for upcoming in chain(measured, [None]):
+            if current is not None:
+                scored = _run_models(plan, engine, *current)
+                if committed is not None:
+                    yield committed.result()
+                committed = after.submit(_commit, plan, tokenizer, current[0], scored)
+            current = upcoming
+        if committed is not None:
+            yield committed.result()
 
 
 def score_at_once(
@@ -187,23 +203,53 @@ def chunk_features(
     """
     with ThreadPoolExecutor(max_workers=1) as beside:
         # zlib and the tokenizer let go of the interpreter: they run while the models do.
-        corpus_features_later = beside.submit(_corpus_features, plan, tokenizer, work)
-        if plan.prefilter is None:
-            kept = list(range(len(work.windows)))
-        else:
-            kept = _screen(plan, engine, work, corpus_features_later.result())
-        windows = [without_padding(window) for window in work.windows]
-        scores = _score(engine, [windows[i] for i in kept]) if kept else []
-        known = corpus_features_later.result()
-    for i, window_scores in zip(kept, scores, strict=True):
+        known = beside.submit(_corpus_features, plan, tokenizer, work)
+        return _features(plan, tokenizer, work, _run_models(plan, engine, work, known))
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """What is known of a chunk's windows once the models have run."""
+
+    known: list[dict[str, float]]
+    """Of each window, by name, what no model says."""
+
+    kept: list[int]
+    """Places of the windows that the models looked at, ascending."""
+
+    scores: list[WindowScores]
+    """Of those."""
+
+
+def _run_models(
+    plan: ChunkPlan, engine: Engine, work: ChunkWork, known: Future[list[dict[str, float]]]
+) -> _Scored:
+    kept = list(range(len(work.windows)))
+    if plan.prefilter is not None:
+        kept = _screen(plan, engine, work, known.result())
+    scores = _score(engine, [without_padding(work.windows[i]) for i in kept]) if kept else []
+    return _Scored(known.result(), kept, scores)
+
+
+def _commit(plan: ChunkPlan, tokenizer: Tokenizer, work: ChunkWork, scored: _Scored) -> int:
+    write_chunk(plan, work.number, _features(plan, tokenizer, work, scored))
+    return work.number
+
+
+def _features(
+    plan: ChunkPlan, tokenizer: Tokenizer, work: ChunkWork, scored: _Scored
+) -> NDArray[np.float64]:
+    known = scored.known
+    for i, window_scores in zip(scored.kept, scored.scores, strict=True):
         if known[i].get("secrets"):
+            window = without_padding(work.windows[i])
             known[i]["secret_argmax_rate"] = secret_argmax_rate(
-                load_detector(), tokenizer.decode, windows[i], window_scores.teacher.is_argmax
+                load_detector(), tokenizer.decode, window, window_scores.teacher.is_argmax
             )
             known[i]["secret_at_risk"] = float(is_secret_at_risk(known[i]))
     X = np.array([[row.get(name, np.nan) for name in plan.features] for row in known])
-    _fill_model_features(X, plan, work, kept, scores)
-    _check_finite(X[kept], plan.features)
+    _fill_model_features(X, plan, work, scored.kept, scored.scores)
+    _check_finite(X[scored.kept], plan.features)
     return X
 
 

@@ -1,5 +1,9 @@
 """Scoring: what memory does not suffice for in one go is done in two."""
 
+import time
+from functools import partial
+from threading import Event
+
 import numpy as np
 import pytest
 from support.fake_run import (
@@ -9,10 +13,14 @@ from support.fake_run import (
     contents,
     fake_audit,
     fake_options,
+    fake_rows,
 )
-from support.fakes import make_classifier, make_models, make_rows
+from support.fakes import ByteTokenizer, make_classifier, make_models, make_rows
 
 from memaudit.errors import ModelError
+from memaudit.runs.models import AuditModels
+from memaudit.runs.options import AuditOptions
+from memaudit.runs.scoring import score_here
 
 
 class ForgetfulEngine(ByteWiseEngine):
@@ -96,6 +104,51 @@ def test_a_feature_that_is_not_finite_is_not_committed(tmp_path, value):
         audit_with(BrokenEngine(), tmp_path / "run")
 
     assert not (tmp_path / "run").exists()
+
+
+def test_a_chunk_is_measured_and_committed_while_the_models_run_on_another(tmp_path):
+    """A GPU must not wait: here the models wait for both, and would wait forever."""
+    folder, waited = tmp_path / "run", []
+
+    class WaitingEngine(ByteWiseEngine):
+        def score(self, windows):
+            number = len(waited)
+            if number in (1, 2):
+                waited.append(
+                    measured.wait(30) and _appears(folder / "chunks" / f"{number - 1:05}.parquet")
+                )
+            else:
+                waited.append(True)
+            measured.clear()
+            return super().score(windows)
+
+    class TellingTokenizer(ByteTokenizer):
+        def decode(self, token_ids):
+            measured.set()
+            return super().decode(token_ids)
+
+    measured = Event()
+    tokenizer = TellingTokenizer()
+    score = partial(score_here, WaitingEngine(), tokenizer)
+    models = AuditModels(tokenizer=tokenizer, score=score, engine="byte-wise", teacher="fake")
+
+    audit_rows(fake_rows(40), models, make_classifier(), out=folder, options=fake_options())
+
+    assert waited == [True] * 5
+
+
+def _appears(path, seconds=30):
+    end = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    return path.exists()
+
+
+@pytest.mark.parametrize(("device", "size"), [("cpu", 128), ("NVIDIA H200", 4096)])
+def test_a_gpu_takes_more_windows_at_a_time(device, size):
+    """Unless a size was asked for."""
+    assert AuditOptions().chunk_size_on(device) == size
+    assert AuditOptions(chunk_size=7).chunk_size_on(device) == 7
 
 
 def test_a_failure_after_some_chunks_keeps_them(tmp_path):
