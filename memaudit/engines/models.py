@@ -1,6 +1,7 @@
 """Models on disk or on the hub, loaded without running code of theirs."""
 
 import filecmp
+import json
 import os
 import re
 import struct
@@ -85,7 +86,8 @@ class LoadedModel:
     """Those. None: it was made in memory."""
 
     unused: str | None = None
-    """In words which weights of its files it does not use. None: none, or harmless ones."""
+    """In words why it may be another model than the one that was trained: weights of its files that
+    it does not use, or that are quantised. None: nothing speaks for that."""
 
     @property
     def n_parameters(self) -> int:
@@ -277,13 +279,15 @@ def _load_weights(
     import torch
     from transformers import AutoModelForCausalLM
 
-    device = _device(options.device)
+    device, method = _device(options.device), _quantised_by(folder)
     loader: Any = AutoModelForCausalLM
     model, report = loader.from_pretrained(
         folder,
         dtype=getattr(torch, options.dtype),
         use_safetensors=True,
         output_loading_info=True,
+        # Some of these models cannot be moved once they are loaded.
+        **({} if method is None else {"device_map": {"": device}, **_dequantised(method)}),
         **where,
     )
     # transformers fills these with random numbers.
@@ -295,16 +299,51 @@ def _load_weights(
             hint="get the model again, or check that config.json belongs to these weights",
         )
     unused = _unused_weights(source, report["unexpected_keys"], model.config.get_text_config())
+    if method is not None:
+        quantised = (
+            f"the weights of {shown_path(source)} are quantised ({safe_text(method, 40)}), and the "
+            "scores are those of the quantised model"
+        )
+        unused = quantised if unused is None else f"{unused}; {quantised}"
     if "gguf_file" in where:
         _apply_rope_factors(source, model, folder / where["gguf_file"])
     for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+        # torch has no isfinite for numbers of eight bits
+        values = parameter.float() if parameter.element_size() == 1 else parameter
+        if not torch.isfinite(values).all():
             raise ModelError(
                 f"{shown_path(source)}: {safe_text(name)} holds values that are not finite numbers",
                 hint="get the model again, or choose an earlier checkpoint",
             )
-    loaded: PreTrainedModel = model.to(device).eval().requires_grad_(False)
-    return loaded, unused
+    loaded: PreTrainedModel = model.eval() if method is not None else model.to(device).eval()
+    return loaded.requires_grad_(False), unused
+
+
+def _quantised_by(folder: Path) -> str | None:
+    """Return the name of the method by which the weights in a folder are quantised, if they are."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        return str(config["quantization_config"]["quant_method"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None  # they are not, or transformers will say what is wrong
+
+
+def _dequantised(method: str) -> dict[str, Any]:
+    """Return what makes transformers unpack weights that it would else compute with as they are.
+
+    Few machines have kernels for these formats; unpacked, a weight has the value that it stands for.
+    """
+    from transformers.utils import quantization_config
+
+    ways = {
+        "compressed-tensors": ("CompressedTensorsConfig", {"run_compressed": False}),
+        "fp8": ("FineGrainedFP8Config", {"dequantize": True}),
+        "mxfp4": ("Mxfp4Config", {"dequantize": True}),
+    }
+    if method not in ways:
+        return {}
+    kind, settings = ways[method]
+    return {"quantization_config": getattr(quantization_config, kind)(**settings)}
 
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks?)\.(\d+)\.")
@@ -430,5 +469,7 @@ def _as_model_error(source: str) -> Iterator[None]:
         text = safe_text(" ".join(str(error).split()), _SHOWN_ERROR)
         raise ModelError(
             f"{shown_path(source)}: transformers cannot load it: {type(error).__name__}: {text}",
-            hint="check that the files belong together and that transformers knows the architecture",
+            hint="install the package that is named"
+            if isinstance(error, ImportError)
+            else "check that the files belong together and that transformers knows the architecture",
         ) from error

@@ -63,7 +63,7 @@ class AuditModels:
     """CPU threads of each process that scores. None: not settled by us."""
 
     unused: str | None = None
-    """In words which weights of their files the models do not use. None: none to speak of."""
+    """In words why the models may be others than those that were trained, see `LoadedModel`."""
 
     canary: float | None = None
     """What a teacher whose files are not here says about the canaries: the mean log-probability of

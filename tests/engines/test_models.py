@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -369,3 +370,65 @@ def test_factors_of_rotary_frequencies_are_applied(tmp_path):
     assert (plain / model.model.rotary_emb.inv_freq).tolist() == [1, 1, 2, 2, 4, 8]
     with pytest.raises(ModelError, match="that the model does not have"):
         models._apply_rope_factors("m.gguf", make_model("gemma3"), tmp_path / "m.gguf")
+
+
+def quantise(folder, method="fp8"):
+    """Store the weights of a model in eight bits; return those that they stand for."""
+    meant = {}
+
+    def change(tensors):
+        for name in [name for name in tensors if "proj" in name]:
+            weight = tensors[name]
+            scale = weight.abs().max() / 448
+            tensors[name] = (weight / scale).to(torch.float8_e4m3fn)
+            tensors[name.replace("weight", "weight_scale_inv")] = scale.reshape(1, 1)
+            meant[name] = tensors[name].float() * scale
+
+    change_weights(folder, change)
+    settings = {
+        "quant_method": method,
+        "weight_block_size": [128, 128],
+        "activation_scheme": "dynamic",
+    }
+    edit_json(folder / "config.json", quantization_config=settings)
+    return meant
+
+
+def test_quantised_weights_have_the_values_that_they_stand_for(folder):
+    """FP8 is how many large models are published; the card says that scores are of that model."""
+    meant = quantise(folder)
+
+    loaded = load_model(str(folder))
+
+    found = dict(loaded.model.named_parameters())
+    assert len(meant) > 10
+    for name, weight in meant.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-6, atol=1e-7)
+    assert "quantised (fp8)" in loaded.unused
+    HfEngine(loaded.model).score(make_windows(2))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_quantised_weight_that_is_no_number_is_refused(folder, value):
+    """Its scale alone may be broken."""
+    quantise(folder)
+    name = "model.layers.0.mlp.down_proj.weight_scale_inv"
+    change_weights(folder, lambda tensors: tensors[name].fill_(value))
+
+    with pytest.raises(ModelError, match="not finite"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "compressed-tensors"])
+def test_a_package_that_a_quantised_model_needs_is_named(folder, method):
+    """The weights are all right, and no other file is needed."""
+    if find_spec(method.replace("-", "_")):
+        pytest.skip(f"{method} is installed")
+    quantise(folder, method)
+    edit_json(
+        folder / "config.json", quantization_config={"quant_method": method, "load_in_4bit": True}
+    )
+
+    with pytest.raises(ModelError, match=method) as caught:
+        load_model(str(folder))
+    assert caught.value.hint == "install the package that is named"
