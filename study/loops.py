@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memaudit.distillation.losses import FORWARD_KL, soft_label_loss
+from memaudit.objectives import Divergence
 from study.recipe import Schedule
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class SoftLabels:
     """(V, D)"""
 
     temperature: float
+    divergence: Divergence = FORWARD_KL
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -49,6 +52,7 @@ class _HeadLoss(torch.autograd.Function):
 
     Soft labels q at temperature T: the loss is T² · KL(q ‖ p) up to a constant, so its gradient by the logits
     is T (p - q), with p the student's softmax at T. Next tokens: p at T = 1 less a 1 at the token.
+    Other divergences are left to torch.
     """
 
     @staticmethod
@@ -57,7 +61,7 @@ class _HeadLoss(torch.autograd.Function):
         hidden_NH: Tensor,
         head_VH: Tensor,
         next_ids_N: Tensor,
-        soft: "tuple[Tensor, Tensor, float] | None",
+        soft: "tuple[Tensor, Tensor, float, Divergence] | None",
     ) -> Tensor:
         n = len(hidden_NH)
         grad_NH, grad_VH = torch.empty_like(hidden_NH), torch.zeros_like(head_VH)
@@ -71,10 +75,17 @@ class _HeadLoss(torch.autograd.Function):
                 loss -= p[rows, tokens].clamp_min(1e-30).log().sum()
                 p[rows, tokens] -= 1.0
             else:
-                teacher_ND, teacher_head_VD, temperature = soft
-                p = torch.softmax(logits.div_(temperature), dim=-1)
-                q = torch.softmax((teacher_ND[part] @ teacher_head_VD.T).div_(temperature), dim=-1)
-                p.sub_(q).mul_(temperature)
+                teacher_ND, teacher_head_VD, temperature, divergence = soft
+                told = teacher_ND[part] @ teacher_head_VD.T
+                if divergence == FORWARD_KL:
+                    p = torch.softmax(logits.div_(temperature), dim=-1)
+                    q = torch.softmax(told.div_(temperature), dim=-1)
+                    p.sub_(q).mul_(temperature)
+                else:
+                    with torch.enable_grad():
+                        logits.requires_grad_()
+                        mean = soft_label_loss(logits, told, temperature, divergence)
+                        (p,) = torch.autograd.grad(mean * len(logits), logits)
             torch.mm(p, head_VH, out=grad_NH[part])
             grad_VH.addmm_(p.T, hidden_NH[part])
         ctx.save_for_backward(grad_NH.div_(n), grad_VH.div_(n))
@@ -185,7 +196,8 @@ def _step(model: "PreTrainedModel", ids: Tensor, labels: tuple[SoftLabels, Tenso
     soft = None
     if labels is not None:
         told, batch = labels
-        soft = (told.hiddens[batch].flatten(0, 1), told.head, told.temperature)
+        hiddens = told.hiddens[batch].flatten(0, 1)
+        soft = (hiddens, told.head, told.temperature, told.divergence)
     apply: Any = _HeadLoss.apply
     apply(hidden.flatten(0, 1), head_of(model), ids[:, 1:].flatten(), soft).backward()
 

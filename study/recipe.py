@@ -59,6 +59,16 @@ class Student(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     temperature: float = 2.0
     """Of the soft labels."""
 
+    divergence: Literal["forward-kl", "reverse-kl", "jsd"] = "forward-kl"
+    """Of its soft labels from the teacher's; the mixture of `jsd` is even."""
+
+    top_k: int | None = None
+    """Only the teacher's likeliest tokens count, renormalised. None: all."""
+
+    hard_labels: Literal["greedy", "sampled"] | None = None
+    """It learns text that the teacher writes after each prefix, at temperature 1 where it is
+    sampled. None: soft labels."""
+
     epochs: float | None = None
     """None: as the regime says."""
 

@@ -26,13 +26,14 @@ from study.interventions import interventions_table, read_interventions
 from study.shipping import ship
 from study.specific import halves_table, predict_by, specific_table
 from study.tables import StudyTable, decimal, markdown, write_markdown
-from study.transfer import families_table, pilots_table
+from study.transfer import families_table, objectives_table, pilots_table
 
 
 def main() -> None:
     """Print the tables of the cells that are finished, and write them as Markdown."""
     parser = argparse.ArgumentParser(prog="python -m study.report", description=main.__doc__)
     parser.add_argument("--cells", type=Path, default=Path("study/cells"))
+    parser.add_argument("--objectives", type=Path, default=Path("study/objectives"))
     parser.add_argument("--interventions", type=Path, default=Path("study/interventions"))
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     parser.add_argument("--models", type=Path, metavar="DIR", help="put classifiers here")
@@ -50,6 +51,7 @@ def main() -> None:
         classifiers_table(judged["cross-entropy"], "plain fine-tuning"),
         families_table(runs, teacher),
         pilots_table(runs, teacher),
+        objectives_table(read_runs(arguments.objectives), teacher),
         halves_table(runs, read_outside_runs(arguments.cells), predict),
         specific_table(runs, predict),
         interventions_table(read_interventions(arguments.interventions)),

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from memaudit.distillation import generate_hard_labels
+from memaudit.objectives import GREEDY, Divergence, LabelSampling
 from study.models import cut_model, new_model, train_tokenizer
 from study.recipe import Cell, Family, Recipe, Size, Student
 from study.texts import CellWindows, cell_windows, documents, pretraining_tokens
@@ -98,16 +100,19 @@ def train_student(
         rows = rows[windows.in_half[rows] == student.is_half]
     if keeps is not None:
         rows = rows[keeps[rows]]
-    _train(
-        shop,
-        folder,
-        _base(shop, cell.family, regime.student),
-        windows.windows,
-        schedule,
-        rows=rows,
-        seed=student.seed,
-        labels=_at(_soft_labels(shop.cell_folder(cell)), student.temperature),
-    )
+    texts, labels = windows.windows, None
+    if student.hard_labels is None:
+        labels = _as_learnt(_soft_labels(shop.cell_folder(cell)), student)
+    else:
+        teacher = load_model(shop.cell_folder(cell) / "teacher")
+        sampling = LabelSampling(1.0) if student.hard_labels == "sampled" else GREEDY
+        texts = np.stack(
+            generate_hard_labels(
+                teacher, list(texts), regime.prefix_len, sampling=sampling, seed=student.seed
+            )
+        )
+    model = _base(shop, cell.family, regime.student)
+    _train(shop, folder, model, texts, schedule, rows=rows, seed=student.seed, labels=labels)
 
 
 def read_windows(shop: Workshop, cell: Cell) -> CellWindows:
@@ -198,10 +203,9 @@ def _soft_labels(folder: Path) -> "SoftLabels":
     return soft_labels(load_model(folder / "teacher"), _load_windows(folder).windows, 1.0)
 
 
-def _at(labels: "SoftLabels", temperature: float) -> "SoftLabels":
-    from study.loops import SoftLabels
-
-    return SoftLabels(labels.hiddens, labels.head, temperature)
+def _as_learnt(labels: "SoftLabels", student: Student) -> "SoftLabels":
+    divergence = Divergence(student.divergence, top_k=student.top_k)
+    return replace(labels, temperature=student.temperature, divergence=divergence)
 
 
 def _save(folder: Path, thing: Any, *, seconds: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""How far classifiers carry: to families they were not fitted on, and with a pilot to a new level."""
+"""How far classifiers carry: to other families and objectives, and with a pilot to a new level."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,17 @@ import numpy as np
 
 from memaudit.classifier import sigmoid
 from memaudit.training.recalibration import MIN_PILOT_POSITIVES, fit_shift
-from study.fit import MAIN_STUDENT, Fitted, Run, fit, fitted_on, judge, of_objective, of_role
+from study.fit import (
+    MAIN_STUDENT,
+    PLAIN_STUDENT,
+    Fitted,
+    Run,
+    fit,
+    fitted_on,
+    judge,
+    of_objective,
+    of_role,
+)
 from study.tables import StudyTable, decimal
 
 _PILOTS = (500, 2_000, 5_000)
@@ -41,6 +51,50 @@ def families_table(runs: Sequence[Run], shipped: Fitted) -> StudyTable:
         ("family", "cell", "ROC-AUC", "PR-AUC", "recall", "expected", "found"),
         tuple(rows),
         ("Without the family / with it. `teacher`, with its features.",),
+        n_labels=2,
+    )
+
+
+def objectives_table(runs: Sequence[Run], shipped: Fitted) -> StudyTable:
+    """Return what students of one teacher recite, by what they learn from.
+
+    Args:
+        runs: of cells that nothing was fitted on. The first student is the one to compare with.
+        shipped: for soft labels; told the temperature of each student and nothing else.
+    """
+    rows = []
+    for run in runs:
+        teacher, baseline = (run.columns[f"recited_{m}"] for m in ("teacher", PLAIN_STUDENT))
+        alone = run.recited & teacher & ~baseline
+        usual = run.about["recited"][MAIN_STUDENT]
+        judged = judge(run, shipped.probabilities(run), shipped.threshold)
+        rows.append(
+            (
+                run.cell,
+                run.student,
+                f"{run.found}",
+                decimal(run.found / usual, 2),
+                f"{int((run.recited & teacher & baseline).sum())}",
+                f"{int(alone.sum())} of {int((teacher & ~baseline).sum())}",
+                decimal(judged.expected, 1),
+                decimal(judged.roc_auc, 4),
+                decimal(judged.pr_auc),
+            )
+        )
+    return StudyTable(
+        "objectives",
+        "What students recite, by what they learn from",
+        (
+            *("cell", "student", "recited", "of those by soft labels at T = 2"),
+            *("in T∩B", "inherited", "expected", "ROC-AUC", "PR-AUC"),
+        ),
+        tuple(rows),
+        (
+            "`baseline` is plain fine-tuning on the text. All others learn from the same teacher at T = 1 "
+            "but for `soft`. Inherited: recited by teacher and student and not by the baseline.",
+            "Expected, ROC-AUC and PR-AUC are those of the shipped `teacher`, which was fitted on soft "
+            "labels by forward KL alone and looks at the temperature.",
+        ),
         n_labels=2,
     )
 

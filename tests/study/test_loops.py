@@ -1,10 +1,14 @@
 """The study's own training loop: its gradients are those of the definitions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
+from memaudit.distillation.losses import soft_label_loss
+from memaudit.objectives import Divergence
 from study import loops
 from study.models import new_model
 from study.recipe import Schedule, Size
@@ -52,6 +56,29 @@ def test_gradients_equal_those_of_the_plain_loss(models, temperature, monkeypatc
             reduction="batchmean",
         )
     loss.backward()
+    for name, parameter in student.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "divergence", [Divergence("reverse-kl"), Divergence("jsd"), Divergence(top_k=5)], ids=str
+)
+def test_gradients_of_other_divergences_are_those_of_the_package(models, divergence, monkeypatch):
+    """Tile by tile, too."""
+    monkeypatch.setattr(loops, "_TILE", 7)
+    teacher, student = models
+    windows = make_windows()
+    ids = torch.from_numpy(windows).long()
+    labels = replace(loops.soft_labels(teacher, windows, 2.0), divergence=divergence)
+
+    loops._step(student, ids, (labels, torch.arange(len(ids))))
+
+    found = {name: p.grad.clone() for name, p in student.named_parameters()}
+    student.zero_grad()
+    with torch.no_grad():
+        told = teacher(input_ids=ids).logits[:, :-1].flatten(0, 1)
+    logits = student(input_ids=ids).logits[:, :-1].flatten(0, 1)
+    soft_label_loss(logits, told, 2.0, divergence).backward()
     for name, parameter in student.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
 
