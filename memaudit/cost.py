@@ -122,6 +122,9 @@ class AuditPlan:
     screened_windows: int
     """Distinct windows that a cascade would leave out because of the corpus alone."""
 
+    out_of_reach_windows: int
+    """Distinct windows that nothing a model could say would flag. 0 with a cascade: it knows."""
+
     asks_reference: bool
     """Whether a cascade would leave out more of them after asking the reference."""
 
@@ -261,7 +264,8 @@ class AuditPlan:
     def document(self) -> dict[str, Any]:
         """Return the plan as one JSON document; keys are never renamed within a version."""
         outcomes = {name: self.outcomes.get(name, 0) for name in ("scored", "too_short", "bad")}
-        counted = ("rows", "windows", "distinct_windows", "screened_windows", "asks_reference")
+        windows = ("windows", "distinct_windows", "screened_windows", "out_of_reach_windows")
+        counted = ("rows", *windows, "asks_reference")
         computed = ("tokens", "body_flops", "head_flops", "dtype", "reading_seconds")
         plain = {name: getattr(self, name) for name in counted + computed}
         sampled = None

@@ -19,7 +19,7 @@ from memaudit.engines.models import DEFAULT_OPTIONS as DEFAULT_MODEL_OPTIONS
 from memaudit.engines.models import ModelOptions, base_options, open_model
 from memaudit.errors import ModelError, UsageError
 from memaudit.features import FEATURE_SETS, ReferenceRole
-from memaudit.prefilter import Prefilter
+from memaudit.prefilter import Prefilter, make_prefilter
 from memaudit.progress import ReportProgress
 from memaudit.runs.chunks import ChunkPlan, feature_set_name
 from memaudit.runs.counting import RowTokens, count_exposure
@@ -138,6 +138,10 @@ def plan_audit(  # audit_corpus, and when it began
         reading_seconds, _ = _since(reading)
         kept = windows_to_score(chunks, windows, tokenizer)
         plan = _counted(cuts, chunks, options, len(kept), models)
+        if request.prefilter is None:
+            bound = replace(chunks, prefilter=make_prefilter(request.classifier, 1.0))
+            n_out_of_reach = len(windows) - len(windows_to_score(bound, windows, tokenizer))
+            plan = replace(plan, out_of_reach_windows=n_out_of_reach)
         has_bos = tokenizer.bos_token_id is not None
         plan = replace(plan, extra_tokens=int(has_bos), reading_seconds=reading_seconds)
         if len(kept) == 0 or not _enough_memory(plan):
@@ -179,6 +183,7 @@ def _counted(
         windows=len(cuts.windows),
         distinct_windows=chunks.n_windows,
         screened_windows=chunks.n_windows - n_kept,
+        out_of_reach_windows=0,
         asks_reference=chunks.prefilter is not None and chunks.prefilter.needs_reference,
         window_tokens=chunks.shape.length,
         features=len(chunks.features),

@@ -2,8 +2,10 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from memaudit.corpus import Example
 from memaudit.errors import CorpusError, ModelError, UsageError
 from memaudit.features import FEATURE_SETS
 from memaudit.progress import tell
+from memaudit.reports.predict import notes
 from memaudit.runs.options import AuditOptions
 from memaudit.windows import WindowShape
 
@@ -232,6 +235,22 @@ def test_a_reference_adds_its_features(tmp_path, role):
     (row,) = read_table(tmp_path)
     assert set(FEATURE_SETS[f"teacher+{role}"]) <= set(row)
     assert result.names.feature_set == f"teacher+{role}"
+
+
+def test_windows_that_no_teacher_could_flag_are_counted_and_told():
+    """A user can leave them out at no loss, and must know that."""
+    classifier = msgspec.structs.replace(make_classifier(), intercept=-6.5)
+    models = make_models("over and")
+    rows = make_rows(*["over and over"] * 200, "once only", "another one")
+
+    result = audit_rows(rows, models, classifier, options=OPTIONS)
+
+    assert result.finished.risks.n_out_of_reach == 2
+    assert result.flagged == 200
+    told = " ".join(notes(result))
+    assert "2 distinct windows (66.7%) could not have been flagged" in told
+    screened = audit_rows(rows, models, classifier, options=replace(OPTIONS, survival=1.0))
+    assert (screened.flagged, screened.screened_windows) == (200, 2)
 
 
 def test_features_beyond_the_training_range_are_reported():

@@ -117,6 +117,12 @@ def notes(result: "AuditResult") -> Iterator[str]:
     if result.unfamiliar:
         found = words.percent_by_name(result.unfamiliar)
         yield f"{words.NOT_FAMILIAR}: {found}. {words.READ_AS_ORDER}"
+    if result.survival is None and (n := result.finished.risks.n_out_of_reach):
+        share = words.percent(n / result.distinct_windows)
+        yield (
+            f"{n:,} distinct windows ({share}) could not have been flagged, whatever the teacher says. "
+            "'predict --cascade --survival 1' does not score them, and flags the same examples."
+        )
     if result.screened:
         kept = (
             "No model could have made them at risk"
@@ -240,6 +246,9 @@ def _plan_counts(plan: "AuditPlan") -> Table:
         ),
         ("windows", plan.windows, f"{plan.distinct_windows:,} of them distinct"),
     ]
+    if plan.out_of_reach_windows:
+        note = "cannot be flagged: --cascade --survival 1 leaves them out"
+        rows.append(("out of reach", plan.out_of_reach_windows, note))
     if plan.screened_windows or plan.asks_reference:
         note = f"{words.percent(plan.screened_windows / plan.distinct_windows)} of the distinct"
         if plan.asks_reference:

@@ -16,6 +16,7 @@ from memaudit.errors import ClassifierError
 from memaudit.features import objective_features, reason_in_words
 from memaudit.metrics import ExpectedCount
 from memaudit.objectives import Objective
+from memaudit.prefilter import make_prefilter
 from memaudit.runs.reading import RowWindows
 from memaudit.sensitivity import SENSITIVITY_COLUMNS, RowSensitivity, row_sensitivity
 
@@ -154,6 +155,13 @@ class Risks:
     def n_flagged_windows(self) -> int:
         """Distinct worst windows of flagged rows: texts that share one are counted once."""
         return len(np.unique(self.worst_windows[self.is_flagged]))
+
+    @cached_property
+    def n_out_of_reach(self) -> int:
+        """Distinct windows that nothing a model could say would flag: the corpus alone decides."""
+        known = {name: self.X[:, i] for i, name in enumerate(self.feature_names)}
+        could_be_flagged = make_prefilter(self.classifier, 1.0).could_be_flagged(known)
+        return len(self.X) - int(could_be_flagged.sum())
 
     @cached_property
     def expected(self) -> ExpectedCount:

@@ -19,6 +19,7 @@ PLAN = AuditPlan(
     distinct_windows=10,
     screened_windows=0,
     asks_reference=False,
+    out_of_reach_windows=0,
     window_tokens=4,
     extra_tokens=0,
     features=19,
