@@ -24,7 +24,7 @@ from memaudit.progress import ReportProgress
 from memaudit.runs.chunks import ChunkPlan, feature_set_name
 from memaudit.runs.counting import RowTokens, count_exposure
 from memaudit.runs.models import ModelSources, load_models
-from memaudit.runs.opening import allowed_rows, asks_exposure, open_request
+from memaudit.runs.opening import AuditRequest, allowed_rows, asks_exposure, open_request
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
 from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, cut_rows
 from memaudit.runs.scoring import ChunkWork, windows_to_score
@@ -138,10 +138,8 @@ def plan_audit(  # audit_corpus, and when it began
         reading_seconds, _ = _since(reading)
         kept = windows_to_score(chunks, windows, tokenizer)
         plan = _counted(cuts, chunks, options, len(kept), models)
-        if request.prefilter is None:
-            bound = replace(chunks, prefilter=make_prefilter(request.classifier, 1.0))
-            n_out_of_reach = len(windows) - len(windows_to_score(bound, windows, tokenizer))
-            plan = replace(plan, out_of_reach_windows=n_out_of_reach)
+        n_out_of_reach = _out_of_reach(request, chunks, windows, tokenizer)
+        plan = replace(plan, out_of_reach_windows=n_out_of_reach)
         has_bos = tokenizer.bos_token_id is not None
         plan = replace(plan, extra_tokens=int(has_bos), reading_seconds=reading_seconds)
         if len(kept) == 0 or not _enough_memory(plan):
@@ -164,6 +162,15 @@ def _chunk_plan(
         chunk_size=options.chunk_size_on("cuda" if _on_gpu(options) else "cpu"),
         prefilter=prefilter,
     )
+
+
+def _out_of_reach(
+    request: AuditRequest, chunks: ChunkPlan, windows: DistinctWindows, tokenizer: "Tokenizer"
+) -> int:
+    if request.prefilter is not None:
+        return 0
+    bound = replace(chunks, prefilter=make_prefilter(request.classifier, 1.0))
+    return len(windows) - len(windows_to_score(bound, windows, tokenizer))
 
 
 def _on_gpu(options: AuditOptions) -> bool:
