@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from memaudit.engines import is_endpoint
 from memaudit.engines.locating import adapter_of
 from memaudit.engines.models import DEFAULT_OPTIONS as DEFAULT_MODEL_OPTIONS
 from memaudit.engines.models import ModelOptions, base_options, open_model
+from memaudit.engines.tokenizer import Tokenizer, load_tokenizer
 from memaudit.errors import ModelError, UsageError
 from memaudit.features import FEATURE_SETS, ReferenceRole
 from memaudit.prefilter import Prefilter, make_prefilter
@@ -29,16 +30,13 @@ from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
 from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, cut_rows
 from memaudit.runs.scoring import ChunkWork, windows_to_score
 
-if TYPE_CHECKING:
-    from memaudit.engines.tokenizer import Tokenizer
-
 _SAMPLE_SECONDS, _SAMPLE_SECONDS_AT_MOST = 5.0, 30.0
 """For a sample: CPU time of each thread, and time on the clock."""
 
 
 def load_sizes(
     source: str, options: ModelOptions = DEFAULT_MODEL_OPTIONS
-) -> "tuple[ModelSizes, Tokenizer]":
+) -> tuple[ModelSizes, Tokenizer]:
     """Read the sizes of a model from its config, without its weights, and load its tokenizer.
 
     Raises:
@@ -49,8 +47,6 @@ def load_sizes(
         return load_sizes(adapter.base, base_options(adapter, options))
     with open_model(source, options) as (_, folder, where):
         from transformers import AutoConfig, AutoModelForCausalLM
-
-        from memaudit.engines.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(folder, where, options.add_special_tokens)
         config = AutoConfig.from_pretrained(folder, **where)

@@ -8,22 +8,20 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.evaluation import Comparison, FoundRows, Rate, RowPredictions, compare
 from memaudit.files import open_regular, read_small
+from memaudit.runs.run import Run
 from memaudit.text import shown_path
 from memaudit.windows import MIN_SUFFIX_LEN
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from memaudit.runs.run import Run
 
 DOCUMENT_NAME = "verification.json"
 TABLE_NAME = "verification.parquet"
@@ -151,15 +149,12 @@ class VerificationResult:
         return {"schema_version": SCHEMA_VERSION, **plain, "rows": self.rows}
 
 
-def read_verification(folder: Path) -> "tuple[VerificationResult, pa.Table]":
+def read_verification(folder: Path) -> tuple[VerificationResult, pa.Table]:
     """Return the document and the table of a verification.
 
     Raises:
         OutputError: one is missing or damaged, or the two do not belong together.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     shown = shown_path(folder)
     try:
         document = json.loads(read_small(folder / DOCUMENT_NAME, _MAX_DOCUMENT_BYTES))
@@ -187,10 +182,8 @@ def read_verification(folder: Path) -> "tuple[VerificationResult, pa.Table]":
     return result, table
 
 
-def _require_types(table: "pa.Table") -> None:
+def _require_types(table: pa.Table) -> None:
     """Refuse a table whose columns are not what they are called; ValueError or KeyError says so."""
-    import pyarrow as pa
-
     kinds = {"id": pa.string(), "address": pa.string(), "outcome": pa.string(), "set": pa.string()}
     kinds |= {"row": pa.int64(), "example": pa.int64()}
     for name in (*ROW_COLUMNS, "set", "example"):
@@ -202,7 +195,7 @@ def _require_types(table: "pa.Table") -> None:
             raise ValueError(f"an empty value in {name}")
 
 
-def labels_digest(table: "pa.Table") -> str:
+def labels_digest(table: pa.Table) -> str:
     """Return sha256 over rows and labels, whatever predictions stand beside them."""
     digest = hashlib.sha256()
     for name in (*ROW_COLUMNS, "set", "example"):
@@ -210,7 +203,7 @@ def labels_digest(table: "pa.Table") -> str:
     return digest.hexdigest()
 
 
-def found_rows(table: "pa.Table") -> FoundRows:
+def found_rows(table: pa.Table) -> FoundRows:
     """Return what a verification's table says of the student."""
     looked_at = table["outcome"].to_numpy() == "scored"
     return FoundRows(
@@ -223,7 +216,7 @@ def found_rows(table: "pa.Table") -> FoundRows:
     )
 
 
-def _recites(table: "pa.Table", role: str) -> NDArray[np.bool_]:
+def _recites(table: pa.Table, role: str) -> NDArray[np.bool_]:
     recites: NDArray[np.bool_] = (
         table[f"extracted_by_{role}"].fill_null(False).to_numpy().astype(np.bool_)
     )
@@ -260,7 +253,7 @@ class VerifiedRows:
         return self.result.labels_digest
 
 
-def read_verified_rows(folder: Path, run: "Run") -> VerifiedRows:
+def read_verified_rows(folder: Path, run: Run) -> VerifiedRows:
     """Return what a verification of the run's corpus, teacher and objective found.
 
     Raises:
@@ -274,7 +267,7 @@ def read_verified_rows(folder: Path, run: "Run") -> VerifiedRows:
     return match_run(result, table, run)
 
 
-def match_run(result: VerificationResult, table: "pa.Table", run: "Run") -> VerifiedRows:
+def match_run(result: VerificationResult, table: pa.Table, run: Run) -> VerifiedRows:
     """Compare a run with the labels of its rows, which must be those of the table."""
     found, classifier = found_rows(table), run.manifest.classifier
     predicted = RowPredictions(
@@ -290,7 +283,7 @@ def match_run(result: VerificationResult, table: "pa.Table", run: "Run") -> Veri
     return VerifiedRows(result, recited_by, found.looked_at, compare(found, predicted, n_missed=20))
 
 
-def _require_same_settings(result: VerificationResult, run: "Run", where: str) -> None:
+def _require_same_settings(result: VerificationResult, run: Run, where: str) -> None:
     inputs, settings = run.manifest.inputs, result.settings
     expected = {
         "teacher_digest": inputs.teacher_digest,
@@ -324,7 +317,7 @@ def _require_same_settings(result: VerificationResult, run: "Run", where: str) -
         )
 
 
-def _require_same_rows(table: "pa.Table", run: "Run", where: str) -> None:
+def _require_same_rows(table: pa.Table, run: Run, where: str) -> None:
     """Refuse another corpus: other rows, or other texts equal to each other."""
     rows = run.rows
     is_same = table.num_rows == rows.num_rows and all(

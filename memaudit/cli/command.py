@@ -4,13 +4,16 @@ import functools
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import UserDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.runs.files import committed_file, open_path, output_folder
@@ -67,8 +70,45 @@ class _Careful(click.Command):
         return found
 
 
+class _Imported(UserDict[str, Any]):
+    """Commands by name; `module:function` becomes the command when somebody asks for it."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        found: str | click.Command = super().__getitem__(name)
+        if isinstance(found, str):
+            module, _, function = found.partition(":")
+            found = self.data[name] = getattr(import_module(module), function)
+        return found  # type: ignore[return-value]  # what stands in the module is a command
+
+
 class Group(_Careful, click.Group):
-    """The group of all commands."""
+    """A group whose commands are imported when one is named: its own help needs none of them."""
+
+    def __init__(self, *args: Any, later: Mapping[str, tuple[str, str]], **settings: Any) -> None:
+        """Take commands as (`module:function`, line in the group's help) by name."""
+        super().__init__(*args, **settings)
+        self._lines = {name: line for name, (_, line) in later.items()}
+        self.commands = _Imported({name: where for name, (where, _) in later.items()})
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the line of each command."""
+        with formatter.section("Commands"):
+            formatter.write_dl(self._named(ctx))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the names that could come next."""
+        names = [
+            CompletionItem(name, help=line)
+            for name, line in self._named(ctx)
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+    def _named(self, ctx: click.Context) -> list[tuple[str, str]]:
+        return [
+            (name, self._lines.get(name) or self.commands[name].get_short_help_str())
+            for name in self.list_commands(ctx)
+        ]
 
 
 class Command(_Careful):

@@ -6,25 +6,24 @@ from pathlib import Path
 
 import click
 
+from memaudit.classifier import shipped_classifiers_dir
 from memaudit.cli.command import Command
 from memaudit.cli.options import FOLDER
 from memaudit.errors import OutputError
+from memaudit.runs.files import output_errors, output_folder
 from memaudit.text import inert, shown_path
 
 _MODELS = ("demo-teacher", "demo-student", "demo-baseline")
 _CORPUS = "demo.jsonl"
 
 
-@click.command(cls=Command, short_help="Copy a small corpus and teacher to try memaudit on.")
+@click.command(cls=Command)
 @click.argument("folder", metavar="[DIR]", type=FOLDER, default=Path("demo"))
 def demo(folder: Path) -> None:
     """Copy a corpus of 518 rows and the models that go with it into DIR, by default demo.
 
     They come with memaudit: nothing is downloaded. Then it says what to try.
     """
-    from memaudit.classifier import shipped_classifiers_dir
-    from memaudit.runs.files import output_errors, output_folder
-
     if folder.is_dir() and any(folder.iterdir()):
         raise OutputError(
             f"{shown_path(folder)}: the folder is not empty",

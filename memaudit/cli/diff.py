@@ -7,10 +7,12 @@ import click
 from memaudit.cli import options
 from memaudit.cli.command import Command, Shown, write_file
 from memaudit.cli.options import COUNT, FILE, FOLDER, output_option
+from memaudit.reports.diff import compare_runs, difference_page
 from memaudit.reports.markdown import render_markdown
+from memaudit.runs.run import read_run
 
 
-@click.command(cls=Command, short_help="Show how two runs differ.")
+@click.command(cls=Command)
 @click.argument("first", metavar="RUN_A", type=FOLDER)
 @click.argument("second", metavar="RUN_B", type=FOLDER)
 @output_option(
@@ -24,9 +26,6 @@ def diff(first: Path, second: Path, markdown: Path | None, top: int, shown: Show
     Rows are told by their ids. The runs must have scored the same column and windows of a row;
     teacher, recipe and corpus may differ. It ends with 0 whether or not the runs differ.
     """
-    from memaudit.reports.diff import compare_runs, difference_page
-    from memaudit.runs.run import read_run
-
     found = compare_runs(read_run(first), read_run(second))
     page = difference_page(found, n_listed=top)
     if markdown is not None:

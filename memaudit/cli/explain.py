@@ -9,10 +9,16 @@ from memaudit.cli import options
 from memaudit.cli.command import Command, Shown, write_file
 from memaudit.cli.options import COUNT, FILE, FOLDER, corpus_option, input_option, output_option
 from memaudit.errors import UsageError
+from memaudit.gate.rescore import Rescoring
+from memaudit.reports.explain import explain_row, explanation_page
+from memaudit.reports.html import render_html
+from memaudit.reports.report import read_row_texts
+from memaudit.reports.tokens import score_tokens
+from memaudit.runs.run import read_run
 from memaudit.text import inert, shown_path
 
 
-@click.command(cls=Command, short_help="Show why one row is at risk.")
+@click.command(cls=Command)
 @click.argument("row", metavar="ROW")
 @input_option("--run", "Folder that predict wrote.", FOLDER, metavar="DIR", required=True)
 @input_option(
@@ -48,28 +54,19 @@ def explain(  # noqa: PLR0913  one for each option
         )
     if data is not None and not (show_text or teacher):
         raise UsageError("--data goes with --show-text or --teacher", hint="leave out --data")
-    from memaudit.reports.explain import explain_row, explanation_page
-    from memaudit.runs.run import read_run
 
     read = read_run(run)
     found = explain_row(read, row)
     if data is not None and show_text:
-        from memaudit.reports.report import read_row_texts
-
         texts = read_row_texts(read.manifest, data, [found.row], show_text)
         found = replace(found, text=texts[found.row])
     if data is not None and teacher is not None:
-        from memaudit.gate.rescore import Rescoring
-        from memaudit.reports.tokens import score_tokens
-
         options.prepare_libraries(offline=False)
         again = Rescoring(1, teacher, reference)
         tokens = score_tokens(read, found.row, data, again, with_text=show_text > 0)
         found = replace(found, tokens=tokens)
     page = explanation_page(found)
     if html is not None:
-        from memaudit.reports.html import render_html
-
         write_file(html, render_html(page).encode())
     if html is not None and not shown.as_json:
         click.echo(inert(shown_path(html)))

@@ -2,10 +2,11 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from memaudit import filtering
 from memaudit.cli import options
 from memaudit.cli.command import Command, FiniteRange, Shown, bundle
 from memaudit.cli.options import (
@@ -17,18 +18,17 @@ from memaudit.cli.options import (
     models_option,
     output_option,
 )
+from memaudit.engines.models import open_model
+from memaudit.engines.tokenizer import load_tokenizer
 from memaudit.errors import UsageError
+from memaudit.filtering import FilterOptions
 from memaudit.reports.gate import filter_page
-
-if TYPE_CHECKING:
-    from memaudit.filtering import FilterOptions
+from memaudit.runs.run import read_run
 
 _SIMILARITY = 0.8
 
 
-def _limits(**values: Any) -> "FilterOptions":
-    from memaudit.filtering import FilterOptions
-
+def _limits(**values: Any) -> FilterOptions:
     return FilterOptions(**values)
 
 
@@ -72,7 +72,7 @@ _chosen = bundle(
 )
 
 
-@click.command("filter", short_help="Write a corpus without what would be memorized.", cls=Command)
+@click.command("filter", cls=Command)
 @input_option("--run", "What predict wrote.", PATH, name="run_folder", required=True, metavar="DIR")
 @corpus_option(
     "--data",
@@ -108,7 +108,7 @@ def filter_(  # noqa: PLR0913  one for each option
     data: str,
     out: Path | None,
     force: bool,
-    chosen: "FilterOptions",
+    chosen: FilterOptions,
     teacher: str | None,
     dry_run: bool,
     push_to_hub: str | None,
@@ -131,17 +131,12 @@ def filter_(  # noqa: PLR0913  one for each option
         raise UsageError(
             "--push-to-hub does not go with --dry-run or --offline", hint="leave out one of them"
         )
-    from memaudit import filtering
-    from memaudit.runs.run import read_run
 
     run = read_run(run_folder)
     with ExitStack() as models:
         tokenizer = None
         # Only the tokenizer is loaded: no model is needed to cut a corpus.
         if teacher is not None:
-            from memaudit.engines.models import open_model
-            from memaudit.engines.tokenizer import load_tokenizer
-
             loading = options.model_options(offline=offline, **load)
             _, folder, where = models.enter_context(open_model(teacher, loading))
             tokenizer = load_tokenizer(folder, where)

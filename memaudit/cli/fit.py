@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -21,9 +21,7 @@ from memaudit.cli.options import (
 )
 from memaudit.errors import UsageError
 from memaudit.reports.fit import fit_document, fit_page, recalibration_page
-
-if TYPE_CHECKING:
-    from memaudit.training import FitOptions
+from memaudit.training import FitOptions, fit_on_verification, recalibrate
 
 _FEATURE_SETS = ("teacher", "teacher+student", "teacher+baseline")
 
@@ -40,10 +38,8 @@ class Wanted:
     seed: int
     export: str | None
 
-    def options(self, command: str) -> "FitOptions":
+    def options(self, command: str) -> FitOptions:
         """Return them as the fit takes them, with the command for its card."""
-        from memaudit.training import FitOptions
-
         names = [name.strip() for name in (self.features or "").split(",")]
         values = by_name(self) | {"features": tuple(filter(None, names)), "command": command}
         return FitOptions(**values)
@@ -78,7 +74,7 @@ _wanted = bundle(
 )
 
 
-@click.command(short_help="Fit a classifier on what verify found.", cls=Command)
+@click.command(cls=Command)
 @input_option(
     "--labels",
     "Folder of verify, or a table with extracted_by_student. One for each --scores.",
@@ -135,7 +131,6 @@ def fit(
     if recalibrate is not None:
         _recalibrate(recalibrate, pairs, out, wanted, command, shown)
         return
-    from memaudit.training import fit_on_verification
 
     result = fit_on_verification(pairs, out, wanted.options(command))
     shown.tell(fit_document(result), fit_page(result))
@@ -155,7 +150,6 @@ def _recalibrate(
             f"--{fixed[0].replace('_', '-')} has no meaning with --recalibrate",
             hint="a recalibrated classifier keeps its features",
         )
-    from memaudit.training import recalibrate
 
     result = recalibrate(classifier, pairs, out, objective=wanted.objective, command=command)  # type: ignore[arg-type]  # click has checked it
     document = {"schema_version": 1, "folder": str(result.folder), **result.document()}

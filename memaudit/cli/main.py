@@ -13,18 +13,7 @@ from click.shell_completion import get_completion_class
 
 from memaudit import __version__
 from memaudit.cli.command import Group
-from memaudit.cli.demo import demo
-from memaudit.cli.diff import diff
-from memaudit.cli.doctor import doctor
-from memaudit.cli.explain import explain
-from memaudit.cli.filter import filter_
-from memaudit.cli.fit import fit
-from memaudit.cli.gate import gate
-from memaudit.cli.predict import predict
-from memaudit.cli.report import report
-from memaudit.cli.runs import merge, status
 from memaudit.cli.signals import Stopped, raise_if_stopped
-from memaudit.cli.verify import verify
 from memaudit.errors import MemauditError, MissingDependency
 from memaudit.files import allow_core_dumps, forbid_core_dumps
 from memaudit.text import inert, json_text, safe_text
@@ -50,9 +39,26 @@ _NOT_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUO
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS)
 """What is wrong with a name, or with the right to use it, is the user's to mend as well."""
 
+_COMMANDS = {
+    "demo": ("demo:demo", "Copy a small corpus and teacher to try memaudit on."),
+    "diff": ("diff:diff", "Show how two runs differ."),
+    "doctor": ("doctor:doctor", "Check the installation, devices and engines."),
+    "explain": ("explain:explain", "Show why one row is at risk."),
+    "filter": ("filter:filter_", "Write a corpus without what would be memorized."),
+    "fit": ("fit:fit", "Fit a classifier on what verify found."),
+    "gate": ("gate:gate", "Hold a run to limits; the exit code is the verdict."),
+    "merge": ("runs:merge", "Put the shards of a run together."),
+    "predict": ("predict_options:predict", "Predict which examples a student would memorize."),
+    "report": ("report:report", "Show what a run found, as a page, Markdown and charts."),
+    "status": ("runs:status", "Show how far a run is."),
+    "verify": ("verify:verify", "Distil a student and see what it really memorizes."),
+}
+"""Where each stands below this package, and its line in the help."""
+
 
 @click.group(
     cls=Group,
+    later={name: (f"memaudit.cli.{where}", line) for name, (where, line) in _COMMANDS.items()},
     context_settings={
         "auto_envvar_prefix": "MEMAUDIT",
         "help_option_names": ["-h", "--help"],
@@ -91,23 +97,6 @@ def completion(shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     click.echo(kind(cli, {}, "memaudit", VARIABLE).source())
-
-
-for _command in (
-    demo,
-    diff,
-    doctor,
-    explain,
-    filter_,
-    fit,
-    gate,
-    predict,
-    status,
-    merge,
-    report,
-    verify,
-):
-    cli.add_command(_command)
 
 
 def run(arguments: Sequence[str]) -> int:

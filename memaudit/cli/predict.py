@@ -1,126 +1,33 @@
-"""`memaudit predict`: a corpus in, a risk table and a summary out."""
+"""What `memaudit predict` does once its options are read; these stand in predict_options.py."""
 
 import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from memaudit.cli import options, predict_options
-from memaudit.cli.command import Command, Shown
-from memaudit.cli.options import Corpus, Models, Windows
-from memaudit.cli.predict_options import Machines, Output, Speed
-from memaudit.cli.signals import Stopped
+from memaudit.audit import audit_corpus, score_shard
+from memaudit.cli import options
+from memaudit.cli.command import Shown
 from memaudit.errors import MemauditError
-from memaudit.objectives import Objective
+from memaudit.integrations.trackers import Tracker, log_scalars, require_tracker
 from memaudit.reports.predict import plan_page, status_page, summary_page
+from memaudit.reports.terminal import print_page
+from memaudit.runs.chunks import failure_error
+from memaudit.runs.folder import MANIFEST, RunFolder
+from memaudit.runs.manifest import parse_shard, read_manifest
+from memaudit.runs.signature import read_signing_key, sign_run
 from memaudit.text import inert, json_text, shown_path
 
-if TYPE_CHECKING:
-    from memaudit.integrations.trackers import Tracker
 
-
-@click.command(
-    cls=Command,
-    common=predict_options.COMMON,
-    short_help="Predict which examples a student would memorize.",
-)
-@predict_options.models
-@predict_options.corpus
-@options.window
-@options.objective
-@predict_options.epochs
-@predict_options.out
-@predict_options.output
-@predict_options.speed
-@predict_options.machines
-@predict_options.dry_run
-@options.sign
-@options.log_to
-@options.shown_with_progress
-def predict(  # noqa: PLR0913  one for each group of options
-    *,
-    models: Models,
-    corpus: Corpus,
-    window: Windows,
-    objective: Objective,
-    epochs: float,
-    out: Path | None,
-    output: Output,
-    speed: Speed,
-    machines: Machines,
-    dry_run: bool,
-    sign: Path | None,
-    log_to: "Tracker | None",
-    shown: Shown,
+def predict_all(
+    audit: dict[str, Any], out: Path, shown: Shown, sign: Path | None, log_to: Tracker | None
 ) -> None:
-    """Predict which examples of CORPUS a student distilled from MODEL would memorize.
-
-    Writes risk.parquet, one row per example, and summary.json into DIR. No file and no output
-    holds text of the corpus unless --show-text asks for it. If the run is interrupted or the
-    machine dies, give the same command again: it goes on where it was. 'memaudit status DIR' shows
-    how far a run is.
-    """
-    out = out or Path("runs") / _default_name(corpus.stem, machines.shard)
-    with stop_explained(out):
-        # Imported here, so that a signal while torch is imported is answered like any other.
-        from memaudit.runs.options import AuditOptions
-
-        audit = {
-            "teacher": models.teacher,
-            "data": corpus.rows,
-            "student": models.student,
-            "baseline": models.baseline,
-            "options": AuditOptions(
-                classifier=models.classifier,
-                model=models.load,
-                objective=objective,
-                epochs=epochs,
-                shape=window.shape,
-                windows=window.policy,
-                turns=window.turns,
-                min_suffix_len=window.min_suffix_len,
-                on_bad_row=corpus.on_bad_row,
-                ray=machines.ray,
-                **options.by_name(speed),
-                **options.by_name(output),
-            ),
-        }
-        if dry_run:
-            _plan(audit, shown)
-        elif machines.shard is None:
-            _predict_all(audit, out, shown, sign, log_to)
-        else:
-            _predict_shard(audit, out, machines.shard, shown)
-
-
-def _default_name(stem: str, shard: str | None) -> str:
-    """Return the name of the folder of a run whose user named none."""
-    if shard is None:
-        return stem
-    from memaudit.runs.manifest import parse_shard
-
-    part = parse_shard(shard)
-    return f"{stem}-{part.index}-of-{part.count}"
-
-
-def _predict_all(
-    audit: dict[str, Any], out: Path, shown: Shown, sign: Path | None, log_to: "Tracker | None"
-) -> None:
-    from memaudit.integrations.trackers import log_scalars, require_tracker
-    from memaudit.runs.signature import read_signing_key, sign_run
-
+    """Score a corpus, write the results, and show them."""
+    # Before the work of hours: what is missing, and a key that cannot be read, are found now.
     require_tracker(log_to)
-
-    # Before the work of hours: a key that cannot be read is found now.
     key = None if sign is None else read_signing_key(sign)
-    from memaudit.audit import audit_corpus
-    from memaudit.reports.terminal import print_page
-    from memaudit.runs.chunks import failure_error
-
     with shown.watched() as progress:
         result = audit_corpus(**audit, out=out, progress=progress)
     # The summary is shown even if chunks failed: what was scored is worth reading.
@@ -153,7 +60,8 @@ def _next_steps(out: Path, source: str) -> str:
     return "\n".join(lines)
 
 
-def _plan(audit: dict[str, Any], shown: Shown) -> None:
+def plan_run(audit: dict[str, Any], shown: Shown) -> None:
+    """Show what scoring a corpus would cost."""
     started = time.monotonic(), 0.0  # importing torch is part of what an audit takes
     from memaudit.dry_run import plan_audit
 
@@ -162,12 +70,8 @@ def _plan(audit: dict[str, Any], shown: Shown) -> None:
     shown.tell(plan.document(), plan_page(plan))
 
 
-def _predict_shard(audit: dict[str, Any], out: Path, shard: str, shown: Shown) -> None:
-    from memaudit.audit import score_shard
-    from memaudit.reports.terminal import print_page
-    from memaudit.runs.chunks import failure_error
-    from memaudit.runs.manifest import parse_shard
-
+def predict_shard(audit: dict[str, Any], out: Path, shard: str, shown: Shown) -> None:
+    """Score one part of a corpus, and show how far it is."""
     with shown.watched() as progress:
         status = score_shard(**audit, out=out, shard=parse_shard(shard), progress=progress)
     if not shown.as_json:
@@ -178,19 +82,8 @@ def _predict_shard(audit: dict[str, Any], out: Path, shard: str, shown: Shown) -
         click.echo(json_text(status.document()))
 
 
-@contextmanager
-def stop_explained(out: Path) -> Iterator[None]:
-    """If a signal stops the run in a folder, say how to go on."""
-    try:
-        yield
-    except Stopped as stopped:
-        raise Stopped(stopped.number, hint=_how_to_go_on(out)) from None
-
-
-def _how_to_go_on(out: Path) -> str:
-    from memaudit.runs.folder import MANIFEST, RunFolder
-    from memaudit.runs.manifest import read_manifest
-
+def how_to_go_on(out: Path) -> str:
+    """Return what to say when a signal has stopped the run in a folder."""
     try:
         run = RunFolder(out, read_manifest(out / MANIFEST))
     except MemauditError:

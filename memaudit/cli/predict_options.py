@@ -1,6 +1,12 @@
-"""The options of `memaudit predict`, in the groups of its help; each group is one value."""
+"""`memaudit predict`: a corpus in, a risk table and a summary out.
+
+Its options stand in the groups of its help, each of which is one value. What is done with them is
+in predict.py, so that help needs neither numpy nor the rest.
+"""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,23 +14,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli import options
-from memaudit.cli.command import FiniteRange, FolderType, bundle
+from memaudit.cli.command import Command, FiniteRange, FolderType, Shown, bundle
 from memaudit.cli.options import (
     COUNT,
     POSITIVE,
+    Corpus,
     Models,
+    Windows,
     machines_option,
     models_option,
     output_option,
     speed_option,
 )
+from memaudit.cli.signals import Stopped
 from memaudit.errors import UsageError
 from memaudit.files import TableFormat
-from memaudit.objectives import DEFAULT_EPOCHS
+from memaudit.objectives import DEFAULT_EPOCHS, Objective
 from memaudit.runs.files import output_errors
 
 if TYPE_CHECKING:
     from memaudit.engines import EndpointOptions, EngineName, VllmOptions
+    from memaudit.integrations.trackers import Tracker
     from memaudit.runs.options import RayOptions
 
 DEFAULT_SURVIVAL = 0.995
@@ -332,3 +342,95 @@ COMMON = (
     "--dry-run",
     "--json",
 )
+
+
+@click.command(cls=Command, common=COMMON)
+@models
+@corpus
+@options.window
+@options.objective
+@epochs
+@out
+@output
+@speed
+@machines
+@dry_run
+@options.sign
+@options.log_to
+@options.shown_with_progress
+def predict(  # noqa: PLR0913  one for each group of options
+    *,
+    models: Models,
+    corpus: Corpus,
+    window: Windows,
+    objective: Objective,
+    epochs: float,
+    out: Path | None,
+    output: Output,
+    speed: Speed,
+    machines: Machines,
+    dry_run: bool,
+    sign: Path | None,
+    log_to: "Tracker | None",
+    shown: Shown,
+) -> None:
+    """Predict which examples of CORPUS a student distilled from MODEL would memorize.
+
+    Writes risk.parquet, one row per example, and summary.json into DIR. No file and no output
+    holds text of the corpus unless --show-text asks for it. If the run is interrupted or the
+    machine dies, give the same command again: it goes on where it was. 'memaudit status DIR' shows
+    how far a run is.
+    """
+    out = out or Path("runs") / _default_name(corpus.stem, machines.shard)
+    with stop_explained(out):
+        # Imported here: help is faster without, and a signal meanwhile is answered like any other.
+        from memaudit.cli.predict import plan_run, predict_all, predict_shard
+        from memaudit.runs.options import AuditOptions
+
+        audit = {
+            "teacher": models.teacher,
+            "data": corpus.rows,
+            "student": models.student,
+            "baseline": models.baseline,
+            "options": AuditOptions(
+                classifier=models.classifier,
+                model=models.load,
+                objective=objective,
+                epochs=epochs,
+                shape=window.shape,
+                windows=window.policy,
+                turns=window.turns,
+                min_suffix_len=window.min_suffix_len,
+                on_bad_row=corpus.on_bad_row,
+                ray=machines.ray,
+                **options.by_name(speed),
+                **options.by_name(output),
+            ),
+        }
+        if dry_run:
+            plan_run(audit, shown)
+        elif machines.shard is None:
+            predict_all(audit, out, shown, sign, log_to)
+        else:
+            predict_shard(audit, out, machines.shard, shown)
+
+
+@contextmanager
+def stop_explained(out: Path) -> Iterator[None]:
+    """If a signal stops the run in a folder, say how to go on."""
+    try:
+        yield
+    except Stopped as stopped:
+        from memaudit.cli.predict import how_to_go_on
+
+        raise Stopped(stopped.number, hint=how_to_go_on(out)) from None
+
+
+def _default_name(stem: str, shard: str | None) -> str:
+    """Return the name of the folder of a run whose user named none."""
+    if shard is None:
+        return stem
+    from memaudit.runs.manifest import parse_shard
+
+    part = parse_shard(shard)
+    return f"{stem}-{part.index}-of-{part.count}"

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -10,17 +9,22 @@ from memaudit.cli import options
 from memaudit.cli.command import Command, CountRange, write_file
 from memaudit.cli.options import COUNT, FILE, FOLDER, corpus_option, input_option, output_option
 from memaudit.errors import UsageError
+from memaudit.gate import GateInputs, check_gate, effective_policy
+from memaudit.labels import read_verified_rows
+from memaudit.reports.annex import annex_page, read_release
 from memaudit.reports.charts import draw_alone
 from memaudit.reports.gate import gate_sentence
+from memaudit.reports.html import render_html
 from memaudit.reports.markdown import render_markdown
 from memaudit.reports.page import Page, plain
+from memaudit.reports.report import make_report, read_row_texts
+from memaudit.reports.report_page import report_page, verdict
+from memaudit.runs.run import Run, read_run
+from memaudit.runs.same_table import changed_tables
 from memaudit.text import inert, json_text, safe_text, shown_path
 
-if TYPE_CHECKING:
-    from memaudit.runs.run import Run
 
-
-@click.command(short_help="Show what a run found, as a page, Markdown and charts.", cls=Command)
+@click.command(cls=Command)
 @input_option("--run", "Folder that predict wrote.", FOLDER, metavar="DIR", required=True)
 @input_option(
     "--verification",
@@ -75,21 +79,14 @@ def report(  # noqa: PLR0913  one for each option
             hint="add --html report.html",
         )
     _check_text(show_text, data, html)
-    from memaudit.reports.report import make_report, read_row_texts
-    from memaudit.reports.report_page import report_page, verdict
-    from memaudit.runs.run import read_run
 
     read = read_run(run)
     warnings = _warnings(read)
     verified = None
     if verification:
-        from memaudit.labels import read_verified_rows
-
         verified = read_verified_rows(verification, read)
     made = make_report(read, n_worst=top, verified=verified)
     if policy:
-        from memaudit.gate import GateInputs, check_gate, effective_policy
-
         inputs = GateInputs(verification=verification, data=data)
         held = check_gate(read, effective_policy(policy, {}), inputs, n_worst=0)
         made = replace(made, gate=held)
@@ -99,8 +96,6 @@ def report(  # noqa: PLR0913  one for each option
     page = report_page(made)
     written = _write(replace(page, notes=(*page.notes, *warnings)), html, markdown, plots)
     if annex:
-        from memaudit.reports.annex import annex_page, read_release
-
         is_html = annex.suffix.lower() in (".html", ".htm")
         page = annex_page(made, read_release(policy))
         written += _write(page, annex if is_html else None, None if is_html else annex, None)
@@ -123,10 +118,8 @@ def _check_text(show_text: int, data: str | None, html: Path | None) -> None:
         raise UsageError("only the page shows text", hint="add --html, or leave out --show-text")
 
 
-def _warnings(run: "Run") -> tuple[str, ...]:
+def _warnings(run: Run) -> tuple[str, ...]:
     """Return what beside the run must not be relied on, and say so at once."""
-    from memaudit.runs.same_table import changed_tables
-
     warnings = tuple(
         f"{table} was changed after the run was made; nothing here was read from it."
         for table in changed_tables(run)
@@ -138,8 +131,6 @@ def _warnings(run: "Run") -> tuple[str, ...]:
 
 def _write(page: Page, html: Path | None, markdown: Path | None, plots: Path | None) -> list[Path]:
     """Write what was asked for, and return the paths."""
-    from memaudit.reports.html import render_html
-
     files = {}
     if html:
         files[html] = render_html(page).encode()

@@ -8,9 +8,13 @@ from memaudit.cli import options
 from memaudit.cli.command import Command, FolderType, Shown
 from memaudit.cli.options import chosen_table_format, output_option
 from memaudit.reports.predict import status_page, summary_page
+from memaudit.runs.merging import merge_runs
+from memaudit.runs.results import ReportOptions
+from memaudit.runs.signature import read_signing_key, sign_run
+from memaudit.runs.status import run_status
 
 
-@click.command(cls=Command, short_help="Show how far a run is.")
+@click.command(cls=Command)
 @click.argument("folder", metavar="DIR", type=FolderType())
 @options.shown
 def status(folder: Path, shown: Shown) -> None:
@@ -18,13 +22,11 @@ def status(folder: Path, shown: Shown) -> None:
 
     It may be running meanwhile.
     """
-    from memaudit.runs.status import run_status
-
     found = run_status(folder)
     shown.tell(found.document(), status_page(found))
 
 
-@click.command(short_help="Put the shards of a run together.", cls=Command)
+@click.command(cls=Command)
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=FolderType())
 @output_option("--out", "Where the whole run goes.", FolderType(), required=True)
 @options.table_format
@@ -47,10 +49,6 @@ def merge(
     The risk table is the one that a single run would have written, byte for byte. Parts that are
     missing, given twice, or of different runs are refused.
     """
-    from memaudit.runs.merging import merge_runs
-    from memaudit.runs.results import ReportOptions
-    from memaudit.runs.signature import read_signing_key, sign_run
-
     # Before the work: a key that cannot be read is found now.
     key = None if sign is None else read_signing_key(sign)
     chosen = ReportOptions(chosen_table_format(table_format, old_format), top)

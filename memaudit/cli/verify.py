@@ -202,9 +202,7 @@ COMMON = (
 )
 
 
-@click.command(
-    cls=Command, common=COMMON, short_help="Distil a student and see what it really memorizes."
-)
+@click.command(cls=Command, common=COMMON)
 @models
 @models_option(
     "--distilled",

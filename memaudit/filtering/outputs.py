@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from memaudit.corpus import CorpusOptions
 from memaudit.corpus.base import Cuts
@@ -21,9 +23,6 @@ from memaudit.filtering.selection import FilterOptions, Selection
 from memaudit.runs.files import committed_file, output_errors, output_folder
 from memaudit.runs.run import Run
 from memaudit.text import safe_text, shown_path
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +173,7 @@ def beside(out: Path) -> tuple[Path, ...]:
     return tuple(out.with_name(f"{out.name}.{ending}") for ending in endings)
 
 
-def _removed(run: Run, options: FilterOptions, selection: Selection) -> "pa.Table":
-    import pyarrow as pa
-
+def _removed(run: Run, options: FilterOptions, selection: Selection) -> pa.Table:
     rows = np.flatnonzero(selection.is_removed)
     reasons = []
     for kept, is_copy in zip(
@@ -191,10 +188,8 @@ def _removed(run: Run, options: FilterOptions, selection: Selection) -> "pa.Tabl
     return table.append_column("probability", probabilities)
 
 
-def _excised(run: Run, cuts: Mapping[int, Cuts]) -> "pa.Table":
+def _excised(run: Run, cuts: Mapping[int, Cuts]) -> pa.Table:
     """Return one row per part that was cut: where it stood, in characters of a string."""
-    import pyarrow as pa
-
     parts = [
         (row, ".".join(map(str, path)), start, end)
         for row, of_row in sorted(cuts.items())
@@ -210,9 +205,7 @@ def _excised(run: Run, cuts: Mapping[int, Cuts]) -> "pa.Table":
     return table.append_column("end", pa.array(ends, pa.int64()))
 
 
-def _write_table(stream: Any, run: Run, table: "pa.Table") -> None:
-    import pyarrow.parquet as pq
-
+def _write_table(stream: Any, run: Run, table: pa.Table) -> None:
     metadata = {"memaudit.run": run.manifest.inputs.fingerprint}
     table = table.replace_schema_metadata(metadata)
     pq.write_table(table, stream, compression="zstd", write_page_checksum=True)

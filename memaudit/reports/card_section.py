@@ -1,15 +1,12 @@
 """A section for the card of a dataset on the hub: what an audit says about it, and tags."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from memaudit.errors import UsageError
 from memaudit.reports import words
 from memaudit.reports.markdown import render_markdown
 from memaudit.reports.page import Page, Section, Sentence, facts, model_name, name
-
-if TYPE_CHECKING:
-    from memaudit.runs.run import Run
+from memaudit.runs.run import Run
 
 TAGS = ("memaudit", "memorization")
 """Of a card that has the section."""
@@ -21,7 +18,7 @@ _UNSCORED = ("screened", "too_short", "bad", "error")
 """Outcomes of rows without a probability; those that no row has are not listed."""
 
 
-def card_section(run: "Run") -> str:
+def card_section(run: Run) -> str:
     """Return the section as Markdown, between two comments that mark it.
 
     It holds counts, names and digests: no id, no address and no text of the corpus.
@@ -36,7 +33,7 @@ def card_section(run: "Run") -> str:
     return f"{_START}\n{render_markdown(page, level=2)}{_END}\n"
 
 
-def with_card_section(card: str, run: "Run") -> str:
+def with_card_section(card: str, run: Run) -> str:
     """Return a dataset card with the section, in place of an earlier one, and with the tags.
 
     Args:
@@ -77,7 +74,7 @@ def _with_section(text: str, section: str) -> str:
     return f"{before}{section.rstrip()}{after}"
 
 
-def _verdict(run: "Run") -> Sentence:
+def _verdict(run: Run) -> Sentence:
     expected = run.risks.expected
     return (
         "memaudit predicts that a student distilled from ",
@@ -87,7 +84,7 @@ def _verdict(run: "Run") -> Sentence:
     )
 
 
-def _facts(run: "Run") -> Iterator[tuple[str, Sentence]]:
+def _facts(run: Run) -> Iterator[tuple[str, Sentence]]:
     inputs, names, outcomes = run.manifest.inputs, run.manifest.names, run.outcomes
     n_flagged = run.risks.n_flagged
     yield "examples", f"{run.n_rows:,}"

@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from memaudit.errors import UsageError
@@ -173,8 +174,6 @@ def find_row(run: Run, named: str) -> int:
     Raises:
         UsageError: there is none, or there are several.
     """
-    import pyarrow.compute as pc
-
     addresses = run.rows.column("address")
     found: NDArray[np.int64] = np.empty(0, dtype=np.int64)
     for is_it in (

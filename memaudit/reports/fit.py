@@ -1,8 +1,9 @@
 """The pages of `memaudit fit`: how good a classifier is on what it has not seen, and why."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from memaudit.evaluation import Figure
 from memaudit.reports import words
 from memaudit.reports.page import (
     Cell,
@@ -17,10 +18,15 @@ from memaudit.reports.page import (
     numbers,
     path_name,
 )
-
-if TYPE_CHECKING:
-    from memaudit.evaluation import Figure
-    from memaudit.training import FitResult, Recalibrated
+from memaudit.training import FitResult, Recalibrated
+from memaudit.training.result import (
+    JUDGED,
+    PROMISED_RECALL,
+    SPLIT_NOTES,
+    make_card,
+    positives_needed,
+    recall_bound,
+)
 
 _JUDGED_ON = {
     "run": "runs that the fit had not seen",
@@ -29,7 +35,7 @@ _JUDGED_ON = {
 }
 
 
-def fit_page(result: "FitResult") -> Page:
+def fit_page(result: FitResult) -> Page:
     """Return how good a fit is on what it has not seen, then why."""
     return Page(
         title="Fit of a classifier",
@@ -39,14 +45,12 @@ def fit_page(result: "FitResult") -> Page:
     )
 
 
-def fit_document(result: "FitResult") -> dict[str, Any]:
+def fit_document(result: FitResult) -> dict[str, Any]:
     """Return the card as one JSON document, with where the classifier is."""
-    from memaudit.training.result import make_card
-
     return {"schema_version": 1, "folder": str(result.folder), **make_card(result)}
 
 
-def fit_verdict(result: "FitResult") -> Sentence:
+def fit_verdict(result: FitResult) -> Sentence:
     """Return how well such a fit does on examples that it has not seen."""
     found = result.figures
     threshold = shipped = ""
@@ -69,16 +73,8 @@ def fit_verdict(result: "FitResult") -> Sentence:
     )
 
 
-def fit_notes(result: "FitResult") -> Iterator[str]:
+def fit_notes(result: FitResult) -> Iterator[str]:
     """Return what a reader must know before relying on the numbers."""
-    from memaudit.training.result import (
-        JUDGED,
-        PROMISED_RECALL,
-        SPLIT_NOTES,
-        positives_needed,
-        recall_bound,
-    )
-
     n_positives = result.n_calibration_positives
     yield (
         f"{n_positives} memorized examples calibrate it. If it misses none of them, its recall is "
@@ -104,7 +100,7 @@ def fit_notes(result: "FitResult") -> Iterator[str]:
             )
 
 
-def recalibration_page(result: "Recalibrated") -> Page:
+def recalibration_page(result: Recalibrated) -> Page:
     """Return what a pilot made of a classifier."""
     before, after = result.figures_before, result.figures_after
     expected = after.expected
@@ -124,7 +120,7 @@ def recalibration_page(result: "Recalibrated") -> Page:
     )
 
 
-def _shift(result: "Recalibrated") -> Table:
+def _shift(result: Recalibrated) -> Table:
     before, after, shift = result.figures_before, result.figures_after, result.shift
     return facts(
         {
@@ -138,7 +134,7 @@ def _shift(result: "Recalibrated") -> Table:
     )
 
 
-def _recalibration_notes(result: "Recalibrated") -> Iterator[str]:
+def _recalibration_notes(result: Recalibrated) -> Iterator[str]:
     yield (
         "The figures are cross-fitted: each fifth of the pilot is judged by a shift from the "
         "other four. The order of examples has not changed."
@@ -156,7 +152,7 @@ def _recalibration_notes(result: "Recalibrated") -> Iterator[str]:
     )
 
 
-def _runs(result: "FitResult") -> Table:
+def _runs(result: FitResult) -> Table:
     titles = ("rows", "used", "distinct", "memorized", "expected", "flagged", "caught")
     judged = {part.name: part.compared for part in result.held_out}
     rows: list[tuple[Sentence, ...]] = []
@@ -170,7 +166,7 @@ def _runs(result: "FitResult") -> Table:
     return Table(columns=(Column("run", "anywhere"), *numbers(*titles)), rows=tuple(rows))
 
 
-def _facts(result: "FitResult") -> Table:
+def _facts(result: FitResult) -> Table:
     classifier = result.classifier
     n_fit = sum(run.n_extracted for run in result.split.fit)
     found: dict[str, Sentence | Cell] = {
@@ -184,7 +180,7 @@ def _facts(result: "FitResult") -> Table:
     return facts(found)
 
 
-def _number(figure: "Figure") -> str:
+def _number(figure: Figure) -> str:
     if figure.value is None:
         return "unknown"
     if figure.interval is None:
@@ -192,7 +188,7 @@ def _number(figure: "Figure") -> str:
     return f"{words.figure(figure.value)} ({words.figure_range(figure)})"
 
 
-def _percent(figure: "Figure") -> str:
+def _percent(figure: Figure) -> str:
     if figure.value is None or figure.interval is None:
         return "an unknown share"
     return f"{figure.value:.0%} ({figure.interval.low:.0%} to {figure.interval.high:.0%})"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from memaudit.features import is_aligned
+from memaudit.objectives import Objective
 from memaudit.reports import words
 from memaudit.reports.page import (
     Cell,
@@ -21,12 +22,12 @@ from memaudit.reports.page import (
     numbers,
     path_name,
 )
+from memaudit.runs.manifest import AnswersRead, chunk_ranges
+from memaudit.runs.results import AuditResult
+from memaudit.runs.status import RunStatus
 
 if TYPE_CHECKING:
     from memaudit.cost import AuditPlan
-    from memaudit.runs.manifest import AnswersRead
-    from memaudit.runs.results import AuditResult
-    from memaudit.runs.status import RunStatus
 
 _FLOPS_UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
 _BYTE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -39,7 +40,7 @@ _STATES: dict[str, Kind] = {
 }
 
 
-def summary_page(result: "AuditResult", *, objective_given: bool = True) -> Page:
+def summary_page(result: AuditResult, *, objective_given: bool = True) -> Page:
     """Return the summary of a run: the verdict first, then what it rests on.
 
     Args:
@@ -63,7 +64,7 @@ def summary_page(result: "AuditResult", *, objective_given: bool = True) -> Page
     )
 
 
-def verdict(result: "AuditResult") -> Sentence:
+def verdict(result: AuditResult) -> Sentence:
     """Return how many examples are at risk and how many are expected to be memorized."""
     verb = "is" if result.flagged == 1 else "are"
     texts = (
@@ -86,10 +87,8 @@ def verdict(result: "AuditResult") -> Sentence:
     )
 
 
-def _other_ways(result: "AuditResult") -> str:
+def _other_ways(result: AuditResult) -> str:
     """Return the expected numbers of the usual ways to train, on one line."""
-    from memaudit.objectives import Objective
-
     ways = {
         "soft labels at T = 2": Objective(temperature=2.0),
         "at T = 1": Objective(temperature=1.0),
@@ -104,7 +103,7 @@ def _other_ways(result: "AuditResult") -> str:
     return f"Different texts expected, by how you train (--objective, --recipe): {numbers}."
 
 
-def notes(result: "AuditResult") -> Iterator[str]:
+def notes(result: AuditResult) -> Iterator[str]:
     """Return what a reader must know before relying on the numbers."""
     if result.finished.manifest.unused_weights:
         yield f"Is this the model that was trained? {result.finished.manifest.unused_weights}."
@@ -144,7 +143,7 @@ def notes(result: "AuditResult") -> Iterator[str]:
     yield words.not_a_guarantee(result.shape.prefix_len, result.shape.suffix_len)
 
 
-def _outcomes(result: "AuditResult") -> Table:
+def _outcomes(result: AuditResult) -> Table:
     shape = result.shape
     n_read = result.distinct_windows - result.screened_windows
     read = f"in {n_read:,} distinct windows of {shape.prefix_len} + {shape.suffix_len} tokens"
@@ -163,7 +162,7 @@ def _outcomes(result: "AuditResult") -> Table:
     return counts(*((key, n, explained if n else "") for key, n, explained in rows))
 
 
-def _answers(found: "AnswersRead") -> str:
+def _answers(found: AnswersRead) -> str:
     """Return which part of the text that the student is trained on was looked at."""
     turns = " of the last turn" if found.turns == "last" else ""
     unseen = f"; of {found.unseen_rows:,} of {found.rows:,} examples no answer is in a window"
@@ -171,7 +170,7 @@ def _answers(found: "AnswersRead") -> str:
     return told + (unseen if found.unseen_rows else "")
 
 
-def _worst(result: "AuditResult") -> Table:
+def _worst(result: AuditResult) -> Table:
     return Table(
         columns=(
             Column("#", is_number=True, kind="quiet"),
@@ -194,7 +193,7 @@ def _worst(result: "AuditResult") -> Table:
     )
 
 
-def _provenance(result: "AuditResult") -> Table:
+def _provenance(result: AuditResult) -> Table:
     names = result.names
     threshold = words.percent(result.threshold)
     found: dict[str, Sentence | Cell | None] = {
@@ -219,7 +218,7 @@ def _provenance(result: "AuditResult") -> Table:
 
 def plan_page(plan: "AuditPlan") -> Page:
     """Return what an audit would read, compute and need."""
-    from memaudit.cost import UTILISATION
+    from memaudit.cost import UTILISATION  # imports torch
 
     number_format = "float32" if plan.dtype == "float32" else "bfloat16 (T4: float16)"
     note = (
@@ -313,10 +312,8 @@ def _scaled(number: float, units: tuple[tuple[float, str], ...]) -> str:
     return f"{number / units[-1][0]:.3g} {units[-1][1]}"
 
 
-def status_page(status: "RunStatus") -> Page:
+def status_page(status: RunStatus) -> Page:
     """Return how far a run is, and what there is to do."""
-    from memaudit.runs.manifest import chunk_ranges
-
     share = status.windows_done / status.windows if status.windows else 1.0
     of_shard = f"of shard {status.shard} " if status.shard else ""
     reason = next(iter(status.failures.values()), None)
@@ -346,7 +343,7 @@ def status_page(status: "RunStatus") -> Page:
     )
 
 
-def what_next(status: "RunStatus") -> str:
+def what_next(status: RunStatus) -> str:
     """Return what there is to do for a run in this state."""
     if status.state == "scored" and status.shard is not None:
         return "This shard is complete. When all shards are, run: memaudit merge DIR... --out DIR"

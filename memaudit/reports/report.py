@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,16 +13,14 @@ import numpy as np
 from memaudit.corpus import Conversation, CorpusOptions, Example, Rendered, read_corpus
 from memaudit.errors import UsageError
 from memaudit.features import OBJECTIVE_FEATURES
+from memaudit.gate.result import GateResult
+from memaudit.labels import VerifiedRows
 from memaudit.metrics import ExpectedCount
 from memaudit.reports.classifier_card import Card, find_card
 from memaudit.runs.manifest import Manifest
 from memaudit.runs.risks import Risks, Worst
+from memaudit.runs.run import Run
 from memaudit.text import shown_path
-
-if TYPE_CHECKING:
-    from memaudit.gate.result import GateResult
-    from memaudit.labels import VerifiedRows
-    from memaudit.runs.run import Run
 
 SCHEMA_VERSION = 1
 """Of the numbers inside a report; goes up when a reader of the old ones would misread."""
@@ -75,16 +73,16 @@ class ReasonCount:
 class Report:
     """A run with what a report adds to it."""
 
-    run: "Run"
+    run: Run
     reasons: tuple[ReasonCount, ...]
     """Among the texts at risk, the most frequent first."""
     worst: tuple[Worst, ...]
     """The riskiest first."""
     card: Card | None
     """Of the classifier, if it is a shipped one."""
-    verified: "VerifiedRows | None" = None
+    verified: VerifiedRows | None = None
     """What a real distillation showed, if it is at hand."""
-    gate: "GateResult | None" = None
+    gate: GateResult | None = None
     """What the gate says under a policy, if one was given."""
     row_texts: Mapping[int, str] | None = None
     """Start of the worst examples, by row, if they were asked for: text of the corpus."""
@@ -133,9 +131,7 @@ class Report:
         return None if summary is None else asdict(summary)
 
 
-def make_report(
-    run: "Run", *, n_worst: int = 200, verified: "VerifiedRows | None" = None
-) -> Report:
+def make_report(run: Run, *, n_worst: int = 200, verified: VerifiedRows | None = None) -> Report:
     """Return the report of a finished run, with at most 500 of its worst examples."""
     return Report(
         run=run,

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from memaudit.labels import ROLES
+from memaudit.evaluation import Comparison
+from memaudit.labels import ROLES, VerificationResult
 from memaudit.reports import words
 from memaudit.reports.page import (
     Column,
@@ -19,16 +19,12 @@ from memaudit.reports.page import (
     numbers,
     path_name,
 )
-
-if TYPE_CHECKING:
-    from memaudit.evaluation import Comparison
-    from memaudit.labels import VerificationResult
-    from memaudit.verification.estimate import Estimate
+from memaudit.verification.estimate import Estimate
 
 _MISSED_SHOWN = 10
 
 
-def verification_page(result: "VerificationResult", out: Path) -> Page:
+def verification_page(result: VerificationResult, out: Path) -> Page:
     """Return what the student recites first, then what it is compared with; `out` is its folder."""
     student, baseline = result.extracted["student"], result.extracted["baseline"]
     said = f"The student recites {student.count:,} of {words.examples(student.of)}"
@@ -54,7 +50,7 @@ def verification_page(result: "VerificationResult", out: Path) -> Page:
     )
 
 
-def _found(result: "VerificationResult") -> Iterator[Section]:
+def _found(result: VerificationResult) -> Iterator[Section]:
     if scan := result.label_scan:
         found = counts(
             ("texts", scan.texts, "written by the teacher after a real prefix"),
@@ -76,7 +72,7 @@ def _found(result: "VerificationResult") -> Iterator[Section]:
             yield Section(title="Missed", blocks=(_missed(result.comparison),))
 
 
-def _models(result: "VerificationResult") -> Table:
+def _models(result: VerificationResult) -> Table:
     titles = ("recites", "share", "95% interval", "rows", "held-out perplexity", "held out")
     return Table(
         columns=(Column(breaks="nowhere"), *numbers(*titles)),
@@ -96,7 +92,7 @@ def _models(result: "VerificationResult") -> Table:
     )
 
 
-def _sets(result: "VerificationResult") -> Table:
+def _sets(result: VerificationResult) -> Table:
     sets, easy, inherited = result.sets, result.student_in_easy, result.inherited
     in_easy = (
         "too (the student recites nothing)"
@@ -120,7 +116,7 @@ def _sets(result: "VerificationResult") -> Table:
     )
 
 
-def _sampled(found: "Mapping[str, Mapping[str, int]]", result: "VerificationResult") -> Table:
+def _sampled(found: Mapping[str, Mapping[str, int]], result: VerificationResult) -> Table:
     shown = [role for role in ROLES if role in found]
     sizes = next(iter(found.values()))
     titles = [f"{int(n):,} sample{'s' * (n != '1')}" for n in sizes]
@@ -130,7 +126,7 @@ def _sampled(found: "Mapping[str, Mapping[str, int]]", result: "VerificationResu
     )
 
 
-def _generation(result: "VerificationResult") -> Table:
+def _generation(result: VerificationResult) -> Table:
     titles = ("windows", "one pass", "generated", "disagree", "of them ties", "nearly generated")
     return Table(
         columns=(Column(breaks="nowhere"), *numbers(*titles)),
@@ -149,7 +145,7 @@ def _generation(result: "VerificationResult") -> Table:
     )
 
 
-def _comparison(found: "Comparison") -> Table:
+def _comparison(found: Comparison) -> Table:
     recall, precision = found.recall, found.precision
     basis = "" if found.interval_covers_level else ", chance alone"
     rows = (
@@ -187,7 +183,7 @@ def _comparison(found: "Comparison") -> Table:
     return counts(*rows)
 
 
-def _missed(found: "Comparison") -> Table:
+def _missed(found: Comparison) -> Table:
     n_more = found.n_missed - _MISSED_SHOWN
     return Table(
         columns=(Column("id", "anywhere"), Column("where", "anywhere"), *numbers("probability")),
@@ -199,7 +195,7 @@ def _missed(found: "Comparison") -> Table:
     )
 
 
-def _settings(result: "VerificationResult", out: Path) -> Table:
+def _settings(result: VerificationResult, out: Path) -> Table:
     settings = result.settings
     objective = str(settings["objective"])
     if objective == "soft":
@@ -232,7 +228,7 @@ def _settings(result: "VerificationResult", out: Path) -> Table:
     )
 
 
-def students_page(results: "Mapping[str, VerificationResult]", out: Path) -> Page:
+def students_page(results: Mapping[str, VerificationResult], out: Path) -> Page:
     """Return one table of several students by name, each with a folder in `out`."""
     titles = ("recites", "share", "95% interval", "easy", "inherited", "new", "expected", "caught")
     counts_found = [result.extracted["student"].count for result in results.values()]
@@ -255,7 +251,7 @@ def students_page(results: "Mapping[str, VerificationResult]", out: Path) -> Pag
     )
 
 
-def _student(result: "VerificationResult") -> tuple[str, ...]:
+def _student(result: VerificationResult) -> tuple[str, ...]:
     rate, sets, found = result.extracted["student"], result.sets, result.comparison
     return (
         f"{rate.count:,}",
@@ -267,7 +263,7 @@ def _student(result: "VerificationResult") -> tuple[str, ...]:
     )
 
 
-def _notes(result: "VerificationResult") -> Iterator[str]:
+def _notes(result: VerificationResult) -> Iterator[str]:
     if "distilled" in result.settings:
         if "baseline" not in result.models:
             yield (
@@ -288,7 +284,7 @@ def _notes(result: "VerificationResult") -> Iterator[str]:
     )
 
 
-def estimate_page(estimate: "Estimate") -> Page:
+def estimate_page(estimate: Estimate) -> Page:
     """Return what a verification would cost."""
     seconds, flops = sum(estimate.seconds.values()), sum(estimate.flops.values())
     stages = Table(
@@ -315,7 +311,7 @@ def estimate_page(estimate: "Estimate") -> Page:
     )
 
 
-def _costs(estimate: "Estimate") -> Table:
+def _costs(estimate: Estimate) -> Table:
     examples = (
         f"distinct windows, {estimate.training_examples:,} rows; {estimate.held_out:,} held out"
     )

@@ -1,13 +1,11 @@
 """How reports say numbers, and the sentences that several of them share."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from memaudit.evaluation import Figure, Rate
-    from memaudit.metrics import ExpectedCount
-    from memaudit.objectives import Objective
-    from memaudit.runs.risks import Risks
+from memaudit.evaluation import Figure, Rate
+from memaudit.metrics import ExpectedCount
+from memaudit.objectives import Objective
+from memaudit.runs.risks import Risks
 
 NOT_FAMILIAR = "Rows unlike those the classifier was trained on"
 READ_AS_ORDER = "Use the probabilities to rank rows, not as numbers."
@@ -68,12 +66,12 @@ def percent_range(low: float, high: float) -> str:
     return f"{percent(low)} to {percent(high)}"
 
 
-def rate(found: "Rate") -> str:
+def rate(found: Rate) -> str:
     """Return a share with its 95 % interval."""
     return f"{percent(found.rate)} ({rate_range(found)})"
 
 
-def rate_range(rate: "Rate") -> str:
+def rate_range(rate: Rate) -> str:
     """Return the 95 % interval of a share; a dash if it is of nothing."""
     return "–" if rate.rate is None else percent_range(rate.low, rate.high)
 
@@ -83,17 +81,17 @@ def approximately(count: float) -> str:
     return f"{count:,.1f}" if count < 10 else f"{count:,.0f}"
 
 
-def interval(count: "ExpectedCount") -> str:
+def interval(count: ExpectedCount) -> str:
     """Return the 95 % interval of an expected number."""
     return f"{count.low:,} to {count.high:,}"
 
 
-def expected(count: "ExpectedCount") -> str:
+def expected(count: ExpectedCount) -> str:
     """Return an expected number with its interval, such as `217 (47 to 518)`."""
     return f"{approximately(count.mean)} ({interval(count)})"
 
 
-def generic(risks: "Risks") -> str:
+def generic(risks: Risks) -> str:
     """Return how many of the texts expected have wording that other rows have too, or nothing."""
     count, expected = risks.expected_generic_texts, risks.expected_texts.mean
     if count is None or expected < 0.5:
@@ -112,7 +110,7 @@ def figure(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def figure_range(found: "Figure", digits: int = 3) -> str:
+def figure_range(found: Figure, digits: int = 3) -> str:
     """Return the 95 % interval of such a number; nothing if it has none."""
     interval = found.interval
     return "" if interval is None else f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
@@ -123,7 +121,7 @@ def examples(n: int) -> str:
     return f"{n:,} {'example' if n == 1 else 'examples'}"
 
 
-def objective_in_words(objective: "Objective") -> str:
+def objective_in_words(objective: Objective) -> str:
     """Return what the student learns from, such as "soft labels at T = 2"."""
     share = f" with {objective.cross_entropy_share:.0%} cross-entropy"
     words = {

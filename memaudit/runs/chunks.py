@@ -17,10 +17,11 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from memaudit.errors import ModelError
@@ -41,9 +42,6 @@ _ENDING = ".error.json"
 
 _CHUNKS_AT_ONCE = 16
 _MAX_MARKER_BYTES = 1 << 20
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +112,6 @@ def write_chunk(plan: ChunkPlan, chunk: int, X: NDArray[np.float64]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    import pyarrow as pa
-
     schema = pa.schema([(name, pa.float64()) for name in plan.features])
     with sealed_writer(plan.path(chunk), schema, plan.metadata(chunk)) as writer:
         writer.write_table(pa.table(list(X.T), schema=schema))
@@ -160,8 +156,6 @@ def read_matrix(plan: ChunkPlan, without: Collection[int] = ()) -> NDArray[np.fl
     Raises:
         DamagedFileError, FileNotFoundError, OutputError: as for `read_chunk`.
     """
-    import pyarrow as pa
-
     chunks = [chunk for chunk in range(plan.n_chunks) if chunk not in without]
     X = np.zeros((plan.n_windows, len(plan.features)))
     # Column by column over many chunks: their small arrays, one by one, would take far longer.
@@ -177,12 +171,12 @@ def read_matrix(plan: ChunkPlan, without: Collection[int] = ()) -> NDArray[np.fl
     return X
 
 
-def numbers(array: "pa.Array") -> NDArray[Any]:
+def numbers(array: pa.Array) -> NDArray[Any]:
     """Return the numbers in an array. Its own `to_numpy` would import pandas: half a second."""
     return np.from_dlpack(array)
 
 
-def _read_table(plan: ChunkPlan, chunk: int) -> "pa.Table":
+def _read_table(plan: ChunkPlan, chunk: int) -> pa.Table:
     path = plan.path(chunk)
     if not path.exists():
         raise FileNotFoundError(path)

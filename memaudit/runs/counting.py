@@ -10,6 +10,7 @@ parts would add up, but then no shard could score a window before all others had
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from memaudit.exposure import BETWEEN, GramCounts, suffix_grams, summarise
@@ -67,7 +68,6 @@ def count_missing(
     plan = run.plan
     if plan.epochs is None or not unscored_chunks(run):
         return
-    import pyarrow as pa
 
     path = run.folder / EXPOSURE
     metadata = {"memaudit.run": plan.fingerprint, "memaudit.shard": str(run.manifest.shard)}

@@ -25,6 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from msgspec.structs import replace
 
 from memaudit.errors import MemauditError, OutputError, UsageError
@@ -268,8 +269,6 @@ def write_rows(path: Path, fingerprint: str, rows: RowLog, cuts: RowWindows) -> 
     Raises:
         OutputError: it cannot be written.
     """
-    import pyarrow as pa
-
     text, number = pa.string(), pa.int64()
     names = ("id", "row", "address", "outcome", "reason", "windows", "text")
     types = (text, number, text, text, text, pa.list_(number), number)

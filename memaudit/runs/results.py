@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+import pyarrow as pa
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.features import reason_in_words
@@ -31,9 +32,6 @@ from memaudit.runs.scoring import Session
 from memaudit.sensitivity import SensitivitySummary
 from memaudit.text import safe_text, shown_path
 from memaudit.windows import WindowPolicy, WindowShape
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 SCHEMA_VERSION = 1
 """Of the risk table and the summary; goes up when a reader of the old one would misread."""
@@ -97,7 +95,7 @@ class AuditResult:
         )
 
     @property
-    def table(self) -> "pa.Table":
+    def table(self) -> pa.Table:
         """The risk table, one row per example in the order of the corpus."""
         return read_risk_table(_risk_rows(self.finished), self.finished.risks.table_columns)
 

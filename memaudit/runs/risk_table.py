@@ -9,13 +9,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from memaudit.files import TableFormat
 from memaudit.runs.reading import RowOutcome
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 COLUMNS = ("id", "row", "address", "outcome", "probability", "flagged", "reason")
 """Columns before the features."""
@@ -78,10 +78,8 @@ def write_risk_table(
         _write_csv(stream, records, features)
 
 
-def read_risk_table(rows: Iterable[RiskRow], features: Sequence[str]) -> "pa.Table":
+def read_risk_table(rows: Iterable[RiskRow], features: Sequence[str]) -> pa.Table:
     """Return rows as the table that `write_risk_table` writes, in memory."""
-    import pyarrow as pa
-
     records = (_record(row, features) for row in rows)
     schema = _schema(features)
     groups = iter(lambda: list(islice(records, _ROWS_A_GROUP)), [])
@@ -90,9 +88,7 @@ def read_risk_table(rows: Iterable[RiskRow], features: Sequence[str]) -> "pa.Tab
     )
 
 
-def _schema(features: Sequence[str], metadata: Mapping[str, str] | None = None) -> "pa.Schema":
-    import pyarrow as pa
-
+def _schema(features: Sequence[str], metadata: Mapping[str, str] | None = None) -> pa.Schema:
     text, number = pa.string(), pa.float64()
     types = (text, pa.int64(), text, text, number, pa.bool_(), text)
     fields = [*zip(COLUMNS, types, strict=True), *((name, number) for name in features)]
@@ -120,9 +116,6 @@ def _write_parquet(
     features: Sequence[str],
     metadata: Mapping[str, str],
 ) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     schema = _schema(features, metadata)
     with pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer:
         while group := list(islice(records, _ROWS_A_GROUP)):

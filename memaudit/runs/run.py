@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from memaudit.errors import OutputError, UsageError
@@ -35,9 +36,6 @@ from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed
 from memaudit.sensitivity import NAMES_MODEL, RowSensitivity, SensitivitySummary, summarise
 from memaudit.text import shown_path
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 TextOf = Callable[[int], str]
 """From the index of a distinct window to its text: text of the corpus."""
 
@@ -57,7 +55,7 @@ class Run:
 
     folder: Path
     manifest: Manifest
-    fates: "pa.Table"
+    fates: pa.Table
     """(n_rows) outcome and reason, each different value once."""
 
     risks: Risks
@@ -115,16 +113,14 @@ class Run:
         return summarise(self.risks.sensitivity, self.risks.is_flagged, finds_names=finds_names)
 
     @cached_property
-    def rows(self) -> "pa.Table":
+    def rows(self) -> pa.Table:
         """(n_rows) with the columns id, row, address, outcome and reason, all in memory."""
-        import pyarrow as pa
-
         table = pa.Table.from_batches(self._places())
         for name in ("outcome", "reason"):
             table = table.append_column(name, self.fates.column(name).cast(pa.string()))
         return table
 
-    def _places(self) -> "Iterator[pa.RecordBatch]":
+    def _places(self) -> Iterator[pa.RecordBatch]:
         """Read id, row and address from the disk again, some rows at a time, or from memory."""
         if "rows" in self.__dict__:  # a run without a folder of its own has nothing else
             yield from self.rows.select(["id", "row", "address"]).combine_chunks().to_batches()
@@ -192,7 +188,7 @@ class Run:
 class _Rows:
     """The rows of a run while it is read: what became of them, and the windows that count."""
 
-    fates: "pa.Table"
+    fates: pa.Table
     windows: RowWindows
     texts: NDArray[np.int64] | None
     """(n_rows,) the first row with the same text. None: written by a version that compared windows
@@ -202,7 +198,6 @@ class _Rows:
         """Give another outcome to some of the rows that count as scored."""
         if not reasons:
             return
-        import pyarrow as pa
 
         columns = {name: self.fates.column(name).to_pylist() for name in ("outcome", "reason")}
         places = np.flatnonzero(np.array(columns["outcome"]) == "scored")[is_out]
@@ -338,8 +333,6 @@ def _read_matrix(run: RunFolder, failures: Mapping[int, str]) -> NDArray[np.floa
 
 def _read_rows(run: RunFolder) -> _Rows:
     """Return what became of the rows, and their windows."""
-    import pyarrow as pa
-
     cuts, fates, texts = RowWindows(), list[pa.RecordBatch](), list[NDArray[np.int64]]()
     for batch in _stored_rows(run, ["outcome", "reason", "windows", "text"]):
         windows = batch.column("windows")
@@ -354,7 +347,7 @@ def _read_rows(run: RunFolder) -> _Rows:
     return _Rows(table, cuts, np.concatenate(texts) if texts else None)
 
 
-def _stored_rows(run: RunFolder, columns: list[str]) -> "Iterator[pa.RecordBatch]":
+def _stored_rows(run: RunFolder, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Yield columns of the rows, those that are there; some rows at a time.
 
     Raises:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from memaudit.files import open_regular
 from memaudit.runs.risk_table import COLUMNS
 from memaudit.runs.run import Run
@@ -32,8 +35,6 @@ def changed_tables(run: Run) -> list[str]:
 
 
 def _matches(path: Path, read: _Reader, run: Run) -> bool:
-    import pyarrow as pa
-
     try:
         return all(
             expected is not None and found is not None and _is_same(found, expected)
@@ -80,8 +81,6 @@ def _record(values: dict[str, object]) -> _Record:
 
 
 def _parquet(path: Path) -> Iterator[_Record]:
-    import pyarrow.parquet as pq
-
     with open_regular(path) as stream, pq.ParquetFile(stream) as file:
         for batch in file.iter_batches(columns=_CHECKED):
             # By columns: a dict for each row would take most of the time of a gate.

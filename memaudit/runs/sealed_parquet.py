@@ -10,13 +10,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from memaudit.runs.files import committed_file, opened, output_errors
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 _LABEL = b"sha256:"
 _BLANK = b"0" * 64
@@ -31,8 +30,8 @@ class DamagedFileError(Exception):
 
 @contextmanager
 def sealed_writer(
-    path: Path, schema: "pa.Schema", metadata: Mapping[str, str]
-) -> "Iterator[pq.ParquetWriter]":
+    path: Path, schema: pa.Schema, metadata: Mapping[str, str]
+) -> Iterator[pq.ParquetWriter]:
     """Open a parquet file that is sealed and takes its name when all went well.
 
     The same tables give the same bytes, for one version of pyarrow.
@@ -40,8 +39,6 @@ def sealed_writer(
     Raises:
         OutputError: it cannot be written.
     """
-    import pyarrow.parquet as pq
-
     sealed = {**metadata, "memaudit.seal": (_LABEL + _BLANK).decode()}
     with committed_file(path) as stream:
         with pq.ParquetWriter(
@@ -63,15 +60,13 @@ def sealed_writer(
 
 
 @contextmanager
-def open_sealed(path: Path, metadata: Mapping[str, str]) -> "Iterator[pq.ParquetFile]":
+def open_sealed(path: Path, metadata: Mapping[str, str]) -> Iterator[pq.ParquetFile]:
     """Open a sealed file for reading, once every bit of it is found as it was written.
 
     Raises:
         DamagedFileError: a bit has changed, or it was written with other metadata.
         OSError: it is not there or cannot be read.
     """
-    import pyarrow.parquet as pq
-
     with opened(path) as stream:
         place = _find(stream, _LABEL)
         seal = _read_at(stream, place + len(_LABEL), len(_BLANK))

@@ -10,6 +10,8 @@ import msgspec
 import numpy as np
 
 from memaudit.corpus import corpus_of, read_corpus
+from memaudit.distillation import generate_hard_labels
+from memaudit.distillation.losses import cross_entropy_loss
 from memaudit.progress import ReportProgress
 from memaudit.verification.examples import (
     DEFAULT_OPTIONS,
@@ -158,9 +160,6 @@ def _seconds_per_token(
 ) -> dict[str, float]:
     """Return seconds per token of a training step, of passes and of writing, on a few examples."""
     import torch
-
-    from memaudit.distillation import generate_hard_labels
-    from memaudit.distillation.losses import cross_entropy_loss
 
     n = min(_SAMPLE_EXAMPLES, options.training.batch_size, len(examples.trained))
     # What a window lacks costs nothing to leave in: the time is that of whole windows.

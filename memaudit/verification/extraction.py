@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from memaudit.evaluation import RowPredictions
@@ -22,7 +23,6 @@ from memaudit.verification.examples import Examples
 from memaudit.windows import WindowShape, context_len, window_key, without_padding
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from transformers import PreTrainedModel
 
     from memaudit.engines import Engine
@@ -228,7 +228,7 @@ def scan_labels(
     return LabelScan(len(labels), own, other, len(leaked))
 
 
-def label_table(examples: Examples, found: dict[str, NDArray[np.bool_]]) -> "pa.Table":
+def label_table(examples: Examples, found: dict[str, NDArray[np.bool_]]) -> pa.Table:
     """Return the table, in the order of the corpus.
 
     The outcome of a row is `scored` if it was trained on and looked at; else `held_out`,
@@ -240,8 +240,6 @@ def label_table(examples: Examples, found: dict[str, NDArray[np.bool_]]) -> "pa.
         examples: of the verification.
         found: (windows that were trained on,) whether each role's model recites it.
     """
-    import pyarrow as pa
-
     is_kept_out = examples.any_of_row(examples.is_held_out)
     recites = {}
     for role, of_trained in found.items():
@@ -275,24 +273,20 @@ def label_table(examples: Examples, found: dict[str, NDArray[np.bool_]]) -> "pa.
     return pa.Table.from_pylist(records, schema=_schema())
 
 
-def _schema() -> "pa.Schema":
-    import pyarrow as pa
-
+def _schema() -> pa.Schema:
     text, number, flag = pa.string(), pa.int64(), pa.bool_()
     types = (text, number, text, text, flag, flag, flag)
     fields = [*zip(ROW_COLUMNS, types, strict=True), ("set", text), ("example", number)]
     return pa.schema(fields, metadata={"memaudit.verification_schema": str(SCHEMA_VERSION)})
 
 
-def with_predictions(table: "pa.Table", predicted: RowPredictions) -> "pa.Table":
+def with_predictions(table: pa.Table, predicted: RowPredictions) -> pa.Table:
     """Return the table with what was predicted; rows without it are empty.
 
     Args:
         table: as `label_table` made it, or with earlier predictions, which are replaced.
         predicted: of its rows.
     """
-    import pyarrow as pa
-
     missing = np.isnan(predicted.probabilities)
     columns = {
         "probability": pa.array(predicted.probabilities, mask=missing),

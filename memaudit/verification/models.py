@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.distillation import TrainingOptions, quiet_transformers
+from memaudit.engines import Engine
+from memaudit.engines.models import LoadedModel, check_same_vocabulary, load_model
+from memaudit.engines.tokenizer import difference
 from memaudit.errors import ModelError, OutputError
 from memaudit.runs.files import output_errors
 from memaudit.text import shown_path
@@ -22,9 +25,6 @@ from memaudit.verification.examples import VerificationOptions
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from memaudit.engines import Engine
-    from memaudit.engines.models import LoadedModel
-
 _CHECKPOINTS_A_TRAINING = 20
 
 
@@ -32,13 +32,13 @@ _CHECKPOINTS_A_TRAINING = 20
 class VerificationModels:
     """Models that share a vocabulary, but for students and baselines that were trained elsewhere."""
 
-    teacher: "LoadedModel"
-    student: "LoadedModel"
-    baseline: "LoadedModel | None"
+    teacher: LoadedModel
+    student: LoadedModel
+    baseline: LoadedModel | None
     """Trained on the corpus without a teacher; None: it is made from the student."""
 
     @property
-    def given(self) -> "dict[str, LoadedModel]":
+    def given(self) -> dict[str, LoadedModel]:
         """By role."""
         pairs = {"teacher": self.teacher, "student": self.student, "baseline": self.baseline}
         return {role: model for role, model in pairs.items() if model is not None}
@@ -52,12 +52,10 @@ class VerificationModels:
     @property
     def aligned(self) -> list[str]:
         """Roles of the models that cut texts differently from the teacher."""
-        from memaudit.engines.tokenizer import difference
-
         told = self.teacher.tokenizer
         return [role for role, each in self.given.items() if difference(told, each.tokenizer)]
 
-    def engine(self, model: "PreTrainedModel") -> "Engine":
+    def engine(self, model: "PreTrainedModel") -> Engine:
         """Return what scores the teacher's windows on a model: one of these, or trained from one."""
         from memaudit.engines.aligned import aligned_reference
         from memaudit.engines.hf import HfEngine
@@ -84,8 +82,6 @@ def load_models(
     Raises:
         ModelError: one cannot be loaded, or two do not share a vocabulary.
     """
-    from memaudit.engines.models import check_same_vocabulary, load_model
-
     if options.threads is not None:
         import torch
 
@@ -102,7 +98,7 @@ def load_models(
     return loaded
 
 
-def make_trainable(loaded: "LoadedModel") -> None:
+def make_trainable(loaded: LoadedModel) -> None:
     """Make an ordinary model of one that was read from a GGUF file.
 
     Its weights are unpacked already, but transformers goes on to call it quantized, and would
@@ -206,7 +202,7 @@ def model_write_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def save_tokenizer(loaded: "LoadedModel", folder: Path) -> None:
+def save_tokenizer(loaded: LoadedModel, folder: Path) -> None:
     """Write the files of a model's tokenizer, so that the folder can be loaded by itself."""
     loaded.tokenizer._tokenizer.save_pretrained(folder)
     for file in folder.iterdir():

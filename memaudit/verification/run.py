@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from memaudit import __version__
@@ -70,7 +72,6 @@ from memaudit.verification.stages import (
 from memaudit.windows import without_padding
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from transformers import PreTrainedModel
 
 
@@ -174,7 +175,7 @@ def settings_of(run: Run) -> dict[str, Any]:
     }
 
 
-def _distilled(run: Run, settings: dict[str, Any]) -> "tuple[VerificationResult, pa.Table]":
+def _distilled(run: Run, settings: dict[str, Any]) -> tuple[VerificationResult, pa.Table]:
     """Run the stages that have not finished before."""
     check_readable(run.models, without_padding(run.examples.windows[0]))
     begin(run.work, settings)
@@ -195,7 +196,7 @@ def make_result(
     models: "dict[str, PreTrainedModel]",
     extractions: dict[str, Extraction],
     labels: NDArray[np.int32] | None = None,
-) -> "tuple[VerificationResult, pa.Table]":
+) -> tuple[VerificationResult, pa.Table]:
     """Return what was found, and the table that says it row by row.
 
     Args:
@@ -269,7 +270,7 @@ def _held_out(extractions: dict[str, Extraction], is_held_out: NDArray[np.bool_]
     }
 
 
-def finished(out: Path, settings: dict[str, Any]) -> "tuple[VerificationResult, pa.Table] | None":
+def finished(out: Path, settings: dict[str, Any]) -> tuple[VerificationResult, pa.Table] | None:
     """Return what stands in the folder already, if it is an answer to the same question.
 
     Raises:
@@ -286,7 +287,7 @@ def finished(out: Path, settings: dict[str, Any]) -> "tuple[VerificationResult, 
 def write_results(
     out: Path,
     result: VerificationResult,
-    table: "pa.Table",
+    table: pa.Table,
     told: Predictions | None,
     *,
     seconds: float,
@@ -302,8 +303,6 @@ def write_results(
         told: predictions for the same rows, if there are any.
         seconds: what it took, if it is new.
     """
-    import pyarrow.parquet as pq
-
     if told is not None:
         columns = (table[name].to_pylist() for name in ROW_COLUMNS[:4])
         predicted = match_predictions(told, zip(*columns, strict=True))

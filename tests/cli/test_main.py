@@ -49,6 +49,17 @@ def test_nothing_heavy_is_imported_before_there_is_work(arguments):
     assert done.returncode == 0, done.stderr
 
 
+def test_what_commands_need_imports_no_library_that_runs_models():
+    """A gate, a report or a run that is there already must not wait for torch."""
+    script = (
+        "import sys, memaudit.cli.predict; from memaudit.cli.main import NOT_FOR_A_GATE, cli;"
+        "list(cli.commands.values()); sys.exit(', '.join(set(sys.modules) & {*NOT_FOR_A_GATE}) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_names_every_command_and_option(capsys):
     """An option without help is one that nobody can use."""
     assert run(["--help"]) == 0

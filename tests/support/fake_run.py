@@ -216,7 +216,7 @@ def main(arguments):
     import click
 
     from memaudit.cli import main as edge
-    from memaudit.cli.predict import stop_explained
+    from memaudit.cli.predict_options import stop_explained
     from memaudit.runs.manifest import parse_shard
 
     @click.command()
