@@ -11,7 +11,6 @@ two different grams with one hash of 64 bits; among 10^9 grams asked for and 10^
 that is expected 5 times. Counts of the parts of a corpus add up to those of the whole.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -174,28 +173,3 @@ def summarise(counts: NDArray[np.int64], n_grams: NDArray[np.int64], least: int 
         median[chosen] = np.median(each, axis=1)
         share[chosen] = (each > 1).mean(axis=1)
     return Exposure(median, share)
-
-
-def exposure_of(
-    rows: Sequence[NDArray[np.int32]],
-    windows: Sequence[NDArray[np.int32]],
-    prefix_len: int,
-    weights: NDArray[np.int64] | None = None,
-    least: int = 1,
-) -> Exposure:
-    """Return the exposure of some windows in some rows, all in memory.
-
-    Args:
-        rows: the token ids of each.
-        windows: the token ids of each.
-        prefix_len: tokens of a window before its suffix.
-        weights: (len(rows),) how often each row stands in the corpus. None: once.
-        least: see `summarise`.
-    """
-    grams = [suffix_grams(window, len(window) - prefix_len) for window in windows]
-    counts = GramCounts(np.concatenate([np.empty(0, np.uint64), *grams]))
-    ends = np.full(1, BETWEEN, dtype=np.int32)
-    if len(rows):
-        counts.add(np.concatenate([part for row in rows for part in (row, ends)]), weights)
-    n_grams = np.array([len(each) for each in grams], dtype=np.int64)
-    return summarise(counts.counts, n_grams, least)

@@ -83,7 +83,7 @@ def written_file(path: Path) -> Iterator[BinaryIO]:
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)
-            sync_folder(path.parent)
+            sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -103,9 +103,9 @@ def remove_abandoned(path: Path) -> None:
             file.unlink()
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk: only then do they survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk and survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

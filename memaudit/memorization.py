@@ -1,14 +1,11 @@
 """Memorization: whether a model reproduces a window's suffix, by each definition in use.
 
-Exact, by prefix length and probabilistic extraction follow from one scoring pass. Approximate
-extraction compares text that was really generated (`engines.generation`).
+Exact and probabilistic extraction follow from one scoring pass. Approximate extraction compares
+text that was really generated (`engines.generation`).
 
 `memaudit verify` reports the exact and the probabilistic ones of its one pass, and approximate
-extraction of what `--check-generate` generates. The sweeps over prefixes and `shares_run` are
-Python functions only.
+extraction of what `--check-generate` generates. `shares_run` is a Python function only.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,67 +21,6 @@ def extracted(scores: TokenScores, prefix_len: int) -> bool:
     near-ties. Source: Carlini et al. 2022 (arXiv:2202.07646), discoverable memorization.
     """
     return bool(suffix(scores.is_argmax, prefix_len).all())
-
-
-def shortest_prefix(scores: TokenScores) -> int:
-    """Return with how many of its first tokens the model recites all the rest of the window.
-
-    That is one more than the position of the last token that is not the argmax: a prefix must
-    hold it, and needs nothing after it.
-
-    Returns:
-        1 to T - 1; T, the window's length, when not even its last token is recited.
-    """
-    (missed,) = np.nonzero(~scores.is_argmax)
-    # Entry s is about token s + 1, so a prefix that holds that token has s + 2 tokens.
-    return int(missed[-1]) + 2 if len(missed) else 1
-
-
-def prefix_sweep(scores: TokenScores, prefix_lens: Sequence[int]) -> NDArray[np.bool_]:
-    """Return for each prefix length whether the rest of the window is extracted.
-
-    One pass answers only for prefixes that begin where the window does, because only they are
-    the context that its predictions had; the longer the prefix, the shorter the rest. It does
-    not tell what a model says after an error of its own: False may still hide that the last
-    tokens come out right. For prefixes of several lengths before one and the same suffix, score
-    `windows_before_suffix`.
-
-    Args:
-        scores: of the window of T tokens.
-        prefix_lens: (P,) each from 1 to T - 1.
-
-    Returns:
-        (P,) and once True, True for every longer prefix.
-    """
-    n_predicted = len(scores.is_argmax)
-    if not all(1 <= prefix_len <= n_predicted for prefix_len in prefix_lens):
-        raise ValueError(f"prefix lengths must be 1 to {n_predicted}, got {list(prefix_lens)}")
-    return np.asarray(prefix_lens, dtype=np.int64) >= shortest_prefix(scores)
-
-
-def windows_before_suffix(
-    window: NDArray[np.int32], suffix_len: int, prefix_lens: Sequence[int]
-) -> list[NDArray[np.int32]]:
-    """Return the windows to score for a sweep over the context before one suffix.
-
-    Each ends where the window ends; `extracted` with its prefix length answers for it. This is
-    the sweep of Carlini et al. 2022 (arXiv:2202.07646), section 5, and costs a pass a length.
-
-    Args:
-        window: (T,) token ids.
-        suffix_len: tokens that are to be reproduced, at least 1.
-        prefix_lens: each from 1 to T - suffix_len.
-
-    Returns:
-        (prefix_len + suffix_len,) token ids for each prefix length.
-    """
-    longest = len(window) - suffix_len
-    if suffix_len < 1 or not all(1 <= prefix_len <= longest for prefix_len in prefix_lens):
-        raise ValueError(
-            f"expected a suffix_len >= 1 and prefix lengths from 1 to {longest}, "
-            f"got {suffix_len} and {list(prefix_lens)}"
-        )
-    return [window[len(window) - suffix_len - prefix_len :] for prefix_len in prefix_lens]
 
 
 def suffix_logprob(scores: TokenScores, prefix_len: int) -> float:
@@ -135,24 +71,6 @@ def probabilistically_extracted(
     """
     _check_probability(probability)
     return extraction_probability(logprobs, n) >= probability
-
-
-def samples_needed(logprobs: NDArray[np.float64], probability: float) -> NDArray[np.float64]:
-    """Return the least n with which a window is (n, p)-extracted.
-
-    Source: Hayes et al. 2024 (arXiv:2410.19482), from log(1 - probability) / log(1 - p).
-
-    Args:
-        logprobs: (W,) see `extraction_probability`.
-        probability: in (0, 1).
-
-    Returns:
-        (W,) whole numbers from 1; inf where p or n is beyond float64.
-    """
-    _check_probability(probability)
-    with np.errstate(divide="ignore", over="ignore"):
-        n: NDArray[np.float64] = np.ceil(np.log1p(-probability) / _log_of_rest(logprobs))
-    return np.maximum(n, 1.0)
 
 
 def _log_of_rest(logprobs: NDArray[np.float64]) -> NDArray[np.float64]:

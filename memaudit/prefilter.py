@@ -28,15 +28,6 @@ from memaudit.text import safe_text
 PREFILTER_FILE = "screen.json"
 """Name in the folder of a screen."""
 
-ESTIMATOR_FEATURES = (
-    "log_temperature",
-    "cross_entropy_share",
-    "zlib_entropy",
-    "log_occurrences",
-)
-"""What the shipped screens look at, beside what their classifier looks at of the reference: chosen
-on training cells, where n-grams added nothing."""
-
 CONFIDENCE = 0.95
 """That at least the share asked for survives, by the windows that a screen was calibrated on."""
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from transformers.utils.logging import disable_progress_bar
 
 from memaudit.classifier import RiskClassifier, load_classifier
-from memaudit.exposure import exposure_of
 from memaudit.runs.files import committed_file
 from study.__main__ import say
+from study.exposure import exposure_of
 from study.fit import MAIN_STUDENT, Run, runs_of
 from study.measure import CellFile, features_of, recited_by
 from study.recipe import Cell, read_recipe

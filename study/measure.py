@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.exposure import GRAM_TOKENS, exposure_of
+from memaudit.exposure import GRAM_TOKENS
 from memaudit.features import corpus_features, model_features
 from memaudit.memorization import extracted
+from study.exposure import exposure_of
 from study.recipe import Cell
 from study.stages import Workshop, load_model, read_tokenizer, read_windows, training_seconds
 

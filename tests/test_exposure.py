@@ -7,10 +7,10 @@ from memaudit.exposure import (
     BETWEEN,
     GRAM_TOKENS,
     GramCounts,
-    exposure_of,
     gram_hashes,
     suffix_grams,
 )
+from study.exposure import exposure_of
 
 
 def text(rng, n_tokens=120):

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from memaudit.memorization import (
@@ -17,17 +17,12 @@ from memaudit.memorization import (
     extraction_probability,
     longest_common_run,
     normalised_edit_distance,
-    prefix_sweep,
     probabilistically_extracted,
-    samples_needed,
     shares_run,
-    shortest_prefix,
     suffix_logprob,
-    windows_before_suffix,
 )
 from memaudit.scores import TokenScores
 
-flags = st.lists(st.booleans(), min_size=1, max_size=12)
 texts = st.lists(st.integers(0, 3), max_size=9).map(lambda ids: np.array(ids, dtype=np.int32))
 logprobs = st.floats(-60, 0)
 probabilities = st.floats(1e-6, 1 - 1e-6)
@@ -57,72 +52,6 @@ def test_what_the_model_says_about_the_prefix_does_not_matter(prefix_len):
     is_argmax = [False] * (prefix_len - 1) + [True] * (4 - prefix_len)
 
     assert extracted(scores_of(is_argmax), prefix_len)
-
-
-@pytest.mark.parametrize(
-    ("is_argmax", "expected"),
-    [([True, True, True], 1), ([False, True, True], 2), ([True, False, True], 3), ([False], 2)],
-)
-def test_the_shortest_prefix_ends_with_the_last_token_that_is_missed(is_argmax, expected):
-    """One token less, and greedy decoding would have to guess what it does not know."""
-    assert shortest_prefix(scores_of(is_argmax)) == expected
-
-
-@given(flags)
-def test_the_shortest_prefix_is_the_first_from_which_the_rest_is_extracted(is_argmax):
-    """One pass answers for all prefixes at once, as asking for each would."""
-    scores = scores_of(is_argmax)
-    window_len = len(is_argmax) + 1
-    slow = [length for length in range(1, window_len) if extracted(scores, length)]
-
-    assert shortest_prefix(scores) == min(slow, default=window_len)
-
-
-@given(flags)
-def test_a_sweep_says_for_each_prefix_what_asking_for_it_alone_says(is_argmax):
-    """And a longer prefix never undoes an extraction: there is less left to recite."""
-    scores = scores_of(is_argmax)
-    prefix_lens = range(1, len(is_argmax) + 1)
-
-    found = prefix_sweep(scores, prefix_lens)
-
-    assert found.tolist() == [extracted(scores, length) for length in prefix_lens]
-    assert (np.diff(found.astype(int)) >= 0).all()
-
-
-def test_a_sweep_keeps_the_order_of_its_prefix_lengths():
-    """The caller pairs the two up."""
-    scores = scores_of([False, True, True])
-
-    assert prefix_sweep(scores, [3, 1, 2]).tolist() == [True, False, True]
-    assert prefix_sweep(scores, []).tolist() == []
-
-
-@pytest.mark.parametrize("prefix_len", [0, 4, -1])
-def test_a_prefix_must_leave_something_to_recite(prefix_len):
-    """All and nothing of the window are no prefixes."""
-    with pytest.raises(ValueError, match="prefix lengths must be 1 to 3"):
-        prefix_sweep(scores_of([True, True, True]), [1, prefix_len])
-
-
-def test_windows_before_a_suffix_all_end_with_it():
-    """So that only the context differs between them."""
-    window = np.arange(10, dtype=np.int32)
-
-    found = windows_before_suffix(window, 4, [1, 6, 3])
-
-    assert [each.tolist() for each in found] == [
-        [5, 6, 7, 8, 9],
-        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
-        [3, 4, 5, 6, 7, 8, 9],
-    ]
-
-
-@pytest.mark.parametrize(("suffix_len", "prefix_len"), [(4, 7), (4, 0), (0, 3)])
-def test_a_window_must_be_long_enough_for_prefix_and_suffix(suffix_len, prefix_len):
-    """A slice would silently give less."""
-    with pytest.raises(ValueError, match="prefix lengths from 1 to"):
-        windows_before_suffix(np.arange(10, dtype=np.int32), suffix_len, [prefix_len])
 
 
 def test_the_log_probability_of_the_suffix_is_the_sum_of_its_tokens():
@@ -165,7 +94,6 @@ def test_certain_and_impossible_suffixes_need_no_special_case():
     ends = np.array([0.0, -np.inf, -1e4])
 
     assert extraction_probability(ends, 10).tolist() == [1.0, 0.0, 0.0]
-    assert samples_needed(ends, 0.5).tolist() == [1.0, np.inf, np.inf]
     assert probabilistically_extracted(ends, 10, 0.5).tolist() == [True, False, False]
 
 
@@ -189,40 +117,6 @@ def test_one_sample_succeeds_with_the_probability_of_the_suffix(logprob):
     assert found == pytest.approx([math.exp(logprob)], rel=1e-12)
 
 
-@given(logprob=logprobs, probability=probabilities)
-@example(logprob=math.log(0.5), probability=0.75)
-def test_the_samples_needed_are_enough_and_not_one_too_many(logprob, probability):
-    """Both up to rounding, which counts for nothing beside that of the scores."""
-    x = np.array([logprob])
-
-    (n,) = samples_needed(x, probability)
-
-    assert n >= 1
-    assert n == int(n)
-    assert extraction_probability(x, int(n)) >= probability * (1 - 1e-12)
-    if n > 1:
-        assert extraction_probability(x, int(n) - 1) <= probability * (1 + 1e-12)
-
-
-@given(logprob=logprobs, probability=probabilities, higher=probabilities, gain=st.floats(0, 60))
-def test_fewer_samples_are_needed_for_less_certainty_or_a_likelier_suffix(
-    logprob, probability, higher, gain
-):
-    """The other side of the same monotony."""
-    x = np.array([logprob])
-    low, high = sorted((probability, higher))
-
-    assert samples_needed(x, low) <= samples_needed(x, high)
-    assert samples_needed(np.minimum(x + gain, 0), low) <= samples_needed(x, low)
-
-
-def test_samples_needed_are_known_on_paper():
-    """Half a chance each: 1, 2 and 4 tosses for 50, 75 and 93.75 %."""
-    half = np.log([0.5])
-
-    assert [samples_needed(half, p).tolist() for p in (0.5, 0.75, 0.9)] == [[1.0], [2.0], [4.0]]
-
-
 @given(logprobs=st.lists(logprobs, max_size=5), n=st.integers(1, 10**6), probability=probabilities)
 def test_a_window_is_extracted_when_its_probability_reaches_the_one_asked_for(
     logprobs, n, probability
@@ -241,8 +135,6 @@ def test_calls_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="n must be at least 1"):
         extraction_probability(x, 0)
     for probability in (0.0, 1.0, -0.1, math.nan):
-        with pytest.raises(ValueError, match="above 0 and below 1"):
-            samples_needed(x, probability)
         with pytest.raises(ValueError, match="above 0 and below 1"):
             probabilistically_extracted(x, 1, probability)
     for logprob in (0.1, math.nan):

@@ -41,9 +41,9 @@ _BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.
 
 _COMMANDS = {
     "demo": ("demo:demo", "Copy a small corpus and teacher to try memaudit on."),
-    "diff": ("diff:diff", "Show how two runs differ."),
+    "diff": ("report:diff", "Show how two runs differ."),
     "doctor": ("doctor:doctor", "Check the installation, devices and engines."),
-    "explain": ("explain:explain", "Show why one row is at risk."),
+    "explain": ("report:explain", "Show why one row is at risk."),
     "filter": ("filter:filter_", "Write a corpus without what would be memorized."),
     "fit": ("fit:fit", "Fit a classifier on what verify found."),
     "gate": ("gate:gate", "Hold a run to limits; the exit code is the verdict."),

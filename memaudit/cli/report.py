@@ -1,4 +1,4 @@
-"""`memaudit report`: what a run found, as a page, as Markdown and as charts."""
+"""`memaudit report`, `explain` and `diff`: what finished runs say, as pages."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,21 +6,25 @@ from pathlib import Path
 import click
 
 from memaudit.cli import options
-from memaudit.cli.command import Command, CountRange, write_file
+from memaudit.cli.command import Command, CountRange, Shown, write_file
 from memaudit.cli.options import COUNT, FILE, FOLDER, corpus_option, input_option, output_option
 from memaudit.errors import UsageError
 from memaudit.gate import GateInputs, check_gate, effective_policy
+from memaudit.gate.rescore import Rescoring
 from memaudit.labels import read_verified_rows
 from memaudit.reports.annex import annex_page, read_release
 from memaudit.reports.charts import draw_alone
+from memaudit.reports.diff import compare_runs, difference_page
+from memaudit.reports.explain import explain_row, explanation_page
 from memaudit.reports.gate import gate_sentence
 from memaudit.reports.html import render_html
 from memaudit.reports.markdown import render_markdown
 from memaudit.reports.page import Page, plain
 from memaudit.reports.report import make_report, read_row_texts
 from memaudit.reports.report_page import report_page, verdict
+from memaudit.reports.tokens import score_tokens
 from memaudit.runs.run import Run, read_run
-from memaudit.runs.same_table import changed_tables
+from memaudit.runs.unchanged import changed_tables
 from memaudit.text import inert, json_text, safe_text, shown_path
 
 
@@ -141,3 +145,80 @@ def _write(page: Page, html: Path | None, markdown: Path | None, plots: Path | N
     for path, content in files.items():
         write_file(path, content)
     return list(files)
+
+
+@click.command(cls=Command)
+@click.argument("row", metavar="ROW")
+@input_option("--run", "Folder that predict wrote.", FOLDER, metavar="DIR", required=True)
+@input_option(
+    "--teacher",
+    "The run's teacher: scores the window again, token by token; needs --data.",
+    metavar="MODEL",
+)
+@input_option("--reference", "With --teacher: the run's student or baseline.", metavar="MODEL")
+@output_option("--html", "A page that needs no network.", FILE, metavar="FILE")
+@output_option("--show-text", "Characters of the row's text, and the tokens' text.", COUNT, 0)
+@corpus_option("--data", "The corpus of the run, read again.", metavar="CORPUS")
+@options.shown
+def explain(  # noqa: PLR0913  one for each option
+    *,
+    row: str,
+    run: Path,
+    teacher: str | None,
+    reference: str | None,
+    html: Path | None,
+    show_text: int,
+    data: str | None,
+    shown: Shown,
+) -> None:
+    """Show why ROW, an id or FILE:LINE, has its probability, and what would lower it.
+
+    No model is needed: everything comes from the run in DIR. With --teacher the window's tokens
+    are scored again, to show where in it the teacher is sure.
+    """
+    if data is None and (show_text or teacher):
+        raise UsageError(
+            "the run keeps no text: --show-text and --teacher need the corpus",
+            hint="give the corpus of the run with --data",
+        )
+    if data is not None and not (show_text or teacher):
+        raise UsageError("--data goes with --show-text or --teacher", hint="leave out --data")
+
+    read = read_run(run)
+    found = explain_row(read, row)
+    if data is not None and show_text:
+        texts = read_row_texts(read.manifest, data, [found.row], show_text)
+        found = replace(found, text=texts[found.row])
+    if data is not None and teacher is not None:
+        options.prepare_libraries(offline=False)
+        again = Rescoring(1, teacher, reference)
+        tokens = score_tokens(read, found.row, data, again, with_text=show_text > 0)
+        found = replace(found, tokens=tokens)
+    page = explanation_page(found)
+    if html is not None:
+        write_file(html, render_html(page).encode())
+    if html is not None and not shown.as_json:
+        click.echo(inert(shown_path(html)))
+    else:
+        shown.tell(found.document(), page)
+
+
+@click.command(cls=Command)
+@click.argument("first", metavar="RUN_A", type=FOLDER)
+@click.argument("second", metavar="RUN_B", type=FOLDER)
+@output_option(
+    "--markdown", "Write the same as Markdown, for a pull request.", FILE, metavar="FILE"
+)
+@output_option("--top", "Rows listed of each kind; the JSON document has all.", COUNT, 10)
+@options.shown
+def diff(first: Path, second: Path, markdown: Path | None, top: int, shown: Shown) -> None:
+    """Show what changed from RUN_A to RUN_B: before and after a filter, or with another teacher.
+
+    Rows are told by their ids. The runs must have scored the same column and windows of a row;
+    teacher, recipe and corpus may differ. It ends with 0 whether or not the runs differ.
+    """
+    found = compare_runs(read_run(first), read_run(second))
+    page = difference_page(found, n_listed=top)
+    if markdown is not None:
+        write_file(markdown, render_markdown(page, level=2).encode())
+    shown.tell(found.document(), page)

@@ -29,8 +29,8 @@ from memaudit.filtering.outputs import (
 from memaudit.filtering.selection import FilterOptions, Outlook, Selection, outlook, select_rows
 from memaudit.filtering.texts import NearDuplicates, RiskyWindows, TeacherTokenizer
 from memaudit.runs.run import Run
-from memaudit.runs.same_corpus import corpus_options, reread_corpus
 from memaudit.runs.text_keys import number_texts, text_key
+from memaudit.runs.unchanged import corpus_options, reread_corpus
 
 DEFAULT_OPTIONS = FilterOptions()
 """Drop what is flagged."""

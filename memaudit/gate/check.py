@@ -43,8 +43,8 @@ from memaudit.labels import read_verified_rows
 from memaudit.metrics import ExpectedCount
 from memaudit.prefilter import make_prefilter
 from memaudit.runs.run import Run, read_run
-from memaudit.runs.same_corpus import require_same_corpus
 from memaudit.runs.signature import Signature, require_signature
+from memaudit.runs.unchanged import require_same_corpus
 from memaudit.text import safe_text
 
 MIN_POSITIVES = 29

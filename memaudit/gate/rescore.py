@@ -21,8 +21,8 @@ from memaudit.runs.models import ModelSources, load_scorer
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.reading import DistinctWindows, RowLog, Tokenizer, cut_rows
 from memaudit.runs.run import Run
-from memaudit.runs.same_corpus import corpus_options, reread_corpus
 from memaudit.runs.scoring import ChunkWork, chunk_features
+from memaudit.runs.unchanged import corpus_options, reread_corpus
 from memaudit.text import shown_path
 from memaudit.windows import WindowChoice
 

@@ -17,7 +17,7 @@ from memaudit.gate.result import Judged, RuleResult
 from memaudit.runs.folder import read_summary
 from memaudit.runs.manifest import AnswersRead, RunInputs
 from memaudit.runs.run import Run
-from memaudit.runs.same_table import changed_tables
+from memaudit.runs.unchanged import changed_tables
 from memaudit.text import safe_text
 
 _SECONDS_A_DAY = 86_400

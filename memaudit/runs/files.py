@@ -28,7 +28,7 @@ from urllib.parse import unquote, urlsplit
 from memaudit.errors import MissingDependency, OutputError
 from memaudit.files import open_regular, read_small, written_file
 from memaudit.files import output_errors as output_errors
-from memaudit.files import sync_folder as sync_folder
+from memaudit.files import sync as sync
 from memaudit.text import safe_text, shown_path
 
 
@@ -179,7 +179,7 @@ def output_folder(path: Path) -> Iterator[None]:
             for folder in _missing_folders(path):
                 folder.mkdir(mode=0o700)
                 made.append(folder)
-                sync_folder(folder.parent)
+                sync(folder.parent)
             tempfile.TemporaryFile(dir=path).close()
         yield
     except BaseException:

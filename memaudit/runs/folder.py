@@ -39,7 +39,7 @@ from memaudit.runs.files import (
     output_folder,
     read_content,
     remove_halves,
-    sync_folder,
+    sync,
 )
 from memaudit.runs.manifest import (
     Manifest,
@@ -134,7 +134,7 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> RunFolder:
     if not is_remote(folder):
         with output_errors(folder):
             (folder / CHUNKS).mkdir(mode=0o700, exist_ok=True)
-            sync_folder(folder)
+            sync(folder)
     # The manifest comes before the first chunk: a process that dies in between leaves a run that
     # can be continued, never chunks of which nobody knows what they are of.
     try:
@@ -182,7 +182,7 @@ def _start_over(folder: Path) -> None:
                 chunk.unlink()
         # Last, so that a process that dies here leaves a run without chunks, not chunks without one.
         path.unlink()
-        sync_folder(folder)
+        sync(folder)
 
 
 def keep_rows(run: RunFolder, rows: RowLog, cuts: RowWindows) -> None:

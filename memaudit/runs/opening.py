@@ -48,8 +48,8 @@ from memaudit.runs.models import (
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.reading import RowWindows, Tokenizer
 from memaudit.runs.run import read_run
-from memaudit.runs.same_corpus import require_same_corpus
 from memaudit.runs.sealed_parquet import is_whole
+from memaudit.runs.unchanged import require_same_corpus
 from memaudit.sensitivity import SENSITIVITY_COLUMNS, load_detector
 from memaudit.text import shown_path
 

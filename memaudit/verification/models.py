@@ -1,7 +1,6 @@
 """The models of a verification: loaded, checked before any training, and trained stage by stage."""
 
 import copy
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from memaudit.engines import Engine
 from memaudit.engines.models import LoadedModel, check_same_vocabulary, load_model
 from memaudit.engines.tokenizer import difference
 from memaudit.errors import ModelError, OutputError
-from memaudit.runs.files import output_errors
+from memaudit.runs.files import output_errors, sync
 from memaudit.text import shown_path
 from memaudit.verification.examples import VerificationOptions
 
@@ -171,18 +170,9 @@ def commit_folder(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         for file in [*temporary.rglob("*"), temporary]:
             file.chmod(0o700 if file.is_dir() else 0o600)
-            _sync(file)
+            sync(file)
         temporary.replace(path)
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path.parent)
 
 
 @contextmanager

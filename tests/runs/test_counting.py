@@ -17,13 +17,13 @@ from support.fakes import make_classifier, make_rows
 
 from memaudit import audit
 from memaudit.errors import UsageError
-from memaudit.exposure import exposure_of
 from memaudit.features import EXPOSURE_FEATURES, FEATURE_SETS
 from memaudit.runs import counting
 from memaudit.runs.folder import read_summary
 from memaudit.runs.manifest import Shard, read_manifest
 from memaudit.runs.merging import merge_runs
 from memaudit.windows import WindowShape
+from study.exposure import exposure_of
 
 SHAPE = WindowShape(20, 40)
 CLASSIFIER = make_classifier(features=("log_exposure", "teacher_suffix_mean_logprob"))

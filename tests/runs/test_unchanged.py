@@ -11,7 +11,7 @@ from support.gated import TEXTS, make_run, shipped
 
 from memaudit.cli.main import run as run_command
 from memaudit.runs.run import read_run
-from memaudit.runs.same_table import changed_tables
+from memaudit.runs.unchanged import changed_tables
 
 KINDS = ("parquet", "jsonl", "csv")
 
