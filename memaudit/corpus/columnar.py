@@ -4,7 +4,10 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from memaudit.corpus.base import KeepNext, ProjectColumns, Record, Unreadable
 from memaudit.corpus.byte_streams import OpenFile
@@ -16,9 +19,6 @@ from memaudit.corpus.unpacked_sizes import (
     refuse_large_pages,
 )
 from memaudit.errors import CorpusError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _BATCH_ROWS = 256
 _BUFFER_BYTES = 1024 * 1024
@@ -60,7 +60,7 @@ class _Columnar:
 
     def _batches(
         self, file: BinaryIO, shown: str, project: ProjectColumns
-    ) -> Iterator["pa.RecordBatch"]:
+    ) -> Iterator[pa.RecordBatch]:
         """Yield small batches of the columns that are used."""
         raise NotImplementedError
 
@@ -73,9 +73,7 @@ class Parquet(_Columnar):
 
     def _batches(
         self, file: BinaryIO, shown: str, project: ProjectColumns
-    ) -> Iterator["pa.RecordBatch"]:
-        import pyarrow.parquet as pq
-
+    ) -> Iterator[pa.RecordBatch]:
         # Without a buffer size a whole column of a row group would be read at once.
         parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         wanted = list(project(parquet.schema_arrow.names, shown))
@@ -84,9 +82,6 @@ class Parquet(_Columnar):
             yield batch.select(wanted)
 
     def _copy(self, file: BinaryIO, shown: str, keep_next: KeepNext, out: Any) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         parquet = pq.ParquetFile(file)
         schema = parquet.schema_arrow
         refuse_large_pages(file, {*schema.names}, shown)
@@ -104,7 +99,7 @@ class Arrow(_Columnar):
 
     def _batches(
         self, file: BinaryIO, shown: str, project: ProjectColumns
-    ) -> Iterator["pa.RecordBatch"]:
+    ) -> Iterator[pa.RecordBatch]:
         _, schema, batches = _open_arrow(file, shown)
         wanted = list(project(schema.names, shown))
         for batch in batches:
@@ -112,8 +107,6 @@ class Arrow(_Columnar):
                 yield batch.select(wanted).slice(start, _BATCH_ROWS)
 
     def _copy(self, file: BinaryIO, shown: str, keep_next: KeepNext, out: Any) -> None:
-        import pyarrow as pa
-
         is_file, schema, batches = _open_arrow(file, shown)
         with (pa.ipc.new_file if is_file else pa.ipc.new_stream)(out, schema) as writer:
             for batch in batches:
@@ -122,10 +115,8 @@ class Arrow(_Columnar):
                     writer.write_batch(kept)
 
 
-def _open_arrow(file: BinaryIO, shown: str) -> tuple[bool, "pa.Schema", Iterator["pa.RecordBatch"]]:
+def _open_arrow(file: BinaryIO, shown: str) -> tuple[bool, pa.Schema, Iterator[pa.RecordBatch]]:
     """Return whether it is a file and no stream, its schema, and its record batches."""
-    import pyarrow as pa
-
     refuse_large_buffers(file, shown)
     is_file = file.read(len(IPC_FILE_MAGIC)) == IPC_FILE_MAGIC
     file.seek(0)
@@ -140,8 +131,6 @@ def _open_arrow(file: BinaryIO, shown: str) -> tuple[bool, "pa.Schema", Iterator
 @contextmanager
 def _as_corpus_error(shown: str, place: Callable[[], str] = str) -> Iterator[None]:
     """Say of a damaged file what it is."""
-    import pyarrow as pa
-
     try:
         yield
     # A length that was changed asks for memory that no machine has, or for a kind that is none.
@@ -160,9 +149,7 @@ def _as_corpus_error(shown: str, place: Callable[[], str] = str) -> Iterator[Non
         ) from error
 
 
-def _kept(batch: "pa.RecordBatch", keep_next: KeepNext) -> "pa.RecordBatch":
-    import pyarrow as pa
-
+def _kept(batch: pa.RecordBatch, keep_next: KeepNext) -> pa.RecordBatch:
     for column in batch.columns:
         column.validate(full=True)
     stays = [keep_next() for _ in range(batch.num_rows)]
@@ -186,7 +173,7 @@ def _codecs(file: BinaryIO) -> dict[str, str] | str:
     return codecs or "snappy"
 
 
-def arrow_rows(batch: "pa.RecordBatch") -> Iterator[dict[str, object] | str]:
+def arrow_rows(batch: pa.RecordBatch) -> Iterator[dict[str, object] | str]:
     """Yield the values of each row, or why it cannot be read."""
     names = batch.schema.names
     columns = [_with_bytes(column).to_pylist() for column in batch.columns]
@@ -197,13 +184,11 @@ def arrow_rows(batch: "pa.RecordBatch") -> Iterator[dict[str, object] | str]:
             yield "invalid UTF-8"
 
 
-def _with_bytes(column: "pa.Array") -> "pa.Array":
+def _with_bytes(column: pa.Array) -> pa.Array:
     """Return the column with strings as bytes, so that a bad one does not hide the others.
 
     Nothing in these files is trusted: offsets and sizes are checked before they are followed.
     """
-    import pyarrow as pa
-
     if pa.types.is_dictionary(column.type):
         column.validate(full=True)
         column = column.dictionary_decode()
@@ -212,9 +197,7 @@ def _with_bytes(column: "pa.Array") -> "pa.Array":
     return as_bytes
 
 
-def _bytes_type(kind: "pa.DataType") -> "pa.DataType":
-    import pyarrow as pa
-
+def _bytes_type(kind: pa.DataType) -> pa.DataType:
     leaves = {
         pa.string(): pa.binary(),
         pa.large_string(): pa.large_binary(),
@@ -238,3 +221,14 @@ def _decoded(value: object) -> object:
         # Arrow gives every struct all keys: null stands for what a row does not have.
         return {key: _decoded(item) for key, item in value.items() if item is not None}
     return value
+
+
+def stream_rows(
+    rows: Any, shown: str, project: ProjectColumns
+) -> Iterator[Mapping[str, object] | str]:
+    """Yield the rows of what gives a stream of Arrow, each as values or why it cannot be read."""
+    reader = pa.RecordBatchReader.from_stream(rows)
+    wanted = list(project(reader.schema.names, shown))
+    for batch in reader:
+        for start in range(0, batch.num_rows, _BATCH_ROWS):
+            yield from arrow_rows(batch.select(wanted).slice(start, _BATCH_ROWS))

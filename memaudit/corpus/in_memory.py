@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from memaudit.corpus.base import ProjectColumns, Record, Unreadable
-from memaudit.corpus.columnar import arrow_rows
 from memaudit.corpus.layouts import kind_of
 from memaudit.errors import UsageError
 from memaudit.text import safe_text
@@ -48,7 +47,9 @@ def _rows(rows: Any, shown: str, project: ProjectColumns) -> Iterator[Mapping[st
         rows = rows[list(project(list(rows.columns), shown))]
         return (_row(row) for part in _parts(rows) for row in part)
     if hasattr(rows, "__arrow_c_stream__"):
-        return _arrow(rows, shown, project)
+        from memaudit.corpus.columnar import stream_rows
+
+        return stream_rows(rows, shown, project)
     if isinstance(rows, Iterable) and not isinstance(rows, str | bytes):
         return (
             _row(row, keeps_null=True)
@@ -61,16 +62,6 @@ def _rows(rows: Any, shown: str, project: ProjectColumns) -> Iterator[Mapping[st
         f"got {type(rows).__name__}",
         hint="give rows with one column for each part of the text",
     )
-
-
-def _arrow(rows: Any, shown: str, project: ProjectColumns) -> Iterator[Mapping[str, object] | str]:
-    import pyarrow as pa
-
-    reader = pa.RecordBatchReader.from_stream(rows)
-    wanted = list(project(reader.schema.names, shown))
-    for batch in reader:
-        for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
-            yield from arrow_rows(batch.select(wanted).slice(start, _ROWS_AT_ONCE))
 
 
 def _parts(frame: Any) -> Iterator[list[dict[str, object]]]:
