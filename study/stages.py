@@ -188,6 +188,7 @@ def _train(
     from study.loops import train
 
     before = time.process_time()
+    folder.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = folder.with_name(f".{folder.name}.checkpoint")
     earlier = train(model, windows, schedule, checkpoint=checkpoint, **options)
     seconds = time.process_time() - before + earlier
