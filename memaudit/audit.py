@@ -16,6 +16,7 @@ from os import PathLike
 from pathlib import Path
 
 from memaudit.progress import ReportProgress
+from memaudit.runs.captured import CapturedScores
 from memaudit.runs.counting import RowTokens, count_missing
 from memaudit.runs.files import scratch_folder
 from memaudit.runs.folder import RunFolder, begin_run, keep_rows, open_folder
@@ -126,18 +127,24 @@ def _score(
 ) -> tuple[RunFolder, Session]:
     """Read the corpus, begin or continue the run, and score what is missing."""
     session, place, models = Session(), scratch_folder(folder), inputs.models
-    with RowLog(place) as rows, RowTokens(place) as tokens:
+    choice = inputs.options.window_choice
+    with (
+        RowLog(place) as rows,
+        RowTokens(place) as tokens,
+        CapturedScores(choice, place) as captured,
+    ):
+        windows.captured = captured if models.is_captured else None
         cuts = cut_rows(
             inputs.rows,
             models.tokenizer,
             (rows, windows),
-            choice=inputs.options.window_choice,
+            choice=choice,
             progress=progress,
             keep_tokens=tokens.append if inputs.asks_exposure else None,
         )
         # Only now is known what the run is: the manifest pins the texts that were read. An earlier
         # session's chunks count if its manifest says the same, so the corpus is read at each start.
-        manifest = declare(inputs, cuts, len(windows), shard)
+        manifest = declare(inputs, cuts, windows, shard)
         run = begin_run(folder, manifest, restart=inputs.options.restart)
         # Before the chunks: a folder with all its chunks can then be read without the corpus.
         keep_rows(run, rows, cuts)

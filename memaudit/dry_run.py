@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from memaudit.corpus import read_corpus
 from memaudit.cost import AuditPlan, ModelSizes, Sample
-from memaudit.engines import is_endpoint
+from memaudit.engines import is_elsewhere
 from memaudit.engines.locating import adapter_of
 from memaudit.engines.models import DEFAULT_OPTIONS as DEFAULT_MODEL_OPTIONS
 from memaudit.engines.models import ModelOptions, base_options, open_model
@@ -98,10 +98,10 @@ def plan_audit(  # audit_corpus, and when it began
     """
     started = started or _now()
     request = open_request(teacher, data, student, baseline, options)
-    if is_endpoint(request.sources.teacher):
+    if is_elsewhere(request.sources.teacher):
         raise UsageError(
-            "a dry run measures this machine, and the teacher is an endpoint",
-            hint="run it on a part of the corpus to see how fast the endpoint answers",
+            "a dry run measures this machine, and the teacher is captured or an endpoint",
+            hint="run it on a part of the corpus to see how long that takes",
         )
     sources, role, options = request.sources, request.sources.role, request.options
     chunks = _chunk_plan(role, options, request.prefilter)

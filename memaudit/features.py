@@ -60,6 +60,9 @@ classifier asks for one of them, for the whole corpus is read once more."""
 _ENTROPY_FEATURES = ("entropy", "suffix_entropy", "suffix_max_entropy", "suffix_max_surprise")
 """Of a model's features, those that need the entropy of its predictions."""
 
+_CONTEXT_FEATURES = ("teacher_perplexity", "teacher_prefix_mean_logprob")
+"""Those of the teacher's without entropy that look at more than the suffix."""
+
 REFERENCE_FEATURES = tuple(
     f"{r}_{name}" for r in ("student", "baseline") for name in _MODEL_FEATURES
 )
@@ -116,15 +119,20 @@ KNOWN_FEATURES: dict[str, tuple[str, ...]] = {
 """Which features exist, in their order. A classifier uses some of its set."""
 
 
-def exact_features(feature_set: str, *, logprobs_only: bool) -> tuple[str, ...]:
+def exact_features(
+    feature_set: str, *, logprobs_only: bool, lacks_context: bool = False
+) -> tuple[str, ...]:
     """Return the features of a set that an engine can tell.
 
     Args:
         feature_set: key of `FEATURE_SETS`.
         logprobs_only: the engine tells neither entropies nor divergences. What needs them is left
             out: an approximation under the same name would be taken for the exact one.
+        lacks_context: the engine tells nothing of some tokens before a suffix.
     """
     names = FEATURE_SETS[feature_set]
+    if lacks_context:
+        names = tuple(name for name in names if name not in _CONTEXT_FEATURES)
     if not logprobs_only:
         return names
     roles = ("teacher", feature_set.removeprefix("teacher+"))

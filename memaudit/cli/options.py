@@ -89,7 +89,8 @@ _TEACHER = "The model you distil from, after its training on the corpus: folder,
 teacher = models_option("--teacher", f"{_TEACHER} or hub id.", metavar="MODEL", required=True)
 teacher_anywhere = models_option(
     "--teacher",
-    f"{_TEACHER}, hub id, or http://HOST:PORT where 'vllm serve' or SGLang serves it.",
+    f"{_TEACHER}, hub id, http://HOST:PORT where 'vllm serve' or SGLang serves it, or 'captured' "
+    "where the corpus holds its log-probabilities.",
     metavar="MODEL",
     required=True,
 )

@@ -232,7 +232,8 @@ speed = bundle(
     ),
     models_option(
         "--tokenizer",
-        "Of a teacher behind http: folder or hub id. Default: the served model's name is one.",
+        "Of a teacher behind http, or captured: folder or hub id. Default behind http: the served "
+        "model's name is one.",
         metavar="MODEL",
     ),
     models_option(

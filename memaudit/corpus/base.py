@@ -7,9 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from memaudit.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 CorpusShape = Literal[
     "auto", "text", "prompt-completion", "messages", "sharegpt", "alpaca", "preference", "tokens"
@@ -126,6 +130,12 @@ class Example:
     )
     """Makes a text of other values in these columns; may raise `RowError`."""
 
+    captured: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
+    """What the row holds of a teacher's log-probabilities, by the names in `CAPTURES`."""
+
+    logprobs: "NDArray[np.float32] | None" = field(default=None, compare=False, repr=False)
+    """(2, T) what was captured of each of its tokens, as `memaudit.engines.captured` makes it."""
+
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
@@ -144,12 +154,15 @@ class BadRow:
 LONG_TEXT = 1 << 20
 """Characters of a text that any tokenizer can encode within bounds."""
 
+CAPTURED_WRONG = "captured log-probabilities: "
+"""How the reason begins of a row that is bad for these alone."""
+
 TOO_LARGE = "the text has more than 4 MiB, and the tokenizer cannot be given it in parts"
 
 
-def too_large(row: Example) -> BadRow:
-    """Return what is left of a row whose text no tokenizer encodes within bounds."""
-    return BadRow(row.row, row.example_id, row.address, TOO_LARGE, row.raw_digest)
+def refused(row: Example, reason: str) -> BadRow:
+    """Return what is left of a row that could be read, but not used."""
+    return BadRow(row.row, row.example_id, row.address, reason, row.raw_digest)
 
 
 @dataclass(slots=True)
@@ -208,6 +221,9 @@ class CorpusOptions:
     streaming: bool = True
     """Whether a hub corpus is read without being downloaded first."""
 
+    captured: bool = False
+    """Whether the columns with a teacher's log-probabilities are read as well."""
+
     max_row_bytes: int = 16 * MIB
     """A longer row is a bad row."""
 
@@ -247,14 +263,14 @@ class CorpusOptions:
             )
 
     def declared(self) -> dict[str, Any]:
-        """Return what decides how rows are read; whether they are streamed does not.
+        """Return what decides which texts are read; whether they are streamed does not.
 
         What was added later is left out where it has no effect: fingerprints of runs stay.
         """
         document = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("streaming", "rows")
+            if field.name not in ("streaming", "rows", "captured")
         }
         # A manifest that is read back has lists: the same must not look like another.
         document["mapping"] = list(self.mapping)

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import accumulate, pairwise
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from memaudit.errors import CorpusError
 
 _BATCH_ROWS = 256
 _BUFFER_BYTES = 1024 * 1024
+_BYTES_AT_ONCE = 4 * 1024 * 1024
 _CODECS = {0: "none", 1: "snappy", 2: "gzip", 4: "brotli", 5: "lz4", 6: "zstd", 7: "lz4"}
 """By their numbers in parquet.thrift, as `ParquetWriter` calls them."""
 
@@ -176,12 +178,44 @@ def _codecs(file: BinaryIO) -> dict[str, str] | str:
 def arrow_rows(batch: pa.RecordBatch) -> Iterator[dict[str, object] | str]:
     """Yield the values of each row, or why it cannot be read."""
     names = batch.schema.names
-    columns = [_with_bytes(column).to_pylist() for column in batch.columns]
-    for values in zip(*columns, strict=True):
-        try:
-            yield {name: _decoded(value) for name, value in zip(names, values, strict=True)}
-        except UnicodeDecodeError:
-            yield "invalid UTF-8"
+    # As Python objects numbers take ten times their place: few rows are turned into them at once.
+    step = max(1, _BYTES_AT_ONCE * batch.num_rows // max(1, batch.nbytes))
+    for start in range(0, batch.num_rows, step):
+        columns = [_values(_with_bytes(column)) for column in batch.slice(start, step).columns]
+        for values in zip(*columns, strict=True):
+            try:
+                yield {name: _decoded(value) for name, value in zip(names, values, strict=True)}
+            except UnicodeDecodeError:
+                yield "invalid UTF-8"
+
+
+def _values(column: pa.Array) -> list[object]:
+    """Return the values of a column; lists of numbers within lists as arrays, one for each."""
+
+    def is_list(kind: pa.DataType) -> bool:
+        return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+    inner = column.type.value_type if is_list(column.type) else pa.null()
+    if not is_list(inner) or pa.types.is_nested(inner.value_type):
+        return column.to_pylist()  # type: ignore[no-any-return]
+    lists = column.flatten()
+    numbers = lists.flatten()
+    if not (pa.types.is_integer(numbers.type) or pa.types.is_floating(numbers.type)):
+        return column.to_pylist()  # type: ignore[no-any-return]
+    content = numbers.to_numpy(zero_copy_only=False)
+    ends, places = _ends(lists), _ends(column)
+    arrays = [content[start:end] for start, end in pairwise(ends)]
+    found = [arrays[start:end] for start, end in pairwise(places)]
+    return [
+        None if is_null else each
+        for is_null, each in zip(column.is_null().to_pylist(), found, strict=True)
+    ]
+
+
+def _ends(lists: pa.Array) -> list[int]:
+    """Return where each list ends in what they hold together, 0 in front."""
+    lengths = lists.value_lengths().fill_null(0).to_pylist()
+    return [0, *accumulate(lengths)]
 
 
 def _with_bytes(column: pa.Array) -> pa.Array:

@@ -201,8 +201,26 @@ LAYOUTS: dict[str, Layout] = {
 }
 """By the name that --format takes. The first three win over the others where both fit."""
 
+CAPTURES: tuple[tuple[str, ...], ...] = (
+    ("target_logprobs", "target_token_ids", "target_mask"),
+    ("top_values", "token_ids"),
+    ("compressed_logprobs", "bytepacked_indices"),
+    ("logprobs", "target_token_ids"),
+    ("logprobs",),
+)
+"""Columns that hold a teacher's log-probabilities beside a text: axolotl's prepared ones,
+DistillKit's plain and compressed ones, axolotl's in two columns and in one. The first that is there
+counts; `memaudit.engines.captured` says what they mean."""
+
+CAPTURED_NAMES = {"logprobs": ("llm_text_generation_vllm_logprobs",)}
+"""What columns of `CAPTURES` are often called."""
+
 ROLES = tuple(
-    dict.fromkeys(name for each in LAYOUTS.values() for name in (*each.required, *each.optional))
+    dict.fromkeys(
+        name
+        for columns in (*((*each.required, *each.optional) for each in LAYOUTS.values()), *CAPTURES)
+        for name in columns
+    )
 )
 """What --map can give another column to, beside `id`."""
 

@@ -155,6 +155,7 @@ def _outcome(
         raw_digest,
         {name: item.values[name] for name in columns.roles.values() if name in item.values},
         lambda values: _rendered(read_content(values, columns), options, render_messages),
+        {role: item.values.get(name) for role, name in columns.captured.items()},
     )
 
 

@@ -18,7 +18,16 @@ from memaudit.corpus.base import (
     RepeatedKeys,
     RowError,
 )
-from memaudit.corpus.layouts import LAYOUTS, ROLES, Content, Layout, kind_of, quoted
+from memaudit.corpus.layouts import (
+    CAPTURED_NAMES,
+    CAPTURES,
+    LAYOUTS,
+    ROLES,
+    Content,
+    Layout,
+    kind_of,
+    quoted,
+)
 from memaudit.errors import CorpusError, UsageError
 from memaudit.text import safe_text
 
@@ -49,6 +58,9 @@ class Columns:
     id_column: str | None
     """The id column that was asked for."""
 
+    captured: Mapping[str, str]
+    """Likewise of those with log-probabilities; empty where they are not asked for."""
+
     @property
     def in_words(self) -> str:
         """Their layout, and which part is trained on."""
@@ -63,7 +75,7 @@ class Columns:
     @property
     def used(self) -> tuple[str, ...]:
         """Content columns, those that may be missing, then the id column, there or not."""
-        return (*self.roles.values(), self.id_column or _DEFAULT_ID)
+        return (*self.roles.values(), *self.captured.values(), self.id_column or _DEFAULT_ID)
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -76,6 +88,7 @@ class ColumnChooser:
 
     def __init__(self, options: CorpusOptions) -> None:
         self._shape = options.shape
+        self._captured = options.captured
         self._names = _mapping(options)
         self._id_column = self._names.pop("id", options.id_column)
         self._seen: dict[str, None] = {}
@@ -109,6 +122,12 @@ class ColumnChooser:
     def refuse(self, shown: str, names: Collection[str] | None = None) -> NoReturn:
         """Raise the error for a corpus without the columns that are needed."""
         there = list(self._seen if names is None else names)
+        if self._captured and self._fitting(there) and self._capture(there) is None:
+            raise CorpusError(
+                f"{shown}: found no log-probabilities of a teacher, expected one of the columns "
+                f"{', '.join(sorted({quoted(columns[0]) for columns in CAPTURES}))}",
+                hint=f"name it with --map logprobs=COLUMN; {_list_columns(there)}",
+            )
         wanted = self._missing(there)
         if wanted is None and "prompt" in there:
             raise CorpusError(
@@ -141,7 +160,8 @@ class ColumnChooser:
 
     def _fitting(self, names: Collection[str]) -> list[str]:
         fitting = [name for name in self._asked() if set(self._content(name)) <= set(names)]
-        return [name for name in fitting if name in _FIRST_LAYOUTS] or fitting
+        first = [name for name in fitting if name in _FIRST_LAYOUTS]
+        return fitting if self._captured else first or fitting
 
     def _choose(self, names: Collection[str]) -> Columns | None:
         layouts = self._fitting(names)
@@ -152,9 +172,23 @@ class ColumnChooser:
             )
         if not layouts or (self._id_column is not None and self._id_column not in names):
             return None
+        captured = self._capture(names) if self._captured else {}
+        if captured is None:
+            return None
         layout = LAYOUTS[layouts[0]]
         roles = {role: self._names.get(role, role) for role in layout.required + layout.optional}
-        return Columns(layout, roles, self._id_column)
+        return Columns(layout, roles, self._id_column, captured)
+
+    def _capture(self, names: Collection[str]) -> dict[str, str] | None:
+        """Return the columns of the first capture that is there."""
+        for roles in CAPTURES:
+            found = {}
+            for role in roles:
+                known = (self._names.get(role, role), *CAPTURED_NAMES.get(role, ()))
+                found[role] = next((name for name in known if name in names), None)
+            if None not in found.values():
+                return {role: name for role, name in found.items() if name is not None}
+        return None
 
     def _missing(self, names: Collection[str]) -> str | None:
         """Name one missing column; None if several layouts would do and none is there."""

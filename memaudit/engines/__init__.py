@@ -38,6 +38,9 @@ DEFAULT_VLLM_OPTIONS = VllmOptions()
 ENDPOINT = "endpoint"
 """What an engine on an endpoint calls itself: what computes there is not known."""
 
+CAPTURED = "captured"
+"""The teacher whose log-probabilities are in the corpus, and the engine that reads them there."""
+
 API_KEY = "MEMAUDIT_API_KEY"
 """The environment variable with the key of an endpoint."""
 
@@ -63,6 +66,11 @@ class EndpointOptions:
 def is_endpoint(source: str) -> bool:
     """Whether a model is named by the address of an HTTP endpoint."""
     return source.lower().startswith(("http://", "https://"))
+
+
+def is_elsewhere(source: str) -> bool:
+    """Whether a teacher is none that can be loaded: behind an endpoint, or captured."""
+    return source == CAPTURED or is_endpoint(source)
 
 
 def engine_name(kind: str, dtype: str, *, compiled: bool) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memaudit.engines import is_endpoint
+from memaudit.engines import is_elsewhere
 from memaudit.engines.adapters import Adapter, find_adapter
 from memaudit.engines.model_files import ModelFiles, check_folder, check_gguf
 from memaudit.errors import ModelError
@@ -86,10 +86,10 @@ def find_files(source: str, options: "ModelOptions") -> ModelFiles:
             f"{shown_path(source)}: cannot be read: {error.strerror}",
             hint="check the path and its permissions",
         ) from error
-    if is_endpoint(source):
+    if is_elsewhere(source):
         raise ModelError(
-            f"{shown_path(source)}: an endpoint, and this needs the model itself",
-            hint="only the teacher of 'memaudit predict' can be an endpoint",
+            f"{shown_path(source)}: no model is here, and this needs the model itself",
+            hint="only the teacher of 'memaudit predict' can be an endpoint, or captured",
         )
     if not is_hub_id(source):
         raise ModelError(

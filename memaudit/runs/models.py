@@ -1,5 +1,6 @@
 """The models of a run: loaded in this process, or in each worker."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -7,10 +8,12 @@ from typing import TYPE_CHECKING
 from memaudit import __version__
 from memaudit.classifier import RiskClassifier
 from memaudit.engines import (
+    CAPTURED,
     EndpointOptions,
     Engine,
     engine_name,
     engine_to_try,
+    is_elsewhere,
     is_endpoint,
 )
 from memaudit.engines.canaries import WatchedEngine
@@ -21,10 +24,12 @@ from memaudit.engines.models import (
     cuts_alike,
     load_model,
     model_digest,
+    open_tokenizer,
 )
 from memaudit.errors import ModelError, UsageError
 from memaudit.features import ReferenceRole, exact_features, is_aligned
 from memaudit.progress import tell
+from memaudit.runs.captured import CapturedScores, score_captured
 from memaudit.runs.chunks import feature_set_name
 from memaudit.runs.manifest import ModelNames
 from memaudit.runs.options import AuditOptions
@@ -56,6 +61,9 @@ class AuditModels:
     logprobs_only: bool = False
     """The engine tells neither entropies nor divergences: features that need them are absent."""
 
+    lacks_context: bool = False
+    """Likewise of the tokens before a suffix."""
+
     device: str = "cpu"
     """`cpu`, or the kind of GPU."""
 
@@ -72,7 +80,23 @@ class AuditModels:
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the features that the engine can tell, those of the corpus among them."""
-        return exact_features(feature_set_name(self.role), logprobs_only=self.logprobs_only)
+        return exact_features(
+            feature_set_name(self.role),
+            logprobs_only=self.logprobs_only,
+            lacks_context=self.lacks_context,
+        )
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether the corpus holds what the teacher says."""
+        return self.engine == CAPTURED
+
+    def told_by(self, captured: CapturedScores | None) -> "AuditModels":
+        """Return what these are, now that it is known what was captured of the teacher."""
+        if captured is None:
+            return self
+        digest = hashlib.sha256(f"{self.teacher_digest}{captured.digest}".encode()).hexdigest()
+        return replace(self, teacher_digest=digest, lacks_context=captured.lacks_context)
 
     def names(self, classifier: RiskClassifier) -> ModelNames:
         """Return what reports call these, with the classifier that judges their scores."""
@@ -118,6 +142,8 @@ def load_models(sources: ModelSources) -> AuditModels:
         UsageError: the device does not go with what is reserved on Ray.
     """
     options = sources.options
+    if sources.teacher == CAPTURED:
+        return _captured(sources)
     if is_endpoint(sources.teacher):
         return _at_endpoint(sources)
     tell("import torch")
@@ -173,13 +199,33 @@ def _at_endpoint(sources: ModelSources) -> AuditModels:
     )
 
 
-def teacher_digest(sources: ModelSources) -> str:
+def _captured(sources: ModelSources) -> AuditModels:
+    options = sources.options
+    assert options.endpoint.tokenizer is not None
+    tokenizer, digest = open_tokenizer(options.endpoint.tokenizer, options.model)
+    return AuditModels(
+        tokenizer=tokenizer,
+        score=partial(score_captured, tokenizer),
+        engine=CAPTURED,
+        teacher=CAPTURED,
+        teacher_digest=digest,
+        logprobs_only=True,
+        device=CAPTURED,
+    )
+
+
+def teacher_digest(sources: ModelSources) -> str | None:
     """Return what tells the teacher from others, without loading it.
+
+    Returns:
+        None: only the corpus tells, once it is read.
 
     Raises:
         ModelError: it is not there.
     """
     options = sources.options
+    if sources.teacher == CAPTURED:
+        return None
     if not is_endpoint(sources.teacher):
         return model_digest(sources.teacher, options.model)
     return _found_at_endpoint(sources)[1].digest
@@ -194,18 +240,24 @@ def _found_at_endpoint(sources: ModelSources) -> "tuple[Endpoint, EndpointModel]
 
 
 def check_sources(sources: ModelSources) -> None:
-    """Refuse what an endpoint cannot do, or is not asked for.
+    """Refuse what a teacher cannot do whose model is not here, or is not asked for.
 
     Raises:
         UsageError: saying what.
     """
     options = sources.options
-    if is_endpoint(sources.reference or ""):
+    if is_elsewhere(sources.reference or ""):
         raise UsageError(
-            "only the teacher can be an endpoint",
+            "only the teacher can be an endpoint, or captured",
             hint="give the student or the baseline as a folder, a .gguf file or a hub id",
         )
-    if not is_endpoint(sources.teacher):
+    is_captured = sources.teacher == CAPTURED
+    if is_captured and options.endpoint.tokenizer is None:
+        raise UsageError(
+            "what was captured of a teacher are token ids, and no tokenizer is given",
+            hint="name the teacher's with --tokenizer: a folder or a hub id",
+        )
+    if not is_elsewhere(sources.teacher):
         if options.endpoint != EndpointOptions(n_requests=options.endpoint.n_requests):
             raise UsageError(
                 "--tokenizer and --served-model go with a teacher behind an endpoint",
@@ -213,6 +265,8 @@ def check_sources(sources: ModelSources) -> None:
             )
         return
     refused = {
+        "--cascade": is_captured and options.survival is not None,
+        "--served-model": is_captured and options.endpoint.served_model is not None,
         "--student and --baseline": sources.reference is not None,
         "--workers and --executor ray": options.n_elsewhere > 0,
         "--compile": options.model.compiled,
@@ -223,8 +277,11 @@ def check_sources(sources: ModelSources) -> None:
     found = next((name for name, is_given in refused.items() if is_given), None)
     if found:
         raise UsageError(
-            f"the teacher is an endpoint, and {found} cannot be used with one",
-            hint="leave it out; --requests says how many requests are under way at once",
+            f"the teacher is {'captured' if is_captured else 'an endpoint'}, and {found} cannot be "
+            "used with one",
+            hint="leave it out"
+            if is_captured
+            else "leave it out; --requests says how many requests are under way at once",
         )
 
 

@@ -18,13 +18,21 @@ from memaudit.classifier import (
     zlib_record,
 )
 from memaudit.corpus import BadRow, CorpusOptions, Example, corpus_of, read_corpus
-from memaudit.corpus.base import LONG_TEXT, CorpusSeen, too_large
-from memaudit.engines import ENDPOINT, engine_name, engine_to_try, is_endpoint
+from memaudit.corpus.base import LONG_TEXT, TOO_LARGE, CorpusSeen, refused
+from memaudit.engines import (
+    CAPTURED,
+    ENDPOINT,
+    engine_name,
+    engine_to_try,
+    is_elsewhere,
+    is_endpoint,
+)
 from memaudit.engines.models import model_digest
 from memaudit.errors import CorpusError, UsageError
 from memaudit.exposure import GRAM_TOKENS
 from memaudit.features import EXPOSURE_FEATURES, ReferenceRole
 from memaudit.prefilter import Prefilter, make_prefilter
+from memaudit.runs.captured import told_rows
 from memaudit.runs.chunks import SUFFIX_TOKENS, feature_set_name
 from memaudit.runs.folder import MANIFEST, ROWS, RunFolder, unscored_chunks
 from memaudit.runs.manifest import (
@@ -46,7 +54,7 @@ from memaudit.runs.models import (
     teacher_digest,
 )
 from memaudit.runs.options import AuditOptions
-from memaudit.runs.reading import RowWindows, Tokenizer
+from memaudit.runs.reading import DistinctWindows, RowWindows, Tokenizer
 from memaudit.runs.run import read_run
 from memaudit.runs.sealed_parquet import is_whole
 from memaudit.runs.unchanged import require_same_corpus
@@ -62,6 +70,8 @@ class AuditInputs:
     """Every row of the corpus, in order."""
 
     models: AuditModels
+    """Of a captured teacher it is known only once all rows are read what was captured."""
+
     classifier: RiskClassifier
     """Its features are among those of the models' feature set."""
 
@@ -117,7 +127,7 @@ def open_request(
     if options.sensitive:
         load_detector()
     reference = student or baseline
-    corpus = corpus_of(data)
+    corpus = replace(corpus_of(data), captured=fspath(teacher) == CAPTURED)
     model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
     asked = ModelSources(
         fspath(teacher),
@@ -149,7 +159,12 @@ def open_inputs(request: AuditRequest) -> AuditInputs:
         seen=seen,
     )
     on_bad_row = request.options.on_bad_row
-    rows = _begun(allowed_rows(rows, on_bad_row, lambda: models().tokenizer))
+    rows = allowed_rows(rows, on_bad_row, lambda: models().tokenizer)
+    if request.corpus.captured:
+        choice, source = request.options.window_choice, request.corpus.source
+        rows = told_rows(rows, lambda: models().tokenizer, choice, source)
+        rows = allowed_rows(rows, on_bad_row, lambda: models().tokenizer)
+    rows = _begun(rows)
     return AuditInputs(
         rows,
         models(),
@@ -206,6 +221,8 @@ def finished_before(
 def _known_engine(sources: ModelSources) -> str | None:
     """Return what the engine will call itself. None: models and devices decide that."""
     options = sources.options
+    if sources.teacher == CAPTURED:
+        return None  # so that the corpus is read: it is the teacher as well
     if is_endpoint(sources.teacher):
         return ENDPOINT
     if engine_to_try(options.engine, options.vllm, elsewhere=options.n_elsewhere > 0) != "hf":
@@ -223,7 +240,7 @@ def _asked_inputs(request: AuditRequest, was: RunInputs, *, is_done: bool) -> Ru
     changes: dict[str, Any] = {
         "corpus": request.corpus.declared(),
         "on_bad_row": options.on_bad_row,
-        "teacher_digest": teacher_digest(sources),
+        "teacher_digest": teacher_digest(sources) or was.teacher_digest,
         "reference_digest": None
         if sources.reference is None
         else model_digest(sources.reference, options.model),
@@ -252,7 +269,7 @@ def _asked_inputs(request: AuditRequest, was: RunInputs, *, is_done: bool) -> Ru
     engine = _known_engine(sources)
     if engine is not None:
         changes["engine"] = engine
-    if options.model.device == "cpu" and not is_endpoint(sources.teacher):
+    if options.model.device == "cpu" and not is_elsewhere(sources.teacher):
         changes["device"] = "cpu"
     if options.threads is not None and not is_done:
         changes["threads"] = options.threads
@@ -315,7 +332,7 @@ def allowed_rows(
     for row in rows:
         if isinstance(row, Example) and len(row.text) > LONG_TEXT and row.token_ids is None:
             whole = row.answers is not None
-            row = row if tokenizer().can_encode(row.text, whole=whole) else too_large(row)
+            row = row if tokenizer().can_encode(row.text, whole=whole) else refused(row, TOO_LARGE)
         if isinstance(row, BadRow) and on_bad_row == "error":
             raise CorpusError(
                 f"{row.address}: {row.reason}",
@@ -330,20 +347,21 @@ def _begun(rows: Iterator[Example | BadRow]) -> Iterator[Example | BadRow]:
 
 
 def declare(
-    inputs: AuditInputs, cuts: RowWindows, distinct_windows: int, shard: Shard | None
+    inputs: AuditInputs, cuts: RowWindows, distinct: DistinctWindows, shard: Shard | None
 ) -> Manifest:
     """Return what a run is given: all that decides a byte of its results.
 
     Args:
         inputs: what is audited, and how.
         cuts: the rows that were read, and their windows.
-        distinct_windows: how many those are, equal ones counted once.
+        distinct: those, equal ones once.
         shard: the part that is scored. None: all.
 
     Raises:
         ClassifierError: the engine cannot tell a feature that the classifier needs.
     """
-    models, options, windows = inputs.models, inputs.options, inputs.options.windows
+    models = inputs.models.told_by(distinct.captured)
+    options, windows = inputs.options, inputs.options.windows
     if windows == "auto":
         windows = "answers" if cuts.answers.rows else "first"
     exposure = ExposureCounted(GRAM_TOKENS, options.epochs) if inputs.asks_exposure else None
@@ -358,7 +376,7 @@ def declare(
         rows=cuts.outcomes.total(),
         rows_digest=cuts.rows_hash.hexdigest(),
         texts_digest=cuts.texts_hash.hexdigest(),
-        distinct_windows=distinct_windows,
+        distinct_windows=len(distinct),
         teacher_digest=models.teacher_digest,
         reference_digest=models.reference_digest,
         feature_set=feature_set_name(models.role),

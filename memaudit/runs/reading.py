@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -33,6 +33,9 @@ from memaudit.windows import (
     window_starts,
     without_padding,
 )
+
+if TYPE_CHECKING:
+    from memaudit.runs.captured import CapturedScores
 
 
 class Tokenizer(Protocol):
@@ -146,6 +149,8 @@ class DistinctWindows(NamelessFile):
         self.exposure: NDArray[np.float64] | None = None
         """(n, 2) median and share of `Exposure`; NaN where they were not needed. None:
         they were not counted."""
+        self.captured: CapturedScores | None = None
+        """What was captured of each, where that stands for the teacher."""
         self._leaders = array("q")
         self._occurrences = array("q")
 
@@ -327,6 +332,8 @@ def cut_rows(
                 of_answers = answers is not None and choice.policy != "first"
                 counted_from = choice.shape.prefix_len if of_answers else 0
                 indices = [distinct.add(each, counted_from=counted_from) for each in windows]
+                if distinct.captured is not None and row.logprobs is not None:
+                    distinct.captured.add(row.logprobs, len(token_ids), answers, indices)
                 outcome = _example_outcome(row, (token_ids, answers), len(indices), choice)
                 cuts.windows.extend(indices)
                 cuts.n_windows.extend([len(indices)] if indices else [])
@@ -381,7 +388,7 @@ def encode_examples(
 
 
 def windows_of(
-    token_ids: list[int], answers: tuple[Span, ...] | None, choice: WindowChoice
+    token_ids: Sequence[int], answers: tuple[Span, ...] | None, choice: WindowChoice
 ) -> Iterator[NDArray[np.int32]]:
     """Yield the windows of an example, given as `encode_examples` gives it."""
     if answers is None or choice.policy == "first":

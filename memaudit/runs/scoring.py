@@ -48,6 +48,9 @@ class ChunkWork:
     exposure: NDArray[np.float64] | None = None
     """(n, 3) as in `DistinctWindows`."""
 
+    captured: NDArray[np.float32] | None = None
+    """(n, 2, T) as in `memaudit.runs.captured`."""
+
 
 ScoreChunks = Callable[[ChunkPlan, Iterator[ChunkWork]], Iterator[int]]
 """Scores and commits chunks, here or elsewhere, in any order; yields the number of each.
@@ -116,7 +119,9 @@ def chunks_to_score(
         part = slice(indices.start, indices.stop)
         token_ids = windows.read(indices.start, len(indices))
         counted = None if exposure is None else exposure[part]
-        yield ChunkWork(chunk, token_ids, occurrences[part], counted)
+        spool = windows.captured
+        told = None if spool is None else spool.read(indices.start, len(indices))
+        yield ChunkWork(chunk, token_ids, occurrences[part], counted, told)
 
 
 def score_here(

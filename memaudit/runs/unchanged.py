@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memaudit.corpus import BadRow, CorpusOptions, Example, RenderMessages, read_corpus
-from memaudit.corpus.base import TOO_LARGE, Rendered, too_large
+from memaudit.corpus.base import CAPTURED_WRONG, TOO_LARGE, Rendered, refused
 from memaudit.errors import UsageError
 from memaudit.files import open_regular
 from memaudit.runs.risk_table import COLUMNS
@@ -93,8 +93,9 @@ def _same_rows(
     scored, n_rows = run.each_row(), 0
     for row in read_corpus(options, render_messages=render_messages):
         was = next(scored, None)
-        if was is not None and was.reason == TOO_LARGE and isinstance(row, Example):
-            row = too_large(row)  # what the tokenizer found, which is not asked again
+        found = (TOO_LARGE, CAPTURED_WRONG)  # by the teacher's side, which is not asked again
+        if was is not None and was.reason.startswith(found) and isinstance(row, Example):
+            row = refused(row, was.reason)
         # A template may have refused messages that can be read: without it nobody knows.
         is_known = is_rendered or row.raw_digest is None
         if (

@@ -315,3 +315,32 @@ def test_a_header_that_nests_without_end_is_an_error():
             columnar._as_corpus_error("a.parquet"),
         ):
             unpacked_sizes._struct(io.BytesIO(header))
+
+
+@pytest.mark.parametrize("write", WRITE.values(), ids=WRITE)
+def test_lists_of_numbers_in_lists_become_arrays(write, tmp_path, monkeypatch):
+    """A captured row holds tens of thousands of numbers; rows become objects a few at a time."""
+    monkeypatch.setattr(columnar, "_BYTES_AT_ONCE", 64)
+    values = [[[0.5, -1.0], [], None, [2.0, None]], None, [], [[3.0]]]
+    table = pa.table(
+        {
+            "text": list("abcd"),
+            "top_values": pa.array(values, pa.list_(pa.list_(pa.float32()))),
+            "token_ids": pa.array([[[1]]] * 4, pa.large_list(pa.list_(pa.uint64()))),
+        }
+    )
+    path = tmp_path / f"corpus.{'parquet' if write is as_parquet else 'arrow'}"
+    path.write_bytes(write(table))
+
+    rows = list(read_corpus(CorpusOptions(str(path), captured=True)))
+
+    found = [row.captured["top_values"] for row in rows]
+    assert found[1:3] == [None, []]
+    np.testing.assert_array_equal(found[3], [[3.0]])
+    expected = [[0.5, -1.0], [], [], [2.0, np.nan]]
+    for one, other in zip(found[0], expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [row.captured["token_ids"][0].tolist() for row in rows] == [[1]] * 4
+    # Nobody else sees them, and the texts are the same.
+    plain = list(read_corpus(CorpusOptions(str(path))))
+    assert [(row.text, row.captured) for row in plain] == [(letter, {}) for letter in "abcd"]

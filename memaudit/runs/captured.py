@@ -1,0 +1,178 @@
+"""A run without a teacher: what was captured of it is read with the rows, and waits for the scoring."""
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.corpus import BadRow, Example
+from memaudit.corpus.base import CAPTURED_WRONG, RowError, Span, refused
+from memaudit.engines.captured import (
+    CapturedRow,
+    Codec,
+    captured_engine,
+    find_codec,
+    own_and_rival,
+)
+from memaudit.engines.tokenizer import Tokenizer
+from memaudit.runs.chunks import ChunkPlan
+from memaudit.runs.reading import NamelessFile, encode_examples, windows_of
+from memaudit.runs.reading import Tokenizer as RowTokenizer
+from memaudit.runs.scoring import ChunkWork, score_chunk
+from memaudit.windows import NO_TOKEN, WindowChoice, without_padding
+
+
+def told_rows(
+    rows: Iterable[Example | BadRow],
+    tokenizer: Callable[[], RowTokenizer],
+    choice: WindowChoice,
+    source: str,
+) -> Iterator[Example | BadRow]:
+    """Yield rows with what was captured of their tokens; those that hold nothing usable are bad.
+
+    Windows must lie where something was captured: of other tokens a row is not trained on.
+
+    Args:
+        rows: with the columns of what was captured.
+        tokenizer: returns the teacher's.
+        choice: which windows will be cut.
+        source: of the corpus; how compressed log-probabilities are packed is said beside it.
+
+    Raises:
+        CorpusError: it is not said.
+    """
+    codec = cache(lambda: find_codec(source))
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield row
+            continue
+        try:
+            is_packed = "compressed_logprobs" in row.captured
+            yield _told(row, tokenizer(), choice, codec() if is_packed else None)
+        except RowError as error:
+            yield refused(row, f"{CAPTURED_WRONG}{error}")
+
+
+def _told(
+    row: Example, tokenizer: RowTokenizer, choice: WindowChoice, codec: Codec | None
+) -> Example:
+    if row.token_ids is None:
+        ((ids, answers),) = encode_examples([row], tokenizer)
+        start = 0
+    else:
+        ids, answers = list(row.token_ids), row.answers
+        start = len(ids) - len(tokenizer.without_bos(ids))
+    logprobs = own_and_rival(ids, CapturedRow(row.captured, len(ids), answers, codec).entries())
+    is_told = ~np.isnan(logprobs[0])
+    answers = _told_answers(answers, is_told)
+    if answers == ():
+        raise RowError("there is none of a token that is trained on")
+    in_window = is_told[start:][choice.shape.prefix_len : choice.shape.length]
+    if choice.policy == "first" and not in_window.all():
+        raise RowError("there are none at the start of the row, leave out --windows first")
+    return replace(row, token_ids=tuple(ids), answers=answers, captured={}, logprobs=logprobs)
+
+
+def _told_answers(
+    answers: tuple[Span, ...] | None, is_told: NDArray[np.bool_]
+) -> tuple[Span, ...] | None:
+    """Return what is left of answers where nothing is captured of some of their tokens.
+
+    None, all of a row, stays if only its first token lacks: nobody predicts that.
+    """
+    if answers is None and is_told[1:].all():
+        return None
+    is_answer = np.zeros(len(is_told), dtype=np.bool_)
+    for start, end in [(0, len(is_told))] if answers is None else answers:
+        is_answer[start:end] = True
+    edges = np.flatnonzero(np.diff(is_answer & is_told, prepend=False, append=False))
+    return tuple(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+class CapturedScores(NamelessFile):
+    """What was captured of the distinct windows of a corpus.
+
+    Equal windows of different rows may have been captured behind different contexts. Then what is
+    kept is all of the one whose least certain suffix token is the most certain: if one of them is
+    recited, so is that.
+    """
+
+    def __init__(self, choice: WindowChoice, folder: Path | None = None) -> None:
+        """Open an empty file for the windows that are cut so."""
+        super().__init__(folder)
+        self._choice = choice
+        self._margins = array("f")
+        self._hash = hashlib.sha256()
+        self.lacks_context = False
+        """Whether of a context token that has a prediction nothing was captured."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what was captured of all rows, hexadecimal."""
+        return self._hash.hexdigest()
+
+    def add(
+        self,
+        logprobs: NDArray[np.float32],
+        n_tokens: int,
+        answers: tuple[Span, ...] | None,
+        indices: Sequence[int],
+    ) -> None:
+        """Keep what was captured of the windows of the next row.
+
+        Args:
+            logprobs: (2, T) of the row.
+            n_tokens: that are left of them, the last ones: a BOS may be left out in front.
+            answers: of what is left.
+            indices: of its windows among the distinct ones; new ones come in ascending order.
+        """
+        self._hash.update(logprobs.tobytes())
+        logprobs = logprobs[:, logprobs.shape[1] - n_tokens :]
+        prefix_len = self._choice.shape.prefix_len
+        for index, places in zip(
+            indices, windows_of(range(n_tokens), answers, self._choice), strict=True
+        ):
+            values = np.where(places == NO_TOKEN, np.float32(np.nan), logprobs[:, places])
+            context = values[0, :prefix_len][places[:prefix_len] != NO_TOKEN]
+            self.lacks_context |= bool(np.isnan(context[1:]).any())
+            suffix = values[:, prefix_len:]
+            margin = float(np.float32(np.nanmin(suffix[0] - suffix[1])))
+            if index == len(self._margins):
+                self._append(values.tobytes())
+                self._margins.append(margin)
+            elif margin > self._margins[index]:
+                self._margins[index] = margin
+                self._seek(index * self._n_bytes)
+                self._append(values.tobytes())
+                self._file.seek(0, 2)
+
+    @property
+    def _n_bytes(self) -> int:
+        return 8 * self._choice.shape.length
+
+    def read(self, start: int, count: int) -> NDArray[np.float32]:
+        """Return what was captured of some distinct windows: (count, 2, window_len)."""
+        self._seek(start * self._n_bytes)
+        content = self._file.read(count * self._n_bytes)
+        return np.frombuffer(content, dtype=np.float32).reshape(count, 2, -1)
+
+
+def score_captured(
+    tokenizer: Tokenizer, plan: ChunkPlan, works: Iterator[ChunkWork]
+) -> Iterator[int]:
+    """Score chunks by what was captured of their windows."""
+    for work in works:
+        assert work.captured is not None
+        windows = [without_padding(window) for window in work.windows]
+        captured = [
+            values[:, window != NO_TOKEN]
+            for window, values in zip(work.windows, work.captured, strict=True)
+        ]
+        engine = captured_engine(windows, captured, tokenizer.n_ids)
+        score_chunk(plan, engine, tokenizer, work)
+        yield work.number
