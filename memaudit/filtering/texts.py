@@ -70,7 +70,8 @@ class NearDuplicates:
             for other in self._index.query(own):
                 if other != row.row and own.jaccard(self._hashes[other]) >= self._similarity:
                     self._join(row.row, other)
-        return np.array([self._first(row) for row in range(len(self._leader))])
+        n_rows = len(self._leader)
+        return np.fromiter(map(self._first, range(n_rows)), np.int64, n_rows)
 
     def _hash(self, text: str) -> Any:
         words = _WORD.findall(text.casefold())
