@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from memaudit.classifier import check_zlib, find_classifier, zlib_record
 from memaudit.engines import API_KEY, DEFAULT_VLLM_OPTIONS, engine_to_try
-from memaudit.errors import MemauditError
+from memaudit.errors import MemauditError, is_installed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -172,7 +171,7 @@ def _version(package: str) -> str:
 
 def _device() -> str:
     """Return what --device auto means here."""
-    if not find_spec("torch"):
+    if not is_installed("torch"):
         return "none: torch is not installed, so no command can score"
     import torch
 
@@ -193,7 +192,7 @@ def _engine() -> str:
 
 def _engine_checks() -> list[Check]:
     """Let each engine that needs no files score the tiny model, on each kind of device."""
-    if not find_spec("torch") or not find_spec("transformers"):
+    if not is_installed("torch") or not is_installed("transformers"):
         return [Check("hf engine", "skipped", "torch or transformers is not installed")]
     import torch
 

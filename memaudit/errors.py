@@ -9,6 +9,8 @@ MemauditError
 └── MissingDependency     an optional package that is not installed
 """
 
+from importlib.util import find_spec
+
 
 class MemauditError(Exception):
     """An expected failure: exit code 2, no traceback."""
@@ -55,3 +57,12 @@ class MissingDependency(MemauditError):  # noqa: N818  named for what it says
             f"{needed_for} needs the package {package}, which is not installed",
             hint=f"pip install {brought_by}",
         )
+
+
+def is_installed(module: str) -> bool:
+    """Whether a package is there; a folder of its name where Python was started is none.
+
+    Such folders are common: trackers and vLLM write into one.
+    """
+    spec = find_spec(module)
+    return spec is not None and spec.origin is not None

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.errors import MissingDependency, UsageError
+from memaudit.errors import MissingDependency, UsageError, is_installed
 from memaudit.scores import WindowScores
 
 EngineName = Literal["auto", "hf", "vllm"]
@@ -94,7 +93,7 @@ def engine_to_try(name: EngineName, vllm: VllmOptions, *, elsewhere: bool) -> En
             hint="use --engine vllm, or leave out --tensor-parallel",
         )
     if name == "auto" and vllm.tensor_parallel == 1:
-        return "auto" if find_spec("vllm") and not elsewhere else "hf"
+        return "auto" if is_installed("vllm") and not elsewhere else "hf"
     if name == "hf":
         return "hf"
     if elsewhere:
@@ -102,7 +101,7 @@ def engine_to_try(name: EngineName, vllm: VllmOptions, *, elsewhere: bool) -> En
             "the vllm engine runs in one process, without workers and without Ray",
             hint="use --tensor-parallel N, or one run a GPU with --shard I/N",
         )
-    if not find_spec("vllm"):
+    if not is_installed("vllm"):
         raise MissingDependency("vllm", needed_for="the vllm engine", extra="vllm")
     return "vllm"
 

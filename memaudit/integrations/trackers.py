@@ -5,11 +5,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from memaudit.errors import MissingDependency
+from memaudit.errors import MissingDependency, is_installed
 
 Tracker = Literal["wandb", "mlflow", "trackio", "tensorboard"]
 _PROJECT = "memaudit"
@@ -21,7 +20,7 @@ def require_tracker(tracker: Tracker | None) -> None:
     Raises:
         MissingDependency: it is not.
     """
-    if tracker is not None and not find_spec(tracker):
+    if tracker is not None and not is_installed(tracker):
         raise MissingDependency(tracker, needed_for=f"--log-to {tracker}", extra=tracker)
 
 

@@ -264,7 +264,7 @@ def _needs(plan: "AuditPlan") -> Table:
     return facts(
         {
             **{
-                role: (
+                role.replace("_", " "): (
                     name(sizes.source),
                     f", {_scaled(sizes.parameters, _PARAMETER_UNITS)} parameters",
                 )

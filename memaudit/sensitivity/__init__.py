@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.errors import MissingDependency
+from memaudit.errors import MissingDependency, is_installed
 
 if TYPE_CHECKING:
     from memaudit.sensitivity.credentials import SecretDetector
@@ -139,7 +138,7 @@ def detector_versions() -> dict[str, str]:
 
 def _require_packages() -> None:
     for module, package in _PACKAGES.items():
-        if find_spec(module) is None:
+        if not is_installed(module):
             raise MissingDependency(package, needed_for="--sensitive", extra="sensitive")
 
 

@@ -1,10 +1,12 @@
 """Choosing an engine, before any model is known."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from memaudit import engines
 from memaudit.engines import VllmOptions, engine_to_try
-from memaudit.errors import MissingDependency, UsageError
+from memaudit.errors import MissingDependency, UsageError, is_installed
 from memaudit.runs.options import AuditOptions
 
 ONE = VllmOptions()
@@ -14,8 +16,20 @@ TWO = VllmOptions(tensor_parallel=2)
 @pytest.fixture(params=[True, False], ids=["vllm is there", "vllm is not there"])
 def vllm_is_there(request, monkeypatch):
     """Pretend that vLLM is installed, or is not."""
-    monkeypatch.setattr(engines, "find_spec", lambda name: request.param or None)
+    monkeypatch.setattr(engines, "is_installed", lambda name: request.param)
     return request.param
+
+
+def test_a_folder_with_the_name_of_a_package_is_no_package(tmp_path, monkeypatch):
+    """Python takes it for one; trackers leave such folders where they were used."""
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "really").mkdir()
+    (tmp_path / "really" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert find_spec("wandb") is not None
+    assert not is_installed("wandb")
+    assert is_installed("really")
 
 
 def test_auto_considers_vllm_where_it_is_installed(vllm_is_there):

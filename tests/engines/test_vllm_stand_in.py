@@ -82,7 +82,7 @@ def stand_in(monkeypatch):
     stand_in = StandIn()
     monkeypatch.setattr(vllm_start, "_load_pooling", stand_in.start)
     monkeypatch.setattr(vllm_start, "_load_generating", stand_in.start_generating)
-    monkeypatch.setattr(engines, "find_spec", lambda name: True)
+    monkeypatch.setattr(engines, "is_installed", lambda name: True)
     pretend_vllm(monkeypatch)
     return stand_in
 

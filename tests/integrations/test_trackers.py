@@ -85,7 +85,7 @@ def test_tensorboard_shows_the_numbers(tmp_path):
 
 def test_a_tracker_that_is_missing_is_told_before_any_work(tmp_path, monkeypatch, capsys):
     """Not after hours of scoring."""
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    monkeypatch.setattr(trackers, "is_installed", lambda name: False)
     with pytest.raises(MissingDependency, match="--log-to wandb needs the package wandb"):
         trackers.require_tracker("wandb")
 

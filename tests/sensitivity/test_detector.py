@@ -95,7 +95,7 @@ def test_versions_name_all_that_decides_what_is_found():
 
 def test_a_detector_that_is_missing_says_what_to_install(monkeypatch):
     """The detectors are an extra: without it there is a remedy, not an ImportError."""
-    monkeypatch.setattr(sensitivity, "find_spec", lambda module: None)
+    monkeypatch.setattr(sensitivity, "is_installed", lambda module: False)
 
     with pytest.raises(MissingDependency) as caught:
         load_detector.__wrapped__()
