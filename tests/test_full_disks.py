@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 
 import pytest
@@ -120,3 +121,20 @@ def test_a_device_that_is_full_is_an_error(arguments, folder, capsys):
     """It is the disk that is always full."""
     assert run_command(arguments) == 2
     assert "No space left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("n_bytes", [1, 500, 4_000, 9_000, 20_000, 50_000, 80_000])
+def test_a_limit_on_the_size_of_files_is_an_error(n_bytes, tmp_path):
+    """Wherever it is met: what is left in a buffer then meets it once more when the file is closed."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
+            fake_audit(tmp_path / "run", n_windows=3_000)
+        except OutputError:
+            code = 3
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3

@@ -9,6 +9,7 @@ import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -107,7 +108,9 @@ class NamelessFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
+        # What is left in its buffer finds no room where the disk was full before, and nobody wants it.
+        with suppress(OSError):
+            self._file.close()
 
     def _append(self, content: bytes) -> None:
         with output_errors(self._place):
