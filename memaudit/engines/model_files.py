@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ _MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format."""
 _CODE_KEYS = ("attn_implementation", "experts_implementation")
 """With an underscore before them too."""
+_COUNTED_PARTS = re.compile(r"(?:layers?|blocks|experts)$")
+_MAX_PARTS = 4096
+"""Layers, or experts of one layer. Each is built before any weight is looked for."""
+
 _FORBIDDEN_KEYS = ("transformers_weights", *(f"_{key}_internal" for key in _CODE_KEYS))
 
 
@@ -245,8 +250,13 @@ def _read_json(path: Path) -> object:
 
 
 def _check_keys(path: Path, content: object, trust_remote_code: bool) -> None:
-    """Refuse settings that make transformers fetch or run something."""
+    """Refuse settings that make transformers fetch or run something, or build for hours."""
     for key, value in _items(content):
+        if _COUNTED_PARTS.search(key) and isinstance(value, int) and value > _MAX_PARTS:
+            raise ModelError(
+                f"{shown_path(path)}: {safe_text(key)} is {value:,}, more than {_MAX_PARTS:,}",
+                hint="get the config.json that belongs to the weights",
+            )
         if key in _FORBIDDEN_KEYS:
             raise ModelError(
                 f"{shown_path(path)}: the key {key} is not allowed", hint="remove the key"

@@ -256,6 +256,15 @@ def test_a_device_that_is_not_there_is_refused(saved, device):
         load_model(str(saved), ModelOptions(device=device))
 
 
+@pytest.mark.parametrize("key", ["num_hidden_layers", "num_local_experts"])
+def test_parts_without_number_are_refused_before_any_is_built(folder, key):
+    """A hundred thousand layers take hours, and no weight is looked for before."""
+    edit_json(folder / "config.json", **{key: 100_000})
+
+    with pytest.raises(ModelError, match=f"{key} is 100,000, more than 4,096"):
+        load_model(str(folder))
+
+
 def test_a_gguf_file_that_breaks_off_is_refused(tmp_path):
     """The reader's errors are of every kind."""
     path = tmp_path / "m.gguf"
