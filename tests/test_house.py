@@ -13,7 +13,7 @@ AT_MOST = {  # figure: limit, and what the limit should come down to
     "private helpers used once per 1,000 lines": 12.9,  # 6
     "imports in functions": 145,  # 120
     "lines of the largest function": 65,  # 60
-    "lines of the largest module": 487,  # 350; what was captured goes with the windows: 7
+    "lines of the largest module": 490,  # 350; what was captured goes with the windows: 7; full disks: 3
     "pairs of more than 12 equal lines": 0,  # 0
     "files that name one option, at most": 19,  # 10
     "files that name one option, on average": 5.3,  # 4
