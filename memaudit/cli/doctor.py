@@ -4,9 +4,6 @@ import click
 
 from memaudit.cli import options
 from memaudit.cli.command import Command, Shown
-from memaudit.doctor import examine
-from memaudit.reports.page import Column, Page, Section, Table, Words, facts, name
-from memaudit.reports.terminal import print_page
 from memaudit.text import json_text
 
 _KINDS = {"good": "good", "bad": "risk", "skipped": "quiet"}
@@ -20,6 +17,10 @@ def doctor(context: click.Context, shown: Shown) -> int:
 
     Engines score a tiny model whose scores are known. Exit code 0 if all is well, else 2.
     """
+    from memaudit.doctor import examine
+    from memaudit.reports.page import Column, Page, Section, Table, Words, facts, name
+    from memaudit.reports.terminal import print_page
+
     options.prepare_libraries(offline=False)
     found = examine(_listened(context))
     if shown.as_json:

@@ -2,11 +2,10 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from memaudit import filtering
 from memaudit.cli import options
 from memaudit.cli.command import Command, FiniteRange, Shown, bundle
 from memaudit.cli.options import (
@@ -18,17 +17,17 @@ from memaudit.cli.options import (
     models_option,
     output_option,
 )
-from memaudit.engines.models import open_model
-from memaudit.engines.tokenizer import load_tokenizer
 from memaudit.errors import UsageError
-from memaudit.filtering import FilterOptions
-from memaudit.reports.gate import filter_page
-from memaudit.runs.run import read_run
+
+if TYPE_CHECKING:
+    from memaudit.filtering import FilterOptions
 
 _SIMILARITY = 0.8
 
 
-def _limits(**values: Any) -> FilterOptions:
+def _limits(**values: Any) -> "FilterOptions":
+    from memaudit.filtering import FilterOptions
+
     return FilterOptions(**values)
 
 
@@ -108,7 +107,7 @@ def filter_(  # noqa: PLR0913  one for each option
     data: str,
     out: Path | None,
     force: bool,
-    chosen: FilterOptions,
+    chosen: "FilterOptions",
     teacher: str | None,
     dry_run: bool,
     push_to_hub: str | None,
@@ -123,6 +122,12 @@ def filter_(  # noqa: PLR0913  one for each option
     which rows went, and FILE.manifest.json; neither holds text of the corpus. With --strategy
     excise, FILE.excised.parquet says what was cut.
     """
+    from memaudit import filtering
+    from memaudit.engines.models import open_model
+    from memaudit.engines.tokenizer import load_tokenizer
+    from memaudit.reports.gate import filter_page
+    from memaudit.runs.run import read_run
+
     if out is None and not dry_run:
         raise UsageError("no --out is given", hint="say where to write to, or give --dry-run")
     if public and push_to_hub is None:

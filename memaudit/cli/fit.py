@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,8 +20,9 @@ from memaudit.cli.options import (
     training_option,
 )
 from memaudit.errors import UsageError
-from memaudit.reports.fit import fit_document, fit_page, recalibration_page
-from memaudit.training import FitOptions, fit_on_verification, recalibrate
+
+if TYPE_CHECKING:
+    from memaudit.training import FitOptions
 
 _FEATURE_SETS = ("teacher", "teacher+student", "teacher+baseline")
 
@@ -38,8 +39,10 @@ class Wanted:
     seed: int
     export: str | None
 
-    def options(self, command: str) -> FitOptions:
+    def options(self, command: str) -> "FitOptions":
         """Return them as the fit takes them, with the command for its card."""
+        from memaudit.training import FitOptions
+
         names = [name.strip() for name in (self.features or "").split(",")]
         values = by_name(self) | {"features": tuple(filter(None, names)), "command": command}
         return FitOptions(**values)
@@ -121,6 +124,9 @@ def fit(
     others to calibrate. With --recalibrate, 5 are enough: only the level of an existing
     classifier changes, not its order.
     """
+    from memaudit.reports.fit import fit_document, fit_page
+    from memaudit.training import fit_on_verification
+
     if len(labels) != len(scores):
         raise UsageError(
             f"expected one --labels for each --scores, got {len(labels)} and {len(scores)}",
@@ -144,6 +150,9 @@ def _recalibrate(
     command: str,
     shown: Shown,
 ) -> None:
+    from memaudit.reports.fit import recalibration_page
+    from memaudit.training import recalibrate
+
     fixed = [name for name in ("feature_set", "features", "export") if getattr(wanted, name)]
     if fixed:
         raise UsageError(

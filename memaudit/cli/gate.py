@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,28 +21,22 @@ from memaudit.cli.options import (
     output_option,
 )
 from memaudit.errors import OutputError, UsageError
-from memaudit.gate import EffectivePolicy, GateInputs, GateResult, check_gate, effective_policy
-from memaudit.gate.identity import one_time_key, read_key, write_baseline
-from memaudit.gate.policy import policy_text
-from memaudit.gate.rescore import Rescoring
-from memaudit.gate.scope import policy_for
-from memaudit.reports import ci
-from memaudit.reports.ci import SourceRoot
-from memaudit.reports.gate import gate_markdown, gate_page
-from memaudit.reports.markdown import cut
-from memaudit.reports.terminal import print_page
-from memaudit.runs.files import committed_file
-from memaudit.runs.run import read_run
-from memaudit.runs.signature import read_public_keys
 from memaudit.text import json_text, safe_text, shown_path
+
+if TYPE_CHECKING:
+    from memaudit.gate import EffectivePolicy, GateResult
+    from memaudit.gate.rescore import Rescoring
+    from memaudit.reports.ci import SourceRoot
 
 _SUMMARY_BYTES = 900_000
 _KEY_FILE = ".memaudit-key"
 _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
 
 
-def _policy(policy: Path | None, policy_digest: str | None, **limits: Any) -> EffectivePolicy:
+def _policy(policy: Path | None, policy_digest: str | None, **limits: Any) -> "EffectivePolicy":
     # A variable that was never set arrives as an empty text. Click drops empty variables itself.
+    from memaudit.gate import effective_policy
+
     prefix = f"{click.get_current_context().auto_envvar_prefix}_"
     empty = [name for name, value in os.environ.items() if name.startswith(prefix) and not value]
     if policy_digest == "" or empty:
@@ -101,7 +95,9 @@ _held_to = bundle(
 )
 
 
-def _again(rescore: int | None, teacher: str | None, reference: str | None) -> Rescoring | None:
+def _again(rescore: int | None, teacher: str | None, reference: str | None) -> "Rescoring | None":
+    from memaudit.gate.rescore import Rescoring
+
     if rescore is None:
         return None
     if teacher is None:
@@ -144,6 +140,8 @@ class Outputs:
 
     def write(self, path: Path | None, content: str) -> None:
         """Write a file whole or not at all; without a path, to standard output."""
+        from memaudit.runs.files import committed_file
+
         if path is None:
             click.echo(content, nl=False)
             return
@@ -212,12 +210,12 @@ _outputs = bundle(
 def gate(  # noqa: PLR0913  one for each kind of evidence
     *,
     run_folder: Path,
-    policy: EffectivePolicy,
+    policy: "EffectivePolicy",
     verification: Path | None,
     data: str | None,
     baseline: Path | None,
     verify_keys: tuple[str, ...],
-    rescoring: Rescoring | None,
+    rescoring: "Rescoring | None",
     outputs: Outputs,
     shown: Shown,
 ) -> int:
@@ -226,6 +224,13 @@ def gate(  # noqa: PLR0913  one for each kind of evidence
     Whatever cannot be settled ends with 2: a run that is incomplete, damaged, stale or of
     something else, and a rule without evidence.
     """
+    from memaudit.gate import GateInputs, check_gate
+    from memaudit.gate.identity import write_baseline
+    from memaudit.gate.policy import policy_text
+    from memaudit.gate.scope import policy_for
+    from memaudit.runs.run import read_run
+    from memaudit.runs.signature import read_public_keys
+
     if shown.as_json:
         outputs = replace(outputs, output_format="json")
     key = _key(baseline, outputs)
@@ -262,6 +267,8 @@ def _key(baseline: Path | None, outputs: Outputs) -> bytes | None:
 
     A key is a secret that lies in a checkout, so none is made that nobody has asked for.
     """
+    from memaudit.gate.identity import one_time_key, read_key
+
     reads = baseline is not None and not baseline.is_dir()
     if baseline is not None and reads and not baseline.exists():
         shown = shown_path(baseline)
@@ -282,12 +289,14 @@ def _key(baseline: Path | None, outputs: Outputs) -> bytes | None:
 
 
 def _source_root(
-    result: GateResult, run_folder: Path, data: str | None, given: Path | str | None
-) -> SourceRoot:
+    result: "GateResult", run_folder: Path, data: str | None, given: Path | str | None
+) -> "SourceRoot":
     """Return the top of the repository that code scanning takes paths from.
 
     Git itself is not asked: it would read the settings of a checkout that may be hostile.
     """
+    from memaudit.reports.ci import SourceRoot
+
     here = Path.cwd()
     for name in ("GITHUB_WORKSPACE", "CI_PROJECT_DIR"):
         given = given or os.environ.get(name)
@@ -300,7 +309,10 @@ def _source_root(
     return SourceRoot(str(top), tuple(map(str, folders)), moved)
 
 
-def _tell(result: GateResult, outputs: Outputs, root: SourceRoot, color: str) -> None:
+def _tell(result: "GateResult", outputs: Outputs, root: "SourceRoot", color: str) -> None:
+    from memaudit.reports.gate import gate_page
+    from memaudit.reports.terminal import print_page
+
     if outputs.output_format == "github":
         _append_summary(result)
     if outputs.output_format != "text":
@@ -313,7 +325,10 @@ def _tell(result: GateResult, outputs: Outputs, root: SourceRoot, color: str) ->
         outputs.write(outputs.output, stream.getvalue())
 
 
-def _rendered(result: GateResult, output_format: str, root: SourceRoot) -> str:
+def _rendered(result: "GateResult", output_format: str, root: "SourceRoot") -> str:
+    from memaudit.reports import ci
+    from memaudit.reports.gate import gate_markdown
+
     match output_format:
         case "sarif":
             return ci.render_sarif(result, root=root)
@@ -327,7 +342,7 @@ def _rendered(result: GateResult, output_format: str, root: SourceRoot) -> str:
             return json_text(result.document()) + "\n"
 
 
-def _tell_action(result: GateResult, outputs: Outputs, root: SourceRoot) -> None:
+def _tell_action(result: "GateResult", outputs: Outputs, root: "SourceRoot") -> None:
     """Write the files that later steps of a GitHub job use, and last of all the verdict.
 
     Nothing may fail once a verdict is told: the job would read another one than the exit code.
@@ -343,8 +358,11 @@ def _tell_action(result: GateResult, outputs: Outputs, root: SourceRoot) -> None
     _append("GITHUB_OUTPUT", "".join(f"{name}={value}\n" for name, value in values.items()))
 
 
-def _append_summary(result: GateResult) -> None:
+def _append_summary(result: "GateResult") -> None:
     """Add to the summary of the job, as far as there is room."""
+    from memaudit.reports.gate import gate_markdown
+    from memaudit.reports.markdown import cut
+
     path = Path(os.environ.get("GITHUB_STEP_SUMMARY") or os.devnull)
     used = path.stat().st_size if path.is_file() else 0
     _append("GITHUB_STEP_SUMMARY", cut(gate_markdown(result), max(0, _SUMMARY_BYTES - used)))

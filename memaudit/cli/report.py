@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,23 +10,11 @@ from memaudit.cli import options
 from memaudit.cli.command import Command, CountRange, Shown, write_file
 from memaudit.cli.options import COUNT, FILE, FOLDER, corpus_option, input_option, output_option
 from memaudit.errors import UsageError
-from memaudit.gate import GateInputs, check_gate, effective_policy
-from memaudit.gate.rescore import Rescoring
-from memaudit.labels import read_verified_rows
-from memaudit.reports.annex import annex_page, read_release
-from memaudit.reports.charts import draw_alone
-from memaudit.reports.diff import compare_runs, difference_page
-from memaudit.reports.explain import explain_row, explanation_page
-from memaudit.reports.gate import gate_sentence
-from memaudit.reports.html import render_html
-from memaudit.reports.markdown import render_markdown
-from memaudit.reports.page import Page, plain
-from memaudit.reports.report import make_report, read_row_texts
-from memaudit.reports.report_page import report_page, verdict
-from memaudit.reports.tokens import score_tokens
-from memaudit.runs.run import Run, read_run
-from memaudit.runs.unchanged import changed_tables
 from memaudit.text import inert, json_text, safe_text, shown_path
+
+if TYPE_CHECKING:
+    from memaudit.reports.page import Page
+    from memaudit.runs.run import Run
 
 
 @click.command(cls=Command)
@@ -77,6 +66,15 @@ def report(  # noqa: PLR0913  one for each option
     page is a single file that loads nothing. It names examples by id and address, and holds no
     text of the corpus unless --show-text asks for it. Only its owner can read the files.
     """
+    from memaudit.gate import GateInputs, check_gate, effective_policy
+    from memaudit.labels import read_verified_rows
+    from memaudit.reports.annex import annex_page, read_release
+    from memaudit.reports.gate import gate_sentence
+    from memaudit.reports.page import plain
+    from memaudit.reports.report import make_report, read_row_texts
+    from memaudit.reports.report_page import report_page, verdict
+    from memaudit.runs.run import read_run
+
     if not (html or markdown or annex or plots):
         raise UsageError(
             "nothing to write, expected --html, --markdown, --annex or --plots",
@@ -122,8 +120,10 @@ def _check_text(show_text: int, data: str | None, html: Path | None) -> None:
         raise UsageError("only the page shows text", hint="add --html, or leave out --show-text")
 
 
-def _warnings(run: Run) -> tuple[str, ...]:
+def _warnings(run: "Run") -> tuple[str, ...]:
     """Return what beside the run must not be relied on, and say so at once."""
+    from memaudit.runs.unchanged import changed_tables
+
     warnings = tuple(
         f"{table} was changed after the run was made; nothing here was read from it."
         for table in changed_tables(run)
@@ -133,8 +133,14 @@ def _warnings(run: Run) -> tuple[str, ...]:
     return warnings
 
 
-def _write(page: Page, html: Path | None, markdown: Path | None, plots: Path | None) -> list[Path]:
+def _write(
+    page: "Page", html: Path | None, markdown: Path | None, plots: Path | None
+) -> list[Path]:
     """Write what was asked for, and return the paths."""
+    from memaudit.reports.charts import draw_alone
+    from memaudit.reports.html import render_html
+    from memaudit.reports.markdown import render_markdown
+
     files = {}
     if html:
         files[html] = render_html(page).encode()
@@ -176,6 +182,13 @@ def explain(  # noqa: PLR0913  one for each option
     No model is needed: everything comes from the run in DIR. With --teacher the window's tokens
     are scored again, to show where in it the teacher is sure.
     """
+    from memaudit.gate.rescore import Rescoring
+    from memaudit.reports.explain import explain_row, explanation_page
+    from memaudit.reports.html import render_html
+    from memaudit.reports.report import read_row_texts
+    from memaudit.reports.tokens import score_tokens
+    from memaudit.runs.run import read_run
+
     if data is None and (show_text or teacher):
         raise UsageError(
             "the run keeps no text: --show-text and --teacher need the corpus",
@@ -217,6 +230,10 @@ def diff(first: Path, second: Path, markdown: Path | None, top: int, shown: Show
     Rows are told by their ids. The runs must have scored the same column and windows of a row;
     teacher, recipe and corpus may differ. It ends with 0 whether or not the runs differ.
     """
+    from memaudit.reports.diff import compare_runs, difference_page
+    from memaudit.reports.markdown import render_markdown
+    from memaudit.runs.run import read_run
+
     found = compare_runs(read_run(first), read_run(second))
     page = difference_page(found, n_listed=top)
     if markdown is not None:

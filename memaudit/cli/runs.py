@@ -7,11 +7,6 @@ import click
 from memaudit.cli import options
 from memaudit.cli.command import Command, FolderType, Shown
 from memaudit.cli.options import chosen_table_format, output_option
-from memaudit.reports.predict import status_page, summary_page
-from memaudit.runs.merging import merge_runs
-from memaudit.runs.results import ReportOptions
-from memaudit.runs.signature import read_signing_key, sign_run
-from memaudit.runs.status import run_status
 
 
 @click.command(cls=Command)
@@ -22,6 +17,9 @@ def status(folder: Path, shown: Shown) -> None:
 
     It may be running meanwhile.
     """
+    from memaudit.reports.predict import status_page
+    from memaudit.runs.status import run_status
+
     found = run_status(folder)
     shown.tell(found.document(), status_page(found))
 
@@ -50,6 +48,11 @@ def merge(
     missing, given twice, or of different runs are refused.
     """
     # Before the work: a key that cannot be read is found now.
+    from memaudit.reports.predict import summary_page
+    from memaudit.runs.merging import merge_runs
+    from memaudit.runs.results import ReportOptions
+    from memaudit.runs.signature import read_signing_key, sign_run
+
     key = None if sign is None else read_signing_key(sign)
     chosen = ReportOptions(chosen_table_format(table_format, old_format), top)
     result = merge_runs(folders, out, report=chosen)
