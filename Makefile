@@ -11,6 +11,7 @@ lint:
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy
 	$(dir $(PYTHON))lint-imports
+	$(dir $(PYTHON))zizmor --offline --quiet --persona auditor .github/workflows action.yml docs/ci/github.yml
 
 format:
 	$(PYTHON) -m ruff check --fix
