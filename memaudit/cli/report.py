@@ -14,6 +14,7 @@ from memaudit.text import inert, json_text, safe_text, shown_path
 
 if TYPE_CHECKING:
     from memaudit.reports.page import Page
+    from memaudit.reports.report import Report
     from memaudit.runs.run import Run
 
 
@@ -45,6 +46,11 @@ if TYPE_CHECKING:
     "--show-text", "Characters of the worst examples' text on the page; needs --data.", COUNT, 0
 )
 @corpus_option("--data", "The corpus of the run, read again for --show-text.", metavar="CORPUS")
+@input_option(
+    "--tokenizer",
+    "The teacher's: --show-text then shows the suffix, which would be recited, not the row's start.",
+    metavar="MODEL",
+)
 @options.as_json
 def report(  # noqa: PLR0913  one for each option
     *,
@@ -58,6 +64,7 @@ def report(  # noqa: PLR0913  one for each option
     top: int,
     show_text: int,
     data: str | None,
+    tokenizer: str | None,
     as_json: bool,
 ) -> None:
     """Show what the run in DIR found.
@@ -71,7 +78,7 @@ def report(  # noqa: PLR0913  one for each option
     from memaudit.reports.annex import annex_page, read_release
     from memaudit.reports.gate import gate_sentence
     from memaudit.reports.page import plain
-    from memaudit.reports.report import make_report, read_row_texts
+    from memaudit.reports.report import make_report
     from memaudit.reports.report_page import report_page, verdict
     from memaudit.runs.run import read_run
 
@@ -80,7 +87,7 @@ def report(  # noqa: PLR0913  one for each option
             "nothing to write, expected --html, --markdown, --annex or --plots",
             hint="add --html report.html",
         )
-    _check_text(show_text, data, html)
+    _check_text(show_text, data, html, tokenizer)
 
     read = read_run(run)
     warnings = _warnings(read)
@@ -93,8 +100,8 @@ def report(  # noqa: PLR0913  one for each option
         held = check_gate(read, effective_policy(policy, {}), inputs, n_worst=0)
         made = replace(made, gate=held)
     if data and show_text:
-        rows = [worst.row for worst in made.worst]
-        made = replace(made, row_texts=read_row_texts(read.manifest, data, rows, show_text))
+        texts = _worst_texts(made, data, tokenizer, show_text)
+        made = replace(made, row_texts=texts, has_suffixes=tokenizer is not None)
     page = report_page(made)
     written = _write(replace(page, notes=(*page.notes, *warnings)), html, markdown, plots)
     if annex:
@@ -110,14 +117,31 @@ def report(  # noqa: PLR0913  one for each option
     click.echo(inert("\n".join(lines)))
 
 
-def _check_text(show_text: int, data: str | None, html: Path | None) -> None:
+def _check_text(show_text: int, data: str | None, html: Path | None, tokenizer: str | None) -> None:
     if bool(show_text) != bool(data):
         raise UsageError(
             "--show-text and --data go together: the run keeps no text",
             hint="give the corpus of the run with --data and how many characters with --show-text",
         )
+    if tokenizer and not show_text:
+        raise UsageError(
+            "--tokenizer is for --show-text", hint="say how many characters with --show-text"
+        )
     if show_text and not html:
         raise UsageError("only the page shows text", hint="add --html, or leave out --show-text")
+
+
+def _worst_texts(
+    made: "Report", data: str, tokenizer: str | None, n_characters: int
+) -> dict[int, str]:
+    from memaudit.reports.report import read_row_texts
+    from memaudit.reports.tokens import suffix_texts
+
+    rows = [worst.row for worst in made.worst]
+    if tokenizer is None:
+        return read_row_texts(made.run, data, rows, n_characters)
+    options.prepare_libraries(offline=False)
+    return suffix_texts(made.run, rows, data, tokenizer, n_characters)
 
 
 def _warnings(run: "Run") -> tuple[str, ...]:
@@ -200,7 +224,7 @@ def explain(  # noqa: PLR0913  one for each option
     read = read_run(run)
     found = explain_row(read, row)
     if data is not None and show_text:
-        texts = read_row_texts(read.manifest, data, [found.row], show_text)
+        texts = read_row_texts(read, data, [found.row], show_text)
         found = replace(found, text=texts[found.row])
     if data is not None and teacher is not None:
         options.prepare_libraries(offline=False)

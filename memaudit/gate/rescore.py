@@ -85,6 +85,19 @@ def read_again(run: Run, source: str, asked: Rescoring) -> Iterator[ReadAgain]:
         digests=(inputs.teacher_digest, inputs.reference_digest),
     )
     engine, tokenizer = load_scorer(sources, 0)
+    with cut_again(run, source, tokenizer) as windows:
+        yield ReadAgain(engine, tokenizer, windows)
+
+
+@contextmanager
+def cut_again(run: Run, source: str, tokenizer: Tokenizer) -> Iterator[DistinctWindows]:
+    """Cut the windows of a run again, in the order of the run.
+
+    Raises:
+        UsageError: it is another corpus, or another tokenizer.
+        CorpusError: the corpus cannot be read.
+    """
+    inputs = run.manifest.inputs
     choice = WindowChoice(inputs.shape, inputs.windows)
     if (answers := inputs.answers) is not None:
         choice = WindowChoice(
@@ -97,13 +110,13 @@ def read_again(run: Run, source: str, asked: Rescoring) -> Iterator[ReadAgain]:
             (rows, windows),
             choice=choice,
         )
-        if len(windows) != plan.n_windows:
+        if len(windows) != inputs.distinct_windows:
             raise UsageError(
-                f"{shown_path(run.folder)}: the run has {plan.n_windows:,} windows, its corpus and "
-                f"teacher give {len(windows):,}",
+                f"{shown_path(run.folder)}: the run has {inputs.distinct_windows:,} windows, its "
+                f"corpus and teacher give {len(windows):,}",
                 hint="predict anew: this is not the run that it says it is",
             )
-        yield ReadAgain(engine, tokenizer, windows)
+        yield windows
 
 
 def rescore(run: Run, source: str, asked: Rescoring) -> int:

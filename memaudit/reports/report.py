@@ -1,16 +1,14 @@
 """What a report of a run shows beyond the run's own counts, and the texts that it may show."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from memaudit.corpus import Conversation, CorpusOptions, Example, Rendered, read_corpus
+from memaudit.corpus import Conversation, Example, Rendered
 from memaudit.errors import UsageError
 from memaudit.features import OBJECTIVE_FEATURES
 from memaudit.gate.result import GateResult
@@ -20,7 +18,7 @@ from memaudit.reports.classifier_card import Card, find_card
 from memaudit.runs.manifest import Manifest
 from memaudit.runs.risks import Risks, Worst
 from memaudit.runs.run import Run
-from memaudit.text import shown_path
+from memaudit.runs.unchanged import reread_corpus
 
 SCHEMA_VERSION = 1
 """Of the numbers inside a report; goes up when a reader of the old ones would misread."""
@@ -85,7 +83,9 @@ class Report:
     gate: GateResult | None = None
     """What the gate says under a policy, if one was given."""
     row_texts: Mapping[int, str] | None = None
-    """Start of the worst examples, by row, if they were asked for: text of the corpus."""
+    """Of the worst examples, by row, if it was asked for: text of the corpus."""
+    has_suffixes: bool = False
+    """Whether it is the start of what would be recited. Otherwise: of the row."""
 
     @property
     def risks(self) -> Risks:
@@ -205,13 +205,13 @@ def main_features(risks: Risks) -> tuple[str, ...]:
 
 
 def read_row_texts(
-    manifest: Manifest, source: str, rows: Collection[int], n_characters: int
+    run: Run, source: str, rows: Collection[int], n_characters: int
 ) -> dict[int, str]:
     """Return the start of the texts of some rows, once the corpus is found to be the run's.
 
     Args:
-        manifest: says how the corpus of the run is read.
-        source: where the corpus is now.
+        run: finished.
+        source: where its corpus is now.
         rows: ordinals.
         n_characters: of each text.
 
@@ -219,26 +219,16 @@ def read_row_texts(
         UsageError: it is another corpus, or its texts come of a chat template.
         CorpusError: it cannot be read.
     """
-    # The corpus may have moved since; how it is read may not have changed.
-    declared = {name: value for name, value in manifest.inputs.corpus.items() if name != "source"}
-    options = CorpusOptions(source, **declared)
-    # All texts go into the digest, as when the run was made: one changed row may have moved others.
-    wanted, texts, digest = set(rows), {}, hashlib.sha256()
-    for row in read_corpus(options, render_messages=_refuse_messages):
-        if isinstance(row, Example):
-            digest.update(msgspec.json.encode(row.text))
-            if row.row in wanted:
-                texts[row.row] = row.text[:n_characters]
-    if digest.hexdigest() != manifest.inputs.texts_digest:
-        raise UsageError(
-            f"{shown_path(source)}: its texts are not those that were scored in the run",
-            hint="give the very corpus of the run with --data, or leave out --show-text",
-        )
-    return texts
+    wanted = set(rows)
+    return {
+        row.row: row.text[:n_characters]
+        for row in reread_corpus(run, source, _refuse_messages)
+        if isinstance(row, Example) and row.row in wanted
+    }
 
 
 def _refuse_messages(conversation: Conversation) -> Rendered:
     raise UsageError(
         "the corpus holds messages, and only the teacher's chat template makes text of them",
-        hint="leave out --show-text",
+        hint="leave out --show-text, or show the suffixes: memaudit report --tokenizer MODEL",
     )

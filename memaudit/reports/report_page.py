@@ -160,9 +160,11 @@ def _first(report: Report) -> Iterator[Block]:
     risks, n_rows, outcomes = report.risks, report.run.n_rows, report.run.outcomes
     if report.row_texts is not None:
         text = Words("This page contains corpus text.", "strong")
-        yield Paragraph(
-            (text, " Share it no further than the corpus itself."), "warning", "contains-text"
+        what = "the suffix that would be recited" if report.has_suffixes else "its row"
+        said = (
+            f" Share it no further than the corpus. Below each example stands the start of {what}."
         )
+        yield Paragraph((text, said), "warning", "contains-text")
     if risks.unfamiliar:
         found = words.percent_by_name(risks.unfamiliar)
         text = Words(f"{words.NOT_FAMILIAR}:", "strong")

@@ -1,14 +1,17 @@
 """The tokens of one window: how probable teacher and reference find each, scored again on request."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from memaudit.gate.rescore import Rescoring, read_again
+from memaudit.engines.models import ModelOptions, open_tokenizer
+from memaudit.gate.rescore import Rescoring, cut_again, read_again
 from memaudit.reports import words
 from memaudit.reports.charts import Bar
 from memaudit.reports.page import Cell, Column, Paragraph, Section, Table, Words, numbers
 from memaudit.runs.run import Run
+from memaudit.runs.unchanged import corpus_options
 from memaudit.scores import TokenScores
 from memaudit.windows import context_len, without_padding
 
@@ -67,6 +70,35 @@ def score_tokens(
         is_suffix = i + 1 >= first_of_suffix
         tokens.append(WindowToken(i + 1, is_suffix, *_probability(teacher, i), *of_reference, text))
     return tuple(tokens)
+
+
+def suffix_texts(
+    run: Run, rows: Sequence[int], source: str, tokenizer: str, n_characters: int
+) -> dict[int, str]:
+    """Return the start of what a student would recite of some rows: the suffix of their riskiest window.
+
+    Args:
+        run: finished.
+        rows: ordinals of rows that were scored.
+        source: where the corpus of the run is now.
+        tokenizer: the teacher's; folder or hub id.
+        n_characters: of each text.
+
+    Raises:
+        UsageError: it is another corpus, or another tokenizer.
+        ModelError: there is no tokenizer.
+        CorpusError: the corpus cannot be read.
+    """
+    special = corpus_options(run, source).add_special_tokens
+    opened, _ = open_tokenizer(tokenizer, ModelOptions(add_special_tokens=special))
+    suffixes = []
+    with cut_again(run, source, opened) as windows:
+        for row in rows:
+            padded = windows.read(int(run.worst_windows[row]), 1)[0]
+            first = context_len(padded, run.manifest.inputs.shape)
+            suffixes.append(without_padding(padded)[first:].tolist())
+    texts = opened.decode(suffixes)
+    return {row: text[:n_characters] for row, text in zip(rows, texts, strict=True)}
 
 
 def _probability(scores: TokenScores, i: int) -> tuple[float, bool]:

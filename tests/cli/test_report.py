@@ -1,15 +1,20 @@
 """`memaudit report`: what it writes, what it refuses, and what it never shows."""
 
+import html
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cli.conftest import canary_row
 from support.fake_run import ByteWiseEngine, audit_with
+from transformers import AutoTokenizer
 
 from memaudit.cli.main import run as memaudit
 from memaudit.corpus import CorpusOptions, read_corpus
+
+DEMO = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -112,6 +117,33 @@ def test_no_text_of_the_corpus_comes_out_unless_it_is_asked_for(canaries, corpus
     assert told.stat().st_mode & 0o777 == 0o600
 
 
+def test_with_the_tokenizer_the_suffix_is_shown(tmp_path, monkeypatch, capsys):
+    """What a student would recite is what its reader must judge, not what stands before it."""
+    monkeypatch.chdir(tmp_path)
+    lines = (DEMO / "sample_data" / "demo.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines[:12]]
+    teacher = str(DEMO / "models" / "demo-teacher")
+    Path("corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predict = ["predict", "--teacher", teacher, "--data", "corpus.jsonl", "--out", "run"]
+    assert memaudit([*predict, "--quiet"]) == 0
+    report = ["report", "--run", "run", "--html", "page.html", "--data", "corpus.jsonl"]
+
+    assert memaudit([*report, "--show-text", "40", "--tokenizer", teacher]) == 0
+
+    page = html.unescape(Path("page.html").read_text())
+    assert "the start of the suffix that would be recited" in page
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    for row in rows:
+        ids = tokenizer(row["text"])["input_ids"]
+        if len(ids) >= 100:
+            assert tokenizer.decode(ids[50:100])[:40] in page
+            assert row["text"][:40] not in page
+    assert memaudit([*report, "--tokenizer", teacher]) == 2
+    other = [*report, "--show-text", "9", "--tokenizer", str(tmp_path / "none")]
+    assert memaudit(other) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
 def test_text_of_another_corpus_is_refused(canaries, corpus, tmp_path, capsys):
     """Ids would stand beside texts that are not theirs."""
     corpus.write_text(corpus.read_text().replace("found again", "found agaln"))
@@ -120,7 +152,7 @@ def test_text_of_another_corpus_is_refused(canaries, corpus, tmp_path, capsys):
 
     assert memaudit(["report", "--run", str(canaries), "--html", str(page), *text]) == 2
 
-    assert "not those that were scored" in capsys.readouterr().err
+    assert "not the corpus that the run scored" in capsys.readouterr().err
     assert not page.exists()
 
 
