@@ -82,6 +82,24 @@ class GenerationCounts:
     them. None: an older memaudit."""
 
 
+@dataclass(frozen=True, slots=True)
+class NearVerbatim:
+    """What sampling reveals but for a few edits, at temperature 1 from the whole vocabulary.
+
+    Lower bounds: of the texts that are near, a search adds up the likeliest.
+    """
+
+    sampled: dict[str, int]
+    """By number n of samples: examples that at least one of n samples nearly is, with a probability
+    of at least one half."""
+
+    expected_exact: float
+    """Examples that one sample of each is on average: the probabilities added up. No bound."""
+
+    expected_near: float
+    """Examples that one sample of each nearly is, likewise; at least `expected_exact`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationResult:
     """What a verification found. An example is a distinct window unless rows are named."""
@@ -130,6 +148,10 @@ class VerificationResult:
     """By role and number n of samples: examples whose suffix at least one of n samples is, with a
     probability of at least one half; at temperature 1, from the whole vocabulary. None: an older
     memaudit. Source: Hayes et al. 2024 (arXiv:2410.19482), (n, p)-discoverable extraction."""
+
+    near_verbatim: dict[str, NearVerbatim] | None = None
+    """By role, if it was asked for; the edits allowed stand in the settings. Source: Cooper et al.
+    2026 (arXiv:2603.24917)."""
 
     comparison: Comparison | None
     labels_digest: str

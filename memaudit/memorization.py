@@ -3,14 +3,18 @@
 Exact and probabilistic extraction follow from one scoring pass. Approximate extraction compares
 text that was really generated (`engines.generation`).
 
-`memaudit verify` reports the exact and the probabilistic ones of its one pass, and approximate
-extraction of what `--check-generate` generates. `shares_run` is a Python function only.
+`memaudit verify` reports the exact and the probabilistic ones of its one pass, approximate
+extraction of what `--check-generate` generates, and if asked the probabilistic kind of that
+(`engines.generation.near_verbatim_logprobs`). `shares_run` is a Python function only.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.scores import TokenScores, suffix
+
+BEAM_WIDTH = 20
+"""Texts followed at once, for near-verbatim extraction: about the cost of as many samples."""
 
 
 def extracted(scores: TokenScores, prefix_len: int) -> bool:
@@ -110,14 +114,28 @@ def edit_distance(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
     Returns:
         0 to max(A, B).
     """
-    columns = np.arange(len(b) + 1)
-    row = columns
+    row = np.arange(len(b) + 1)
     for token_id in a:
-        without_insertion = row + 1
-        without_insertion[1:] = np.minimum(without_insertion[1:], row[:-1] + (b != token_id))
-        # From column i to j, j - i insertions: a running minimum of what is left without them.
-        row = np.minimum.accumulate(without_insertion - columns) + columns
+        row = next_distances(row, b != token_id)
     return int(row[-1])
+
+
+def next_distances(row: NDArray[np.int64], differs: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the edit distances of a text from each start of b, after one more token of the text.
+
+    Leading axes are texts, and are broadcast.
+
+    Args:
+        row: (..., B + 1) distances of the text so far from the first 0 to B tokens of b.
+        differs: (..., B) whether the new token is another than each token of b.
+    """
+    columns = np.arange(row.shape[-1])
+    kept = np.minimum(row[..., 1:] + 1, row[..., :-1] + differs)
+    first = np.broadcast_to(row[..., :1] + 1, (*kept.shape[:-1], 1))
+    without_insertion = np.concatenate([first, kept], axis=-1)
+    # From column i to j, j - i insertions: a running minimum of what is left without them.
+    found: NDArray[np.int64] = np.minimum.accumulate(without_insertion - columns, axis=-1) + columns
+    return found
 
 
 def normalised_edit_distance(a: NDArray[np.int32], b: NDArray[np.int32]) -> float:

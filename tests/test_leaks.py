@@ -381,7 +381,8 @@ LINES = {
     "gate_verified": GATE + "--max-verified 0 --verification verified",
     "gate_nowhere": GATE + "--output-format markdown --output out/a.md",
     "verify_dry_run": VERIFY + "--dry-run",
-    "verify": VERIFY + "--epochs 1 --batch-size 4 --threads 1 --check-generate 2",
+    "verify": VERIFY
+    + "--epochs 1 --batch-size 4 --threads 1 --check-generate 2 --near-verbatim .1",
     "fit": "fit --labels verified --scores run --out out/classifier",
     "completion": "completion bash",
 }

@@ -161,6 +161,7 @@ class Study:
     sample: int | None
     held_out_share: float
     check_generate: int
+    near_verbatim: float | None
     keep_models: bool
 
 
@@ -182,6 +183,12 @@ study = bundle(
         COUNT,
         0,
         metavar="K",
+    ),
+    options.windows_option(
+        "--near-verbatim",
+        "Also find what sampling reveals but for this share of a suffix's tokens, such as 0.1.",
+        FiniteRange(0, 1, min_open=True, max_open=True),
+        metavar="SHARE",
     ),
     output_option("--keep-models", "Keep baseline and student in DIR.", is_flag=True),
 )

@@ -1,6 +1,6 @@
 """Generation: what a model really says after a prefix, and whether one pass foretold it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 from memaudit.engines.hf import HfEngine
 from memaudit.errors import ModelError
-from memaudit.memorization import approximately_extracted, extracted
+from memaudit.memorization import (
+    BEAM_WIDTH,
+    approximately_extracted,
+    extracted,
+    next_distances,
+)
 from memaudit.objectives import GREEDY, LabelSampling
 from memaudit.scores import TokenScores, suffix
 
@@ -21,6 +26,9 @@ if TYPE_CHECKING:
 TIE_GAP = 1e-4
 """Two logits closer than this are tied, nats: several times the rounding of float32 between two
 ways to compute them, see `Engine`."""
+
+_LOGITS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 26}
+"""Of all texts of a batch, by kind of device: 1 MiB in float32 stays in a cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,137 @@ def count_generation_disagreements(
     )
 
 
+def near_verbatim_logprobs(
+    model: "PreTrainedModel",
+    windows: Sequence[NDArray[np.int32]],
+    prefix_lens: Sequence[int],
+    *,
+    max_distance: float,
+    width: int = BEAM_WIDTH,
+    bos_token_id: int | None = None,
+    on_windows: Callable[[int], None] | None = None,
+) -> NDArray[np.float64]:
+    """Return lower bounds of the log-probability of sampling nearly the suffix after the prefix.
+
+    Nearly: as many tokens as the suffix has, that differ from it by few edits. Sampling is at
+    temperature 1 from the whole vocabulary, as in `suffix_logprob`. A beam follows the likeliest
+    texts that can still end within the edits, and the true suffix whatever it costs. Texts of one
+    length that differ are disjoint events, so their probabilities add up: to at least that of the
+    suffix, and at most that of all near texts, which a beam wide enough to hold them reaches.
+    Source: Cooper et al. 2026 (arXiv:2603.24917), decoding-constrained beam search; there for the
+    decoding scheme under test, such as top-k.
+
+    Args:
+        model: used in evaluation mode and in its own dtype; left as it was. Must keep a cache.
+        windows: token ids, each longer than its prefix; at least one.
+        prefix_lens: tokens of each window before its suffix, at least 1, or 0 after a BOS.
+        max_distance: edits as a share of the suffix's tokens, in [0, 1).
+        width: texts that are followed at once, at least 1.
+        bos_token_id: read before every window.
+        on_windows: told the windows done.
+
+    Returns:
+        (W,) nats, at most 0.
+
+    Raises:
+        ModelError: as `continue_prefixes`, or the model keeps no cache that can be reordered.
+    """
+    prefixes, suffixes, found = [], [], np.zeros(len(windows))
+    for window, prefix_len in zip(windows, prefix_lens, strict=True):
+        prefixes.append(_with_bos(window[:prefix_len], bos_token_id))
+        suffixes.append(window[prefix_len:])
+    _check_inputs(model, prefixes, max(map(len, suffixes)), width)
+    n_logits = width * model.config.get_text_config().vocab_size
+    at_once = max(1, _LOGITS_AT_ONCE[model.device.type] // n_logits)
+    shapes = [(len(p), len(s)) for p, s in zip(prefixes, suffixes, strict=True)]
+    n_done = 0
+    with _only_logits_decide(model), torch.inference_mode(), _memory_errors(model, at_once):
+        for batch in _batches(shapes, at_once):
+            shares = np.arange(shapes[batch[0]][1]) / shapes[batch[0]][1]
+            found[batch] = _near_mass(
+                model,
+                np.stack([prefixes[i] for i in batch]),
+                np.stack([suffixes[i] for i in batch]),
+                int((shares <= max_distance).sum()) - 1,  # as `approximately_extracted` rounds
+                width,
+            )
+            n_done += len(batch)
+            if on_windows is not None:
+                on_windows(n_done)
+    return np.minimum(found, 0.0)
+
+
+def _near_mass(
+    model: "PreTrainedModel",
+    prefixes_WP: NDArray[np.int64],
+    suffixes_WS: NDArray[np.int32],
+    n_edits: int,
+    width: int,
+) -> NDArray[np.float64]:
+    """Return (W,) log of the probabilities, added up, of the near texts that B = width find."""
+    untyped: Any = model
+    (n_windows, suffix_len), device = suffixes_WS.shape, model.device
+    true_WS = torch.as_tensor(suffixes_WS, device=device).long()
+    windows_W1 = torch.arange(n_windows, device=device)[:, None]
+    said = untyped(input_ids=torch.as_tensor(prefixes_WP, device=device), use_cache=True)
+    name = "cache" if "cache" in said else "past_key_values"  # as transformers called it before
+    cache = said.get(name)
+    if not hasattr(cache, "reorder_cache"):
+        raise ModelError(
+            f"{type(model).__name__} keeps no cache from which several texts could go on",
+            hint="leave out near-verbatim extraction",
+        )
+    cache.reorder_cache(windows_W1.expand(-1, width).flatten())
+    logits_WBV = said.logits[:, -1:].expand(-1, width, -1)
+    # At first all texts of a window are the same: all but one count for nothing.
+    total_WB = torch.full((n_windows, width), -torch.inf, dtype=torch.float64, device=device)
+    total_WB[:, 0] = 0
+    rows_WBD = np.broadcast_to(np.arange(suffix_len + 1), (n_windows, width, suffix_len + 1))
+    for place in range(suffix_len - 1):
+        near_WBV = _near_logprobs(logits_WBV, rows_WBD, suffixes_WS, place, n_edits)
+        scores_WBV = total_WB.float()[..., None] + near_WBV
+        # The true suffix always stays, as text 0.
+        scores_WBV[:, 0].scatter_(1, true_WS[:, place, None], torch.inf)
+        best_WB = scores_WBV.flatten(1).topk(width).indices
+        parents_WB, tokens_WB = best_WB // scores_WBV.shape[-1], best_WB % scores_WBV.shape[-1]
+        total_WB = total_WB.gather(1, parents_WB) + near_WBV.flatten(1).gather(1, best_WB)
+        differs_WBS = (tokens_WB[..., None] != true_WS[:, None]).cpu().numpy()
+        rows_WBD = next_distances(rows_WBD[windows_W1.cpu(), parents_WB.cpu()], differs_WBS)
+        cache.reorder_cache((windows_W1 * width + parents_WB).flatten())
+        said = untyped(input_ids=tokens_WB.reshape(-1, 1), use_cache=True, **{name: cache})
+        logits_WBV = said.logits.view(n_windows, width, -1)
+    # All last tokens that are near count, not the likeliest alone.
+    near_WBV = _near_logprobs(logits_WBV, rows_WBD, suffixes_WS, suffix_len - 1, n_edits)
+    found: NDArray[np.float64] = (total_WB + near_WBV.logsumexp(-1)).logsumexp(-1).cpu().numpy()
+    return found
+
+
+def _near_logprobs(
+    logits_WBV: torch.Tensor,
+    rows_WBD: NDArray[np.int64],
+    suffixes_WS: NDArray[np.int32],
+    place: int,
+    n_edits: int,
+) -> torch.Tensor:
+    """Return (W, B, V) log-probabilities of the next token; -inf where no end is within the edits."""
+    # A token from further off in the suffix costs as much as one that does not stand there.
+    near_WK = suffixes_WS[:, max(0, place - n_edits) : place + n_edits + 1]
+    differs_WKS = near_WK[..., None] != suffixes_WS[:, None]
+    # At best, what is still written repeats the rest of the suffix but for its length.
+    offset_D = np.abs(np.arange(rows_WBD.shape[-1]) - (place + 1))
+    is_near_WBK, is_other_WB = (
+        torch.as_tensor((rows + offset_D).min(axis=-1) <= n_edits, device=logits_WBV.device)
+        for rows in (
+            next_distances(rows_WBD[:, :, None], differs_WKS[:, None]),
+            next_distances(rows_WBD, np.ones(suffixes_WS.shape[1], np.bool_)),
+        )
+    )
+    ids_WBK = torch.as_tensor(near_WK, device=logits_WBV.device).long()[:, None]
+    allowed_WBV = is_other_WB[..., None].repeat(1, 1, logits_WBV.shape[-1])
+    allowed_WBV.scatter_(2, ids_WBK.expand_as(is_near_WBK), is_near_WBK)
+    return logits_WBV.float().log_softmax(dim=-1).masked_fill(~allowed_WBV, -torch.inf)
+
+
 def _with_bos(token_ids: NDArray[np.int32], bos_token_id: int | None) -> NDArray[np.int64]:
     bos = [] if bos_token_id is None else [bos_token_id]
     return np.concatenate([bos, token_ids]).astype(np.int64)
@@ -175,9 +314,9 @@ def _check_inputs(
         )
 
 
-def _batches(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
+def _batches(lengths: Sequence[Hashable], batch_size: int) -> Iterator[list[int]]:
     """Yield indices of inputs of one length."""
-    by_length: dict[int, list[int]] = {}
+    by_length: dict[Hashable, list[int]] = {}
     for index, length in enumerate(lengths):
         by_length.setdefault(length, []).append(index)
     for indices in by_length.values():
@@ -204,6 +343,17 @@ def _only_logits_decide(model: "PreTrainedModel") -> Iterator[None]:
         model.generation_config = own_config
 
 
+@contextmanager
+def _memory_errors(model: "PreTrainedModel", n_prefixes: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"not enough memory on {model.device} to continue {n_prefixes} prefixes at once",
+            hint="choose a smaller batch size",
+        ) from error
+
+
 def _generate(
     model: "PreTrainedModel",
     inputs_BP: NDArray[np.int64],
@@ -222,17 +372,12 @@ def _generate(
     config = GenerationConfig(
         num_beams=1, max_new_tokens=n_tokens, use_cache=True, eos_token_id=None, **how
     )
-    try:
+    with _memory_errors(model, len(inputs_BP)):
         found_BT = untyped.generate(
             token_ids_BP,
             attention_mask=torch.ones_like(token_ids_BP),
             generation_config=config,
         )
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"not enough memory on {model.device} to continue {len(inputs_BP)} prefixes at once",
-            hint="choose a smaller batch size",
-        ) from error
     found: NDArray[np.int32] = found_BT[:, inputs_BP.shape[1] :].cpu().numpy().astype(np.int32)
     return found
 

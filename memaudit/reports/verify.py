@@ -1,10 +1,10 @@
 """The pages of `memaudit verify`: what really happened, and what it would cost to find out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from memaudit.evaluation import Comparison
-from memaudit.labels import ROLES, VerificationResult
+from memaudit.labels import ROLES, NearVerbatim, VerificationResult
 from memaudit.reports import words
 from memaudit.reports.page import (
     Column,
@@ -64,6 +64,12 @@ def _found(result: VerificationResult) -> Iterator[Section]:
             title="Examples that sampling reveals, more likely than not",
             blocks=(_sampled(result.sampled, result),),
         )
+    if result.near_verbatim:
+        share = words.percent(result.settings["near_verbatim"])
+        yield Section(
+            title=f"Examples that sampling nearly reveals, up to {share} of the tokens edited: at least",
+            blocks=(_near_verbatim(result.near_verbatim),),
+        )
     if result.generation is not None:
         yield Section(title="One pass against real generation", blocks=(_generation(result),))
     if result.comparison is not None:
@@ -118,11 +124,31 @@ def _sets(result: VerificationResult) -> Table:
 
 def _sampled(found: Mapping[str, Mapping[str, int]], result: VerificationResult) -> Table:
     shown = [role for role in ROLES if role in found]
-    sizes = next(iter(found.values()))
-    titles = [f"{int(n):,} sample{'s' * (n != '1')}" for n in sizes]
+    titles = _sample_titles(next(iter(found.values())))
     return Table(
         columns=(Column(breaks="nowhere"), *numbers("greedy", *titles)),
         rows=tuple((role, result.extracted[role].count, *found[role].values()) for role in shown),
+    )
+
+
+def _sample_titles(sizes: Iterable[str]) -> list[str]:
+    return [f"{int(n):,} sample{'s' * (n != '1')}" for n in sizes]
+
+
+def _near_verbatim(found: Mapping[str, NearVerbatim]) -> Table:
+    """Return counts, and how many examples one sample of each is on average."""
+    titles = _sample_titles(next(iter(found.values())).sampled)
+    return Table(
+        columns=(Column(breaks="nowhere"), *numbers(*titles, "mean near", "mean exact")),
+        rows=tuple(
+            (
+                role,
+                *each.sampled.values(),
+                words.figure(each.expected_near, 2),
+                words.figure(each.expected_exact, 2),
+            )
+            for role, each in found.items()
+        ),
     )
 
 

@@ -143,11 +143,12 @@ def _verified(
     student, aligned = run.models.student, run.models.aligned
     if aligned:
         settings["aligned"] = aligned
-    if run.options.check_generate and "student" in aligned:
-        raise UsageError(
-            "--check-generate continues the teacher's tokens, and the student has others",
-            hint="leave it out",
-        )
+    for name in ("check_generate", "near_verbatim"):
+        if getattr(run.options, name) and "student" in aligned:
+            raise UsageError(
+                f"--{name.replace('_', '-')} continues the teacher's tokens, and the student has others",
+                hint="leave it out",
+            )
     found = finished(folder, settings)
     if found is None:
         check_readable(run.models, without_padding(run.examples.windows[0]))

@@ -12,6 +12,7 @@ import numpy as np
 from memaudit.corpus import corpus_of, read_corpus
 from memaudit.distillation import generate_hard_labels
 from memaudit.distillation.losses import cross_entropy_loss
+from memaudit.memorization import BEAM_WIDTH
 from memaudit.progress import ReportProgress
 from memaudit.verification.examples import (
     DEFAULT_OPTIONS,
@@ -145,6 +146,13 @@ def _stages(
             (rates["teacher"] + 2 * rates["student"]) * scored,
         ),
     }
+    if options.near_verbatim is not None:
+        followed = BEAM_WIDTH * scored
+        teacher_time = rates["near-verbatim"] * scored
+        stages["near-verbatim"] = (
+            2 * (teacher + baseline + student) * followed,
+            teacher_time * (1 + 2 * rates["student"] / rates["teacher"]),
+        )
     if models.baseline is None:
         stages["baseline"] = (6 * student * trained, rates["training"] * trained)
     if generated:
@@ -185,6 +193,15 @@ def _seconds_per_token(
         runs["generation"] = (
             lambda: generate_hard_labels(teacher, list(windows), prefix_len),
             n_written,
+        )
+    if (max_distance := options.near_verbatim) is not None:
+        from memaudit.engines.generation import near_verbatim_logprobs
+
+        runs["near-verbatim"] = (
+            lambda: near_verbatim_logprobs(
+                teacher, list(windows), [prefix_len] * n, max_distance=max_distance
+            ),
+            windows.size,
         )
     return {name: _fastest(run) / n_tokens for name, (run, n_tokens) in runs.items()}
 

@@ -59,6 +59,10 @@ class VerificationOptions:
     check_generate: int = 0
     """Windows that teacher and student really continue, to check the one pass against."""
 
+    near_verbatim: float | None = None
+    """Edits, as a share of the suffix's tokens, up to which a sample nearly is the suffix, in (0, 1).
+    None: it is not asked for."""
+
     keep_models: bool = False
     """Whether the trained models stay in the folder."""
 
@@ -89,6 +93,8 @@ class VerificationOptions:
                 "a temperature of labels means nothing where the teacher writes no text",
                 hint="leave out --label-temperature, or choose --objective hard",
             )
+        if self.near_verbatim is not None and not 0 < self.near_verbatim < 1:
+            raise ValueError(f"near_verbatim must be in (0, 1), got {self.near_verbatim}")
         if self.check_generate < 0:
             raise ValueError(f"check_generate must be at least 0, got {self.check_generate}")
         if self.model.dtype != "float32":

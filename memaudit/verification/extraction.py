@@ -17,6 +17,7 @@ from memaudit.labels import (
     ExtractionSet,
     GenerationCounts,
     LabelScan,
+    NearVerbatim,
 )
 from memaudit.memorization import extracted, probabilistically_extracted, suffix_logprob
 from memaudit.verification.examples import Examples
@@ -50,6 +51,9 @@ class Extraction:
 
     suffix_logprobs: NDArray[np.float64] | None = None
     """(n,) log-probability of sampling the suffix after the prefix, nats. None: an older memaudit."""
+
+    near_logprobs: NDArray[np.float64] | None = None
+    """(n,) lower bounds of that of sampling nearly the suffix, nats. None: not asked for."""
 
     def perplexity(self, chosen: NDArray[np.bool_]) -> float | None:
         """Return exp(mean nats per token) over some windows; None over none."""
@@ -105,11 +109,33 @@ def sampled_counts(
     known = {role: found[chosen] for role, found in logprobs.items() if found is not None}
     if len(known) < len(logprobs):
         return None
+    return {role: _counts(found) for role, found in known.items()}
+
+
+def nearly_sampled(
+    extractions: Mapping[str, Extraction], chosen: NDArray[np.bool_]
+) -> dict[str, NearVerbatim] | None:
+    """Return by role what samples nearly reveal of some windows; None: nobody was asked.
+
+    Args:
+        extractions: by role.
+        chosen: (n,) which windows count.
+    """
+    found = {}
+    for role, each in extractions.items():
+        if each.near_logprobs is not None and each.suffix_logprobs is not None:
+            exact = each.suffix_logprobs[chosen]
+            # Two ways to compute the suffix's own probability differ in rounding.
+            near = np.maximum(each.near_logprobs[chosen], exact)
+            found[role] = NearVerbatim(
+                _counts(near), float(np.exp(exact).sum()), float(np.exp(near).sum())
+            )
+    return found or None
+
+
+def _counts(logprobs: NDArray[np.float64]) -> dict[str, int]:
     p = _MORE_LIKELY_THAN_NOT
-    return {
-        role: {str(n): int(probabilistically_extracted(found, n, p).sum()) for n in _SAMPLES}
-        for role, found in known.items()
-    }
+    return {str(n): int(probabilistically_extracted(logprobs, n, p).sum()) for n in _SAMPLES}
 
 
 def extraction_sets(found: Mapping[str, NDArray[np.bool_]]) -> list[ExtractionSet]:

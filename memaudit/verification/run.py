@@ -47,6 +47,7 @@ from memaudit.verification.extraction import (
     Extraction,
     extraction_sets,
     label_table,
+    nearly_sampled,
     sampled_counts,
     scan_labels,
     with_predictions,
@@ -161,6 +162,7 @@ def settings_of(run: Run) -> dict[str, Any]:
         # Only where it differs, so that a folder of an earlier version still goes on.
         **options.divergence.settings,
         **options.labels.settings,
+        **({"near_verbatim": near} if (near := options.near_verbatim) is not None else {}),
         "epochs": float(training.epochs),
         "learning_rate": training.learning_rate,
         "batch_size": training.batch_size,
@@ -224,6 +226,7 @@ def make_result(
         label_scan=scan,
         generation=generation_counts(run, models, found),
         sampled=sampled_counts(extractions, trained),
+        near_verbatim=nearly_sampled(extractions, trained),
         comparison=None,
         labels_digest=labels_digest(table),
         seconds=0.0,

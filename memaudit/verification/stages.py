@@ -236,8 +236,37 @@ def extraction(run: Run, role: str, model: "PreTrainedModel") -> Extraction:
     )
     n_predictions = (windows != NO_TOKEN).sum(axis=1) - 1
     return Extraction(
-        arrays["extracted"], arrays["nats"], n_predictions, arrays.get("suffix_logprobs")
+        arrays["extracted"],
+        arrays["nats"],
+        n_predictions,
+        arrays.get("suffix_logprobs"),
+        _near_verbatim(run, role, model),
     )
+
+
+def _near_verbatim(run: Run, role: str, model: "PreTrainedModel") -> NDArray[np.float64] | None:
+    """Return what `Extraction.near_logprobs` is, if that was asked for."""
+    max_distance, windows = run.options.near_verbatim, run.examples.windows
+    given = run.models.given
+    # A model with other tokens cannot continue the teacher's.
+    if max_distance is None or any(given[other].model is model for other in run.models.aligned):
+        return None
+    from memaudit.engines.generation import near_verbatim_logprobs
+
+    report = run.stage(f"near-verbatim {role}", "windows")
+    return stage_arrays(
+        run.work / f"near-verbatim-{role}.npz",
+        lambda: {
+            "logprobs": near_verbatim_logprobs(
+                model,
+                [without_padding(window) for window in windows],
+                [context_len(window, run.options.shape) for window in windows],
+                max_distance=max_distance,
+                bos_token_id=run.models.teacher.tokenizer.bos_token_id,
+                on_windows=lambda done: report(done, len(windows)),
+            )
+        },
+    )["logprobs"]
 
 
 def generation_counts(

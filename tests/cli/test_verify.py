@@ -76,6 +76,7 @@ def test_flags_reach_the_settings(verify, tmp_path):
     """What was asked for is what is written down."""
     flags = "--temperature 3 --alpha .25 --sample 40 --seed 5 --gradient-accumulation 2"
     flags += " --held-out-share .2 --dtype bf16 --check-generate 3 --threads 1 --device cpu"
+    flags += " --near-verbatim .125"
     code, out, _ = verify("--json", "--out", tmp_path / "out", *flags.split())
 
     assert code == 0
@@ -90,6 +91,7 @@ def test_flags_reach_the_settings(verify, tmp_path):
         "held_out_share": 0.2,
         "bf16": True,
         "check_generate": 3,
+        "near_verbatim": 0.125,
         "threads": 1,
         "device": "cpu",
         "epochs": 1.0,
@@ -105,11 +107,12 @@ def test_a_dry_run_trains_and_writes_nothing(verify, tmp_path):
     code, out, _ = verify("--dry-run")
     assert (code, out.split(" ")[0]) == (0, "About")
 
-    code, out, _ = verify("--dry-run", "--json", "--objective", "hard")
+    code, out, _ = verify("--dry-run", "--json", "--objective", "hard", "--near-verbatim", ".25")
     document = json.loads(out)
     assert code == 0
     assert document["dry_run"]
-    assert document["flops"].keys() == {"baseline", "hard labels", "student", "extract"}
+    stages = {"baseline", "hard labels", "student", "extract", "near-verbatim"}
+    assert document["flops"].keys() == document["seconds"].keys() == stages
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,7 @@
 """Generation against a naive greedy loop, and the one pass against generation."""
 
 import copy
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from memaudit.engines import generation
 from memaudit.engines.generation import (
     continue_prefixes,
     count_generation_disagreements,
+    near_verbatim_logprobs,
 )
 from memaudit.engines.hf import HfEngine
 from memaudit.errors import ModelError
+from memaudit.memorization import edit_distance, suffix_logprob
 from memaudit.objectives import LabelSampling
 
 PREFIX_LEN = 6
@@ -366,3 +369,83 @@ def test_sampled_tokens_have_the_probabilities_of_the_formula(temperature, top_p
     assert torch.equal(torch.get_rng_state(), state)
     again = continue_prefixes(model, [prefix] * n, 1, batch_size=n, sampling=sampling, seed=3)
     assert_same_tokens(again, found)
+
+
+@torch.inference_mode()
+def all_suffixes(model, prefix, n_tokens, vocab_size):
+    """Every suffix of so many tokens, and its log-probability, without a cache or a beam."""
+    suffixes = np.array(list(product(range(vocab_size), repeat=n_tokens)), dtype=np.int32)
+    token_ids = torch.tensor(np.concatenate([np.tile(prefix, (len(suffixes), 1)), suffixes], 1))
+    logits = model(input_ids=token_ids.long(), use_cache=False).logits[:, len(prefix) - 1 : -1]
+    logprobs = logits.double().log_softmax(-1).gather(2, token_ids[:, len(prefix) :, None].long())
+    return suffixes, logprobs.sum((1, 2)).numpy()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_soft_cap"])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 0.8])
+def test_the_near_mass_lies_between_that_of_the_suffix_and_all_that_is_near(family, share):
+    """Four tokens, five places: all 1,024 texts are counted. A wide enough beam finds all of them."""
+    model, prefix = make_model(family, vocab_size=4), np.array([1, 2, 3], np.int32)
+    suffixes, logprobs = all_suffixes(model, prefix, 5, 4)
+    for true in ([0, 1, 1, 2, 3], suffixes[logprobs.argmax()], [2, 2, 2, 2, 2]):
+        distances = np.array([edit_distance(suffix, np.array(true)) for suffix in suffixes])
+        exact, window = logprobs[distances == 0][0], np.array([*prefix, *true], np.int32)
+        near = np.logaddexp.reduce(logprobs[distances <= 5 * share])
+
+        found = [
+            near_verbatim_logprobs(model, [window], [3], max_distance=share, width=width)[0]
+            for width in (1, 4, 16, 1024)
+        ]
+
+        assert exact - 1e-5 <= min(found)
+        assert max(found) <= near + 1e-5
+        assert found[-1] == pytest.approx(near, abs=1e-5)
+        assert found[0] <= found[1] + 1e-5  # the true suffix and the likeliest next to it
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_edits_the_near_mass_is_that_of_the_suffix(family):
+    """The beam's cache must say what the one pass says, in every family."""
+    model = make_model(family)
+    windows = make_prefixes(4, lengths=(9, 14, 9, 12), seed=3)
+    scores = HfEngine(model, bos_token_id=2).score(windows)
+    expected = [
+        suffix_logprob(score.teacher, n) for score, n in zip(scores, (4, 6, 4, 6), strict=True)
+    ]
+
+    found = near_verbatim_logprobs(
+        model, windows, [4, 6, 4, 6], max_distance=0.0, width=3, bos_token_id=2
+    )
+
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_soft_cap"])
+def test_a_beam_finds_the_same_whatever_else_is_in_its_batch(family, monkeypatch):
+    """Texts of other windows, lengths and prefixes must not be mixed up."""
+    model, done = make_model(family), []
+    windows = make_prefixes(7, lengths=(16, 12, 16), seed=5)
+    prefix_lens = [6, 4, 8, 6, 4, 6, 6]
+    alone = [
+        near_verbatim_logprobs(model, [window], [n], max_distance=0.3)[0]
+        for window, n in zip(windows, prefix_lens, strict=True)
+    ]
+    assert near_verbatim_logprobs(
+        model, windows, prefix_lens, max_distance=0.3, on_windows=done.append
+    ) == pytest.approx(alone, rel=1e-5)
+    monkeypatch.setitem(generation._LOGITS_AT_ONCE, "cpu", 1)
+
+    found = near_verbatim_logprobs(model, windows, prefix_lens, max_distance=0.3)
+
+    assert found == pytest.approx(alone, rel=1e-5)
+    assert done[-1] == 7
+
+
+def test_a_model_without_a_cache_cannot_be_searched(monkeypatch):
+    """Reading every text anew for each token would take fifty times as long."""
+    model = copy.deepcopy(make_model("llama"))
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda **given: forward(**{**given, "use_cache": False}))
+
+    with pytest.raises(ModelError, match="LlamaForCausalLM keeps no cache"):
+        near_verbatim_logprobs(model, make_prefixes(1), [2], max_distance=0.1)

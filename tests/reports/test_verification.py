@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from memaudit.evaluation import Comparison, MissedExample, Rate
-from memaudit.labels import ROLES, GenerationCounts, LabelScan
+from memaudit.labels import ROLES, GenerationCounts, LabelScan, NearVerbatim
 from memaudit.reports.terminal import print_page
 from memaudit.reports.verify import estimate_page, verification_page
 from memaudit.verification import VerificationResult
@@ -118,10 +118,13 @@ def test_all_parts_are_shown_when_there_are_any(printed):
     """Hard labels, real generation, predictions."""
     out = printed(
         make_result(
-            settings={**SETTINGS, "objective": "hard"},
+            settings={**SETTINGS, "objective": "hard", "near_verbatim": 0.1},
             label_scan=LabelScan(200, 40, 1, 41),
             generation={"student": GenerationCounts(50, 10, 10, 0, 0, nearly_generated=12)},
             sampled={"student": {"1": 2, "10": 5, "100": 9, "1000": 11}},
+            near_verbatim={
+                "student": NearVerbatim({"1": 3, "10": 6, "100": 13, "1000": 17}, 2.25, 4.5)
+            },
             comparison=COMPARISON,
         )
     )
@@ -131,6 +134,7 @@ def test_all_parts_are_shown_when_there_are_any(printed):
     assert "student 50 10 10 0 0 12" in lines
     assert "greedy 1 sample 10 samples 100 samples 1,000 samples" in lines
     assert "student 10 2 5 9 11" in lines
+    assert "student 3 6 13 17 4.50 2.25" in lines
     assert "expected 12.3 4 to 30; found 10. In rows 40 and 35" in lines
     assert "recall 80.0% 8 of 10 recited are at risk from 10.0% (44.4% to 97.5%)" in lines
     assert "ROC-AUC 0.988 1 ranks perfectly, 0.5 is chance" in lines

@@ -28,10 +28,8 @@ def models(tmp_path_factory):
 def verified(models, out, *, students=None, **changes):
     """Ask the student that was kept, or others."""
     students = [models["student"]] if students is None else students
-    given = {"baseline": models["baseline"]} | changes
-    return verify_distilled(
-        models["teacher"], students, models["data"], out=out, options=make_options(), **given
-    )
+    given = {"baseline": models["baseline"], "options": make_options()} | changes
+    return verify_distilled(models["teacher"], students, models["data"], out=out, **given)
 
 
 def test_the_same_student_recites_the_same_wherever_it_was_distilled(models, tmp_path):
@@ -80,11 +78,27 @@ def test_a_student_with_other_tokens_recites_the_same_texts(models, tmp_path):
     assert result.settings["aligned"] == ["student"]
     for field in ("extracted", "sets", "sampled", "inherited"):
         assert getattr(result, field) == getattr(same, field)
-    options = make_options(check_generate=4)
-    with pytest.raises(UsageError, match="the student has others"):
-        verify_distilled(
-            models["teacher"], [str(other)], models["data"], out=tmp_path / "no", options=options
-        )
+    for asked in ({"check_generate": 4}, {"near_verbatim": 0.1}):
+        with pytest.raises(UsageError, match="the student has others"):
+            verified(models, tmp_path / "no", students=[str(other)], options=make_options(**asked))
+
+
+def test_each_of_several_students_gets_its_own_near_verbatim_bound(models, tmp_path):
+    """And a baseline with other tokens gets none: it cannot go on from the teacher's."""
+    other = renumbered(models["baseline"], tmp_path / "other")
+    students = [models["student"], models["baseline"]]
+    results = verified(
+        models,
+        tmp_path,
+        students=students,
+        baseline=str(other),
+        options=make_options(near_verbatim=0.2),
+    )
+
+    one, two = (result.near_verbatim for result in results.values())
+    assert set(one) == set(two) == {"teacher", "student"}
+    assert one["teacher"] == two["teacher"]
+    assert one["student"] != two["student"]
 
 
 def renumbered(source, folder):

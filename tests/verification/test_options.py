@@ -12,6 +12,7 @@ from memaudit.verification import VerificationOptions
     [
         ({"sample": 0}, "sample must be at least 1, got 0"),
         ({"held_out_share": 1.0}, r"held_out_share must be in \[0, 1\), got 1.0"),
+        ({"near_verbatim": 1.0}, r"near_verbatim must be in \(0, 1\), got 1.0"),
         ({"check_generate": -1}, "check_generate must be at least 0, got -1"),
         ({"model": ModelOptions(dtype="bfloat16")}, "extraction is decided in it"),
     ],

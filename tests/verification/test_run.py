@@ -15,7 +15,7 @@ from memaudit.audit import audit_corpus
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import load_model
 from memaudit.errors import CorpusError, ModelError, OutputError, UsageError
-from memaudit.labels import ExtractionSet, read_verified_rows
+from memaudit.labels import ExtractionSet, read_verification, read_verified_rows
 from memaudit.memorization import extracted
 from memaudit.objectives import LabelSampling, Objective
 from memaudit.runs.options import AuditOptions
@@ -264,6 +264,20 @@ def test_what_sampling_reveals_is_counted(plain, tmp_path):
         assert found["1000"] <= result.examples
     for counts in result.generation.values():
         assert counts.extracted_generated <= counts.nearly_generated <= counts.windows
+
+
+def test_what_sampling_nearly_reveals_is_at_least_what_it_reveals(plain, tmp_path):
+    """Every exact text is a near one, so a bound below the exact counts would be no use."""
+    options = make_options(check_generate=0, near_verbatim=0.25)
+    result = verify_distillation(**plain, out=tmp_path, options=options)
+
+    assert result.settings["near_verbatim"] == 0.25
+    assert set(result.near_verbatim) == {"teacher", "baseline", "student"}
+    for role, found in result.near_verbatim.items():
+        assert found.expected_near > found.expected_exact > 0
+        for n, count in result.sampled[role].items():
+            assert count <= found.sampled[n] <= result.examples
+    assert read_verification(tmp_path)[0] == result
 
 
 def test_a_given_baseline_is_taken_as_it_is(plain, tmp_path):
