@@ -1,5 +1,6 @@
 """Models on disk or on the hub, loaded without running code of theirs."""
 
+import copy
 import filecmp
 import json
 import os
@@ -96,7 +97,10 @@ class LoadedModel:
 
 
 def load_model(
-    source: str | os.PathLike[str], options: ModelOptions = DEFAULT_OPTIONS
+    source: str | os.PathLike[str],
+    options: ModelOptions = DEFAULT_OPTIONS,
+    *,
+    bases: dict[str, LoadedModel] | None = None,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
@@ -104,6 +108,8 @@ def load_model(
         source: a folder that `save_pretrained` wrote, a GGUF file, a LoRA adapter, or a hub id `owner/name`. What
             exists on disk is never looked up on the hub.
         options: how.
+        bases: of the adapters that were loaded with it before, and of this one: each is read once,
+            and merged into a copy. None: the base is changed, and not kept.
 
     Raises:
         ModelError: there is no such model, a file of it is missing, broken or not allowed, or
@@ -113,7 +119,7 @@ def load_model(
     tell(f"load {Path(source).name or source}")
     adapter = adapter_of(source, options)
     if adapter is not None:
-        return _load_adapted(source, adapter, options)
+        return _load_adapted(source, adapter, options, bases)
     with open_model(source, options) as (files, folder, where):
         from memaudit.engines.tokenizer import load_tokenizer
 
@@ -139,15 +145,21 @@ def base_options(adapter: Adapter, options: ModelOptions) -> ModelOptions:
     return replace(options, revision=adapter.base_revision)
 
 
-def _load_adapted(source: str, adapter: Adapter, options: ModelOptions) -> LoadedModel:
+def _load_adapted(
+    source: str, adapter: Adapter, options: ModelOptions, bases: dict[str, LoadedModel] | None
+) -> LoadedModel:
+    own = {} if bases is None else bases
+    key = f"{adapter.base}@{adapter.base_revision}"
     try:
-        base = load_model(adapter.base, base_options(adapter, options))
+        if key not in own:
+            own[key] = load_model(adapter.base, base_options(adapter, options))
     except ModelError as error:
         raise ModelError(
             f"{shown_path(source)} is an adapter of {shown_path(adapter.base)}, which cannot be "
             f"loaded: {error.message}",
             hint="get the base model, or correct base_model_name_or_path in adapter_config.json",
         ) from error
+    base = own[key]
     tokenizer = base.tokenizer
     with quiet_libraries(), _as_model_error(source):
         if adapter.has_tokenizer:
@@ -155,7 +167,7 @@ def _load_adapted(source: str, adapter: Adapter, options: ModelOptions) -> Loade
 
             where = {"local_files_only": True, "trust_remote_code": False}
             tokenizer = load_tokenizer(adapter.folder, where, options.add_special_tokens)
-        model = adapter.merged_into(base.model)
+        model = adapter.merged_into(base.model if bases is None else copy.deepcopy(base.model))
     digest = adapter.digest_with(base.digest)
     return LoadedModel(source, model, tokenizer, digest, unused=base.unused)
 

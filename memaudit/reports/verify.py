@@ -67,7 +67,7 @@ def _found(result: VerificationResult) -> Iterator[Section]:
     if result.near_verbatim:
         share = words.percent(result.settings["near_verbatim"])
         yield Section(
-            title=f"Examples that sampling nearly reveals, up to {share} of the tokens edited: at least",
+            title=f"The same with up to {share} of the tokens edited, at least",
             blocks=(_near_verbatim(result.near_verbatim),),
         )
     if result.generation is not None:

@@ -71,9 +71,7 @@ def verify_distilled(  # noqa: PLR0913  each is something a user names
     corpus = corpus_of(data)
     model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
     options = replace(options, model=model, **({} if told is None else told.windows))
-    sources = [fspath(student) for student in students]
-    names = _names(sources)
-    results = {}
+    names, results = _names(sources := [fspath(student) for student in students]), {}
     with work_folder(out) as work:
         from memaudit.engines.models import load_model
 
@@ -91,12 +89,13 @@ def verify_distilled(  # noqa: PLR0913  each is something a user names
                     told, ((r.example_id, r.row, r.address, r.outcome) for r in examples.rows)
                 )
             answers: dict[str, Extraction] = {}
+            bases: dict[str, LoadedModel] | None = {} if len(names) > 1 else None
             for name, source in zip(names, sources, strict=True):
                 # One at a time: ten checkpoints would not fit into memory together.
-                student = load_model(source, options.model)
+                student = load_model(source, options.model, bases=bases)
                 models = VerificationModels(asked["teacher"], student, asked.get("baseline"))
-                folder = out if len(names) == 1 else out / name
                 run = Run(work, models, examples, options, progress)
+                folder = out / name if len(names) > 1 else out
                 results[name] = _verified(run, folder, told, answers)
         finish(work)
     return results

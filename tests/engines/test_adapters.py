@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from support.tiny_models import edit_json, make_model, make_windows, save_model
 
 from memaudit.dry_run import load_sizes
+from memaudit.engines import models
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import load_model
 from memaudit.errors import ModelError
@@ -58,6 +59,27 @@ def test_a_merged_adapter_scores_as_the_unmerged_one(adapted):
     assert gap < 1e-5
     plain = HfEngine(make_model("llama")).score(windows)
     assert np.abs(found[0].teacher.logprobs - plain[0].teacher.logprobs).max() > 0.1
+
+
+def test_adapters_of_one_base_read_it_once_and_score_as_each_alone(adapted, adapter, monkeypatch):
+    """Of ten checkpoints the base is the same; what one merged into it must not reach the next."""
+    other = shutil.copytree(adapter, adapter.with_name("other"))
+    weights = load_file(other / "adapter_model.safetensors")
+    save_file({k: v * -3 for k, v in weights.items()}, other / "adapter_model.safetensors")
+    windows, bases, read = make_windows(8), {}, []
+    load_weights = models._load_weights
+    monkeypatch.setattr(
+        models, "_load_weights", lambda *given: (read.append(given[0]), load_weights(*given))[1]
+    )
+    together = [load_model(str(each), bases=bases) for each in (adapter, other, adapter)]
+    assert len(read) == len(bases) == 1
+    for source, loaded in zip((adapter, other, adapter), together, strict=True):
+        alone = load_model(str(source))
+        assert loaded.digest == alone.digest
+        scores, expected = (HfEngine(each.model).score(windows) for each in (loaded, alone))
+        for found, true in zip(scores, expected, strict=True):
+            np.testing.assert_array_equal(found.teacher.logprobs, true.teacher.logprobs)
+    assert together[0].digest != together[1].digest
 
 
 def test_an_adapter_has_a_digest_of_its_own_and_the_sizes_of_its_base(adapted, adapter):

@@ -1,9 +1,11 @@
 """A student that was distilled elsewhere is asked like one that was distilled here."""
 
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
+from support.tiny_models import edit_json
 from support.verifying import make_miniatures, make_options
 
 from memaudit.cli.main import run
@@ -99,6 +101,39 @@ def test_each_of_several_students_gets_its_own_near_verbatim_bound(models, tmp_p
     assert set(one) == set(two) == {"teacher", "student"}
     assert one["teacher"] == two["teacher"]
     assert one["student"] != two["student"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft, about transformers
+def test_checkpoints_of_one_lora_training_read_their_base_once(models, tmp_path, monkeypatch):
+    """Ten adapters of a large base would else read it ten times; the answers are those of each alone."""
+    peft = pytest.importorskip("peft")
+    from memaudit.engines import models as loading
+
+    students = []
+    for i in range(2):
+        adapted = peft.get_peft_model(
+            loading.load_model(models["student"]).model,
+            peft.LoraConfig(target_modules="all-linear", init_lora_weights=False),
+        )
+        adapted.save_pretrained(tmp_path / f"step-{i}")
+        edit_json(
+            tmp_path / f"step-{i}/adapter_config.json", base_model_name_or_path=models["student"]
+        )
+        students.append(str(tmp_path / f"step-{i}"))
+    read, load_weights = [], loading._load_weights
+    monkeypatch.setattr(
+        loading, "_load_weights", lambda *given: (read.append(given[0]), load_weights(*given))[1]
+    )
+
+    both = verified(models, tmp_path / "both", students=students)
+
+    assert read.count(models["student"]) == 1
+    for source, result in zip(students, both.values(), strict=True):
+        (alone,) = verified(
+            models, tmp_path / f"alone-{result.seconds}", students=[source]
+        ).values()
+        assert replace(result, seconds=0) == replace(alone, seconds=0)
+    assert len({result.settings["student_digest"] for result in both.values()}) == 2
 
 
 def renumbered(source, folder):
