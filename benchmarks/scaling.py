@@ -6,10 +6,13 @@
     python -m benchmarks.scaling dispatch
     python -m benchmarks.scaling whole --rows 1000000
     python -m benchmarks.scaling busy --windows 40960
+    python -m benchmarks.scaling shards --rows 100000 [--row-bytes 300]
 
 `whole` audits a file of documents of 3 kB with an engine that takes no time. `busy` says which share
 of the scoring an engine is at work that sleeps as long as an H100 would take for a teacher of 1 and
 of 8 billion parameters: as it is done, and chunk by chunk with 128 windows, as it was done before.
+`shards` compares the CPU time of 16 shards that share the reading of a corpus with that of one reader;
+nothing is scored, the windows are only handed out. Once with a classifier that asks for exposure.
 
 Prints one JSON document. `throughput` alternates between one process and two Ray actors, each with
 one thread; on a machine that others use too, compare CPU seconds a window rather than wall time.
@@ -31,12 +34,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.corpus import CorpusOptions, Example, Rendered, read_corpus
+from memaudit.corpus.reader import corpus_stamp
 from memaudit.engines import Engine
 from memaudit.engines.models import ModelOptions
 from memaudit.features import FEATURE_SETS
 from memaudit.objectives import Objective
 from memaudit.progress import Progress
 from memaudit.runs.chunks import ChunkPlan, write_chunk
+from memaudit.runs.manifest import Shard
 from memaudit.runs.models import ModelSources, load_models, load_scorer
 from memaudit.runs.options import AuditOptions, RayOptions
 from memaudit.runs.ray_executor import score_on_ray
@@ -320,10 +325,7 @@ def whole(model: str, n_rows: int, chunk_size: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory(dir=".") as folder:
         corpus = Path(folder) / "corpus.jsonl"
-        with corpus.open("w", encoding="utf-8") as file:
-            for i in range(n_rows):
-                text = f"{i:09} {documents[i % len(documents)]}"
-                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+        _write_corpus(corpus, n_rows, documents)
         before, begun, cpu = _peak(), time.monotonic(), time.process_time()
         options = AuditOptions(chunk_size=chunk_size)
         inputs = audit.AuditInputs(
@@ -345,6 +347,59 @@ def whole(model: str, n_rows: int, chunk_size: int) -> dict[str, float]:
         "peak MiB": _peak(),
         "of it before the rows": before,
     }
+
+
+def shards(model: str, n_rows: int, row_bytes: int, n_shards: int = 16) -> dict[str, float]:
+    """Compare the CPU time of shards that share the reading of a corpus with that of one reader."""
+    from memaudit import audit
+    from memaudit.classifier import load_classifier
+    from memaudit.runs.folder import open_folder
+    from memaudit.runs.models import AuditModels
+    from memaudit.runs.reading import DistinctWindows
+
+    def hand_out(plan: ChunkPlan, works: Iterator[ChunkWork]) -> Iterator[int]:
+        return (work.number for work in works)
+
+    tokenizer = load_scorer(measured_sources(model), 0)[1]
+    models = AuditModels(tokenizer=tokenizer, score=hand_out, engine="instant", teacher="none")
+    found: dict[str, float] = {"rows": n_rows, "bytes of a row": row_bytes}
+    with tempfile.TemporaryDirectory(dir=".") as name:
+        folder = Path(name)
+        corpus = CorpusOptions(str(folder / "corpus.jsonl"))
+        _write_corpus(Path(corpus.source), n_rows, _natural_documents(row_bytes - 10))
+
+        def seconds_of(kind: str, shard: Shard, *, shared: bool) -> float:
+            classifier = load_classifier(Path("models") / kind)
+            begun, rows = time.process_time(), read_corpus(corpus)
+            inputs = audit.AuditInputs(rows, models, classifier, AuditOptions(), corpus=corpus)
+            with open_folder(folder / f"{kind}-{shared}-{shard.index}") as out:
+                if shared:
+                    place = folder / f"{kind}-shared", str(corpus_stamp(corpus))
+                    audit._score_prepared(out, inputs, shard, place, None)
+                else:
+                    with DistinctWindows(_SHAPE.length, out) as windows:
+                        audit._score(out, inputs, windows, None, shard)
+            return time.process_time() - begun
+
+        for what, kind in (("plain", "teacher-hard"), ("exposure", "teacher")):
+            one = seconds_of(kind, Shard(0, n_shards), shared=False)
+            each = [seconds_of(kind, Shard(i, n_shards), shared=True) for i in range(n_shards)]
+            found |= {
+                f"{what}: CPU seconds of one reader": one,
+                f"{what}: of {n_shards} shards together": sum(each),
+                f"{what}: of the first": each[0],
+                f"{what}: of another, median": statistics.median(each[1:]),
+                f"{what}: ratio": sum(each) / one,
+            }
+    return found
+
+
+def _write_corpus(path: Path, n_rows: int, documents: Sequence[str]) -> None:
+    """Write documents that all differ, by the number in front."""
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(n_rows):
+            text = f"{i:09} {documents[i % len(documents)]}"
+            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
 
 
 def dispatch(n_chunks: int, chunk_size: int) -> dict[str, float]:
@@ -376,10 +431,11 @@ def main() -> None:
     """Measure one of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "what", choices=("throughput", "commit", "memory", "dispatch", "whole", "busy")
+        "what", choices=("throughput", "commit", "memory", "dispatch", "whole", "busy", "shards")
     )
     parser.add_argument("--model", default="models/demo-teacher")
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--row-bytes", type=int, default=3000)
     parser.add_argument("--windows", type=int, default=2048)
     parser.add_argument("--chunk-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
@@ -392,6 +448,8 @@ def main() -> None:
         found = memory(given.rows, given.chunk_size)
     elif given.what == "whole":
         found = whole(given.model, given.rows, given.chunk_size)
+    elif given.what == "shards":
+        found = shards(given.model, given.rows, given.row_bytes)
     elif given.what == "busy":
         found = busy(given.model, given.windows)
     else:

@@ -97,6 +97,21 @@ def suffix_grams(window: NDArray[np.int32], n_suffix: int) -> NDArray[np.uint64]
     return gram_hashes(window[max(0, len(window) - n_suffix - GRAM_TOKENS + 1) :])
 
 
+def grams_of_suffixes(windows: NDArray[np.int32], n_suffix: int) -> NDArray[np.uint64]:
+    """Return what `suffix_grams` does of each of some windows, at once: (n, n_grams).
+
+    Args:
+        windows: (n, T) token ids.
+        n_suffix: as for `suffix_grams`.
+    """
+    ends = windows[:, max(0, windows.shape[1] - n_suffix - GRAM_TOKENS + 1) :]
+    hashes = np.zeros(ends.size, dtype=np.uint64)
+    found = gram_hashes(ends.ravel())
+    hashes[: len(found)] = found
+    # The last ones of each row would reach into the next.
+    return hashes.reshape(ends.shape)[:, : max(0, ends.shape[1] - GRAM_TOKENS + 1)]
+
+
 class GramCounts:
     """How many rows have each of some grams."""
 

@@ -8,6 +8,7 @@ from memaudit.exposure import (
     GRAM_TOKENS,
     GramCounts,
     gram_hashes,
+    grams_of_suffixes,
     suffix_grams,
 )
 from study.exposure import exposure_of
@@ -70,6 +71,17 @@ def test_only_grams_that_end_in_the_suffix_are_asked_for():
     assert suffix_grams(window, 3).tolist() == gram_hashes(window)[-3:].tolist()
     assert suffix_grams(window, 30).tolist() == gram_hashes(window).tolist()
     assert len(suffix_grams(window[:7], 5)) == 0
+
+
+@pytest.mark.parametrize(
+    ("n", "length", "n_suffix"), [(3, 30, 9), (1, 12, 12), (4, 7, 3), (0, 9, 4)]
+)
+def test_suffixes_taken_at_once_have_the_grams_of_each(n, length, n_suffix):
+    """The fast way against the plain one, also where no gram fits."""
+    windows = np.random.default_rng(0).integers(0, 9, (n, length), dtype=np.int32)
+    found = grams_of_suffixes(windows, n_suffix)
+    assert len(found) == n
+    assert found.tolist() == [suffix_grams(window, n_suffix).tolist() for window in windows]
 
 
 def test_near_copies_are_seen_where_equal_windows_are_not():

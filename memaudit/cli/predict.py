@@ -70,12 +70,21 @@ def plan_run(audit: dict[str, Any], shown: Shown) -> None:
     shown.tell(plan.document(), plan_page(plan))
 
 
-def predict_shard(audit: dict[str, Any], out: Path, shard: str, shown: Shown) -> None:
+def predict_shard(
+    audit: dict[str, Any], out: Path, shard: str, prepared: Path | None, shown: Shown
+) -> None:
     """Score one part of a corpus, and show how far it is."""
+    part = parse_shard(shard)
     with shown.watched() as progress:
-        status = score_shard(**audit, out=out, shard=parse_shard(shard), progress=progress)
+        status = score_shard(**audit, out=out, shard=part, prepared=prepared, progress=progress)
     if not shown.as_json:
         print_page(status_page(status), color=shown.color)
+        if prepared is not None:
+            place = shown_path(prepared)
+            click.echo(
+                f"{place} holds token ids of the corpus. Remove it when all shards are "
+                f"complete; 'memaudit merge DIR... --out {place}' removes them by itself."
+            )
     if status.failures:
         raise failure_error(status.failures)
     if shown.as_json:

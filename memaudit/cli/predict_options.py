@@ -277,23 +277,27 @@ class Machines:
 
     shard: str | None
     """`I/N`."""
+    prepared: Path | None
+    """Folder that shards share, so that one of them reads the corpus. None: each does."""
     ray: "RayOptions | None"
 
 
-def _machines(shard: str | None, executor: str, **ray: Any) -> Machines:
+def _machines(shard: str | None, prepared: Path | None, executor: str, **ray: Any) -> Machines:
     from memaudit.runs.options import RayOptions
 
+    if prepared is not None and shard is None:
+        raise UsageError("--prepared is for shards", hint="add --shard, or leave it out")
     given = {name: value for name, value in ray.items() if value is not None}
     if executor == "ray":
         if click.get_current_context().params["workers"] > 1:
             raise UsageError(
                 "--workers is for this machine alone", hint="give --replicas with --executor ray"
             )
-        return Machines(shard, RayOptions(**given))
+        return Machines(shard, prepared, RayOptions(**given))
     if given:
         name = next(iter(given)).replace("_", "-")
         raise UsageError(f"--{name} is for Ray", hint="add --executor ray")
-    return Machines(shard, None)
+    return Machines(shard, prepared, None)
 
 
 machines = bundle(
@@ -303,6 +307,12 @@ machines = bundle(
         "--shard",
         "Score one of N parts, 0/N to N-1/N, each into its own DIR, for 'memaudit merge'.",
         metavar="I/N",
+    ),
+    machines_option(
+        "--prepared",
+        "Folder that all shards share: one reads the corpus and leaves its windows there, as token ids.",
+        FolderType(),
+        metavar="DIR",
     ),
     machines_option(
         "--executor",
@@ -413,7 +423,7 @@ def predict(  # noqa: PLR0913  one for each group of options
         elif machines.shard is None:
             predict_all(audit, out, shown, sign, log_to)
         else:
-            predict_shard(audit, out, machines.shard, shown)
+            predict_shard(audit, out, machines.shard, machines.prepared, shown)
 
 
 @contextmanager

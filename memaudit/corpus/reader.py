@@ -1,6 +1,9 @@
 """Read a corpus: every row of every file, in order, each with exactly one outcome."""
 
+import hashlib
+import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -89,6 +92,29 @@ def read_corpus(
         seen.n_files = len(files)
         rows = _file_rows(files, options, chooser)
     return _outcomes(rows, options, chooser, render_messages, seen)
+
+
+def corpus_stamp(options: CorpusOptions) -> str | None:
+    """Return what is another one once a file of the corpus is: of names, sizes and times.
+
+    None: it may be another corpus each time it is read, such as a pipe or a branch on the hub; or
+    what was captured of a teacher is read with it.
+
+    Raises:
+        CorpusError: no file is there, or one cannot be looked at.
+    """
+    if options.rows is not None or options.source == "-" or options.captured:
+        return None
+    corpus = _hub_corpus(options)
+    if corpus is not None:
+        return corpus.revision if re.fullmatch("[0-9a-f]{40}", corpus.revision or "") else None
+    files = find_files(options.source, options.split)
+    try:
+        stats = [file.path.stat() for file in files]
+    except OSError as error:
+        raise CorpusError(f"{shown_path(options.source)}: {error.strerror}") from error
+    of_files = [(f.name, s.st_size, s.st_mtime_ns) for f, s in zip(files, stats, strict=True)]
+    return hashlib.sha256(json.dumps(of_files).encode()).hexdigest()
 
 
 def _outcomes(

@@ -3,7 +3,8 @@
 Only where a classifier looks at exposure. The rows' tokens wait for it in a file without a name:
 the grams of all windows are known only when the last row was read, and a pipe can be read once.
 
-Every shard counts its own windows in the whole corpus, as it cuts the whole corpus. Counts of
+Every shard counts its own windows in the whole corpus, as it cuts the whole corpus, unless shards
+share the reading: then one counts them all. Counts of
 parts would add up, but then no shard could score a window before all others had read theirs.
 """
 
@@ -13,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from memaudit.exposure import BETWEEN, GramCounts, suffix_grams, summarise
+from memaudit.exposure import BETWEEN, GramCounts, grams_of_suffixes, suffix_grams, summarise
 from memaudit.progress import ReportProgress, begin_stage
 from memaudit.runs.chunks import ChunkPlan, numbers
 from memaudit.runs.files import output_errors
 from memaudit.runs.folder import RunFolder, unscored_chunks
 from memaudit.runs.reading import DistinctWindows, NamelessFile
 from memaudit.runs.sealed_parquet import is_whole, open_sealed, sealed_writer
-from memaudit.windows import without_padding
+from memaudit.windows import NO_TOKEN, without_padding
 
 EXPOSURE = "exposure.parquet"
 """Name in the folder of a run."""
@@ -122,9 +123,15 @@ def _in_passes(
     for chunk in chunks:
         part = plan.windows_of(chunk)
         token_ids = windows.read(part.start, len(part))
+        is_full = (token_ids != NO_TOKEN).all(axis=1)
+        of_full = iter(grams_of_suffixes(token_ids[is_full], plan.shape.suffix_len))
         found = [
-            suffix_grams(without_padding(window), len(without_padding(suffix)))
-            for window, suffix in zip(token_ids, token_ids[:, plan.shape.prefix_len :], strict=True)
+            next(of_full)
+            if full
+            else suffix_grams(
+                without_padding(window), len(without_padding(window[plan.shape.prefix_len :]))
+            )
+            for full, window in zip(is_full, token_ids, strict=True)
         ]
         indices += part
         grams += found

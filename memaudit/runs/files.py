@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import repeat
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -111,8 +112,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     with tempfile.NamedTemporaryFile() as fetched:
         with _remote_errors(path, "read"):
             path.fs.get_file(_key(path), fetched.name)  # type: ignore[attr-defined]
-        with Path(fetched.name).open("rb") as stream:
-            yield stream
+        stream = Path(fetched.name).open("rb")  # noqa: SIM115  it outlives its name
+    with stream:
+        yield stream
 
 
 def read_content(path: Path, max_bytes: int) -> bytes:
@@ -155,7 +157,9 @@ def _remote_errors(path: Path, verb: str) -> Iterator[None]:
         ) from error
 
 
-_HALF = re.compile(r"\.(manifest|rows|risk|summary|\d+)(\.\w+){1,2}\.[0-9a-f]{8}\.tmp")
+_HALF = re.compile(
+    r"\.(manifest|rows|exposure|windows|risk|summary|\d+)(\.\w+){1,2}\.[0-9a-f]{8}\.tmp"
+)
 """As `committed_file` names the files of a run that are not whole yet."""
 
 
@@ -238,17 +242,17 @@ _SECONDS_BETWEEN = 0.05
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, waits: bool = False) -> Iterator[None]:
     """Hold a lock file, which is made if missing and stays; in an object store there is none.
 
     Raises:
-        OutputError: another process holds it, or the file system has no locks.
+        OutputError: another process holds it and is not waited for, or the file system has no locks.
     """
     if is_remote(path):
         yield
         return
     with output_errors(path):
-        descriptor = _acquire(path)
+        descriptor = _acquire(path, waits=waits)
     try:
         with output_errors(path):
             os.ftruncate(descriptor, 0)
@@ -275,10 +279,10 @@ def lock_holder(path: Path) -> int | None:
         os.close(descriptor)
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, *, waits: bool) -> int:
     """Return a descriptor that holds the lock."""
     # More than once: whoever looks at the state of a run holds the lock for a moment.
-    for _ in range(_ATTEMPTS):
+    for _ in repeat(None) if waits else range(_ATTEMPTS):
         descriptor = os.open(path, _FLAGS, 0o600)
         try:
             if _take(descriptor, fcntl.LOCK_EX) and _is_still_there(path, descriptor):
@@ -287,7 +291,7 @@ def _acquire(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
-        time.sleep(_SECONDS_BETWEEN)
+        time.sleep(_SECONDS_BETWEEN * (10 if waits else 1))
     raise OutputError(
         f"{shown_path(path.parent)}: in use by process {lock_holder(path) or 'unknown'}",
         hint="wait for it, or choose another folder with --out",

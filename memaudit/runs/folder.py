@@ -5,6 +5,8 @@
                              with the same text
     exposure.parquet         how many rows have the grams of some distinct windows, where the
                              classifier asks for it
+    windows.parquet          the tokens of the distinct windows, where shards share the reading;
+                             removed once there are results
     chunks/00042.parquet     the features of some distinct windows
     chunks/00043.error.json  why they could not be scored; removed at the next start
     risk.<format>            the results, made from those alone
@@ -49,12 +51,17 @@ from memaudit.runs.manifest import (
     write_manifest,
 )
 from memaudit.runs.reading import RowLog, RowWindows
-from memaudit.runs.sealed_parquet import is_whole, sealed_writer
+from memaudit.runs.sealed_parquet import (
+    DamagedFileError,
+    copy_sealed,
+    is_whole,
+    sealed_writer,
+)
 from memaudit.runs.text_keys import number_texts
 from memaudit.text import shown_path
 
 MANIFEST, ROWS, CHUNKS, LOCK = "manifest.json", "rows.parquet", "chunks", "lock"
-SUMMARY = "summary.json"
+SUMMARY, WINDOWS = "summary.json", "windows.parquet"
 """Names in the folder of a run."""
 
 
@@ -94,10 +101,11 @@ class RunFolder:
 
 
 @contextmanager
-def open_folder(path: Path | str | None) -> Iterator[Path]:
+def open_folder(path: Path | str | None, *, waits: bool = False) -> Iterator[Path]:
     """Give a folder that this process alone may write, made if missing; None: one that vanishes.
 
-    If the work inside fails before a chunk is scored, the folder is left as it was.
+    If the work inside fails before a chunk is scored, the folder is left as it was. Another process
+    at work there is an error, or is waited for.
 
     Raises:
         OutputError: it cannot be made, written or locked, or another process is at work in it;
@@ -108,8 +116,10 @@ def open_folder(path: Path | str | None) -> Iterator[Path]:
             yield Path(folder)
         return
     path = open_path(path) if isinstance(path, str) else path
-    made = [file for name in (MANIFEST, ROWS, LOCK) if not (file := path / name).exists()]
-    with _full_disks_explained(path), output_folder(path), locked(path / LOCK):
+    locks = [] if (path / LOCK).exists() else [path / LOCK]
+    with _full_disks_explained(path), output_folder(path), locked(path / LOCK, waits=waits):
+        # Looked for only now: another process may have made them while this one waited.
+        made = [file for name in (MANIFEST, ROWS, WINDOWS) if not (file := path / name).exists()]
         try:
             with output_errors(path):
                 remove_halves(path)
@@ -117,7 +127,7 @@ def open_folder(path: Path | str | None) -> Iterator[Path]:
             yield path
         except BaseException:
             if not is_remote(path) and not any((path / CHUNKS).glob("*.parquet")):
-                _forget(made, path / CHUNKS)
+                _forget(made + locks, path / CHUNKS)
             raise
 
 
@@ -194,6 +204,24 @@ def keep_rows(run: RunFolder, rows: RowLog, cuts: RowWindows) -> None:
     path, fingerprint = run.folder / ROWS, run.manifest.inputs.fingerprint
     if not is_whole(path, {"memaudit.run": fingerprint}):
         write_rows(path, fingerprint, rows, cuts)
+
+
+def copy_rows(source: Path, run: RunFolder) -> None:
+    """Commit the rows of a run as they lie in the folder of another one, unless they are there.
+
+    Raises:
+        OutputError: they are missing or damaged there, or cannot be written.
+    """
+    path, metadata = source / ROWS, {"memaudit.run": run.plan.fingerprint}
+    if is_whole(run.folder / ROWS, metadata):
+        return
+    try:
+        copy_sealed(path, run.folder / ROWS, metadata)
+    except (DamagedFileError, FileNotFoundError) as error:
+        raise OutputError(
+            f"{shown_path(path)}: missing or damaged",
+            hint="give its 'memaudit predict' command again to write it anew",
+        ) from error
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from memaudit.errors import OutputError, UsageError
+from memaudit.errors import UsageError
 from memaudit.runs.chunks import read_failures, sort_chunks, what_is_gone
 from memaudit.runs.files import locked
-from memaudit.runs.folder import LOCK, MANIFEST, ROWS, RunFolder, begin_run, open_folder
+from memaudit.runs.folder import LOCK, MANIFEST, RunFolder, begin_run, copy_rows, open_folder
 from memaudit.runs.manifest import Shard, chunk_ranges, differences, read_manifest
 from memaudit.runs.results import AuditResult, ReportOptions, write_results
 from memaudit.runs.scoring import Session
-from memaudit.runs.sealed_parquet import DamagedFileError, copy_sealed, is_whole
+from memaudit.runs.sealed_parquet import copy_sealed
 from memaudit.text import shown_path
 
 
@@ -95,15 +95,7 @@ def _require_scored(part: RunFolder) -> None:
 
 def _copy_files(parts: Sequence[RunFolder], run: RunFolder) -> None:
     """Copy what the parts have and the whole run has not: equal names mean equal bytes."""
-    path, metadata = parts[0].folder / ROWS, {"memaudit.run": run.plan.fingerprint}
-    if not is_whole(run.folder / ROWS, metadata):
-        try:
-            copy_sealed(path, run.folder / ROWS, metadata)
-        except (DamagedFileError, FileNotFoundError) as error:
-            raise OutputError(
-                f"{shown_path(path)}: missing or damaged",
-                hint="give its 'memaudit predict' command again to write it anew",
-            ) from error
+    copy_rows(parts[0].folder, run)
     for part in parts:
         missing, damaged = sort_chunks(run.plan, part.own_chunks)
         for chunk in (*missing, *damaged):

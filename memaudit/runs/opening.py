@@ -54,7 +54,7 @@ from memaudit.runs.models import (
     teacher_digest,
 )
 from memaudit.runs.options import AuditOptions
-from memaudit.runs.reading import DistinctWindows, RowWindows, Tokenizer
+from memaudit.runs.reading import AnswerCounts, DistinctWindows, RowWindows, Tokenizer
 from memaudit.runs.run import read_run
 from memaudit.runs.sealed_parquet import is_whole
 from memaudit.runs.unchanged import require_same_corpus
@@ -89,6 +89,47 @@ class AuditInputs:
     def asks_exposure(self) -> bool:
         """Whether the rows are streamed past the windows to count how often their grams occur."""
         return asks_exposure(self.classifier, self.prefilter)
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusRead:
+    """What is known of a corpus once it has been read, and a run declares."""
+
+    rows: int
+    rows_digest: str
+    texts_digest: str
+    distinct_windows: int
+    answers: AnswerCounts
+    raw_digest: str | None
+    in_words: str | None
+    """As in `Manifest.corpus_read`."""
+
+
+def just_read(cuts: RowWindows, distinct: DistinctWindows, seen: CorpusSeen) -> CorpusRead:
+    """Return what is known of a corpus whose last row was read a moment ago."""
+    return CorpusRead(
+        cuts.outcomes.total(),
+        cuts.rows_hash.hexdigest(),
+        cuts.texts_hash.hexdigest(),
+        len(distinct),
+        cuts.answers,
+        cuts.raw.value,
+        seen.in_words,
+    )
+
+
+def read_before(was: Manifest) -> CorpusRead:
+    """Return what is known of a corpus that the process read which wrote a manifest."""
+    inputs, answers = was.inputs, was.inputs.answers or AnswerCounts()
+    return CorpusRead(
+        inputs.rows,
+        inputs.rows_digest,
+        inputs.texts_digest,
+        inputs.distinct_windows,
+        AnswerCounts(answers.rows, answers.windows, answers.all_windows, answers.unseen_rows),
+        was.raw_digest,
+        was.corpus_read,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,37 +387,33 @@ def _begun(rows: Iterator[Example | BadRow]) -> Iterator[Example | BadRow]:
     return chain(list(islice(rows, 1)), rows)
 
 
-def declare(
-    inputs: AuditInputs, cuts: RowWindows, distinct: DistinctWindows, shard: Shard | None
-) -> Manifest:
+def declare(inputs: AuditInputs, read: CorpusRead, shard: Shard | None) -> Manifest:
     """Return what a run is given: all that decides a byte of its results.
 
     Args:
-        inputs: what is audited, and how.
-        cuts: the rows that were read, and their windows.
-        distinct: those, equal ones once.
+        inputs: what is audited, and how; of a captured teacher it is known what was captured.
+        read: the corpus.
         shard: the part that is scored. None: all.
 
     Raises:
         ClassifierError: the engine cannot tell a feature that the classifier needs.
     """
-    models = inputs.models.told_by(distinct.captured)
-    options, windows = inputs.options, inputs.options.windows
+    models, options, windows = inputs.models, inputs.options, inputs.options.windows
     if windows == "auto":
-        windows = "answers" if cuts.answers.rows else "first"
+        windows = "answers" if read.answers.rows else "first"
     exposure = ExposureCounted(GRAM_TOKENS, options.epochs) if inputs.asks_exposure else None
     features = models.features + (EXPOSURE_FEATURES if exposure else ())
     check_features(inputs.classifier, features, models.engine)
     sensitivity, answers = SENSITIVITY_COLUMNS if options.sensitive else (), None
-    if cuts.answers.rows:
-        answers = AnswersRead(options.turns, options.min_suffix_len, **asdict(cuts.answers))
+    if read.answers.rows:
+        answers = AnswersRead(options.turns, options.min_suffix_len, **asdict(read.answers))
     declared = RunInputs(
         corpus={} if inputs.corpus is None else inputs.corpus.declared(),
         on_bad_row=options.on_bad_row,
-        rows=cuts.outcomes.total(),
-        rows_digest=cuts.rows_hash.hexdigest(),
-        texts_digest=cuts.texts_hash.hexdigest(),
-        distinct_windows=len(distinct),
+        rows=read.rows,
+        rows_digest=read.rows_digest,
+        texts_digest=read.texts_digest,
+        distinct_windows=read.distinct_windows,
         teacher_digest=models.teacher_digest,
         reference_digest=models.reference_digest,
         feature_set=feature_set_name(models.role),
@@ -403,8 +440,8 @@ def declare(
         classifier=inputs.classifier,
         prefilter=inputs.prefilter,
         shard=shard,
-        raw_digest=cuts.raw.value,
-        corpus_read=inputs.seen.in_words,
+        raw_digest=read.raw_digest,
+        corpus_read=read.in_words,
         unused_weights=models.unused,
         canary=models.canary,
     )

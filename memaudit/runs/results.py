@@ -23,7 +23,7 @@ from memaudit.metrics import ExpectedCount
 from memaudit.objectives import Objective
 from memaudit.runs.chunks import read_failures
 from memaudit.runs.files import committed_file, output_errors
-from memaudit.runs.folder import SUMMARY, RunFolder, read_summary
+from memaudit.runs.folder import SUMMARY, WINDOWS, RunFolder, read_summary
 from memaudit.runs.manifest import AnswersRead, ModelNames
 from memaudit.runs.risk_table import RiskRow, read_risk_table, write_risk_table
 from memaudit.runs.risks import Worst
@@ -361,6 +361,10 @@ def write_results(
         _ = found.rows  # the folder vanishes, and `AuditResult.table` needs them
     else:
         _write_outputs(result, result.table_path, report.table_format)
+        tokens = run.folder / WINDOWS  # of the corpus: nobody needs them any more
+        if tokens.exists():
+            with output_errors(tokens):
+                tokens.unlink()
     return result
 
 

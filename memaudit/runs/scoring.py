@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from queue import SimpleQueue
 from threading import Thread
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,9 @@ from memaudit.sensitivity import (
     sensitivity_counts,
 )
 from memaudit.windows import context_len, without_padding
+
+if TYPE_CHECKING:
+    from memaudit.runs.prepared import KeptWindows
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ class Session:
 
 def score_missing(
     run: RunFolder,
-    windows: DistinctWindows,
+    windows: "DistinctWindows | KeptWindows",
     score: ScoreChunks,
     session: Session,
     progress: ReportProgress | None,
@@ -110,7 +114,7 @@ def score_missing(
 
 
 def chunks_to_score(
-    plan: ChunkPlan, windows: DistinctWindows, chunks: Sequence[int]
+    plan: ChunkPlan, windows: "DistinctWindows | KeptWindows", chunks: Sequence[int]
 ) -> Iterator[ChunkWork]:
     """Yield the work for some chunks of a plan, as it is asked for."""
     occurrences, exposure = windows.occurrences, windows.exposure

@@ -72,7 +72,11 @@ def open_sealed(path: Path, metadata: Mapping[str, str]) -> Iterator[pq.ParquetF
         seal = _read_at(stream, place + len(_LABEL), len(_BLANK))
         if seal != _digest(stream, place + len(_LABEL)):
             raise DamagedFileError("changed since it was written")
-        with pq.ParquetFile(stream, page_checksum_verification=True) as file:
+        try:
+            opened_file = pq.ParquetFile(stream, page_checksum_verification=True)
+        except pa.ArrowException as error:
+            raise DamagedFileError("no parquet") from error
+        with opened_file as file:
             found = file.metadata.metadata or {}
             for name, value in metadata.items():
                 if found.get(name.encode()) != value.encode():

@@ -1,11 +1,14 @@
 """`memaudit predict --shard` and `memaudit merge`, on a tiny real model."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from support.fake_run import contents, fake_audit
 
 from memaudit.cli.main import run
+from memaudit.corpus import CorpusOptions
+from memaudit.corpus.reader import corpus_stamp
 from memaudit.runs.manifest import Shard
 
 
@@ -72,3 +75,78 @@ def test_a_shard_that_is_none_is_an_error(corpus, capsys):
     assert run(["predict", "--teacher", "t", "--data", str(corpus), "--shard", "3/3"]) == 2
 
     assert "a shard is i/N with i from 0 to N - 1, got 3/3" in capsys.readouterr().err
+
+
+@pytest.fixture
+def predict(tiny_teacher, corpus, classifier, tmp_path, monkeypatch):
+    """Runs `predict` on the corpus, with more arguments."""
+    monkeypatch.chdir(tmp_path)
+    shape = ["--prefix-tokens", "16", "--suffix-tokens", "16", "--chunk-size", "3", "--quiet"]
+    given = ["--teacher", tiny_teacher, "--data", corpus, "--classifier", classifier]
+    return lambda *more: run(["predict", *map(str, given), *shape, *map(str, more)])
+
+
+def test_shards_that_share_the_reading_fit_together(predict, tmp_path, capsys):
+    """And what the commands say of the tokens on the disk is true."""
+    assert predict("--out", "whole") == 0
+    assert [
+        predict("--shard", f"{i}/2", "--out", f"part-{i}", "--prepared", "all") for i in (0, 1)
+    ] == [0, 0]
+    out = " ".join(capsys.readouterr().out.split())
+    assert "all holds token ids of the corpus. Remove it when all shards are complete" in out
+    assert (tmp_path / "all" / "windows.parquet").exists()
+
+    assert merge([tmp_path / "part-0", tmp_path / "part-1"], tmp_path / "all") == 0
+
+    assert contents(tmp_path / "all") == contents(tmp_path / "whole")
+    capsys.readouterr()
+
+
+def test_rows_with_answers_share_their_reading_too(predict, corpus, tmp_path, capsys):
+    """What is counted of answers is part of what a run declares."""
+    rows = [{"prompt": f"{i * 7919} asks", "completion": "answer " * (8 + i)} for i in range(9)]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for i in (0, 1):
+        assert predict("--shard", f"{i}/2", "--out", f"part-{i}", "--prepared", "all") == 0
+        assert predict("--shard", f"{i}/2", "--out", f"alone-{i}") == 0
+        assert contents(tmp_path / f"part-{i}") == contents(tmp_path / f"alone-{i}")
+    capsys.readouterr()
+
+
+def test_a_corpus_that_changed_meanwhile_is_refused(predict, corpus, tmp_path, capsys):
+    """The shards would be of different runs; one that was only touched is read again."""
+    share = ["--prepared", "all"]
+    assert predict("--shard", "0/2", "--out", "part-0", *share) == 0
+    corpus.touch()
+    assert predict("--shard", "1/2", "--out", "part-1", *share) == 0
+    corpus.write_text(corpus.read_text().replace("0007", "9997"))
+    assert predict("--shard", "1/2", "--out", "part-2", *share) == 2
+    assert "all: holds another run: texts digest was" in capsys.readouterr().err
+    assert not (tmp_path / "part-2").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--out", "p"), "--prepared is for shards"),
+        (("--shard", "0/2", "--out", "all"), "all: is the folder of this shard alone"),
+        (("--shard", "0/2", "--data", "-"), "--prepared needs a corpus in files"),
+        (("--shard", "0/2", "--data", "org/name"), "--prepared needs a corpus in files"),
+        (("--shard", "0/2", "--teacher", "captured", "--tokenizer", "t"), "is not captured"),
+        (("--shard", "0/2", "--data", "gone.jsonl"), "gone.jsonl: no such file"),
+    ],
+)
+def test_what_cannot_be_shared_is_an_error(predict, more, message, tmp_path, capsys):
+    """Before a model is loaded, and nothing is left."""
+    assert predict("--prepared", "all", *more) == 2
+
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "all").exists()
+
+
+def test_a_commit_on_the_hub_stays_what_it_is():
+    """A branch may move between two shards."""
+    source = CorpusOptions("org/name", revision="main")
+    assert corpus_stamp(source) is None
+    assert corpus_stamp(replace(source, revision="0f" * 20)) == "0f" * 20
+    assert corpus_stamp(CorpusOptions("rows", rows=[{"text": "a"}])) is None

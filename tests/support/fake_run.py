@@ -157,6 +157,15 @@ def score_part(out, inputs, shard):
         audit._score(folder, inputs, windows, None, shard)
 
 
+def score_prepared(out, inputs, shard, prepared, stamp="as it is"):
+    """Likewise, by what lies in a folder that all shards share."""
+    from memaudit import audit
+    from memaudit.runs.folder import open_folder
+
+    with open_folder(out) as folder:
+        audit._score_prepared(folder, inputs, shard, (prepared, stamp), None)
+
+
 class Interrupted(BaseException):
     """What a signal or a kill would be, without the signal."""
 
