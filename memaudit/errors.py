@@ -9,6 +9,7 @@ MemauditError
 └── MissingDependency     an optional package that is not installed
 """
 
+import traceback
 from importlib.util import find_spec
 
 
@@ -66,3 +67,22 @@ def is_installed(module: str) -> bool:
     """
     spec = find_spec(module)
     return spec is not None and spec.origin is not None
+
+
+class WorkerError(RuntimeError):
+    """Another process crashed; the message holds its `traceback_of`."""
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return the traceback of an error and of those that led to it, without what they say.
+
+    What a library says of an error may quote the text that it failed at.
+    """
+    told = f"{type(error).__name__}\n"
+    if isinstance(error, WorkerError):
+        told = f"{told.strip()}: {error}\n"
+    told = "".join(
+        ["Traceback (most recent call last):\n", *traceback.format_tb(error.__traceback__), told]
+    )
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return told if before is None else f"{traceback_of(before)}\nWhich led to:\n\n{told}"

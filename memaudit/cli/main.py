@@ -4,7 +4,6 @@ import errno
 import os
 import select
 import sys
-import traceback
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -14,7 +13,7 @@ from click.shell_completion import get_completion_class
 from memaudit import __version__
 from memaudit.cli.command import Group
 from memaudit.cli.signals import Stopped, raise_if_stopped
-from memaudit.errors import MemauditError, MissingDependency
+from memaudit.errors import MemauditError, MissingDependency, traceback_of
 from memaudit.files import allow_core_dumps, forbid_core_dumps
 from memaudit.text import inert, json_text, safe_text
 
@@ -165,7 +164,7 @@ def _crash(error: BaseException, as_json: bool) -> int:
         if error.errno in _BAD_NAMES:
             hint = "check the path and the permissions"
         return _fail(message, hint, as_json)
-    click.echo(inert("".join(traceback.format_exception(error))), err=True, nl=False)
+    click.echo(inert(traceback_of(error)), err=True, nl=False)
     message = f"internal error: {type(error).__name__}"
     return _fail(message, "please report it with the lines above", as_json)
 

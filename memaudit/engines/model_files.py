@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import os
 import re
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from memaudit.errors import ModelError
 from memaudit.text import safe_text, shown_path
@@ -24,12 +26,14 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")
 """Their keys are tokens, not settings."""
 _GGUF_VERSIONS = (2, 3)
 _MAX_JSON_BYTES = 256 * 2**20
+_MAX_KEY_BYTES = 65_535
+"""The limit of the GGUF format."""
 _MAX_CONFIG_BYTES = 16 * 2**20
 _MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format."""
 _CODE_KEYS = ("attn_implementation", "experts_implementation")
 """With an underscore before them too."""
-_COUNTED_PARTS = re.compile(r"(?:layers?|blocks|experts)$")
+_COUNTED_PARTS = re.compile(r"(?:layers?|blocks|experts|block_count|expert_count)$")
 _MAX_PARTS = 4096
 """Layers, or experts of one layer. Each is built before any weight is looked for."""
 
@@ -113,7 +117,48 @@ def check_gguf(path: Path) -> ModelFiles:
             f"{shown_path(path)}: expected GGUF version 2 or 3, got {version}",
             hint="convert the model again with a current llama.cpp",
         )
+    for key, number in _gguf_numbers(path):
+        _check_n_parts(path, key, number)
     return ModelFiles(path.parent, path.name, (path,))
+
+
+_GGUF_NUMBERS = {
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"
+}  # fmt: skip
+_GGUF_STRING, _GGUF_LIST = 8, 9
+_SHORT_LIST = 16
+
+
+def _gguf_numbers(path: Path) -> Iterator[tuple[str, float]]:
+    """Yield the keys of a GGUF file whose values are numbers; stop at what is not GGUF.
+
+    transformers builds as many layers as they say, and takes a list of one number for a number.
+    """
+    with path.open("rb") as file, suppress(struct.error, OSError, KeyError, RecursionError):
+        file.seek(16)
+        for _ in range(_read_number(file, "<Q")):
+            key = file.read(min(_read_number(file, "<Q"), _MAX_KEY_BYTES)).decode(errors="replace")
+            for value in _gguf_values(file, _read_number(file, "<I")):
+                yield key, value
+
+
+def _gguf_values(file: BinaryIO, kind: int) -> Iterator[float]:
+    """Yield the numbers of a value, of a list if it is short, and leave the file behind it."""
+    if kind == _GGUF_STRING:
+        file.seek(_read_number(file, "<Q"), os.SEEK_CUR)
+    elif kind == _GGUF_LIST:
+        kind, n = _read_number(file, "<I"), _read_number(file, "<Q")
+        if kind in _GGUF_NUMBERS and n > _SHORT_LIST:
+            file.seek(n * struct.calcsize(_GGUF_NUMBERS[kind]), os.SEEK_CUR)
+            return
+        for _ in range(n):
+            yield from _gguf_values(file, kind)
+    else:
+        yield _read_number(file, _GGUF_NUMBERS[kind])
+
+
+def _read_number(file: BinaryIO, form: str) -> Any:
+    return struct.unpack(form, file.read(struct.calcsize(form)))[0]
 
 
 def check_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles:
@@ -252,11 +297,7 @@ def _read_json(path: Path) -> object:
 def _check_keys(path: Path, content: object, trust_remote_code: bool) -> None:
     """Refuse settings that make transformers fetch or run something, or build for hours."""
     for key, value in _items(content):
-        if _COUNTED_PARTS.search(key) and isinstance(value, int) and value > _MAX_PARTS:
-            raise ModelError(
-                f"{shown_path(path)}: {safe_text(key)} is {value:,}, more than {_MAX_PARTS:,}",
-                hint="get the config.json that belongs to the weights",
-            )
+        _check_n_parts(path, key, value)
         if key in _FORBIDDEN_KEYS:
             raise ModelError(
                 f"{shown_path(path)}: the key {key} is not allowed", hint="remove the key"
@@ -273,6 +314,14 @@ def _check_keys(path: Path, content: object, trust_remote_code: bool) -> None:
                 "is not pinned",
                 hint="name the repository that holds the code",
             )
+
+
+def _check_n_parts(path: Path, key: str, value: object) -> None:
+    if _COUNTED_PARTS.search(key) and isinstance(value, int) and value > _MAX_PARTS:
+        raise ModelError(
+            f"{shown_path(path)}: {safe_text(key)} is {value:,}, more than {_MAX_PARTS:,}",
+            hint="get the file that belongs to the weights",
+        )
 
 
 def _items(content: object) -> Iterator[tuple[str, object]]:

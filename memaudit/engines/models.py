@@ -291,7 +291,7 @@ def _load_weights(
     import torch
     from transformers import AutoModelForCausalLM
 
-    device, method = _device(options.device), _quantised_by(folder)
+    device, method = device_here(options.device), _quantised_by(folder)
     loader: Any = AutoModelForCausalLM
     model, report = loader.from_pretrained(
         folder,
@@ -428,7 +428,8 @@ def _apply_rope_factors(source: str, model: "PreTrainedModel", path: Path) -> No
                 getattr(module, name).div_(factors)
 
 
-def _device(name: str) -> str:
+def device_here(name: str) -> str:
+    """Return the device that a name stands for, or raise a `ModelError`: it is not here."""
     import torch
 
     if name == "auto":

@@ -4,7 +4,8 @@ import hashlib
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
@@ -64,6 +65,26 @@ _AT_ONCE = 4 << 20
 """Bytes of a text that are encoded at once where it cannot be cut."""
 
 _PROBE_CHARACTERS = "".join(chr(code) for code in range(0x20, 0x250))
+
+
+@contextmanager
+def rust_errors_told() -> Iterator[None]:
+    """Tell what the library in Rust raises: a plain Exception, or a panic, which is none.
+
+    Its words are left out, for they may hold the text that it failed at.
+
+    Raises:
+        ModelError: it raised something.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(
+            f"the tokenizer fails: {type(error).__name__} in the library that runs it",
+            hint="get tokenizer.json again from where the model comes from",
+        ) from None
 
 
 class Tokenizer:
@@ -252,16 +273,17 @@ class Tokenizer:
     def _encoded(self, texts: list[str], **settings: Any) -> Any:
         if not texts:
             return {"input_ids": []}
-        return self._tokenizer(
-            texts,
-            add_special_tokens=False,
-            truncation=False,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-            **settings,
-        )
+        with rust_errors_told():
+            return self._tokenizer(
+                texts,
+                add_special_tokens=False,
+                truncation=False,
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+                **settings,
+            )
 
     def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         """Return the text of each sequence, special tokens included, spaces untouched."""
@@ -384,7 +406,8 @@ def load_tokenizer(
     """Load the tokenizer of a model."""
     from transformers import AutoTokenizer
 
-    return Tokenizer(AutoTokenizer.from_pretrained(folder, **where), add_special_tokens)
+    with rust_errors_told():
+        return Tokenizer(AutoTokenizer.from_pretrained(folder, **where), add_special_tokens)
 
 
 def difference(teacher: Tokenizer, reference: Tokenizer) -> str | None:

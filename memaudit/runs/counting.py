@@ -18,13 +18,10 @@ from memaudit.exposure import BETWEEN, GramCounts, grams_of_suffixes, suffix_gra
 from memaudit.progress import ReportProgress, begin_stage
 from memaudit.runs.chunks import ChunkPlan, numbers
 from memaudit.runs.files import output_errors
-from memaudit.runs.folder import RunFolder, unscored_chunks
+from memaudit.runs.folder import EXPOSURE, RunFolder, unscored_chunks
 from memaudit.runs.reading import DistinctWindows, NamelessFile
 from memaudit.runs.sealed_parquet import is_whole, open_sealed, sealed_writer
 from memaudit.windows import NO_TOKEN, without_padding
-
-EXPOSURE = "exposure.parquet"
-"""Name in the folder of a run."""
 
 _COLUMNS = ("median", "share")
 _GRAMS_AT_ONCE = 1 << 23

@@ -61,7 +61,7 @@ from memaudit.runs.text_keys import number_texts
 from memaudit.text import shown_path
 
 MANIFEST, ROWS, CHUNKS, LOCK = "manifest.json", "rows.parquet", "chunks", "lock"
-SUMMARY, WINDOWS = "summary.json", "windows.parquet"
+SUMMARY, WINDOWS, EXPOSURE = "summary.json", "windows.parquet", "exposure.parquet"
 """Names in the folder of a run."""
 
 

@@ -22,6 +22,7 @@ from memaudit.engines.models import (
     ModelOptions,
     check_same_vocabulary,
     cuts_alike,
+    device_here,
     load_model,
     model_digest,
     open_tokenizer,
@@ -433,7 +434,5 @@ def _device_kind(options: AuditOptions, threads: int) -> str:
 def _kind_here(device: str) -> str:
     import torch
 
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return "cpu"
-    name: str = torch.cuda.get_device_name(None if device == "auto" else device)
-    return name
+    device = device_here(device)
+    return device if device == "cpu" else str(torch.cuda.get_device_name(device))

@@ -17,7 +17,7 @@ import msgspec
 from memaudit.errors import MissingDependency, UsageError
 from memaudit.files import read_small
 from memaudit.runs.files import committed_file, opened, output_errors, read_content
-from memaudit.runs.folder import MANIFEST, ROWS, SUMMARY, RunFolder
+from memaudit.runs.folder import EXPOSURE, MANIFEST, ROWS, SUMMARY, RunFolder
 from memaudit.runs.manifest import read_manifest
 from memaudit.text import shown_path
 
@@ -117,7 +117,9 @@ def sign_run(folder: Path, key: "Ed25519PrivateKey") -> str:
         UsageError, OutputError: a part is missing or cannot be read, or the signature not written.
     """
     fingerprint, needed = _needed(folder)
-    names = [*needed, *_made_from_them(folder)]
+    # Scores were made with the counts, but no reader of a run that is whole looks at them: there
+    # are signatures without them.
+    names = [*needed, *_made_from_them(folder), *_there(folder, EXPOSURE)]
     signed = Signed(
         run=fingerprint,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -215,6 +217,10 @@ def _needed(folder: Path) -> tuple[str, list[str]]:
 def _made_from_them(folder: Path) -> list[str]:
     """Return the names of the results that are there."""
     names = (SUMMARY, "risk.parquet", "risk.jsonl", "risk.csv")
+    return _there(folder, *names)
+
+
+def _there(folder: Path, *names: str) -> list[str]:
     return [name for name in names if (folder / name).exists()]
 
 

@@ -14,7 +14,6 @@ import os
 import resource
 import signal
 import threading
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -23,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from memaudit.engines import Engine
-from memaudit.errors import MemauditError, ModelError
+from memaudit.errors import MemauditError, ModelError, WorkerError, traceback_of
 from memaudit.files import forbid_core_dumps
 from memaudit.runs.chunks import ChunkPlan, write_failure
 from memaudit.runs.reading import Tokenizer
@@ -195,7 +194,7 @@ def trouble_of(error: Exception) -> MemauditError | str:
     """Return what another process is to be told of an error: message and hint, or a traceback."""
     if isinstance(error, MemauditError):
         return MemauditError(error.message, hint=error.hint)
-    return "".join(traceback.format_exception(error))
+    return traceback_of(error)
 
 
 def raise_trouble(answer: object, who: str) -> None:
@@ -203,12 +202,12 @@ def raise_trouble(answer: object, who: str) -> None:
 
     Raises:
         MemauditError: what the other process met.
-        RuntimeError: it crashed; with its traceback.
+        WorkerError: it crashed; with its traceback.
     """
     if isinstance(answer, MemauditError):
         raise answer
     if isinstance(answer, str):
-        raise RuntimeError(f"{who} crashed:\n{answer}")
+        raise WorkerError(f"{who} crashed:\n{answer}")
 
 
 def _die_with_parent() -> None:

@@ -206,6 +206,11 @@ def unknown_device(world):
     world.extra = ["--device", "gpu"]
 
 
+def missing_device(world):
+    """A GPU of another machine, or one more than there are."""
+    world.extra = ["--device", "cuda:99"]
+
+
 def temperature_that_is_no_number(world):
     """What Python takes for a number."""
     world.extra = ["--temperature", "nan"]
@@ -259,6 +264,7 @@ CASES = {
     two_table_formats: "--format is given as csv and as jsonl",
     two_ways_to_say_the_table_format: "--table-format says jsonl and --format says csv",
     unknown_device: "invalid value for '--device': 'gpu' is not one of auto, cpu, cuda, cuda:1",
+    missing_device: "there is no device cuda:99 here",
     temperature_that_is_no_number: "'--temperature': nan is not a finite number",
     infinite_temperature: "'--temperature': inf is not a finite number",
     name_that_is_not_utf8: "invalid value for '--student': it is not UTF-8",

@@ -543,6 +543,35 @@ def test_what_is_no_gguf_model_is_not_found(folder, tmp_path):
     assert find_gguf(tmp_path / "empty") is None
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(struct.pack("<II", 4, 100_000), id="number"),
+        pytest.param(struct.pack("<IQ", 10, 100_000), id="long number"),
+        pytest.param(struct.pack("<IIQI", 9, 4, 1, 100_000), id="list of one"),
+        pytest.param(struct.pack("<IIQIQI", 9, 9, 1, 4, 1, 100_000), id="list of a list of one"),
+    ],
+)
+def test_a_gguf_file_of_more_layers_than_can_be_built_is_refused(tmp_path, value):
+    """The library would build them for minutes before it looks for a weight."""
+    text = struct.pack("<IQ", 8, 2) + b"ab"
+    pairs = {
+        b"general.name": text,
+        b"a.texts": struct.pack("<IIQ", 9, 8, 2) + text[4:] * 2,
+        b"a.lists": struct.pack("<IIQIQII", 9, 9, 1, 5, 2, 1, 2),
+        b"a.numbers": struct.pack("<IIQ", 9, 6, 99) + bytes(4 * 99),
+        b"llama.block_count": value,
+    }
+    content = b"".join(struct.pack("<Q", len(key)) + key + pairs[key] for key in pairs)
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, len(pairs)) + content)
+
+    with pytest.raises(ModelError, match=r"llama\.block_count is 100,000, more than 4,096"):
+        check_gguf(path)
+    path.write_bytes(path.read_bytes().replace(struct.pack("<I", 100_000), struct.pack("<I", 32)))
+    assert check_gguf(path).gguf_file == "m.gguf"
+
+
 def test_several_gguf_files_in_a_folder_are_a_question(tmp_path):
     """Quantizations of one model give different scores, so none is picked silently."""
     for name in ("a.gguf", "b.gguf"):

@@ -1,5 +1,6 @@
 """The tokenizer: nothing added, nothing dropped, nothing tidied up."""
 
+import json
 import logging
 
 import pytest
@@ -164,3 +165,41 @@ def test_nothing_to_encode_gives_nothing(tokenizer):
     """An empty batch is not an error."""
     assert tokenizer.encode([]) == []
     assert isinstance(tokenizer, Tokenizer)
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        pytest.param({"type": "Precompiled", "precompiled_charsmap": "AAAA"}, id="panic"),
+        pytest.param(
+            {"type": "Replace", "pattern": {"Regex": "((("}, "content": ""}, id="exception"
+        ),
+    ],
+)
+def test_a_tokenizer_that_the_library_refuses_is_told_in_a_sentence(tmp_path, normalizer):
+    """A panic is no `Exception`, and what is raised otherwise is nothing but one."""
+    save_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": normalizer}))
+
+    with pytest.raises(ModelError, match=r"the tokenizer fails: .*Exception in the library"):
+        load_tokenizer(tmp_path, {})
+
+
+def test_a_tokenizer_that_fails_at_a_text_does_not_quote_it(tmp_path):
+    """Expressions that try every way to match are stopped by the library, with a panic."""
+    save_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": "(x+x+)+$!"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pre_tokenizer": split}))
+    tokenizer = load_tokenizer(tmp_path, {})
+
+    with pytest.raises(ModelError, match="the tokenizer fails: PanicException") as caught:
+        tokenizer.encode(["x" * 60])
+    assert caught.value.__cause__ is None
+    assert "xx" not in str(caught.value)

@@ -189,7 +189,7 @@ def test_what_an_actor_refuses_is_told_as_if_it_happened_here(tmp_path, ray_fold
 @pytest.mark.slow
 def test_an_actor_that_crashes_shows_where(tmp_path, ray_folder):
     """A bug in an actor must not look like a lost node."""
-    with pytest.raises(RuntimeError, match=r"(?s)a replica crashed:.*ZeroDivisionError: a bug"):
+    with pytest.raises(RuntimeError, match=r"(?s)a replica crashed:.*ZeroDivisionError"):
         audit_on_ray(tmp_path / "run", partial(load_failing, "crashes", ""))
 
 

@@ -93,6 +93,18 @@ def test_any_changed_bit_of_the_signature_itself_is_found(signed):
             content[place] ^= 1 << bit
 
 
+def test_the_counts_that_scores_were_made_with_are_signed(signed):
+    """Whoever continues the run would read them."""
+    (signed / "exposure.parquet").write_bytes(b"counts")
+    require_signature(signed, [public(KEY)])  # signed before counts were
+    sign_run(signed, KEY)
+    require_signature(signed, [public(KEY)])
+    (signed / "exposure.parquet").write_bytes(b"Counts")
+
+    with pytest.raises(UsageError, match=r"exposure\.parquet was changed"):
+        require_signature(signed, [public(KEY)])
+
+
 @pytest.mark.parametrize("name", ["chunks/00001.parquet", "rows.parquet", "risk.parquet"])
 def test_a_part_that_is_gone_is_missed(signed, name):
     """Nobody may leave out what speaks against a corpus."""

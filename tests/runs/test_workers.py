@@ -85,7 +85,7 @@ def test_what_a_worker_refuses_is_told_as_if_it_happened_here(tmp_path):
 
 def test_a_worker_that_crashes_shows_where(tmp_path):
     """A bug in a worker must not look like a broken pipe."""
-    with pytest.raises(RuntimeError, match=r"(?s)worker 0 crashed:.*ZeroDivisionError: a bug"):
+    with pytest.raises(RuntimeError, match=r"(?s)worker 0 crashed:.*ZeroDivisionError"):
         audit_with_workers(tmp_path / "run", partial(load_failing, "crashes", ""), n_workers=1)
 
 
