@@ -201,8 +201,8 @@ class DeviceType(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name of a device, whether or not this machine has it."""
-        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", str(value)):
-            self.fail(f"{value!r} is not one of auto, cpu, cuda, cuda:1.", param, ctx)
+        if not re.fullmatch(r"auto|cpu|split|cuda(:\d{1,3})?", str(value)):
+            self.fail(f"{value!r} is not one of auto, cpu, cuda, cuda:1, split.", param, ctx)
         return str(value)
 
 

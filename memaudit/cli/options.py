@@ -103,7 +103,7 @@ trust_remote_code = models_option(
 offline = models_option("--offline", "Use no network.", is_flag=True)
 device = models_option(
     "--device",
-    "Where models run: auto, cpu, cuda, cuda:1. auto takes a GPU if there is one.",
+    "Where models run: auto (a GPU if there is one), cpu, cuda, cuda:1, split (over all of them).",
     DeviceType(),
     "auto",
     metavar="NAME",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor
 
 from memaudit.errors import ModelError
@@ -64,8 +65,12 @@ class Head:
         return logits_Nv
 
 
-def read_head(model: "PreTrainedModel") -> Head:
+def read_head(model: "PreTrainedModel", device: torch.device | None = None) -> Head:
     """Return the head of a causal LM; float32 weights are shared with it, others copied.
+
+    Args:
+        model: may be split over devices, and its head lie on a disk.
+        device: where the head goes. None: it stays.
 
     Raises:
         ModelError: the model has no linear output layer.
@@ -80,14 +85,15 @@ def read_head(model: "PreTrainedModel") -> Head:
     config = model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0)
     scale /= float(getattr(config, "logits_scaling", None) or 1.0)
-    bias = getattr(layer, "bias", None)
-    return Head(
-        weight=layer.weight.detach().float(),
-        bias=None if bias is None else bias.detach().float(),
-        scale=scale,
-        soft_cap=getattr(config, "final_logit_softcapping", None),
-        is_bfloat16=layer.weight.dtype == torch.bfloat16,
-    )
+    with align_module_device(layer):  # here for a moment, if it is elsewhere
+        bias = getattr(layer, "bias", None)
+        return Head(
+            weight=layer.weight.detach().to(device).float(),
+            bias=None if bias is None else bias.detach().to(device).float(),
+            scale=scale,
+            soft_cap=getattr(config, "final_logit_softcapping", None),
+            is_bfloat16=layer.weight.dtype == torch.bfloat16,
+        )
 
 
 class _Softmax:

@@ -94,7 +94,8 @@ class HfEngine:
         """
         self._models = [teacher] if reference is None else [teacher, reference]
         self._device = teacher.device
-        if any(model.device != self._device for model in self._models):
+        is_split = any(hasattr(model, "hf_device_map") for model in self._models)
+        if not is_split and any(model.device != self._device for model in self._models):
             raise ValueError("teacher and reference must be on the same device")
         dtype = str(teacher.dtype).removeprefix("torch.")
         self._name = engine_name("hf", dtype, compiled=compiled)
@@ -102,7 +103,9 @@ class HfEngine:
         self._bos = [] if bos_token_id is None else [bos_token_id]
         self._batch_tokens = batch_tokens or BATCH_TOKENS[self._device.type]
         with _evaluation(self._models):
-            self._heads = [_checked_head(model, compiled=compiled) for model in self._models]
+            self._heads = [
+                _checked_head(model, self._device, compiled=compiled) for model in self._models
+            ]
         self._limits = [
             limits_of(model, head.n_rows)
             for model, head in zip(self._models, self._heads, strict=True)
@@ -190,7 +193,7 @@ class HfEngine:
         target_ids_N = self._to_device(torch.as_tensor(targets, dtype=torch.int64))
         token_ids_BT = self._to_device(token_ids_BT)
         hiddens = [
-            _hidden(model, token_ids_BT).flatten(0, 1).index_select(0, places_N)
+            _hidden(model, token_ids_BT).to(self._device).flatten(0, 1).index_select(0, places_N)
             for model in self._models
         ]
         if len(hiddens) == 1:
@@ -255,19 +258,19 @@ def _hidden(model: "PreTrainedModel", token_ids_BT: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _checked_head(model: "PreTrainedModel", *, compiled: bool) -> Head:
-    """Return the head, once it has given the model's own logits on a few tokens."""
-    head = read_head(model)
+def _checked_head(model: "PreTrainedModel", device: torch.device, *, compiled: bool) -> Head:
+    """Return the head on a device, once it has given the model's own logits on a few tokens."""
+    head = read_head(model, device)
     name = type(model).__name__
     if model.base_model is model:
         raise ModelError(f"{name} has no body apart from its head", hint="use another model")
     if compiled:
         compile_blocks(model)
-    token_ids_BT = torch.arange(2 * _PROBE_LEN, device=model.device) % head.n_rows
+    token_ids_BT = torch.arange(2 * _PROBE_LEN, device=device) % head.n_rows
     token_ids_BT = token_ids_BT.reshape(2, _PROBE_LEN)
     token_ids_BT[1, : _PROBE_LEN // 2] = token_ids_BT[0, : _PROBE_LEN // 2]
     with compilation_errors(model):
-        hidden_BTH = _hidden(model, token_ids_BT).float()
+        hidden_BTH = _hidden(model, token_ids_BT).to(device).float()
     tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
     same_prefix_BTH = hidden_BTH[:, : _PROBE_LEN // 2]
     if not _close(same_prefix_BTH[0], same_prefix_BTH[1], tolerance):
@@ -275,7 +278,7 @@ def _checked_head(model: "PreTrainedModel", *, compiled: bool) -> Head:
             f"{name} is not causal: a token changes the predictions before it",
             hint="use a causal language model",
         )
-    expected_BTV = model(input_ids=token_ids_BT, use_cache=False).logits.float()
+    expected_BTV = model(input_ids=token_ids_BT, use_cache=False).logits.to(device).float()
     logits_NV = head.logits(hidden_BTH.flatten(0, 1), 0, head.n_rows)
     if not _close(logits_NV, expected_BTV.flatten(0, 1), tolerance):
         raise ModelError(

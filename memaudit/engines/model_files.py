@@ -452,3 +452,12 @@ def _broken(path: Path, what: str) -> ModelError:
 def _listed(names: list[str]) -> str:
     shown = ", ".join(safe_text(name) for name in names[:5])
     return f"{shown}, ..." if len(names) > 5 else shown
+
+
+def quantised_by(folder: Path) -> str | None:
+    """Return the name of the method by which the weights in a folder are quantised, if they are."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        return str(config["quantization_config"]["quant_method"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None  # they are not, or transformers will say what is wrong

@@ -2,7 +2,6 @@
 
 import copy
 import filecmp
-import json
 import os
 import re
 import struct
@@ -28,6 +27,7 @@ from memaudit.engines.model_files import (
     ADAPTER_CONFIG,
     ModelFiles,
     check_tokenizer_folder,
+    quantised_by,
 )
 from memaudit.errors import ModelError
 from memaudit.progress import tell
@@ -50,7 +50,7 @@ class ModelOptions:
     """Of the body; the head always runs in float32."""
 
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:1`. auto: a GPU if there is one."""
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` or `split` (over all, disk included)."""
 
     revision: str | None = None
     """Branch, tag or commit of a model on the hub. None: its main branch."""
@@ -148,6 +148,11 @@ def base_options(adapter: Adapter, options: ModelOptions) -> ModelOptions:
 def _load_adapted(
     source: str, adapter: Adapter, options: ModelOptions, bases: dict[str, LoadedModel] | None
 ) -> LoadedModel:
+    if options.device == "split":
+        raise ModelError(
+            f"{shown_path(source)}: an adapter cannot be merged into a model that is split",
+            hint="merge it into its base model, and save the result in a folder of its own",
+        )
     own = {} if bases is None else bases
     key = f"{adapter.base}@{adapter.base_revision}"
     try:
@@ -291,15 +296,17 @@ def _load_weights(
     import torch
     from transformers import AutoModelForCausalLM
 
-    device, method = device_here(options.device), _quantised_by(folder)
+    device, method = device_here(options.device), quantised_by(folder)
+    is_split = device == "split"
     loader: Any = AutoModelForCausalLM
     model, report = loader.from_pretrained(
         folder,
         dtype=getattr(torch, options.dtype),
         use_safetensors=True,
         output_loading_info=True,
-        # Some of these models cannot be moved once they are loaded.
-        **({} if method is None else {"device_map": {"": device}, **_dequantised(method)}),
+        # Some quantised models cannot be moved once they are loaded.
+        **({"device_map": "auto" if is_split else {"": device}} if is_split or method else {}),
+        **_dequantised(method),
         **where,
     )
     # transformers fills these with random numbers.
@@ -320,6 +327,8 @@ def _load_weights(
     if "gguf_file" in where:
         _apply_rope_factors(source, model, folder / where["gguf_file"])
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:  # read from its file whenever it is used; the scores are checked, too
+            continue
         # torch has no isfinite for numbers of eight bits
         values = parameter.float() if parameter.element_size() == 1 else parameter
         if not torch.isfinite(values).all():
@@ -327,20 +336,15 @@ def _load_weights(
                 f"{shown_path(source)}: {safe_text(name)} holds values that are not finite numbers",
                 hint="get the model again, or choose an earlier checkpoint",
             )
-    loaded: PreTrainedModel = model.eval() if method is not None else model.to(device).eval()
+    if model.device.type == "meta":
+        raise ModelError(
+            f"{shown_path(source)}: no device has room for its first layer", hint="free some memory"
+        )
+    loaded: PreTrainedModel = model.eval() if is_split or method else model.to(device).eval()
     return loaded.requires_grad_(False), unused
 
 
-def _quantised_by(folder: Path) -> str | None:
-    """Return the name of the method by which the weights in a folder are quantised, if they are."""
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-        return str(config["quantization_config"]["quant_method"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None  # they are not, or transformers will say what is wrong
-
-
-def _dequantised(method: str) -> dict[str, Any]:
+def _dequantised(method: str | None) -> dict[str, Any]:
     """Return what makes transformers unpack weights that it would else compute with as they are.
 
     Few machines have kernels for these formats; unpacked, a weight has the value that it stands for.
@@ -352,10 +356,8 @@ def _dequantised(method: str) -> dict[str, Any]:
         "fp8": ("FineGrainedFP8Config", {"dequantize": True}),
         "mxfp4": ("Mxfp4Config", {"dequantize": True}),
     }
-    if method not in ways:
-        return {}
-    kind, settings = ways[method]
-    return {"quantization_config": getattr(quantization_config, kind)(**settings)}
+    kind, settings = ways.get(method or "", ("", {}))
+    return {"quantization_config": getattr(quantization_config, kind)(**settings)} if kind else {}
 
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks?)\.(\d+)\.")
@@ -434,9 +436,9 @@ def device_here(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ModelError(f"unknown device {safe_text(name)}", hint="use auto, cpu, cuda or cuda:1")
-    if name != "cpu" and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
+    if not re.fullmatch(r"cpu|split|cuda(:\d+)?", name):
+        raise ModelError(f"unknown device {safe_text(name)}", hint="use auto, cpu, cuda:1 or split")
+    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise ModelError(f"there is no device {name} here", hint="use --device cpu")
     return name
 

@@ -79,6 +79,8 @@ def _why_not_device(platform: Any, device: str) -> str | None:
     if platform.is_unspecified():
         return "this build of vLLM finds no device that it runs on"
     kind, _, number = device.partition(":")
+    if kind == "split":
+        return "the hf engine alone splits a model over devices"
     if kind == "cpu" and not platform.is_cpu():
         return "this build of vLLM runs on GPUs alone"
     if kind == "cuda" and (platform.is_cpu() or number not in ("", "0")):

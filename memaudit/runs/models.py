@@ -417,6 +417,11 @@ def _set_threads(options: AuditOptions) -> int:
 def _device_kind(options: AuditOptions, threads: int) -> str:
     """Return what the models run on, wherever that is."""
     ray, device = options.ray, options.model.device
+    if device == "split" and options.n_elsewhere:
+        raise UsageError(
+            "--device split takes all devices, and several workers would share them",
+            hint="leave out --workers",
+        )
     if ray is None:
         return _kind_here(device)
     if device not in ("auto", "cuda" if ray.gpus_per_replica else "cpu"):
@@ -434,5 +439,5 @@ def _device_kind(options: AuditOptions, threads: int) -> str:
 def _kind_here(device: str) -> str:
     import torch
 
-    device = device_here(device)
+    device = device_here("auto" if device == "split" else device)
     return device if device == "cpu" else str(torch.cuda.get_device_name(device))

@@ -16,7 +16,7 @@ from memaudit.distillation import TrainingOptions, quiet_transformers
 from memaudit.engines import Engine
 from memaudit.engines.models import LoadedModel, check_same_vocabulary, load_model
 from memaudit.engines.tokenizer import difference
-from memaudit.errors import ModelError, OutputError
+from memaudit.errors import ModelError, OutputError, UsageError
 from memaudit.runs.files import output_errors, sync
 from memaudit.text import shown_path
 from memaudit.verification.examples import VerificationOptions
@@ -81,6 +81,11 @@ def load_models(
     Raises:
         ModelError: one cannot be loaded, or two do not share a vocabulary.
     """
+    if options.model.device == "split":
+        raise UsageError(
+            "a model that is split over devices cannot be trained, nor teach one that is",
+            hint="distil elsewhere, and give the student with --distilled",
+        )
     if options.threads is not None:
         import torch
 

@@ -211,6 +211,11 @@ def missing_device(world):
     world.extra = ["--device", "cuda:99"]
 
 
+def split_among_workers(world):
+    """All devices for one model, and several processes."""
+    world.extra = ["--device", "split", "--workers", "2"]
+
+
 def temperature_that_is_no_number(world):
     """What Python takes for a number."""
     world.extra = ["--temperature", "nan"]
@@ -263,7 +268,8 @@ CASES = {
     unknown_engine: "the vllm engine needs the package vllm",
     two_table_formats: "--format is given as csv and as jsonl",
     two_ways_to_say_the_table_format: "--table-format says jsonl and --format says csv",
-    unknown_device: "invalid value for '--device': 'gpu' is not one of auto, cpu, cuda, cuda:1",
+    unknown_device: "invalid value for '--device': 'gpu' is not one of auto, cpu, cuda, cuda:1, split",
+    split_among_workers: "--device split takes all devices, and several workers would share them",
     missing_device: "there is no device cuda:99 here",
     temperature_that_is_no_number: "'--temperature': nan is not a finite number",
     infinite_temperature: "'--temperature': inf is not a finite number",

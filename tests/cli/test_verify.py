@@ -126,6 +126,7 @@ def test_a_dry_run_trains_and_writes_nothing(verify, tmp_path):
         (["--student", "nowhere/to/be/found", "--offline"], "nowhere/to/be/found"),
         (["--predictions", "nowhere"], "nowhere: expected a folder that predict wrote"),
         (["--learning-rate", "1e30"], "the training diverged"),
+        (["--device", "split"], "a model that is split over devices cannot be trained"),
     ],
 )
 def test_bad_input_is_an_error_with_a_message(verify, arguments, message):

@@ -11,7 +11,7 @@ from support.tiny_models import edit_json, make_model, make_windows, save_model
 from memaudit.dry_run import load_sizes
 from memaudit.engines import models
 from memaudit.engines.hf import HfEngine
-from memaudit.engines.models import load_model
+from memaudit.engines.models import ModelOptions, load_model
 from memaudit.errors import ModelError
 
 peft = pytest.importorskip("peft")
@@ -142,3 +142,9 @@ def test_an_adapter_that_is_not_whole_is_refused(adapter, spoil, message):
     else:
         with pytest.raises(ModelError, match=message):
             load_model(str(adapter))
+
+
+def test_an_adapter_is_not_merged_into_a_model_that_is_split(adapter):
+    """Weights that lie on a disk take no change."""
+    with pytest.raises(ModelError, match="cannot be merged into a model that is split"):
+        load_model(str(adapter), ModelOptions(device="split"))

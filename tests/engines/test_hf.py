@@ -16,10 +16,13 @@ from support.tiny_models import (
     naive_log_softmax,
     naive_margin,
     naive_scores,
+    save_model,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from memaudit.engines.generation import continue_prefixes
 from memaudit.engines.hf import HfEngine
+from memaudit.engines.models import ModelOptions, load_model
 from memaudit.errors import ModelError
 from memaudit.memorization import extracted
 
@@ -456,3 +459,66 @@ def test_a_gpu_gives_the_numbers_of_the_cpu():
         np.testing.assert_allclose(
             a.teacher.logprobs, b.teacher.logprobs, rtol=0, atol=AGAINST_NAIVE
         )
+
+
+@pytest.fixture
+def split(tmp_path, monkeypatch):
+    """Save a model, and return it beside itself spread as told."""
+    from transformers import AutoModelForCausalLM
+
+    whole = AutoModelForCausalLM.from_pretrained
+
+    def load(family, *on_disk):
+        folder = save_model(tmp_path / family, family=family)
+        places = ["model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm"]
+        places += ["model.rotary_emb", "lm_head"]
+        device_map = {each: "disk" if each in on_disk else "cpu" for each in places}
+
+        def spread(*args, **given):
+            assert given["device_map"] == "auto"
+            return whole(*args, **given | {"device_map": device_map})
+
+        monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", spread)
+        return make_model(family), load_model(folder, ModelOptions(device="split")).model
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("family", "on_disk"),
+    [
+        ("llama", ["model.layers.1"]),
+        ("llama", ["model.layers.0", "model.layers.1", "model.norm", "lm_head"]),
+        ("gemma3", ["model.layers.0", "model.norm"]),
+    ],
+)
+def test_a_model_that_is_split_has_the_same_scores(split, family, on_disk):
+    """Layers, norm and head that lie elsewhere are brought where they are needed, bit by bit."""
+    model, parted = split(family, *on_disk)
+    windows = make_windows(9)
+
+    assert any(parameter.is_meta for parameter in parted.parameters())
+    for reference in (None, "same"):
+        second = (None, None) if reference is None else (model, parted)
+        expected = HfEngine(model, second[0], bos_token_id=2).score(windows)
+        found = HfEngine(parted, second[1], bos_token_id=2).score(windows)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one.teacher.logprobs, other.teacher.logprobs)
+            np.testing.assert_array_equal(one.teacher.entropy, other.teacher.entropy)
+    found, expected = (continue_prefixes(each, windows, 5) for each in (parted, model))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_model_whose_first_layer_finds_no_room_is_refused(split):
+    """There would be no device to begin on."""
+    with pytest.raises(ModelError, match="no device has room for its first layer"):
+        split("llama", "model.embed_tokens")
+
+
+def test_a_model_that_fits_one_device_is_not_split(tmp_path):
+    """What is asked for is room, and there is enough."""
+    folder = save_model(tmp_path / "model")
+    found = HfEngine(load_model(folder, ModelOptions(device="split")).model).score(make_windows(3))
+    expected = HfEngine(make_model("llama")).score(make_windows(3))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.teacher.logprobs, other.teacher.logprobs)

@@ -323,6 +323,7 @@ def test_windows_that_are_too_long_are_refused(stand_in, folders):
         ({}, {"device": "cuda"}, "does not run on cuda"),
         ({"platform": "cuda"}, {"device": "cuda:1"}, "CUDA_VISIBLE_DEVICES"),
         ({"platform": "cuda"}, {"device": "cuda:0"}, None),
+        ({"platform": "cuda"}, {"device": "split"}, "the hf engine alone"),
         ({"head_sizes": (32,)}, {}, "no attention for heads of size 12"),
         ({"platform": "cuda", "head_sizes": (32,)}, {}, None),
         ({}, {"trust_remote_code": True}, "code of the model's own"),
