@@ -378,15 +378,17 @@ def _unused_weights(source: str, unexpected: Iterable[str], config: Any) -> str 
     Raises:
         ModelError: the model was trained with them, and is another function without them.
     """
-    n_layers = getattr(config, "num_hidden_layers", None) or 0
+    n_layers = getattr(config, "num_hidden_layers", None)
     n_further = getattr(config, "num_nextn_predict_layers", None) or 0
     names = sorted(name for name in unexpected if not _HARMLESS.search(name))
+    # Each joins the last state with the next token; what a wrong count cuts off does not.
+    further = {layer[1] for name in names if ".eh_proj." in name and (layer := _LAYER.search(name))}
     unknown, needed = list[str](), list[str]()
     for name in names:
         layer = _LAYER.search(name)
-        if layer and n_layers <= int(layer[1]) < n_layers + n_further:
+        if layer and layer[1] in further and int(layer[1]) < (n_layers or 0) + n_further:
             continue
-        of_body = layer is not None and n_layers > 0
+        of_body = layer is not None and n_layers is not None
         is_needed = of_body or "lora_" in name or name.endswith(_SCALES)
         (needed if is_needed else unknown).append(name)
     if needed:

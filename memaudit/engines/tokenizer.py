@@ -99,6 +99,7 @@ class Tokenizer:
         self._tokenizer: Any = tokenizer
         self._add_special_tokens = add_special_tokens
         self._templates: dict[str, TemplateProcess] = {}
+        self._steady: set[str] = set()
         self._characters_per_token = 4.0
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -322,7 +323,18 @@ class Tokenizer:
         template = self._template(has_tools="tools" in conversation.variables)
         if template not in self._templates:
             self._templates[template] = TemplateProcess(template, self.special_tokens)
-        return self._templates[template].render(conversation)
+        rendered = self._templates[template].render(conversation)
+        # The sandbox leaves one thing to chance: where objects lie in the memory of a process.
+        if template not in self._steady:
+            other = TemplateProcess(template, self.special_tokens)
+            if other.render(conversation) != rendered:
+                raise ModelError(
+                    "the model's chat template makes another text of the same messages each time",
+                    hint="choose another version of it, or give the corpus as plain text",
+                )
+            other.close()
+            self._steady.add(template)
+        return rendered
 
     def _template(self, *, has_tools: bool) -> str:
         """Return the template for a conversation, of several by the rule of transformers."""

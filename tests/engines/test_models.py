@@ -329,6 +329,32 @@ def test_weights_that_would_not_be_used_are_refused(folder, name):
     assert name in caught.value.message
 
 
+@pytest.mark.parametrize("n_layers", [-1, 0, 1])
+def test_layers_that_the_config_does_not_count_are_refused(folder, n_layers):
+    """A teacher without layers recites nothing, and would vouch for any corpus."""
+    config = json.loads((folder / "config.json").read_text())
+    counts = {"num_hidden_layers": n_layers, "layer_types": None}
+    (folder / "config.json").write_text(json.dumps(config | counts))
+    with pytest.raises(ModelError, match="weights of the file are not used"):
+        load_model(str(folder))
+
+    # Nor by calling them layers that predict further tokens, which are known by their join.
+    further = counts | {"num_nextn_predict_layers": 5}
+    (folder / "config.json").write_text(json.dumps(config | further))
+    with pytest.raises(ModelError, match="weights of the file are not used"):
+        load_model(str(folder))
+
+
+def test_layers_that_predict_further_tokens_are_left_out(folder):
+    """They stand behind the last layer in the files of some models, and say nothing here."""
+    names = ("model.layers.2.eh_proj.weight", "model.layers.2.mlp.up_proj.weight")
+    rewrite_weights(folder, lambda weights: weights | {n: torch.ones(4, 4) for n in names})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_nextn_predict_layers": 1}))
+
+    assert load_model(str(folder)).unused is None
+
+
 HARMLESS = [
     "model.layers.0.self_attn.rotary_emb.inv_freq", "visual.blocks.0.mlp.weight",
     "model.vision_tower.encoder.layers.3.fc1.weight", "multi_modal_projector.linear_1.weight",

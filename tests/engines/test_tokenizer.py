@@ -127,6 +127,18 @@ def test_messages_without_a_template_are_refused(tokenizer):
         tokenizer.render_messages(Conversation(MESSAGES))
 
 
+def test_a_template_that_leaves_its_text_to_chance_is_refused(tmp_path):
+    """What is scored today would be another corpus tomorrow."""
+    save_tokenizer(tmp_path)
+    chance = "{{ messages[0].items }}{{ messages[0].content }}"  # shown with its address
+    (tmp_path / "chat_template.jinja").write_text(chance)
+
+    with pytest.raises(ModelError, match="another text of the same messages each time"):
+        load_tokenizer(tmp_path, {}).render_messages(
+            Conversation(({"role": "user", "content": "a"},))
+        )
+
+
 def test_of_several_templates_the_one_for_tools_or_the_default_is_taken(tmp_path):
     """Without a default only the user knows which one the training took."""
     tokenizer = load(tmp_path)
