@@ -25,6 +25,8 @@ from memaudit.windows import MIN_SUFFIX_LEN
 
 DOCUMENT_NAME = "verification.json"
 TABLE_NAME = "verification.parquet"
+PARTS = (DOCUMENT_NAME, TABLE_NAME)
+"""All that is signed of a verification."""
 
 SCHEMA_VERSION = 1
 """Of both; goes up when a reader of the old one would misread."""

@@ -58,7 +58,7 @@ machines_option = partial(option, heading="Many machines")
 
 sign = output_option(
     "--sign",
-    "Sign the run with this private key, ed25519 in PEM; needs the extra 'sign'.",
+    "Sign the results with this private key, ed25519 in PEM; needs the extra 'sign'.",
     FILE,
     metavar="KEY",
 )

@@ -17,7 +17,7 @@ from memaudit.reports.terminal import print_page
 from memaudit.runs.chunks import failure_error
 from memaudit.runs.folder import MANIFEST, RunFolder
 from memaudit.runs.manifest import parse_shard, read_manifest
-from memaudit.runs.signature import read_signing_key, sign_run
+from memaudit.runs.signature import read_signing_key, sign_folder
 from memaudit.text import inert, json_text, shown_path
 
 
@@ -39,7 +39,7 @@ def predict_all(
     if result.errors:
         raise failure_error(result.failures, result.errors)
     if key is not None:
-        signer = sign_run(out, key)
+        signer = sign_folder(out, key)
         if not shown.as_json:
             click.echo(f"Signed with the key {signer}.")
     if not shown.as_json and result.flagged:

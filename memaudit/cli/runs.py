@@ -51,12 +51,12 @@ def merge(
     from memaudit.reports.predict import summary_page
     from memaudit.runs.merging import merge_runs
     from memaudit.runs.results import ReportOptions
-    from memaudit.runs.signature import read_signing_key, sign_run
+    from memaudit.runs.signature import read_signing_key, sign_folder
 
     key = None if sign is None else read_signing_key(sign)
     chosen = ReportOptions(chosen_table_format(table_format, old_format), top)
     result = merge_runs(folders, out, report=chosen)
-    signer = None if key is None else sign_run(out, key)
+    signer = None if key is None else sign_folder(out, key)
     shown.tell(result.document(), summary_page(result))
     if signer is not None and not shown.as_json:
         click.echo(f"Signed with the key {signer}.")

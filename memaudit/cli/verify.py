@@ -27,6 +27,7 @@ from memaudit.objectives import DEFAULT_EPOCHS, Divergence, LabelSampling, Objec
 if TYPE_CHECKING:
     from memaudit.distillation import TrainingOptions
     from memaudit.integrations.trackers import Tracker
+    from memaudit.labels import VerificationResult
     from memaudit.verification import VerificationOptions
 
 
@@ -233,6 +234,7 @@ COMMON = (
     "--out", "Where results go. Default: runs/<name of the corpus>-verified.", FOLDER, metavar="DIR"
 )
 @output_option("--dry-run", "Print what it would cost; train nothing.", is_flag=True)
+@options.sign
 @options.threads
 @options.log_to
 @options.shown_with_progress
@@ -249,6 +251,7 @@ def verify(  # noqa: PLR0913  one for each group of options
     predictions: Path | None,
     out: Path | None,
     dry_run: bool,
+    sign: Path | None,
     threads: int | None,
     log_to: "Tracker | None",
     shown: Shown,
@@ -281,26 +284,43 @@ def verify(  # noqa: PLR0913  one for each group of options
         _print_estimate(models, corpus, chosen, shown)
         return
     from memaudit.integrations.trackers import log_scalars, require_tracker
-    from memaudit.reports.verify import students_page, verification_page
-    from memaudit.verification import verify_distillation, verify_distilled
+    from memaudit.labels import PARTS
+    from memaudit.runs.signature import read_signing_key, sign_folder
 
     require_tracker(log_to)
+    key = None if sign is None else read_signing_key(sign)
     given: dict[str, Any] = {"baseline": models.baseline, "options": chosen, "out": out}
     with shown.watched(f"give the same command again to go on in {out}") as progress:
         given |= {"predictions": predictions, "progress": progress}
-        if models.student is None:
-            results = verify_distilled(models.teacher, distilled, corpus.rows, **given)
-        else:
-            found = verify_distillation(models.teacher, models.student, corpus.rows, **given)
-            results = {"": found}
+        results = _verify(models, distilled, corpus, given)
+    _show(results, out, shown)
+    for name, result in results.items():
+        log_scalars(log_to, result.document(), out / name)
+        signer = None if key is None else sign_folder(out / name, key, PARTS)
+        if signer is not None and not shown.as_json:
+            click.echo(f"Signed with the key {signer}.")
+
+
+def _verify(
+    models: Models, distilled: tuple[str, ...], corpus: Corpus, given: dict[str, Any]
+) -> "dict[str, VerificationResult]":
+    """Return what was found, by the name of the student; one that is distilled here has none."""
+    from memaudit.verification import verify_distillation, verify_distilled
+
+    if models.student is None:
+        return verify_distilled(models.teacher, distilled, corpus.rows, **given)
+    return {"": verify_distillation(models.teacher, models.student, corpus.rows, **given)}
+
+
+def _show(results: "dict[str, VerificationResult]", out: Path, shown: Shown) -> None:
+    from memaudit.reports.verify import students_page, verification_page
+
     (first, *others) = results.values()
     if others:
         several = {name: result.document() for name, result in results.items()}
         shown.tell({"schema_version": 1, "students": several}, students_page(results, out))
     else:
         shown.tell(first.document(), verification_page(first, out))
-    for name, result in results.items():
-        log_scalars(log_to, result.document(), out / name)
 
 
 def _require_one_way(

@@ -39,7 +39,7 @@ from memaudit.gate.rescore import Rescoring, rescore
 from memaudit.gate.result import Finding, GateResult, Guarantee, Level, RuleResult, Verdict
 from memaudit.gate.rules import Evidence, apply_rules, recited_rows, sensitive_rows
 from memaudit.gate.scope import judged, require_scope, scope_rules
-from memaudit.labels import read_verified_rows
+from memaudit.labels import PARTS, read_verified_rows
 from memaudit.metrics import ExpectedCount
 from memaudit.prefilter import make_prefilter
 from memaudit.runs.run import Run, read_run
@@ -143,7 +143,10 @@ def _signature(run: Run, policy: GatePolicy, inputs: GateInputs) -> Signature | 
         return None
     allowed = set(inputs.verify_keys if policy.signers is None else policy.signers)
     # Who runs the gate may ask for less than the policy allows, never for more.
-    return require_signature(run.folder, allowed & set(inputs.verify_keys or allowed))
+    keys = allowed & set(inputs.verify_keys or allowed)
+    if inputs.verification is not None:
+        require_signature(inputs.verification, keys, PARTS)
+    return require_signature(run.folder, keys)
 
 
 def _require_classifier(run: Run, policy: GatePolicy) -> None:

@@ -1,12 +1,12 @@
 """Who made a run: an ed25519 signature over the digests of all of its parts.
 
 Seals and fingerprints find what was damaged, but whoever can write the files can make them anew.
-A signature cannot be made without the private key. It stands in `signature.json` of the run, which
+A signature cannot be made without the private key. It stands in `signature.json` of the folder, which
 is read only in the exact bytes in which it was written, so that any changed bit is found.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SIGNATURE = "signature.json"
-"""Name in the folder of a run."""
+"""Name in the folder of what is signed."""
 
 MAX_BYTES = 256 << 20
 """Of a signature file: about 100 bytes for each chunk."""
@@ -41,7 +41,7 @@ class Signed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What a signature vouches for."""
 
     run: str
-    """Fingerprint of what the run was given."""
+    """Fingerprint of what the run was given. Empty: it is no run."""
 
     date: str
     """When it was signed, as ISO 8601 in UTC."""
@@ -110,13 +110,18 @@ def read_public_keys(value: str) -> tuple[str, ...]:
     return tuple(key.public_bytes_raw().hex() for key in keys)
 
 
-def sign_run(folder: Path, key: "Ed25519PrivateKey") -> str:
-    """Sign a run that is complete, and return the public key of the signer in hexadecimal.
+def sign_folder(folder: Path, key: "Ed25519PrivateKey", parts: Sequence[str] = ()) -> str:
+    """Sign a complete run, or other results; return the signer's public key in hexadecimal.
+
+    Args:
+        folder: of the results.
+        key: the private key.
+        parts: names of the files, where it is no run.
 
     Raises:
         UsageError, OutputError: a part is missing or cannot be read, or the signature not written.
     """
-    fingerprint, needed = _needed(folder)
+    fingerprint, needed = _needed(folder, parts)
     # Scores were made with the counts, but no reader of a run that is whole looks at them: there
     # are signatures without them.
     names = [*needed, *_made_from_them(folder), *_there(folder, EXPOSURE)]
@@ -132,15 +137,16 @@ def sign_run(folder: Path, key: "Ed25519PrivateKey") -> str:
     return public
 
 
-def require_signature(folder: Path, keys: Collection[str]) -> Signature:
-    """Return the signature of a run, once one of some keys made it and every part is as signed.
+def require_signature(folder: Path, keys: Collection[str], parts: Sequence[str] = ()) -> Signature:
+    """Return the signature of a folder, once one of some keys made it and every part is as signed.
 
     Args:
-        folder: of the run.
+        folder: of a run, or of other results.
         keys: public keys in hexadecimal, of which any may have signed.
+        parts: as for `sign_folder`.
 
     Raises:
-        UsageError: the run is not signed, or by another key, or a part has changed.
+        UsageError: it is not signed, or by another key, or a part has changed.
         OutputError: it cannot be read.
         MissingDependency: the package that verifies is not installed.
     """
@@ -160,13 +166,13 @@ def require_signature(folder: Path, keys: Collection[str]) -> Signature:
     except (ValueError, InvalidSignature) as error:
         raise UsageError(
             f"{shown}: the signature is not of the key {found.key[:12]}",
-            hint="the run was changed after it was signed: get it again from who made it",
+            hint="it was changed after it was signed: get it again from who made it",
         ) from error
-    changed = list(_changed(folder, found.signed))
+    changed = list(_changed(folder, found.signed, parts))
     if changed:
         raise UsageError(
             f"{shown}: not as it was signed: {', '.join(changed[:5])}",
-            hint="get the run again from who made it, or sign it again with 'predict --sign'",
+            hint="get it again from who made it, or sign it again: --sign KEY where it is made",
         )
     return found
 
@@ -175,8 +181,8 @@ def _read(folder: Path) -> Signature:
     path = folder / SIGNATURE
     if not path.exists():
         raise UsageError(
-            f"{shown_path(folder)}: the run is not signed",
-            hint="give --sign KEY to 'memaudit predict', where the run is made",
+            f"{shown_path(folder)}: not signed",
+            hint="give --sign KEY to 'memaudit predict' or 'memaudit verify', where it is made",
         )
     with output_errors(path, "read"):
         content = read_content(path, MAX_BYTES)
@@ -188,13 +194,13 @@ def _read(folder: Path) -> Signature:
             return found
     raise UsageError(
         f"{shown_path(path)}: changed, damaged or written by another version of memaudit",
-        hint="get the run again from who made it, or sign it again with 'predict --sign'",
+        hint="get it again from who made it, or sign it again: --sign KEY where it is made",
     )
 
 
-def _changed(folder: Path, signed: Signed) -> Iterator[str]:
-    """Yield what of a run is not as it was signed."""
-    fingerprint, needed = _needed(folder)
+def _changed(folder: Path, signed: Signed, parts: Sequence[str]) -> Iterator[str]:
+    """Yield what of a folder is not as it was signed."""
+    fingerprint, needed = _needed(folder, parts)
     if signed.run != fingerprint:
         yield "another run"
     # What is there and was not signed is as bad: it would be read as part of the run.
@@ -207,8 +213,10 @@ def _changed(folder: Path, signed: Signed) -> Iterator[str]:
             yield f"{shown_path(name)} was changed"
 
 
-def _needed(folder: Path) -> tuple[str, list[str]]:
+def _needed(folder: Path, parts: Sequence[str]) -> tuple[str, list[str]]:
     """Return the fingerprint of a run, and the names of what its results are made from."""
+    if parts:
+        return "", list(parts)
     run = RunFolder(folder, read_manifest(folder / MANIFEST))
     chunks = [f"chunks/{run.plan.path(chunk).name}" for chunk in range(run.plan.n_chunks)]
     return run.manifest.inputs.fingerprint, [MANIFEST, ROWS, *chunks]

@@ -247,7 +247,7 @@ CASES = {
         lambda s: s.sign("a"), ["--verify-key", key("a"), *OK], 0, f"signed by {key('a')[:12]}"),
     "a signed run, and nobody asks who signed": (
         lambda s: s.sign("a"), OK, 0, "no signature was verified"),
-    "a run that nobody signed": (None, ["--verify-key", key("a"), *OK], 2, "is not signed"),
+    "a run that nobody signed": (None, ["--verify-key", key("a"), *OK], 2, "run: not signed"),
     "a run signed by somebody else": (
         lambda s: s.sign("b"), ["--verify-key", key("a"), *OK], 2, "not one that is allowed"),
     "a run signed by one of two": (
@@ -255,7 +255,7 @@ CASES = {
     "a policy that asks for a signer": (
         lambda s: (s.sign("a"), s.signers("a")), [], 0, "signed by"),
     "a policy that asks for a signer, and an unsigned run": (
-        lambda s: s.signers("a"), [], 2, "is not signed"),
+        lambda s: s.signers("a"), [], 2, "run: not signed"),
     "a policy that asks for another signer": (
         lambda s: (s.sign("b"), s.signers("a")), ["--verify-key", key("b")], 2,
         "not one that is allowed"),
@@ -269,6 +269,18 @@ CASES = {
     "a signed run whose risk table was edited": (
         lambda s: (s.sign("a"), s.damage("risk.parquet", flip)), ["--verify-key", key("a"), *OK], 2,
         "risk.parquet was changed"),
+    "a signed run, and a verification that nobody signed": (
+        lambda s: s.sign("a"), [*V, "--verify-key", key("a"), *OK], 2, "verified: not signed"),
+    "a signed run, and a verification signed by somebody else": (
+        lambda s: (s.sign("a"), s.verified([]), s.sign_verified("b")), [*V, "--verify-key", key("a"), *OK], 2,
+        "verified: signed with the key"),
+    "a signed run with a signed verification": (
+        lambda s: (s.sign("a"), s.verified([]), s.sign_verified("a")),
+        [*V, "--verify-key", key("a"), "--max-verified", "99"], 0, "The gate passes"),
+    "a signed verification that was edited": (
+        lambda s: (s.sign("a"), s.verified([]), s.sign_verified("a"), s.damage("../verified/verification.parquet", flip)),
+        [*V, "--verify-key", key("a"), "--max-verified", "99"], 2,
+        "verification.parquet was changed"),
     "no such key": (None, ["--verify-key", "gone.pem", *OK], 2, "gone.pem: cannot be read"),
     "a baseline that is none": (
         lambda s: s.write("base.json", "{}"), ["--baseline", "base.json", *OK], 2, "a key of 32"),

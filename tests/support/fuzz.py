@@ -252,11 +252,11 @@ def _run_targets(folder):
     from memaudit.runs.folder import MANIFEST, ROWS
     from memaudit.runs.manifest import read_manifest
     from memaudit.runs.run import read_run
-    from memaudit.runs.signature import SIGNATURE, require_signature, sign_run
+    from memaudit.runs.signature import SIGNATURE, require_signature, sign_folder
 
     _, run = make_run(folder)
     private = Ed25519PrivateKey.from_private_bytes(b"s" * 32)
-    public, key = sign_run(run, private), b"k" * 32
+    public, key = sign_folder(run, private), b"k" * 32
     baseline = folder / "base.json"
     write_baseline(baseline, read_run(run), key)
     whole = read_run(run)

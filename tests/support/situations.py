@@ -7,7 +7,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from support.gated import TEXTS, make_run, shipped, verify_run
 
 from memaudit.cli.main import run as run_command
-from memaudit.runs.signature import sign_run
+from memaudit.labels import PARTS
+from memaudit.runs.signature import sign_folder
 
 
 def signing_key(name):
@@ -61,7 +62,11 @@ class Situation:
         self._monkeypatch.setattr(f"{risks}.out_of_range", {"log_occurrences": share})
 
     def sign(self, name):
-        sign_run(self.run, signing_key(name))
+        sign_folder(self.run, signing_key(name))
+
+    def sign_verified(self, name):
+        """Sign the verification."""
+        sign_folder(self.folder / "verified", signing_key(name), PARTS)
 
     def signers(self, *names):
         self.write("memaudit.toml", f"[gate]\nmax-rate = 1.0\nsigners = {[*map(key, names)]}\n")
