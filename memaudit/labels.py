@@ -319,7 +319,7 @@ def _require_same_settings(result: VerificationResult, run: Run, where: str) -> 
     }
     # A run predicts for the full forward KL and the teacher's likeliest tokens: a student by
     # another loss, or from text that was sampled, is another question.
-    expected |= {"divergence": None, "top_k": None, "label_temperature": None}
+    expected |= {"divergence": None, "top_k": None, "label_temperature": None, "on_policy": None}
     # A student that was distilled elsewhere is known after its training alone.
     if inputs.feature_set == "teacher+student" and "distilled" not in settings:
         expected["student_digest"] = inputs.reference_digest

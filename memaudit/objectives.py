@@ -47,7 +47,7 @@ DivergenceKind = Literal["forward-kl", "reverse-kl", "jsd"]
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """How the loss of soft labels measures the distance from the teacher P to the student Q.
+    """How the loss of soft labels measures the distance from the teacher P to the student Q, and where.
 
     `forward-kl` is KL(P || Q), `reverse-kl` KL(Q || P), and `jsd` with M = β P + (1 - β) Q
 
@@ -69,7 +69,13 @@ class Divergence:
     """With `top_k`: all other tokens count together as one more token. Otherwise both models are
     renormalised over the K tokens, and nothing is learned about how likely the others are."""
 
+    on_policy: float = 0.0
+    """Share of the steps, in [0, 1], that learn text which the student writes itself, not the corpus;
+    called lambda by Agarwal et al."""
+
     def __post_init__(self) -> None:
+        if not 0 <= self.on_policy <= 1:
+            raise ValueError(f"on_policy must be in [0, 1], got {self.on_policy}")
         if self.kind not in ("forward-kl", "reverse-kl", "jsd"):
             raise ValueError(f"kind must be forward-kl, reverse-kl or jsd, got {self.kind}")
         if not 0 < self.beta < 1:
@@ -89,6 +95,8 @@ class Divergence:
             found["beta"] = self.beta
         if self.top_k is not None:
             found |= {"top_k": self.top_k, "tail": int(self.tail)}
+        if self.on_policy:
+            found["on_policy"] = self.on_policy
         return found
 
 

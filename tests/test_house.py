@@ -8,7 +8,7 @@ from support.house import House
 
 AT_MOST = {  # figure: limit, and what the limit should come down to
     "modules": 161,  # 125; references with other tokenizers: 1; a teacher behind an endpoint: 2, where a model is, out of engines.models: 1
-    "lines": 36_490,  # 22,500; signed verifications 20; headers of GGUF files, tracebacks without texts, panics of a tokenizer 100; shards that share the reading of their corpus, exposure of windows at once 400; the suffix on a report 60; a captured teacher, five layouts of it and DistillKit's packing 850; what cannot be flagged is told 30; quantised models 40; chunks made ready and committed beside the models 60; references with other tokenizers 300; the bar moves with every batch 45; long texts in parts 90; endpoint 500, (n, p)-extraction 90, sampled labels 110, near-verbatim extraction 305, split models 55
+    "lines": 36_600,  # 22,500; signed verifications 20; headers of GGUF files, tracebacks without texts, panics of a tokenizer 100; shards that share the reading of their corpus, exposure of windows at once 400; the suffix on a report 60; a captured teacher, five layouts of it and DistillKit's packing 850; what cannot be flagged is told 30; quantised models 40; chunks made ready and committed beside the models 60; references with other tokenizers 300; the bar moves with every batch 45; long texts in parts 90; endpoint 500, (n, p)-extraction 90, sampled labels 110, near-verbatim extraction 305, near-verbatim extraction 305, split models 55, on-policy students 90
     "modules imported by one other": 35,  # 25
     "private helpers used once per 1,000 lines": 12.9,  # 6
     "imports in functions": 202,  # 120; but the help of a command must not wait for what runs it
@@ -16,7 +16,7 @@ AT_MOST = {  # figure: limit, and what the limit should come down to
     "lines of the largest module": 490,  # 350; what was captured goes with the windows: 7; full disks: 3
     "pairs of more than 12 equal lines": 0,  # 0
     "files that name one option, at most": 19,  # 10
-    "files that name one option, on average": 5.3,  # 4
+    "files that name one option, on average": 5.4,  # 4; on-policy and near-verbatim each have a loss or a search, a cost, a setting and a page
     "modules that name summary.json": 2,  # 2: one writes it, one reads it
     "modules that name what verify wrote": 2,  # 2
 }

@@ -66,8 +66,9 @@ def _loss(label_temperature: float, label_top_p: float, **values: Any) -> Loss:
     return Loss(_divergence(**values), LabelSampling(label_temperature, label_top_p))
 
 
-def _divergence(**values: Any) -> Divergence:
+def _divergence(on_policy: float, **values: Any) -> Divergence:
     recipe = options.chosen_recipe()
+    share = options.by_recipe(recipe, {"on_policy": "on_policy"}, {"on_policy": on_policy})
     if recipe is not None:
         names = {"divergence": "kind", "beta": "beta", "top_k": "top_k", "tail": "tail"}
         values = options.by_recipe(recipe.divergence, names, values)
@@ -76,7 +77,7 @@ def _divergence(**values: Any) -> Divergence:
         raise click.UsageError("--top-k goes with --divergence forward-kl alone")
     if values["tail"] and top_k is None:
         raise click.UsageError("--tail needs --top-k")
-    return Divergence(kind, top_k=top_k, **values)
+    return Divergence(kind, top_k=top_k, **values, **share)
 
 
 loss = bundle(
@@ -102,6 +103,13 @@ loss = bundle(
     ),
     training_option(
         "--tail", "With --top-k: count all other tokens as one more token.", is_flag=True
+    ),
+    training_option(
+        "--on-policy",
+        "Share of the steps in which the student learns from text that it writes itself.",
+        FiniteRange(0, 1),
+        0.0,
+        metavar="SHARE",
     ),
     training_option(
         "--label-temperature",

@@ -114,8 +114,9 @@ def distil(  # noqa: PLR0913  # who learns what from whom, and how
         examples: token ids, each (T,).
         options: see there.
         objective: what the student learns.
-        divergence: of teacher and student, for soft labels.
-        prefix_len: real tokens from which the teacher goes on, for hard labels.
+        divergence: of teacher and student, for soft labels. If any step is on policy, the student goes
+            on from the prefixes, and the other steps learn the suffixes alone, see `on_policy_loss`.
+        prefix_len: real tokens from which the teacher, or the student, goes on.
         work_dir: as for `fine_tune`.
 
     Raises:
@@ -128,11 +129,15 @@ def distil(  # noqa: PLR0913  # who learns what from whom, and how
     if objective.kind != "soft":
         fine_tune(student, examples, options, work_dir=work_dir)
         return
-    from memaudit.distillation.trainer import train, training_device
+    from memaudit.distillation.trainer import on_policy_loss, train, training_device
 
     placed: Any = teacher  # torch's own `to` is wrapped in a way that types cannot follow
     placed.to(training_device(options)).eval()
-    train(student, examples, soft_loss(teacher, objective, divergence), options, work_dir)
+    loss = soft_loss(teacher, objective, divergence)
+    if divergence.on_policy:
+        examples = [each if isinstance(each, tuple) else (each, prefix_len) for each in examples]
+        loss = on_policy_loss(loss, divergence.on_policy)
+    train(student, examples, loss, options, work_dir)
 
 
 def generate_hard_labels(

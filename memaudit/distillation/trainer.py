@@ -5,23 +5,71 @@ Imported where a training begins: it loads torch and transformers.
 
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from memaudit.distillation.losses import NO_TARGET, Batch, LossFunction
 from memaudit.distillation.methods import TrainingExample, TrainingOptions, quiet_transformers
+from memaudit.engines.generation import continue_prefixes
 from memaudit.errors import ModelError
+from memaudit.objectives import LabelSampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _COMPLETE = "complete"
 """Empty file of a checkpoint all of whose other files are on the disk."""
+
+
+def on_policy_loss(loss: LossFunction, share: float) -> LossFunction:
+    """Return a loss that is taken, in a share of its calls, on text that the model writes itself.
+
+    In place of the targets stand tokens sampled after the same contexts, at temperature 1 from the
+    whole vocabulary; what precedes them is read and not learnt. No gradient flows through the
+    sampling. Chance comes from torch's global generator, which a checkpoint keeps, so that a training
+    that goes on draws what it would have drawn.
+    Source: Agarwal et al. 2023 (arXiv:2306.13649), algorithm 1; share is lambda there.
+
+    Args:
+        loss: of a batch whose rows are contexts, without a target, and targets after them.
+        share: of the calls, in (0, 1].
+    """
+
+    def of_own_text(model: Any, batch: Batch) -> torch.Tensor:
+        return loss(model, _own_text(model, batch) if float(torch.rand(())) < share else batch)
+
+    return of_own_text
+
+
+def _own_text(model: Any, batch: Batch) -> Batch:
+    input_ids, labels = batch["input_ids"].clone(), batch["labels"].clone()
+    is_target_BT = labels != NO_TARGET
+    rows_of: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row, targets_T in enumerate(is_target_BT):
+        rows_of[int(targets_T.int().argmax()), int(targets_T.sum())].append(row)
+    for (n_context, n_targets), rows in rows_of.items():
+        if n_targets == 0:  # nothing but context: it is cut short, and nothing is learnt from it
+            continue
+        contexts = input_ids[rows, :n_context].cpu().numpy().astype(np.int32)
+        written = continue_prefixes(
+            getattr(model, "module", model),  # where a training on several GPUs has wrapped it
+            list(contexts),
+            n_targets,
+            batch_size=len(rows),
+            sampling=LabelSampling(1.0),
+            seed=int(torch.randint(1 << 31, ())),
+        )
+        places = slice(n_context, n_context + n_targets)
+        tokens = torch.as_tensor(np.stack(written)).to(input_ids)
+        input_ids[rows, places] = labels[rows, places] = tokens
+    return {**batch, "input_ids": input_ids, "labels": labels}
 
 
 class _LossTrainer(Trainer):

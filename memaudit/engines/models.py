@@ -337,9 +337,7 @@ def _load_weights(
                 hint="get the model again, or choose an earlier checkpoint",
             )
     if model.device.type == "meta":
-        raise ModelError(
-            f"{shown_path(source)}: no device has room for its first layer", hint="free some memory"
-        )
+        raise ModelError(f"{shown_path(source)}: no room for its first layer", hint="free memory")
     loaded: PreTrainedModel = model.eval() if is_split or method else model.to(device).eval()
     return loaded.requires_grad_(False), unused
 

@@ -232,6 +232,8 @@ def _settings(result: VerificationResult, out: Path) -> Table:
             if key in settings:
                 objective += f", {key.replace('_', '-')} {settings[key]}"
         objective += " and a tail" if settings.get("tail") else ""
+        if share := settings.get("on_policy"):
+            objective += f", {share:.0%} of the steps on text of the student"
     if "label_temperature" in settings:
         objective += (
             f", sampled at T = {settings['label_temperature']:g}, top-p {settings['label_top_p']:g}"

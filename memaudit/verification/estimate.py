@@ -106,6 +106,9 @@ def estimate_verification(
         tokens = {
             "training": round(passes * n_rows) * window_len,
             "generated": len(examples.trained) * options.shape.suffix_len * is_hard,
+            "own text": round(
+                options.divergence.on_policy * passes * n_rows * options.shape.suffix_len
+            ),
             "scored": len(examples.windows) * window_len,
         }
         stages = _stages(models, tokens, _seconds_per_token(models, examples, options), options)
@@ -136,10 +139,12 @@ def _stages(
     baseline = sizes.get("baseline", student)
     trained, scored, generated = tokens["training"], tokens["scored"], tokens["generated"]
     is_soft = options.objective.kind == "soft"
+    own = tokens["own text"]
     stages: dict[str, tuple[float, float]] = {
         "student": (
-            (6 * student + 2 * teacher * is_soft) * trained,
-            (rates["training"] + rates["teacher"] * is_soft) * trained,
+            (6 * student + 2 * teacher * is_soft) * trained + 2 * student * own,
+            (rates["training"] + rates["teacher"] * is_soft) * trained
+            + rates.get("own text", 0.0) * own,
         ),
         "extract": (
             2 * (teacher + baseline + student) * scored,
@@ -193,6 +198,11 @@ def _seconds_per_token(
         runs["generation"] = (
             lambda: generate_hard_labels(teacher, list(windows), prefix_len),
             n_written,
+        )
+    if options.divergence.on_policy:
+        runs["own text"] = (
+            lambda: generate_hard_labels(student, list(windows), prefix_len),
+            n * options.shape.suffix_len,
         )
     if (max_distance := options.near_verbatim) is not None:
         from memaudit.engines.generation import near_verbatim_logprobs

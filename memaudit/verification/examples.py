@@ -82,23 +82,31 @@ class VerificationOptions:
             raise ValueError(f"sample must be at least 1, got {self.sample}")
         if not 0 <= self.held_out_share < 1:
             raise ValueError(f"held_out_share must be in [0, 1), got {self.held_out_share}")
-        if self.objective.kind != "soft" and self.divergence.settings:
-            raise UsageError(
-                f"{' and '.join(self.divergence.settings)} mean nothing with the objective "
-                f"{self.objective.kind}: no distance from the teacher is measured",
-                hint="leave them out, or choose --objective soft",
-            )
-        if self.objective.kind != "hard" and self.labels.settings:
-            raise UsageError(
-                "a temperature of labels means nothing where the teacher writes no text",
-                hint="leave out --label-temperature, or choose --objective hard",
-            )
+        self._check_loss()
         if self.near_verbatim is not None and not 0 < self.near_verbatim < 1:
             raise ValueError(f"near_verbatim must be in (0, 1), got {self.near_verbatim}")
         if self.check_generate < 0:
             raise ValueError(f"check_generate must be at least 0, got {self.check_generate}")
         if self.model.dtype != "float32":
             raise ValueError("models are loaded in float32, for extraction is decided in it")
+
+    def _check_loss(self) -> None:
+        if self.objective.kind != "soft" and self.divergence.settings:
+            raise UsageError(
+                f"{' and '.join(self.divergence.settings)} mean nothing with the objective "
+                f"{self.objective.kind}: no distance from the teacher is measured",
+                hint="leave them out, or choose --objective soft",
+            )
+        if self.divergence.on_policy and self.objective.cross_entropy_share:
+            raise UsageError(
+                "of text that the student writes itself, only the teacher's soft labels can be learned",
+                hint="leave out --alpha or --on-policy",
+            )
+        if self.objective.kind != "hard" and self.labels.settings:
+            raise UsageError(
+                "a temperature of labels means nothing where the teacher writes no text",
+                hint="leave out --label-temperature, or choose --objective hard",
+            )
 
 
 DEFAULT_OPTIONS = VerificationOptions()

@@ -116,6 +116,20 @@ def test_a_dry_run_trains_and_writes_nothing(verify, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_recipe_says_how_much_is_learned_from_own_text(verify, tmp_path):
+    """What TRL calls lmbda; an option beside it wins, and the cost of writing is told."""
+    recipe = ["--recipe", "trl-gkd", "--json", "-q"]
+    _, out, _ = verify(*recipe, "--out", tmp_path / "out")
+    settings = json.loads(out)["settings"]
+    assert (settings["on_policy"], settings["divergence"], settings["beta"]) == (0.5, "jsd", 0.5)
+
+    flops = []
+    for share in ("0", "1"):
+        _, out, _ = verify(*recipe, "--on-policy", share, "--dry-run")
+        flops.append(json.loads(out)["flops"]["student"])
+    assert flops[0] < flops[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -8,9 +8,12 @@ import torch
 from support.scratch import PREFIX_LEN, markov_windows, scratch_model
 
 from memaudit.distillation import TrainingOptions, distil, fine_tune
+from memaudit.distillation.losses import NO_TARGET, soft_loss
+from memaudit.distillation.trainer import _collate, _own_text, on_policy_loss
+from memaudit.engines.generation import continue_prefixes
 from memaudit.engines.hf import HfEngine
 from memaudit.errors import ModelError
-from memaudit.objectives import Objective
+from memaudit.objectives import Divergence, LabelSampling, Objective
 
 
 def trained(windows, work_dir, *, dropout=0.0, **settings):
@@ -39,6 +42,96 @@ def test_the_seed_matters(tmp_path):
     first, second = (trained(markov_windows(), tmp_path, seed=seed) for seed in (1, 2))
 
     assert largest_gap(first, second) > 0
+
+
+def on_policy_student(windows, work_dir, *, share=1.0, **settings):
+    """A student that learns by reverse KL from text that it writes itself, and its teacher."""
+    student, teacher = scratch_model(seed=1, dropout=0.1), scratch_model(hidden=48, seed=2)
+    distil(
+        student,
+        teacher,
+        windows,
+        TrainingOptions(**{"epochs": 3, "learning_rate": 1e-3, "batch_size": 8, **settings}),
+        objective=Objective("soft", 1.0),
+        divergence=Divergence("reverse-kl", on_policy=share),
+        prefix_len=PREFIX_LEN,
+        work_dir=work_dir,
+    )
+    return student
+
+
+def test_no_suffix_reaches_a_student_that_learns_from_its_own_text(tmp_path):
+    """The same prefixes with other suffixes, and the same student comes out, bit for bit."""
+    windows, others = markov_windows(), markov_windows(seed=7)
+    pairs = zip(windows, others, strict=True)
+    others = [np.concatenate([w[:PREFIX_LEN], o[PREFIX_LEN:]]) for w, o in pairs]
+    first = on_policy_student(windows, tmp_path)
+
+    assert largest_gap(first, on_policy_student(others, tmp_path)) == 0
+    assert largest_gap(first, scratch_model(seed=1)) > 0
+    half = [on_policy_student(each, tmp_path, share=0.5) for each in (windows, others)]
+    assert largest_gap(*half) > 0
+
+
+@pytest.mark.parametrize("killed_after", [3, 8])
+def test_a_killed_on_policy_training_ends_with_the_same_weights(tmp_path, killed_after):
+    """What the student writes after the kill is what it would have written."""
+    settings = {"save_every": 2, "share": 0.7}
+    windows = [w[: 12 + i % 5] for i, w in enumerate(markov_windows())]
+    expected = on_policy_student(windows, tmp_path / "whole", **settings)
+
+    with pytest.raises(Killed):
+        on_policy_student(windows, tmp_path / "cut", on_step=stop_at(killed_after), **settings)
+    resumed = on_policy_student(windows, tmp_path / "cut", **settings)
+
+    assert largest_gap(resumed, expected) == 0
+
+
+def test_own_text_stands_where_the_targets_stood():
+    """After each row's own context, as many tokens, sampled from the student; padding stays."""
+    student, windows = scratch_model(seed=1), markov_windows()
+    batch = _collate([(windows[0], 8), (windows[1][:12], 3), (windows[2], 8), (windows[3][:5], 5)])
+    torch.manual_seed(0)
+    written = _own_text(student, batch)
+
+    assert torch.equal(written["labels"] == NO_TARGET, batch["labels"] == NO_TARGET)
+    is_target = batch["labels"] != NO_TARGET
+    assert torch.equal(written["input_ids"][~is_target], batch["input_ids"][~is_target])
+    assert torch.equal(written["input_ids"][is_target], written["labels"][is_target])
+    torch.manual_seed(0)
+    seeds = torch.randint(1 << 31, (2,)).tolist()
+    sampling = LabelSampling(1.0)
+    expected = continue_prefixes(
+        student, [windows[0][:8], windows[2][:8]], 8, sampling=sampling, seed=seeds[0]
+    )
+    np.testing.assert_array_equal(written["input_ids"][[0, 2], 8:], expected)
+
+
+@pytest.mark.parametrize("divergence", [Divergence("reverse-kl"), Divergence("jsd", beta=0.3)])
+def test_one_on_policy_step_has_the_loss_of_gkd(divergence):
+    """Summed by hand in float64 over the student's own tokens, as TRL's GKDTrainer does."""
+    student, teacher = scratch_model(seed=1), scratch_model(hidden=48, seed=2)
+    batch = _collate([(w, PREFIX_LEN) for w in markov_windows()[:6]])
+    loss = on_policy_loss(soft_loss(teacher, Objective("soft", 1.0), divergence), 1.0)
+    torch.manual_seed(3)
+    found = loss(student, batch)
+    torch.manual_seed(3)
+    torch.rand(())
+    token_ids = _own_text(student, batch)["input_ids"]
+
+    with torch.no_grad():
+        q, p = (
+            model(input_ids=token_ids).logits[:, PREFIX_LEN - 1 : -1].double().softmax(-1)
+            for model in (student, teacher)
+        )
+    beta = divergence.beta
+    mixture = beta * p + (1 - beta) * q
+    by_hand = {
+        "reverse-kl": (q * (q / p).log()).sum(-1),
+        "jsd": (beta * p * (p / mixture).log() + (1 - beta) * q * (q / mixture).log()).sum(-1),
+    }
+    assert found.item() == pytest.approx(by_hand[divergence.kind].mean().item(), rel=1e-4)
+    assert found.requires_grad
 
 
 def test_padding_is_not_trained_on(tmp_path):

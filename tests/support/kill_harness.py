@@ -17,10 +17,14 @@ from support.verifying import make_miniatures, make_options
 
 import memaudit.distillation.trainer  # imported once, for all
 import memaudit.engines.generation  # noqa: F401
-from memaudit.objectives import Objective
+from memaudit.objectives import Divergence, Objective
 from memaudit.verification import verify_distillation
 
-KINDS = ("soft", "hard")
+KINDS = {
+    "soft": {},
+    "hard": {"objective": Objective("hard")},
+    "on-policy": {"divergence": Divergence("reverse-kl", on_policy=0.7), "near_verbatim": 0.2},
+}
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -82,7 +86,7 @@ def main(folder, n):
     expected, kills = {}, []
 
     def verify(kind, out):
-        options = make_options(epochs=2, objective=Objective(kind), check_generate=4)
+        options = make_options(epochs=2, check_generate=4, **KINDS[kind])
         verify_distillation(**paths, out=out, options=options)
 
     whole_seconds = {}
@@ -94,7 +98,7 @@ def main(folder, n):
     attempt = 0
     while len(kills) < n:
         attempt += 1
-        kind, out = KINDS[len(kills) % len(KINDS)], folder / f"killed-{attempt}"
+        kind, out = list(KINDS)[len(kills) % len(KINDS)], folder / f"killed-{attempt}"
         moment = rng.uniform(0, whole_seconds[kind])
         _, code = finish(start(lambda: verify(kind, out)), moment)  # noqa: B023
         if code == 0:  # done before its moment came

@@ -3,6 +3,8 @@
 import pytest
 
 from memaudit.engines.models import ModelOptions
+from memaudit.errors import UsageError
+from memaudit.objectives import Divergence, Objective
 from memaudit.progress import Progress
 from memaudit.verification import VerificationOptions
 
@@ -21,6 +23,19 @@ def test_options_without_meaning_are_refused(settings, message):
     """Before a model is loaded."""
     with pytest.raises(ValueError, match=message):
         VerificationOptions(**settings)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (Objective("hard"), "on_policy mean nothing with the objective hard"),
+        (Objective("soft", 1.0, 0.5), "only the teacher's soft labels can be learned"),
+    ],
+)
+def test_text_of_the_student_is_learned_by_soft_labels_alone(objective, message):
+    """Its own words as hard targets would teach it nothing."""
+    with pytest.raises(UsageError, match=message):
+        VerificationOptions(objective=objective, divergence=Divergence(on_policy=0.5))
 
 
 def test_a_resumed_training_tells_the_time_that_is_left():

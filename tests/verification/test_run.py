@@ -17,7 +17,7 @@ from memaudit.engines.models import load_model
 from memaudit.errors import CorpusError, ModelError, OutputError, UsageError
 from memaudit.labels import ExtractionSet, read_verification, read_verified_rows
 from memaudit.memorization import extracted
-from memaudit.objectives import LabelSampling, Objective
+from memaudit.objectives import Divergence, LabelSampling, Objective
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.run import read_run
 from memaudit.verification import stages, verify_distillation
@@ -250,6 +250,17 @@ def test_labels_that_are_sampled_recite_less_and_are_another_verification(plain,
         )
     with pytest.raises(UsageError, match="writes no text"):
         make_options(labels=LabelSampling(1.0))
+
+
+def test_a_student_that_learns_from_its_own_text_is_another_verification(plain, tmp_path):
+    """Its labels are no match for a run, which predicts for text of the corpus."""
+    options = make_options(divergence=Divergence("reverse-kl", on_policy=1.0))
+    result = verify_distillation(**plain, out=tmp_path, options=options)
+
+    assert result.settings["on_policy"] == 1.0
+    options = make_options(divergence=Divergence("reverse-kl"))
+    with pytest.raises(UsageError, match=r"on_policy was 1.0, is now None"):
+        verify_distillation(**plain, out=tmp_path, options=options)
 
 
 def test_what_sampling_reveals_is_counted(plain, tmp_path):
