@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memaudit.errors import UsageError
+from memaudit.files import read_small
 from memaudit.objectives import Divergence, Objective
 from memaudit.text import safe_text, shown_path
 
@@ -342,16 +343,13 @@ def _read_file(path: Path, shown: str) -> dict[str, Any]:
     import yaml
 
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        content = read_small(path, _MAX_BYTES)
     except OSError as error:
         raise UsageError(
             f"{shown}: no recipe and no file of this name ({error.strerror})",
             hint=f"recipes: {', '.join(PRESETS)}",
         ) from error
     try:
-        if len(content) > _MAX_BYTES:
-            raise ValueError(f"expected at most {_MAX_BYTES} bytes")
         is_json = path.suffix == ".json"
         found = json.loads(content) if is_json else yaml.safe_load(content)
     except (ValueError, RecursionError, yaml.YAMLError) as error:

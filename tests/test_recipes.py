@@ -5,6 +5,7 @@ and is not understood must be named, for a prediction for another training is wo
 """
 
 import json
+import os
 
 import pytest
 
@@ -236,3 +237,11 @@ def test_a_file_that_is_not_there_lists_the_recipes():
     with pytest.raises(UsageError, match="no recipe and no file") as raised:
         read_recipe("axolotel")
     assert "axolotl" in str(raised.value.hint)
+
+
+def test_a_pipe_is_no_recipe(tmp_path):
+    """Whoever opened it would wait for ever."""
+    os.mkfifo(tmp_path / "recipe.yaml")
+
+    with pytest.raises(UsageError, match="not a regular file"):
+        read_recipe(str(tmp_path / "recipe.yaml"))

@@ -468,19 +468,9 @@ def _as_model_error(source: str) -> Iterator[None]:
     try:
         yield
     except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        ImportError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        SafetensorError,
-        StrictDataclassError,
-        TypeError,
-        struct.error,
-        ValueError,
-    ) as error:
+        ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError,
+        RuntimeError, SafetensorError, StrictDataclassError, TypeError, struct.error, ValueError,
+    ) as error:  # fmt: skip
         text = safe_text(" ".join(str(error).split()), _SHOWN_ERROR)
         raise ModelError(
             f"{shown_path(source)}: transformers cannot load it: {type(error).__name__}: {text}",

@@ -246,7 +246,8 @@ def locked(path: Path, *, waits: bool = False) -> Iterator[None]:
     """Hold a lock file, which is made if missing and stays; in an object store there is none.
 
     Raises:
-        OutputError: another process holds it and is not waited for, or the file system has no locks.
+        OutputError: another process holds it and is not waited for, it is something else, or the
+            file system has no locks.
     """
     if is_remote(path):
         yield
@@ -255,6 +256,12 @@ def locked(path: Path, *, waits: bool = False) -> Iterator[None]:
         descriptor = _acquire(path, waits=waits)
     try:
         with output_errors(path):
+            # Of another program, it would be lost.
+            if os.pread(descriptor, 32, 0).strip(b"0123456789\n"):
+                raise OutputError(
+                    f"{shown_path(path)}: not a lock of memaudit",
+                    hint="choose another folder with --out",
+                )
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield

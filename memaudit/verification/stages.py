@@ -7,7 +7,7 @@ on from there. The folder says what it is for, so that two verifications never m
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from memaudit.distillation import TrainingOptions, distil, fine_tune, generate_hard_labels
 from memaudit.distillation.methods import TrainingExample
 from memaudit.errors import UsageError
+from memaudit.files import read_small
 from memaudit.labels import GenerationCounts
 from memaudit.progress import ReportProgress, begin_stage
 from memaudit.runs.files import committed_file, locked, output_errors, output_folder
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _MANIFEST = "manifest.json"
+_MAX_BYTES = 1 << 20
 _LABELS_AT_ONCE = 128  # windows that the teacher continues between two reports of progress
 
 
@@ -40,8 +42,11 @@ def work_folder(out: Path) -> Iterator[Path]:
 
     Raises:
         OutputError: they cannot be made, or another process is at work there.
+        UsageError: a folder of that name is there that is somebody else's.
     """
     work = out / "work"
+    with output_errors(work):
+        _require_own(work)
     with output_folder(out):
         with output_errors(work):
             work.mkdir(mode=0o700, exist_ok=True)
@@ -49,13 +54,24 @@ def work_folder(out: Path) -> Iterator[Path]:
             try:
                 # What a kill left under a temporary name.
                 with output_errors(work):
-                    for path in [*out.glob(".verification.*.tmp"), *work.glob(".*.tmp")]:
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    for path in out.glob(".verification.*.tmp"):
+                        path.unlink()
                 yield work
             finally:
                 # An error in a path, before any stage began, leaves nothing behind.
                 if work.is_dir() and not (work / _MANIFEST).exists():
                     shutil.rmtree(work)
+
+
+def _require_own(work: Path) -> None:
+    """Refuse a folder that no verification has made: work that is done is removed."""
+    names = {path.name for path in work.iterdir()} if work.is_dir() else set()
+    others = {name for name in names - {"lock"} if not name.startswith(f".{_MANIFEST}.")}
+    if work.is_symlink() or (others and _MANIFEST not in names):
+        raise UsageError(
+            f"{shown_path(work)}: holds something else, and a verification works in this place",
+            hint="choose another folder with --out",
+        )
 
 
 def begin(work: Path, settings: dict[str, Any]) -> None:
@@ -66,10 +82,26 @@ def begin(work: Path, settings: dict[str, Any]) -> None:
     """
     manifest = work / _MANIFEST
     if manifest.exists():
-        check_same(json.loads(manifest.read_text(encoding="utf-8")), settings, work.parent)
+        check_same(_read_settings(manifest), settings, work.parent)
+        with output_errors(work):  # what a kill left under a temporary name
+            for path in work.glob(".*.tmp"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         return
     with committed_file(manifest) as stream:
         stream.write(json.dumps(settings, sort_keys=True, indent=2).encode() + b"\n")
+
+
+def _read_settings(manifest: Path) -> dict[str, Any]:
+    with output_errors(manifest, "read"):
+        content = read_small(manifest, _MAX_BYTES)
+    with suppress(ValueError, RecursionError):
+        found = json.loads(content)
+        if isinstance(found, dict):
+            return found
+    raise UsageError(
+        f"{shown_path(manifest)}: damaged, or of something else",
+        hint="remove the folder that it is in, or choose another with --out",
+    )
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from memaudit.errors import OutputError
-from memaudit.runs.files import committed_file, output_folder
+from memaudit.runs.files import committed_file, locked, output_folder
 
 root_can_write_anywhere = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 
@@ -105,3 +105,12 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="Permission denied"), output_folder(tmp_path):
         pass
+
+
+def test_a_file_that_is_no_lock_of_ours_is_left_alone(tmp_path):
+    """Other programs have a file of this name, too."""
+    (tmp_path / "lock").write_text("precious")
+
+    with pytest.raises(OutputError, match="not a lock of memaudit"), locked(tmp_path / "lock"):
+        raise KeyError
+    assert (tmp_path / "lock").read_text() == "precious"

@@ -51,6 +51,30 @@ def test_work_that_has_begun_survives_an_error(tmp_path):
         begin(work, SETTINGS)
 
 
+@pytest.mark.parametrize("name", ["notes.txt", ".notes.tmp", "data/notes.txt"])
+def test_a_folder_of_somebody_else_is_not_taken_for_work(tmp_path, name):
+    """It would be removed as soon as anything goes wrong, or when all went well."""
+    path = tmp_path / "work" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+
+    with pytest.raises(UsageError, match="work: holds something else"), work_folder(tmp_path):
+        raise KeyError
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, '{"epochs": 1}'])
+def test_a_manifest_of_something_else_is_refused(tmp_path, content):
+    """Nothing in its folder may be touched then."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/manifest.json").write_text(content)
+    (tmp_path / "work/.notes.tmp").write_text("precious")
+
+    with pytest.raises(UsageError), work_folder(tmp_path) as work:
+        begin(work, SETTINGS)
+    assert (tmp_path / "work/.notes.tmp").read_text() == "precious"
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -78,15 +102,20 @@ def test_two_processes_do_not_share_it(tmp_path):
 
 
 def test_halves_of_a_kill_are_removed(tmp_path):
-    """Folders and files under temporary names."""
-    (tmp_path / "work/.student.tmp").mkdir(parents=True)
+    """Folders and files under temporary names, once it is sure whose they are."""
+    with suppress(KeyError), work_folder(tmp_path) as work:
+        begin(work, SETTINGS)
+        raise KeyError
+    (tmp_path / "work/.student.tmp").mkdir()
     (tmp_path / "work/.student.tmp/model.safetensors").write_text("half")
     (tmp_path / "work/.labels.npz.1234.tmp").write_text("half")
     (tmp_path / ".verification.json.1234.tmp").write_text("half")
     (tmp_path / "mine.tmp").write_text("whole")
 
     with work_folder(tmp_path) as work:
-        assert [path.name for path in work.iterdir()] == ["lock"]
+        begin(work, SETTINGS)
+        assert {path.name for path in work.iterdir()} == {"manifest.json", "lock"}
+        finish(work)
 
     assert [path.name for path in tmp_path.iterdir()] == ["mine.tmp"]
 
