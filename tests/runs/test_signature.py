@@ -97,7 +97,7 @@ def test_the_counts_that_scores_were_made_with_are_signed(signed):
     """Whoever continues the run would read them."""
     (signed / "exposure.parquet").write_bytes(b"counts")
     require_signature(signed, [public(KEY)])  # signed before counts were
-    sign_run(signed, KEY)
+    sign_folder(signed, KEY)
     require_signature(signed, [public(KEY)])
     (signed / "exposure.parquet").write_bytes(b"Counts")
 
