@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memaudit.distillation.losses import FORWARD_KL, soft_label_loss
+from memaudit.distillation.losses import FORWARD_KL, NO_TARGET, soft_label_loss
+from memaudit.distillation.trainer import own_text
 from memaudit.objectives import Divergence
 from study.recipe import Schedule
 
@@ -45,6 +46,11 @@ class SoftLabels:
 
     temperature: float
     divergence: Divergence = FORWARD_KL
+    teacher: "PreTrainedModel | None" = None
+    """Asked in every step, where some are on policy. None: the hidden states say all."""
+
+    prefix_len: int = 0
+    """Tokens after which the student writes; only what follows is learned, where some is on policy."""
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -168,6 +174,7 @@ def train(
             spent = time.process_time() - begun + earlier
             _write_checkpoint(checkpoint, model, optimizer, step, spent)
             written = time.monotonic()
+        torch.manual_seed(seed + (step << 32))  # of what is written: the same after a stop
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * _rate(step, len(batches))
         _step(model, ids[batch], None if labels is None else (labels, batch))
@@ -192,14 +199,28 @@ def _write_checkpoint(
 
 
 def _step(model: "PreTrainedModel", ids: Tensor, labels: tuple[SoftLabels, Tensor] | None) -> None:
-    hidden = last_hidden(model, ids)
-    soft = None
+    soft, start = None, 0
     if labels is not None:
         told, batch = labels
-        hiddens = told.hiddens[batch].flatten(0, 1)
-        soft = (hiddens, told.head, told.temperature, told.divergence)
+        if told.teacher is None:
+            hiddens = told.hiddens[batch]
+        else:
+            ids, start = _own_text(model, ids, told), told.prefix_len - 1
+            with torch.no_grad():
+                hiddens = last_hidden(told.teacher, ids)[:, start:]
+        soft = (hiddens.flatten(0, 1), told.head, told.temperature, told.divergence)
+    hidden = last_hidden(model, ids)[:, start:]
     apply: Any = _HeadLoss.apply
-    apply(hidden.flatten(0, 1), head_of(model), ids[:, 1:].flatten(), soft).backward()
+    apply(hidden.flatten(0, 1), head_of(model), ids[:, start + 1 :].flatten(), soft).backward()
+
+
+def _own_text(model: "PreTrainedModel", ids: Tensor, told: SoftLabels) -> Tensor:
+    """Return windows that the model has ended itself, in the share of the steps on policy."""
+    if float(torch.rand(())) >= told.divergence.on_policy:
+        return ids
+    labels = ids.clone()
+    labels[:, : told.prefix_len] = NO_TARGET
+    return own_text(model, {"input_ids": ids, "labels": labels})["input_ids"]
 
 
 def _rate(step: int, n_steps: int) -> float:

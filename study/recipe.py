@@ -65,6 +65,10 @@ class Student(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     top_k: int | None = None
     """Only the teacher's likeliest tokens count, renormalised. None: all."""
 
+    on_policy: float = 0.0
+    """Share of the steps, in [0, 1], that learn soft labels of text which the student writes after the
+    prefixes. Above 0, the other steps learn those of the suffixes alone."""
+
     hard_labels: Literal["greedy", "sampled"] | None = None
     """It learns text that the teacher writes after each prefix, at temperature 1 where it is
     sampled. None: soft labels."""

@@ -103,6 +103,9 @@ def train_student(
     texts, labels = windows.windows, None
     if student.hard_labels is None:
         labels = _as_learnt(_soft_labels(shop.cell_folder(cell)), student)
+        if student.on_policy:
+            teacher = load_model(shop.cell_folder(cell) / "teacher")
+            labels = replace(labels, teacher=teacher, prefix_len=regime.prefix_len)
     else:
         teacher = load_model(shop.cell_folder(cell) / "teacher")
         sampling = LabelSampling(1.0) if student.hard_labels == "sampled" else GREEDY
@@ -205,7 +208,7 @@ def _soft_labels(folder: Path) -> "SoftLabels":
 
 
 def _as_learnt(labels: "SoftLabels", student: Student) -> "SoftLabels":
-    divergence = Divergence(student.divergence, top_k=student.top_k)
+    divergence = Divergence(student.divergence, top_k=student.top_k, on_policy=student.on_policy)
     return replace(labels, temperature=student.temperature, divergence=divergence)
 
 

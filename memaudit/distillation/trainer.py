@@ -43,12 +43,13 @@ def on_policy_loss(loss: LossFunction, share: float) -> LossFunction:
     """
 
     def of_own_text(model: Any, batch: Batch) -> torch.Tensor:
-        return loss(model, _own_text(model, batch) if float(torch.rand(())) < share else batch)
+        return loss(model, own_text(model, batch) if float(torch.rand(())) < share else batch)
 
     return of_own_text
 
 
-def _own_text(model: Any, batch: Batch) -> Batch:
+def own_text(model: Any, batch: Batch) -> Batch:
+    """Return a batch whose targets are sampled from the model; chance is torch's, see above."""
     input_ids, labels = batch["input_ids"].clone(), batch["labels"].clone()
     is_target_BT = labels != NO_TARGET
     rows_of: dict[tuple[int, int], list[int]] = defaultdict(list)

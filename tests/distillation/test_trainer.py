@@ -9,7 +9,7 @@ from support.scratch import PREFIX_LEN, markov_windows, scratch_model
 
 from memaudit.distillation import TrainingOptions, distil, fine_tune
 from memaudit.distillation.losses import NO_TARGET, soft_loss
-from memaudit.distillation.trainer import _collate, _own_text, on_policy_loss
+from memaudit.distillation.trainer import _collate, on_policy_loss, own_text
 from memaudit.engines.generation import continue_prefixes
 from memaudit.engines.hf import HfEngine
 from memaudit.errors import ModelError
@@ -60,7 +60,7 @@ def on_policy_student(windows, work_dir, *, share=1.0, **settings):
     return student
 
 
-def test_no_suffix_reaches_a_student_that_learns_from_its_own_text(tmp_path):
+def test_no_suffix_reaches_a_student_that_learns_from_itsown_text(tmp_path):
     """The same prefixes with other suffixes, and the same student comes out, bit for bit."""
     windows, others = markov_windows(), markov_windows(seed=7)
     pairs = zip(windows, others, strict=True)
@@ -92,7 +92,7 @@ def test_own_text_stands_where_the_targets_stood():
     student, windows = scratch_model(seed=1), markov_windows()
     batch = _collate([(windows[0], 8), (windows[1][:12], 3), (windows[2], 8), (windows[3][:5], 5)])
     torch.manual_seed(0)
-    written = _own_text(student, batch)
+    written = own_text(student, batch)
 
     assert torch.equal(written["labels"] == NO_TARGET, batch["labels"] == NO_TARGET)
     is_target = batch["labels"] != NO_TARGET
@@ -117,7 +117,7 @@ def test_one_on_policy_step_has_the_loss_of_gkd(divergence):
     found = loss(student, batch)
     torch.manual_seed(3)
     torch.rand(())
-    token_ids = _own_text(student, batch)["input_ids"]
+    token_ids = own_text(student, batch)["input_ids"]
 
     with torch.no_grad():
         q, p = (

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
-from memaudit.distillation.losses import soft_label_loss
-from memaudit.objectives import Divergence
+from memaudit.distillation.losses import NO_TARGET, soft_label_loss, soft_loss
+from memaudit.distillation.trainer import on_policy_loss
+from memaudit.objectives import Divergence, Objective
 from study import loops
 from study.models import new_model
 from study.recipe import Schedule, Size
@@ -102,3 +103,55 @@ def test_the_learning_rate_warms_up_and_ends_at_a_tenth():
     assert rates[0] == pytest.approx(1 / 30)
     assert rates[30] == max(rates) == 1
     assert rates[-1] == pytest.approx(0.1, abs=1e-3)
+
+
+def on_policy(teacher, windows, share):
+    """Labels of which a share of the steps sees the student's own text only."""
+    divergence = Divergence("reverse-kl", on_policy=share)
+    labels = loops.soft_labels(teacher, windows, 1.0)
+    return replace(labels, divergence=divergence, teacher=teacher, prefix_len=4)
+
+
+def test_a_step_on_policy_is_that_of_the_package(models):
+    """The student's own text, and the loss over what it wrote."""
+    teacher, student = models
+    windows = make_windows()
+    ids = torch.from_numpy(windows).long()
+    torch.manual_seed(1)
+    loops._step(student, ids, (on_policy(teacher, windows, 1.0), torch.arange(len(ids))))
+    found = {name: p.grad.clone() for name, p in student.named_parameters()}
+    student.zero_grad()
+
+    targets = ids.clone()
+    targets[:, :4] = NO_TARGET
+    loss = soft_loss(teacher, Objective("soft", 1.0), Divergence("reverse-kl"))
+    torch.manual_seed(1)
+    on_policy_loss(loss, 1.0)(student, {"input_ids": ids, "labels": targets}).backward()
+    for name, parameter in student.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_student_on_policy_never_learns_a_suffix_and_goes_on_after_a_stop(
+    models, tmp_path, monkeypatch
+):
+    """Other suffixes, or a stop in the middle: the same student, bit for bit."""
+    teacher, _ = models
+    windows, others = make_windows(), make_windows()
+    others[:, 4:] = others[:, 4:][::-1]
+    schedule, step = Schedule(epochs=8, learning_rate=1e-3), loops._step
+
+    def student_of(texts, **options):
+        _, student = (new_model("gpt-neox", Size(32, 1), VOCABULARY, 2) for _ in range(2))
+        labels = on_policy(teacher, texts, 1.0)
+        rows = np.repeat(np.arange(6), 11)
+        loops.train(student, texts, schedule, rows=rows, seed=1, labels=labels, **options)
+        return student.state_dict()
+
+    whole, left = student_of(windows), iter(range(5))
+    monkeypatch.setattr(loops, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loops, "_step", lambda *given: (next(left), step(*given)))
+    with pytest.raises(StopIteration):
+        student_of(windows, checkpoint=tmp_path / "checkpoint")
+    monkeypatch.setattr(loops, "_step", step)
+    for again in (student_of(others), student_of(windows, checkpoint=tmp_path / "checkpoint")):
+        assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
