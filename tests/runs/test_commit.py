@@ -5,7 +5,7 @@ import os
 import pytest
 
 from memaudit.errors import OutputError
-from memaudit.runs.files import committed_file, locked, output_folder
+from memaudit.runs.files import committed_file, lock_holder, locked, output_folder
 
 root_can_write_anywhere = pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 
@@ -114,3 +114,12 @@ def test_a_file_that_is_no_lock_of_ours_is_left_alone(tmp_path):
     with pytest.raises(OutputError, match="not a lock of memaudit"), locked(tmp_path / "lock"):
         raise KeyError
     assert (tmp_path / "lock").read_text() == "precious"
+
+
+def test_a_pipe_in_the_place_of_a_lock_is_not_waited_for(tmp_path):
+    """Nobody writes to it, and status would hang."""
+    os.mkfifo(tmp_path / "lock")
+
+    assert lock_holder(tmp_path / "lock") is None
+    with pytest.raises(OutputError), locked(tmp_path / "lock"):
+        raise KeyError
