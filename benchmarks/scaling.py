@@ -368,12 +368,12 @@ def shards(model: str, n_rows: int, row_bytes: int, n_shards: int = 16) -> dict[
         corpus = CorpusOptions(str(folder / "corpus.jsonl"))
         _write_corpus(Path(corpus.source), n_rows, _natural_documents(row_bytes - 10))
 
-        def seconds_of(kind: str, shard: Shard, *, shared: bool) -> float:
+        def seconds_of(kind: str, shard: Shard | None, *, shared: bool = False) -> float:
             classifier = load_classifier(Path("models") / kind)
             begun, rows = time.process_time(), read_corpus(corpus)
             inputs = audit.AuditInputs(rows, models, classifier, AuditOptions(), corpus=corpus)
-            with open_folder(folder / f"{kind}-{shared}-{shard.index}") as out:
-                if shared:
+            with open_folder(folder / f"{kind}-{shared}-{shard and shard.index}") as out:
+                if shard is not None and shared:
                     place = folder / f"{kind}-shared", str(corpus_stamp(corpus))
                     audit._score_prepared(out, inputs, shard, place, None)
                 else:
@@ -382,14 +382,16 @@ def shards(model: str, n_rows: int, row_bytes: int, n_shards: int = 16) -> dict[
             return time.process_time() - begun
 
         for what, kind in (("plain", "teacher-hard"), ("exposure", "teacher")):
-            one = seconds_of(kind, Shard(0, n_shards), shared=False)
+            alone, one = seconds_of(kind, Shard(0, n_shards)), seconds_of(kind, None)
             each = [seconds_of(kind, Shard(i, n_shards), shared=True) for i in range(n_shards)]
             found |= {
-                f"{what}: CPU seconds of one reader": one,
+                f"{what}: CPU seconds of the reading of a whole run": one,
+                f"{what}: of one shard that reads alone": alone,
                 f"{what}: of {n_shards} shards together": sum(each),
                 f"{what}: of the first": each[0],
                 f"{what}: of another, median": statistics.median(each[1:]),
-                f"{what}: ratio": sum(each) / one,
+                f"{what}: ratio to a whole run": sum(each) / one,
+                f"{what}: ratio to a shard alone": sum(each) / alone,
             }
     return found
 
