@@ -31,7 +31,15 @@ _ABOUT_LABELS = (
     *("teacher", "teacher_digest", "student", "student_digest", "baseline", "baseline_digest"),
     *("objective", "temperature", "cross_entropy_share", "epochs", "learning_rate", "batch_size"),
     *("divergence", "beta", "top_k", "tail", "label_temperature", "label_top_p", "distilled"),
-    *("seed", "prefix_tokens", "suffix_tokens", "sample", "held_out_share", "labels_digest"),
+    *(
+        "on_policy",
+        "seed",
+        "prefix_tokens",
+        "suffix_tokens",
+        "sample",
+        "held_out_share",
+        "labels_digest",
+    ),
 )
 _MUST_AGREE = ("teacher_digest", "prefix_tokens", "suffix_tokens", "objective")
 _MAX_SUMMARY_BYTES = 64 * 1024**2

@@ -256,8 +256,13 @@ def test_a_student_that_learns_from_its_own_text_is_another_verification(plain, 
     """Its labels are no match for a run, which predicts for text of the corpus."""
     options = make_options(divergence=Divergence("reverse-kl", on_policy=1.0))
     result = verify_distillation(**plain, out=tmp_path, options=options)
+    shape = WindowShape(PREFIX_LEN, PREFIX_LEN)
+    run = tmp_path.with_name("predicted")
+    audit_corpus(plain["teacher"], plain["data"], out=run, options=AuditOptions(shape=shape))
 
     assert result.settings["on_policy"] == 1.0
+    with pytest.raises(UsageError, match="they differ in divergence, on policy"):
+        read_verified_rows(tmp_path, read_run(run))
     options = make_options(divergence=Divergence("reverse-kl"))
     with pytest.raises(UsageError, match=r"on_policy was 1.0, is now None"):
         verify_distillation(**plain, out=tmp_path, options=options)
