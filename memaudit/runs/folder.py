@@ -283,6 +283,12 @@ def _forget(made: list[Path], chunks: Path) -> None:
 
 
 _ROWS_A_GROUP = 16_384
+_TEXT, _NUMBER = pa.string(), pa.int64()
+ROW_SCHEMA = pa.schema(
+    {"id": _TEXT, "row": _NUMBER, "address": _TEXT, "outcome": _TEXT, "reason": _TEXT}
+    | {"windows": pa.list_(_NUMBER), "text": _NUMBER}
+)
+"""Columns of the rows of a run, without missing values; before `text` there were files without it."""
 
 
 def write_rows(path: Path, fingerprint: str, rows: RowLog, cuts: RowWindows) -> None:
@@ -297,18 +303,14 @@ def write_rows(path: Path, fingerprint: str, rows: RowLog, cuts: RowWindows) -> 
     Raises:
         OutputError: it cannot be written.
     """
-    text, number = pa.string(), pa.int64()
-    names = ("id", "row", "address", "outcome", "reason", "windows", "text")
-    types = (text, number, text, text, text, pa.list_(number), number)
-    schema = pa.schema(list(zip(names, types, strict=True)))
-    records = _records(rows, cuts)
-    with sealed_writer(path, schema, {"memaudit.run": fingerprint}) as writer:
+    records, types = _records(rows, cuts), ROW_SCHEMA.types
+    with sealed_writer(path, ROW_SCHEMA, {"memaudit.run": fingerprint}) as writer:
         while group := list(islice(records, _ROWS_A_GROUP)):
             columns = [
                 pa.array(list(values), type=kind)
                 for values, kind in zip(zip(*group, strict=True), types, strict=True)
             ]
-            writer.write_table(pa.table(columns, schema=schema))
+            writer.write_table(pa.table(columns, schema=ROW_SCHEMA))
 
 
 def _records(rows: RowLog, cuts: RowWindows) -> Iterator[tuple[object, ...]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from memaudit.errors import OutputError, UsageError
@@ -28,7 +29,7 @@ from memaudit.runs.chunks import (
     what_is_gone,
 )
 from memaudit.runs.files import output_errors
-from memaudit.runs.folder import MANIFEST, ROWS, RunFolder
+from memaudit.runs.folder import MANIFEST, ROW_SCHEMA, ROWS, RunFolder
 from memaudit.runs.manifest import Manifest, read_manifest
 from memaudit.runs.reading import Outcome, RowOutcome, RowWindows
 from memaudit.runs.risks import Risks, Worst, predict_risks
@@ -334,17 +335,37 @@ def _read_matrix(run: RunFolder, failures: Mapping[int, str]) -> NDArray[np.floa
 def _read_rows(run: RunFolder) -> _Rows:
     """Return what became of the rows, and their windows."""
     cuts, fates, texts = RowWindows(), list[pa.RecordBatch](), list[NDArray[np.int64]]()
+    are_scored_cut = True
     for batch in _stored_rows(run, ["outcome", "reason", "windows", "text"]):
         windows = batch.column("windows")
         n_windows = np.diff(numbers(windows.offsets))
+        is_scored = pc.equal(batch.column("outcome"), "scored").to_numpy(zero_copy_only=False)
+        are_scored_cut = are_scored_cut and np.array_equal(is_scored, n_windows > 0)
         cuts.windows.frombytes(numbers(windows.flatten()).tobytes())
         cuts.n_windows.frombytes(n_windows[n_windows > 0].astype(np.int64).tobytes())
         coded = [batch.column(name).dictionary_encode() for name in ("outcome", "reason")]
         fates.append(pa.record_batch(coded, names=["outcome", "reason"]))
         if "text" in batch.schema.names:
             texts.append(numbers(batch.column("text")).copy())
+    if not (are_scored_cut and _are_all_there(run, sum(map(len, fates)), cuts)):
+        raise _damaged(run.folder / ROWS)
     table = pa.Table.from_batches(fates).unify_dictionaries()
     return _Rows(table, cuts, np.concatenate(texts) if texts else None)
+
+
+def _are_all_there(run: RunFolder, n_rows: int, cuts: RowWindows) -> bool:
+    """Whether rows are as many as the manifest says, and windows numbered as they first appear."""
+    windows, inputs = np.array(cuts.windows, dtype=np.int64), run.manifest.inputs
+    so_far = np.maximum.accumulate(np.append(-1, windows))
+    in_order = (windows >= 0).all() and (windows <= so_far[:-1] + 1).all()
+    return bool(in_order) and (n_rows, so_far[-1] + 1) == (inputs.rows, inputs.distinct_windows)
+
+
+def _damaged(path: Path) -> OutputError:
+    return OutputError(
+        f"{shown_path(path)}: missing or damaged",
+        hint="give its 'memaudit predict' command again to write it anew",
+    )
 
 
 def _stored_rows(run: RunFolder, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -359,9 +380,16 @@ def _stored_rows(run: RunFolder, columns: list[str]) -> Iterator[pa.RecordBatch]
             output_errors(path, "read"),
             open_sealed(path, {"memaudit.run": run.plan.fingerprint}) as file,
         ):
-            yield from file.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False)
-    except (DamagedFileError, OutputError) as error:
-        raise OutputError(
-            f"{shown_path(path)}: missing or damaged",
-            hint="give its 'memaudit predict' command again to write it anew",
-        ) from error
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
+                for name in columns:
+                    if name != "text" or name in batch.schema.names:
+                        _require_values(batch.column(name), ROW_SCHEMA.field(name).type)
+                yield batch
+    except (DamagedFileError, OutputError, KeyError) as error:
+        raise _damaged(path) from error
+
+
+def _require_values(column: pa.Array, kind: pa.DataType) -> None:
+    is_list = pa.types.is_list(column.type)
+    if column.type != kind or column.null_count or (is_list and column.flatten().null_count):
+        raise DamagedFileError

@@ -3,13 +3,14 @@
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.fake_run import fake_audit
 from support.finished_runs import finish_run, write_jsonl
 
 from memaudit.errors import OutputError, UsageError
-from memaudit.runs.manifest import Shard
+from memaudit.runs.manifest import Shard, read_manifest
 from memaudit.runs.run import read_run
 from memaudit.runs.sealed_parquet import sealed_writer
 
@@ -133,3 +134,45 @@ def test_too_many_rows_beyond_the_training_are_told(whole):
     vars(risks)["out_of_range"] = {"zlib_entropy": 0.051, "entropy": 0.05}
 
     assert risks.unfamiliar == {"zlib_entropy": 0.051}
+
+
+ROW_CHANGES = {
+    "a window before the first": lambda t: put(t, "windows", [[-1]] * len(t)),
+    "a window behind the last": lambda t: put(t, "windows", [[2**62]] * len(t)),
+    "one window for all": lambda t: put(t, "windows", [[0]] * len(t)),
+    "no windows": lambda t: put(t, "windows", [[]] * len(t)),
+    "missing windows": lambda t: put(t, "windows", [None] * len(t)),
+    "missing numbers": lambda t: put(t, "windows", [[None]] * len(t)),
+    "missing texts": lambda t: put(t, "text", [None] * len(t)),
+    "missing ids": lambda t: put(t, "id", [None] * len(t)),
+    "an outcome that there is not": lambda t: put(t, "outcome", ["harmless"] * len(t)),
+    "all too short": lambda t: put(
+        put(t, "outcome", ["too_short"] * len(t)), "windows", [[]] * len(t)
+    ),
+    "numbers for texts": lambda t: t.set_column(3, "outcome", pa.array([1] * len(t))),
+    "a column less": lambda t: t.drop_columns(["reason"]),
+    "one row": lambda t: t.slice(0, 1),
+    "no row": lambda t: t.slice(0, 0),
+    "rows twice": lambda t: pa.concat_tables([t, t]),
+}
+
+
+def put(table, name, values):
+    """Return the table with other values in a column."""
+    place = table.schema.get_field_index(name)
+    return table.set_column(place, name, pa.array(values, table.schema.field(name).type))
+
+
+@pytest.mark.parametrize("kind", ROW_CHANGES)
+def test_rows_that_were_sealed_again_must_be_those_of_the_manifest(tmp_path, kind):
+    """A number before the first window would be looked up from the end, and find a harmless one."""
+    fake_audit(tmp_path)
+    path = tmp_path / "rows.parquet"
+    fingerprint = read_manifest(tmp_path / "manifest.json").inputs.fingerprint
+    table = ROW_CHANGES[kind](pq.read_table(path).replace_schema_metadata(None))
+    path.unlink()
+    with sealed_writer(path, table.schema, {"memaudit.run": fingerprint}) as writer:
+        writer.write_table(table)
+
+    with pytest.raises(OutputError, match=r"rows\.parquet: missing or damaged"):
+        list(read_run(tmp_path).each_row())
