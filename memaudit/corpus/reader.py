@@ -1,6 +1,7 @@
 """Read a corpus: every row of every file, in order, each with exactly one outcome."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -79,7 +80,8 @@ def read_corpus(
     if options.rows is not None:
         rows = _rows_in_memory(options, chooser)
     elif options.source == "-":
-        rows = _stdin_rows(stdin or sys.stdin.buffer, options)
+        # Whoever started us may have closed it.
+        rows = _stdin_rows(stdin or (sys.stdin.buffer if sys.stdin else io.BytesIO()), options)
     elif (corpus := _hub_corpus(options)) is not None:
         rows = _hub_rows(corpus, options, chooser)
     elif options.config is not None or options.revision is not None:

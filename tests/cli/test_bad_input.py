@@ -324,3 +324,11 @@ def test_a_failure_with_json_is_one_document(world, capsys):
     assert "invalid UTF-8" in document["error"]["message"]
     assert "--on-bad-row skip" in document["error"]["hint"]
     assert document["schema_version"] == 1
+
+
+def test_a_standard_input_that_is_closed_holds_no_row(world, capsys, monkeypatch):
+    """Services start programs without one."""
+    monkeypatch.setattr("sys.stdin", None)
+
+    assert run([*world.arguments, "--data", "-"]) == 2
+    assert "error: -: empty, there are no rows" in capsys.readouterr().err
