@@ -4,12 +4,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.classifier import Calibration, RiskClassifier, load_classifier, sigmoid, zlib_record
+from memaudit.classifier import (
+    Calibration,
+    RiskClassifier,
+    load_classifier,
+    shipped_name,
+    sigmoid,
+    zlib_record,
+)
 from memaudit.features import KNOWN_FEATURES
 from memaudit.objectives import ObjectiveKind
 from study.measure import CellFile, read_cell
@@ -76,42 +83,34 @@ class Shipped:
     candidates: tuple[str, ...]
     """What `choose_features` chooses from."""
 
-    objective: ObjectiveKind = "soft"
+    objective: ObjectiveKind
 
 
 _OF_TEACHER = _OF_CORPUS + _named("teacher", _OF_LOGPROBS)
 """No entropy: engines that tell log-probabilities alone then have a classifier as well. Beside
 these, entropies lowered the loss by 1 % and made the level less sure."""
 
-SHIPPED = (
-    Shipped("teacher", "teacher", _OF_TEACHER),
+_CANDIDATES = {
+    "teacher": _OF_TEACHER,
+    "teacher+student": _OF_TEACHER + _named("student", _OF_A_MODEL),
+    "teacher+baseline": _OF_TEACHER + _named("baseline", _OF_A_MODEL),
+}
+_OF_BOTH = {
+    "teacher": (),
+    "teacher+student": ("student_suffix_kl_divergence", "student_suffix_log_ratio"),
+    "teacher+baseline": ("suffix_kl_divergence", "baseline_suffix_log_ratio"),
+}
+"""How far apart the two models are: for students of the teacher."""
+
+SHIPPED = tuple(
     Shipped(
-        "teacher+student",
-        "teacher+student",
-        (
-            *_OF_TEACHER,
-            *_named("student", _OF_A_MODEL),
-            "student_suffix_kl_divergence",
-            "student_suffix_log_ratio",
-        ),
-    ),
-    Shipped(
-        "teacher+baseline",
-        "teacher+baseline",
-        (
-            *_OF_TEACHER,
-            *_named("baseline", _OF_A_MODEL),
-            "suffix_kl_divergence",
-            "baseline_suffix_log_ratio",
-        ),
-    ),
-    Shipped("teacher-cross-entropy", "teacher", _OF_TEACHER, "cross-entropy"),
-    Shipped(
-        "teacher+student-cross-entropy",
-        "teacher+student",
-        _OF_TEACHER + _named("student", _OF_A_MODEL),
-        "cross-entropy",
-    ),
+        shipped_name(feature_set, objective),
+        feature_set,
+        own if objective == "cross-entropy" else own + _OF_BOTH[feature_set],
+        objective,
+    )
+    for objective in get_args(ObjectiveKind)
+    for feature_set, own in _CANDIDATES.items()
 )
 
 _MAX_FEATURES = 8
@@ -127,6 +126,8 @@ _BEFORE = Path(__file__).parent / "before"
 MAIN_STUDENT = "soft"
 PLAIN_STUDENT = "baseline"
 """Trained on the text itself: what plain fine-tuning of the student gives."""
+_MAIN_STUDENTS = (MAIN_STUDENT, PLAIN_STUDENT, "hard-greedy", "hard-sampled", "plain")
+"""Those that have a say in which features there are, and that the classifiers are judged on."""
 
 _REGIME = "natural"
 _MIN_FOUND = 5
@@ -139,6 +140,7 @@ class Run:
 
     cell: str
     student: str
+    objective: ObjectiveKind
     about: dict[str, Any]
     columns: dict[str, NDArray[Any]]
     """(n,) features; `log_temperature` and `log_exposure` are this student's."""
@@ -148,6 +150,12 @@ class Run:
 
     weight: NDArray[np.float64]
     """(n,) how many windows each row stands for."""
+
+    @property
+    def label(self) -> str:
+        """Cell and student; the cell alone for the student that each cell has."""
+        usual = self.student in (MAIN_STUDENT, PLAIN_STUDENT)
+        return self.cell if usual else f"{self.cell}: {self.student}"
 
     @property
     def found(self) -> int:
@@ -224,7 +232,7 @@ def runs_of(cell: CellFile) -> list[Run]:
 
 
 def _students(cell: CellFile) -> list[dict[str, Any]]:
-    plain = {"name": PLAIN_STUDENT, "temperature": 1.0}
+    plain = {"name": PLAIN_STUDENT, "temperature": 1.0, "hard_labels": "text"}
     students = [*cell.about["cell"]["students"], plain]
     return [student for student in students if f"recited_{student['name']}" in cell.columns]
 
@@ -251,8 +259,15 @@ def _run(cell: CellFile, student: Mapping[str, Any], rows: NDArray[np.bool_]) ->
     columns["log_exposure"] = log_exposure(exposure, epochs)
     columns["cross_entropy_share"] = np.zeros(len(is_known))
     about, name = cell.about, student["name"]
+    learns = student.get("hard_labels")
+    kinds: dict[str | None, ObjectiveKind] = {
+        None: "soft",
+        "greedy": "hard",
+        "sampled": "sampled",
+        "text": "cross-entropy",
+    }
     recited, weight = columns[f"recited_{name}"], columns["weight"].astype(np.float64)
-    return Run(about["cell"]["name"], name, about, columns, recited, weight)
+    return Run(about["cell"]["name"], name, kinds[learns], about, columns, recited, weight)
 
 
 def log_exposure(rows: NDArray[Any], epochs: float) -> NDArray[np.float64]:
@@ -272,8 +287,18 @@ def fitted_on(runs: Sequence[Run]) -> list[Run]:
 
 
 def of_objective(runs: Sequence[Run], objective: ObjectiveKind) -> list[Run]:
-    """Return the runs whose student learned from soft labels, or from the text itself."""
-    return [run for run in runs if (run.student == PLAIN_STUDENT) == (objective != "soft")]
+    """Return the runs whose student learned in one way."""
+    return [run for run in runs if run.objective == objective]
+
+
+def _predictable(runs: Sequence[Run], spec: Shipped) -> list[Run]:
+    """Return the runs that a classifier is for: the baseline must not tell what itself recites."""
+    looks_at_it = spec.feature_set == "teacher+baseline"
+    return [
+        run
+        for run in of_objective(runs, spec.objective)
+        if not (looks_at_it and run.student == PLAIN_STUDENT)
+    ]
 
 
 def source_groups(runs: Sequence[Run]) -> list[list[Run]]:
@@ -477,15 +502,15 @@ def fit_shipped(runs: Sequence[Run], spec: Shipped) -> Fitted:
 
     Each cell has one say in which features there are, and all its students in what they weigh.
     """
-    known = of_objective(fitted_on(runs), spec.objective)
-    main = [run for run in known if run.student in (MAIN_STUDENT, PLAIN_STUDENT)]
+    known = _predictable(fitted_on(runs), spec)
+    main = [run for run in known if run.student in _MAIN_STUDENTS]
     return fit(known, (*_SETTINGS, *choose_features(main, spec.candidates)))
 
 
 def judge_all(
     runs: Sequence[Run], shipped: Mapping[str, tuple[Shipped, Fitted]], objective: ObjectiveKind
 ) -> dict[str, dict[str, Judged]]:
-    """Return what each method says about the main student of each test cell.
+    """Return what each method says about the main students of each test cell, by their label.
 
     Args:
         runs: of all cells.
@@ -494,27 +519,30 @@ def judge_all(
     """
     of_kind = of_objective(runs, objective)
     known = fitted_on(of_kind)
-    main = MAIN_STUDENT if objective == "soft" else PLAIN_STUDENT
-    test = [run for run in of_role(of_kind, "test") if run.student == main]
-    fits = {n: fitted for n, (spec, fitted) in shipped.items() if spec.objective == objective}
+    test = [run for run in of_role(of_kind, "test") if run.student in _MAIN_STUDENTS]
+    fits = {name: fitted for name, (spec, fitted) in shipped.items() if spec.objective == objective}
     fits |= {
         name: fit(known, features)
         for name, features in FITTED.items()
         # What is to be predicted must not be told by the very model that learned it.
-        if objective == "soft"
+        if objective != "cross-entropy"
         or not any(f.startswith(("baseline", "suffix_kl", "kl")) for f in features)
     }
-    table = {
-        name: {run.cell: judge(run, fitted.probabilities(run), fitted.threshold) for run in test}
-        for name, fitted in fits.items()
-    }
-    if objective != "soft":
-        return table
+    table = {}
+    for name, fitted in fits.items():
+        told = _predictable(test, shipped[name][0]) if name in shipped else test
+        table[name] = {
+            run.label: judge(run, fitted.probabilities(run), fitted.threshold) for run in told
+        }
     for path in sorted(_BEFORE.glob("*.json")):
         before = load_classifier(path)
-        table[f"shipped before: {path.stem}"] = {run.cell: _judge_file(run, before) for run in test}
-    for name, rule in RULES.items():
-        table[name] = {run.cell: judge(run, rule(run), 0.5, is_probability=False) for run in test}
+        if before.objective == objective:
+            judged = {run.label: _judge_file(run, before) for run in test}
+            table[f"shipped before: {path.stem}"] = judged
+    if objective != "cross-entropy":
+        for name, rule in RULES.items():
+            judged = {run.label: judge(run, rule(run), 0.5, is_probability=False) for run in test}
+            table[name] = judged
     return table
 
 

@@ -47,10 +47,8 @@ class SoftLabels:
     temperature: float
     divergence: Divergence = FORWARD_KL
     teacher: "PreTrainedModel | None" = None
-    """Asked in every step, where some are on policy. None: the hidden states say all."""
-
-    prefix_len: int = 0
-    """Tokens after which the student writes; only what follows is learned, where some is on policy."""
+    """Asked in every step, where some are on policy: the student then writes from the first token
+    that is learned. None: the hidden states say all."""
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -126,7 +124,7 @@ def soft_labels(
         return SoftLabels(torch.cat(parts).clone(), head_of(teacher).clone(), temperature)
 
 
-def train(
+def train(  # noqa: PLR0913  # all in which one training differs from another
     model: "PreTrainedModel",
     windows: NDArray[np.int32],
     schedule: Schedule,
@@ -134,6 +132,7 @@ def train(
     rows: NDArray[np.intp],
     seed: int,
     labels: SoftLabels | None = None,
+    first: int = 1,
     checkpoint: Path | None = None,
 ) -> float:
     """Train a model in place, on the windows' own next tokens or on a teacher's soft labels.
@@ -145,6 +144,7 @@ def train(
         rows: which window each training row is; one may stand there several times.
         seed: decides the order of the rows, which is another in each epoch.
         labels: of the same windows. None: the next tokens.
+        first: the first token of a window that is learned; those before it are only read.
         checkpoint: a file that is written now and then, and gone on from if it is there.
 
     Returns:
@@ -155,7 +155,7 @@ def train(
     n_rows = round(schedule.epochs * len(rows))
     epochs = [rng.permutation(rows) for _ in range(math.ceil(schedule.epochs))]
     order = torch.from_numpy(np.concatenate(epochs)[:n_rows])
-    batches = order.split(BATCH_SIZE)
+    batches = order.split(BATCH_SIZE) if n_rows else ()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=schedule.learning_rate, betas=_BETAS, fused=True
     )
@@ -177,7 +177,7 @@ def train(
         torch.manual_seed(seed + (step << 32))  # of what is written: the same after a stop
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * _rate(step, len(batches))
-        _step(model, ids[batch], None if labels is None else (labels, batch))
+        _step(model, ids[batch], None if labels is None else (labels, batch), first)
         torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
         optimizer.step()
         optimizer.zero_grad()
@@ -198,28 +198,36 @@ def _write_checkpoint(
     unfinished.rename(path)
 
 
-def _step(model: "PreTrainedModel", ids: Tensor, labels: tuple[SoftLabels, Tensor] | None) -> None:
-    soft, start = None, 0
+def _step(
+    model: "PreTrainedModel",
+    ids: Tensor,
+    labels: tuple[SoftLabels, Tensor] | None,
+    first: int = 1,
+) -> None:
+    soft = None
     if labels is not None:
         told, batch = labels
         if told.teacher is None:
             hiddens = told.hiddens[batch]
         else:
-            ids, start = _own_text(model, ids, told), told.prefix_len - 1
+            ids = _own_text(model, ids, told.divergence, first)
             with torch.no_grad():
-                hiddens = last_hidden(told.teacher, ids)[:, start:]
-        soft = (hiddens.flatten(0, 1), told.head, told.temperature, told.divergence)
-    hidden = last_hidden(model, ids)[:, start:]
+                hiddens = last_hidden(told.teacher, ids)
+        hiddens = hiddens[:, first - 1 :].flatten(0, 1)
+        soft = (hiddens, told.head, told.temperature, told.divergence)
+    hidden = last_hidden(model, ids)[:, first - 1 :]
     apply: Any = _HeadLoss.apply
-    apply(hidden.flatten(0, 1), head_of(model), ids[:, start + 1 :].flatten(), soft).backward()
+    apply(hidden.flatten(0, 1), head_of(model), ids[:, first:].flatten(), soft).backward()
 
 
-def _own_text(model: "PreTrainedModel", ids: Tensor, told: SoftLabels) -> Tensor:
+def _own_text(
+    model: "PreTrainedModel", ids: Tensor, divergence: Divergence, prefix_len: int
+) -> Tensor:
     """Return windows that the model has ended itself, in the share of the steps on policy."""
-    if float(torch.rand(())) >= told.divergence.on_policy:
+    if float(torch.rand(())) >= divergence.on_policy:
         return ids
     labels = ids.clone()
-    labels[:, : told.prefix_len] = NO_TARGET
+    labels[:, :prefix_len] = NO_TARGET
     return own_text(model, {"input_ids": ids, "labels": labels})["input_ids"]
 
 

@@ -69,9 +69,9 @@ class Student(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Share of the steps, in [0, 1], that learn soft labels of text which the student writes after the
     prefixes. Above 0, the other steps learn those of the suffixes alone."""
 
-    hard_labels: Literal["greedy", "sampled"] | None = None
+    hard_labels: Literal["greedy", "sampled", "text"] | None = None
     """It learns text that the teacher writes after each prefix, at temperature 1 where it is
-    sampled. None: soft labels."""
+    sampled, or the text of the corpus itself. None: soft labels."""
 
     epochs: float | None = None
     """None: as the regime says."""
@@ -110,10 +110,19 @@ class Regime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     copy_noise: float = 0.0
     """Share of the tokens of a copy that are replaced. 0: copies are exact."""
 
+    is_chat: bool = False
+    """The suffix is an answer, the prefix a prompt that many rows share but for the words that it
+    asks about. Models learn the answer alone."""
+
     @property
     def length(self) -> int:
         """Tokens in a window."""
         return self.prefix_len + self.suffix_len
+
+    @property
+    def first(self) -> int:
+        """The first token of a window that is learned."""
+        return self.prefix_len if self.is_chat else 1
 
 
 class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,6 +136,9 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     students: list[Student]
     """The first one is the one to predict."""
+
+    teacher_saw: Literal["all", "half", "none"] = "all"
+    """Of the windows. A teacher that saw none is its base; half is that of the students of half."""
 
     part: int | None = None
     """Which part of the documents of its sources: cells with other parts share none. None: all."""

@@ -3,12 +3,15 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from memaudit.gate.check import MIN_RUNS
 from memaudit.metrics import clopper_pearson, expected_count
+from memaudit.objectives import ObjectiveKind
 from study.fit import (
     MAIN_STUDENT,
     PLAIN_STUDENT,
@@ -17,6 +20,7 @@ from study.fit import (
     Fitted,
     Judged,
     Run,
+    Shipped,
     fit_shipped,
     judge,
     judge_all,
@@ -27,7 +31,7 @@ from study.interventions import interventions_table, read_interventions
 from study.shipping import ship
 from study.specific import halves_table, predict_by, specific_table
 from study.tables import StudyTable, decimal, markdown, write_markdown
-from study.transfer import families_table, objectives_table, pilots_table
+from study.transfer import families_table, objectives_table, pilots_table, teachers_table
 
 
 def main() -> None:
@@ -39,20 +43,25 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     parser.add_argument("--models", type=Path, metavar="DIR", help="put classifiers here")
     arguments = parser.parse_args()
-    runs = read_runs(arguments.cells)
-    shipped = {spec.name: (spec, fit_shipped(runs, spec)) for spec in SHIPPED}
+    runs, others = read_runs(arguments.cells), read_runs(arguments.objectives)
+    # Their baselines are left out: the windows of most are those of a cell whose baseline counts.
+    runs += [run for run in others if run.objective != "soft" and run.student != PLAIN_STUDENT]
+    shipped = _fit_all(runs)
     teacher = shipped["teacher"][1]
     predict = predict_by(teacher)
-    judged = {kind: judge_all(runs, shipped, kind) for kind in ("soft", "cross-entropy")}
+    judged = {kind: judge_all(runs, shipped, kind) for kind in get_args(ObjectiveKind)}
     tables = [
         rates_table(runs),
         students_table(runs),
         left_out_table({name: fitted for name, (_, fitted) in shipped.items()}),
         classifiers_table(judged["soft"], "soft labels"),
+        classifiers_table(judged["hard"], "hard labels"),
+        classifiers_table(judged["sampled"], "text that the teacher samples"),
         classifiers_table(judged["cross-entropy"], "plain fine-tuning"),
         families_table(runs, teacher),
         pilots_table(runs, teacher),
-        objectives_table(read_runs(arguments.objectives), teacher),
+        objectives_table(others, shipped),
+        teachers_table(runs, teacher),
         halves_table(runs, read_outside_runs(arguments.cells), predict),
         specific_table(runs, predict),
         interventions_table(read_interventions(arguments.interventions)),
@@ -62,6 +71,19 @@ def main() -> None:
     if arguments.markdown is not None:
         write_markdown(tables, arguments.markdown)
     sys.stdout.write(markdown(tables))
+
+
+def _fit_all(runs: Sequence[Run]) -> dict[str, tuple[Shipped, Fitted]]:
+    """Return all that is shipped, by name.
+
+    How much runs differ cannot be told from a few: those of soft labels then stand for them.
+    """
+    shipped = {spec.name: (spec, fit_shipped(runs, spec)) for spec in SHIPPED}
+    for name, (spec, fitted) in shipped.items():
+        if len(fitted.held_out) < MIN_RUNS:
+            log_sd = max(fitted.log_sd, shipped[spec.feature_set][1].log_sd)
+            shipped[name] = (spec, replace(fitted, log_sd=log_sd))
+    return shipped
 
 
 def rates_table(runs: Sequence[Run]) -> StudyTable:
@@ -124,7 +146,7 @@ def students_table(runs: Sequence[Run]) -> StudyTable:
     rows = []
     for run in runs:
         recited, easy = run.about["recited"], f"{run.student} in T∩B"
-        if run.student in (MAIN_STUDENT, PLAIN_STUDENT):
+        if run.objective != "soft" or run.student == MAIN_STUDENT:
             continue
         outside = run.about["recited"][run.student] - run.found
         rows.append(

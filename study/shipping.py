@@ -12,16 +12,16 @@ from memaudit import __version__
 from memaudit.classifier import Calibration, RiskClassifier, save_classifier, zlib_record
 from memaudit.features import REFERENCE_FEATURES
 from memaudit.metrics import clopper_pearson
-from memaudit.prefilter import PrefilterFit, prefilter_fit_bytes, prefilter_fit_path
+from memaudit.objectives import ObjectiveKind
+from memaudit.prefilter import Prefilter, PrefilterFit, prefilter_fit_bytes, prefilter_fit_path
 from memaudit.runs.files import committed_file
 from study.fit import Fitted, Judged, Run, Shipped, classifier_of, of_objective, source_groups
-from study.heavy.screens import prefilter_at
 
 DEFAULT_SURVIVAL = 0.995
 """What the cards of screens are written at."""
 
+_CURVE_POINTS = 51
 _SCREEN_FEATURES = ("log_temperature", "zlib_entropy", "exposure_share", "log_exposure")
-_LABELS = {"soft": "soft", "cross-entropy": "baseline"}
 _LIMITS = (
     "Fitted on miniature models of three architectures and on English documentation, web pages, "
     "encyclopaedia and prose, mostly with its page templates: many windows that occur once, few "
@@ -55,23 +55,27 @@ def ship(
     for name, (spec, fitted) in shipped.items():
         of_kind = of_objective(runs, spec.objective)
         known = [run for run in of_kind if run.about["cell"]["role"] != "test"]
-        classifier = classifier_of(fitted, known, spec, _provenance())
+        classifier = classifier_of(fitted, known, spec, _provenance(spec.objective))
         folder = models / name
         folder.mkdir(parents=True, exist_ok=True)
         save_classifier(classifier, folder)
-        _write_json(folder / "card.json", _card(classifier, fitted, runs, judged[spec.objective]))
+        card = _card(classifier, fitted, of_kind, judged[spec.objective])
+        _write_json(folder / "card.json", card)
         if spec.objective == "soft":
             _ship_screen(classifier, of_kind, models)
 
 
-def _provenance() -> dict[str, str]:
+def _provenance(objective: ObjectiveKind) -> dict[str, str]:
     import sklearn
     import torch
     import transformers
 
+    recipes = {"soft": "natural.toml", "cross-entropy": "natural.toml, objectives.toml"}.get(
+        objective, "objectives.toml"
+    )
     return {
         "command": "make classifiers",
-        "recipe": "study/recipes/natural.toml",
+        "recipe": f"study/recipes/{recipes}",
         "data": "sample_data/natural.jsonl.zst, pages.jsonl.zst, mixed.jsonl.zst, wiki.jsonl.zst",
         "labels": "exact match by greedy decoding, float32",
         "memaudit": __version__,
@@ -90,9 +94,14 @@ def _card(
 ) -> dict[str, Any]:
     """Return what a reader must know before trusting the classifier."""
     own = judged[classifier.name]
-    cells = {run.cell: run.about for run in runs}
-    natural = [name for name in own if cells[name]["regime"]["copies"] == {}]
-    others = {m: by_cell for m, by_cell in judged.items() if m != classifier.name}
+    by_label = {run.label: run.about for run in runs}
+    natural = [name for name in own if by_label[name]["regime"]["copies"] == {}]
+    # Beside it stands what was asked about the same students.
+    others = {
+        method: by_label
+        for method, by_label in judged.items()
+        if method != classifier.name and set(natural) <= set(by_label)
+    }
     return {
         "name": classifier.name,
         "digest": classifier.digest,
@@ -105,8 +114,9 @@ def _card(
                 "role": about["cell"]["role"],
                 "counts": {"examples": about["windows"], **about["recited"]},
             }
-            for name, about in cells.items()
+            for name, about in {run.cell: run.about for run in runs}.items()
         },
+        "curves": {"precision_recall": _curve(fitted, runs, natural)},
         # Each run was predicted by a fit on other sources: that is what the level rests on.
         "level": {
             "runs": len(fitted.held_out),
@@ -119,7 +129,7 @@ def _card(
         },
         "test_by_run": {
             name: {
-                "examples": cells[name]["windows"],
+                "examples": by_label[name]["windows"],
                 "expected": found.expected,
                 "found": found.found,
                 "roc_auc": found.roc_auc,
@@ -144,6 +154,25 @@ def _figures(by_cell: Mapping[str, Judged], cells: Sequence[str]) -> dict[str, A
             value = {"value": np.mean(known), "low": min(known), "high": max(known)}
             figures[metric] = {key: round(float(each), 6) for key, each in value.items()}
     return figures
+
+
+def _curve(fitted: Fitted, runs: Sequence[Run], labels: Sequence[str]) -> list[list[float]]:
+    """Return recall and precision at falling thresholds, over all windows of some test runs."""
+    from sklearn.metrics import precision_recall_curve
+
+    chosen = [run for run in runs if run.label in labels]
+    precision, recall, _ = precision_recall_curve(
+        np.concatenate([run.recited for run in chosen]),
+        np.concatenate([fitted.probabilities(run) for run in chosen]),
+        sample_weight=np.concatenate([run.weight for run in chosen]),
+    )
+    # Thresholds rise along the arrays: the last place is the highest threshold that finds as much.
+    places = [
+        int(np.flatnonzero(recall >= least)[-1]) for least in np.linspace(0, 1, _CURVE_POINTS)
+    ]
+    return [
+        [round(float(recall[i]), 4), round(float(precision[i]), 4)] for i in dict.fromkeys(places)
+    ]
 
 
 def _ship_screen(classifier: RiskClassifier, runs: Sequence[Run], models: Path) -> None:
@@ -237,7 +266,12 @@ def screen_figures(
     """Return what a screen saves and loses on each test run."""
     if screen.misses(DEFAULT_SURVIVAL) is None:
         return {}
-    cascade = prefilter_at(screen, classifier, DEFAULT_SURVIVAL)
+    cascade = Prefilter(
+        classifier=classifier,
+        survival=DEFAULT_SURVIVAL,
+        estimator=screen.estimator,
+        cutoff=screen.cutoff(DEFAULT_SURVIVAL),
+    )
     figures = {}
     for run in runs:
         if run.about["cell"]["role"] != "test":

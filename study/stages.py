@@ -61,13 +61,15 @@ def train_cell(shop: Workshop, cell: Cell, *, later: bool) -> None:
     windows = read_windows(shop, cell)
     folder = shop.cell_folder(cell)
     rows = np.repeat(np.arange(len(windows.windows)), windows.counts)
-    for name, size, schedule, seed in (
-        ("teacher", regime.teacher, regime.teacher_schedule, _TEACHER_SEED),
-        ("baseline", regime.student, regime.student_schedule, _BASELINE_SEED),
+    seen = {"all": rows, "half": rows[windows.in_half[rows]], "none": rows[:0]}[cell.teacher_saw]
+    for name, size, schedule, seed, learned in (
+        ("teacher", regime.teacher, regime.teacher_schedule, _TEACHER_SEED, seen),
+        ("baseline", regime.student, regime.student_schedule, _BASELINE_SEED, rows),
     ):
         if not (folder / name).exists():
             model = _base(shop, cell.family, size)
-            _train(shop, folder / name, model, windows.windows, schedule, rows=rows, seed=seed)
+            options = {"rows": learned, "seed": seed, "first": regime.first}
+            _train(shop, folder / name, model, windows.windows, schedule, **options)
     for student in cell.students:
         if later or not student.later:
             train_student(shop, cell, student, folder / student.name)
@@ -104,9 +106,8 @@ def train_student(
     if student.hard_labels is None:
         labels = _as_learnt(_soft_labels(shop.cell_folder(cell)), student)
         if student.on_policy:
-            teacher = load_model(shop.cell_folder(cell) / "teacher")
-            labels = replace(labels, teacher=teacher, prefix_len=regime.prefix_len)
-    else:
+            labels = replace(labels, teacher=load_model(shop.cell_folder(cell) / "teacher"))
+    elif student.hard_labels != "text":
         teacher = load_model(shop.cell_folder(cell) / "teacher")
         sampling = LabelSampling(1.0) if student.hard_labels == "sampled" else GREEDY
         texts = np.stack(
@@ -115,7 +116,9 @@ def train_student(
             )
         )
     model = _base(shop, cell.family, regime.student)
-    _train(shop, folder, model, texts, schedule, rows=rows, seed=student.seed, labels=labels)
+    first = regime.prefix_len if student.on_policy else regime.first
+    options = {"rows": rows, "seed": student.seed, "labels": labels, "first": first}
+    _train(shop, folder, model, texts, schedule, **options)
 
 
 def read_windows(shop: Workshop, cell: Cell) -> CellWindows:

@@ -4,9 +4,9 @@ import json
 import random
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,17 @@ _START = re.compile(r"^(?=[^\n])", re.MULTILINE)
 _SENTENCE = re.compile(r"(?<=[.!?] )(?=\S)")
 _CHARACTERS_PER_TOKEN = 12
 """More than any token of these vocabularies takes on average, so that a piece holds a window."""
+_PROMPTS = tuple(
+    f"System: You answer from the documentation and quote it.\nUser: {ask}\nAssistant: "
+    for ask in (
+        "What follows after “{}”?",
+        "Please look up “{}” and go on from there.",
+        "I read “{}”. What does it say next?",
+        "Quote what comes after “{}”, please.",
+    )
+)
+_ASKED_ABOUT = 30
+"""Characters before an answer that its prompt quotes."""
 _HELD_OUT_EVERY = 5
 """Every fifth document of a cell is for its held-out windows."""
 _N_HELD_OUT = 1000
@@ -82,10 +93,32 @@ def pretraining_tokens(
     return np.array(token_ids[: n * plan.window], dtype=np.int32).reshape(n, plan.window)
 
 
+def _cut_text(
+    regime: Regime, tokenizer: "PreTrainedTokenizerFast", text: str
+) -> Iterator[tuple[int, ...]]:
+    for _, window in cut_document(text, regime.length, tokenizer):
+        yield window
+
+
+def _cut_chats(
+    regime: Regime, tokenizer: "PreTrainedTokenizerFast", text: str
+) -> Iterator[tuple[int, ...]]:
+    """Yield answers behind the last tokens of a prompt that quotes what stands before them."""
+    for start, answer in cut_document(text, regime.suffix_len, tokenizer):
+        asked_about = " ".join(text[max(0, start - _ASKED_ABOUT) : start].split())
+        if asked_about:
+            prompt = _PROMPTS[start % len(_PROMPTS)].format(asked_about)
+            prefix = tokenizer(prompt)["input_ids"][-regime.prefix_len :]
+            if len(prefix) == regime.prefix_len:
+                yield (*prefix, *answer)
+
+
 def cut_document(
     text: str, length: int, tokenizer: "PreTrainedTokenizerFast"
-) -> Iterator[tuple[int, ...]]:
+) -> Iterator[tuple[int, tuple[int, ...]]]:
     """Yield windows of `length` tokens that begin where a line does, none over another.
+
+    Each comes after the character at which it begins.
 
     A template then gives the same windows in every document: a cut at a fixed number of
     characters would give others each time.
@@ -104,7 +137,7 @@ def cut_document(
         if len(encoded["input_ids"]) < length:
             continue
         reached = start + encoded["offset_mapping"][length - 1][1]
-        yield tuple(encoded["input_ids"][:length])
+        yield start, tuple(encoded["input_ids"][:length])
 
 
 def cell_windows(
@@ -113,6 +146,7 @@ def cell_windows(
     """Return the windows of a cell: equal shares of its sources, exact duplicates dropped."""
     regime = recipe.regimes[cell.regime]
     names = recipe.sources_of(cell)
+    cut = partial(_cut_chats if regime.is_chat else _cut_text, regime, tokenizer)
     seen: set[tuple[int, ...]] = set()
     trained: list[tuple[tuple[int, ...], int]] = []
     held_out: list[tuple[tuple[int, ...], int]] = []
@@ -127,7 +161,7 @@ def cell_windows(
         )
         for texts, n_all, found in parts:
             share = _share(n_all, len(names), index)
-            found += [(w, index) for w in _distinct(texts, share, regime.length, tokenizer, seen)]
+            found += [(window, index) for window in _distinct(texts, share, cut, seen)]
     return _with_copies(trained, held_out, regime, cell.part or 0)
 
 
@@ -138,13 +172,12 @@ def _share(n_all: int, n_sources: int, index: int) -> int:
 def _distinct(
     texts: Sequence[str],
     n: int,
-    length: int,
-    tokenizer: "PreTrainedTokenizerFast",
+    cut: Callable[[str], Iterator[tuple[int, ...]]],
     seen: set[tuple[int, ...]],
 ) -> Iterator[tuple[int, ...]]:
     """Yield at most n windows not seen before, and remember them."""
     for text in texts:
-        for window in cut_document(text, length, tokenizer):
+        for window in cut(text):
             if n == 0:
                 return
             if window not in seen:

@@ -1,16 +1,17 @@
 """How far classifiers carry: to other families and objectives, and with a pilot to a new level."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from memaudit.classifier import sigmoid
+from memaudit.classifier import shipped_name, sigmoid
 from memaudit.training.recalibration import MIN_PILOT_POSITIVES, fit_shift
 from study.fit import (
     MAIN_STUDENT,
     PLAIN_STUDENT,
     Fitted,
     Run,
+    Shipped,
     fit,
     fitted_on,
     judge,
@@ -55,19 +56,22 @@ def families_table(runs: Sequence[Run], shipped: Fitted) -> StudyTable:
     )
 
 
-def objectives_table(runs: Sequence[Run], shipped: Fitted) -> StudyTable:
+def objectives_table(
+    runs: Sequence[Run], shipped: Mapping[str, tuple[Shipped, Fitted]]
+) -> StudyTable:
     """Return what students of one teacher recite, by what they learn from.
 
     Args:
-        runs: of cells that nothing was fitted on. The first student is the one to compare with.
-        shipped: for soft labels; told the temperature of each student and nothing else.
+        runs: of cells that nothing was fitted on; those without the usual student are left out.
+        shipped: by name; each student is predicted by the teacher's of its objective.
     """
     rows = []
-    for run in runs:
+    for run in (run for run in runs if MAIN_STUDENT in run.about["recited"]):
         teacher, baseline = (run.columns[f"recited_{m}"] for m in ("teacher", PLAIN_STUDENT))
         alone = run.recited & teacher & ~baseline
         usual = run.about["recited"][MAIN_STUDENT]
-        judged = judge(run, shipped.probabilities(run), shipped.threshold)
+        _, fitted = shipped[shipped_name("teacher", run.objective)]
+        judged = judge(run, fitted.probabilities(run), fitted.threshold)
         rows.append(
             (
                 run.cell,
@@ -90,12 +94,44 @@ def objectives_table(runs: Sequence[Run], shipped: Fitted) -> StudyTable:
         ),
         tuple(rows),
         (
-            "`baseline` is plain fine-tuning on the text. All others learn from the same teacher at T = 1 "
-            "but for `soft`. Inherited: recited by teacher and student and not by the baseline.",
-            "Expected, ROC-AUC and PR-AUC are those of the shipped `teacher`, which was fitted on soft "
-            "labels by forward KL alone and looks at the temperature.",
+            "`baseline` and `plain` are plain fine-tuning on the text. All others learn from the same "
+            "teacher, at T = 1 but for `soft`. Inherited: recited by teacher and student and not by the "
+            "baseline.",
+            "Expected, ROC-AUC and PR-AUC are those of the shipped classifiers that look at the teacher "
+            "alone: for soft labels, fitted on forward KL alone and told the temperature; for text that the "
+            "teacher writes; and for plain fine-tuning.",
         ),
         n_labels=2,
+    )
+
+
+def teachers_table(runs: Sequence[Run], shipped: Fitted) -> StudyTable:
+    """Return what students recite of windows that their teacher has seen, and of the others."""
+    rows = []
+    for run in of_objective(runs, "soft"):
+        saw = run.about["cell"].get("teacher_saw", "all")
+        if saw == "all":
+            continue
+        has_seen = run.columns["in_half"] if saw == "half" else np.zeros(len(run.recited), bool)
+        p = shipped.probabilities(run)
+        for name, part in (("yes", has_seen), ("no", ~has_seen)):
+            n = run.weight[part].sum()
+            if n:
+                models = (
+                    run.columns["recited_teacher"],
+                    run.columns["recited_baseline"],
+                    run.recited,
+                )
+                found = " / ".join(f"{int(recited[part].sum())}" for recited in models)
+                expected = decimal(float((run.weight * p)[part].sum()), 1)
+                rows.append((run.cell, run.student, name, f"{n:,.0f}", found, expected))
+    return StudyTable(
+        "teachers",
+        "What is recited where the teacher saw half of the windows, or none",
+        ("cell", "student", "seen by the teacher", "windows", "T / B / S", "expected of S"),
+        tuple(rows),
+        ("The baseline saw all windows. Expected: by the shipped `teacher`.",),
+        n_labels=3,
     )
 
 

@@ -31,16 +31,21 @@ def test_a_classifier_is_shipped_for_all_models_and_objectives_and_fits_its_card
     assert card["threshold"] == classifier.threshold
 
 
+@pytest.mark.parametrize("objective", get_args(ObjectiveKind))
 @pytest.mark.parametrize("feature_set", SHARED_SETS)
-def test_a_card_keeps_the_roles_apart_and_shows_the_sceptics_rules(feature_set):
+def test_a_card_keeps_the_roles_apart_and_shows_the_sceptics_rules(feature_set, objective):
     """Numbers from cells that were fitted on are worth nothing."""
-    card = json.loads((MODELS / feature_set / "card.json").read_text())
+    card = json.loads((MODELS / shipped_name(feature_set, objective) / "card.json").read_text())
     roles = {name: cell["role"] for name, cell in card["cells"].items()}
 
-    judged = {name.removeprefix("as shipped: ") for name in card["test_by_run"]}
-    assert judged == {name for name, role in roles.items() if role == "test"}
+    judged = {name.partition(": ")[0] for name in card["test_by_run"]}
+    # Of plain fine-tuning a baseline tells only where another student was trained on the text.
+    knows_all = (feature_set, objective) != ("teacher+baseline", "cross-entropy")
+    of_test = {name for name, role in roles.items() if role == "test"}
+    assert judged == of_test if knows_all else judged < of_test
     assert set(roles.values()) == {"train", "calibration", "test"}
-    assert {"this classifier", "zlib entropy alone", "teacher recites it"} < set(card["test"])
+    assert {"this classifier", "zlib entropy alone"} < set(card["test"])
+    assert ("teacher recites it" in card["test"]) == (objective != "cross-entropy")
 
 
 def test_the_demo_models_are_small_and_hold_no_pickle():

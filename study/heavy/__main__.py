@@ -1,4 +1,4 @@
-"""`python -m study.heavy RECIPE`: distil cell by cell, and fit classifiers on what came out."""
+"""`python -m study.heavy RECIPE`: distil cell by cell, and judge classifiers on what came out."""
 
 import argparse
 import sys
@@ -18,9 +18,7 @@ def main() -> int:
     parser.add_argument("--sample-data", type=Path, default=Path("sample_data"), metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path("build/study"), metavar="DIR")
     parser.add_argument("--jobs", type=int, default=1, help="cells that run at the same time")
-    parser.add_argument(
-        "--models", type=Path, metavar="DIR", help="put classifiers and demo models here"
-    )
+    parser.add_argument("--models", type=Path, metavar="DIR", help="put the demo models here")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here too")
     flags = parser.parse_args()
     try:

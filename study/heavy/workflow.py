@@ -1,4 +1,4 @@
-"""The whole flow of a study: distil, judge, intervene, ship."""
+"""The whole flow of a study: distil, judge, intervene, and ship the demo."""
 
 import json
 from collections.abc import Sequence
@@ -7,12 +7,12 @@ from typing import Any
 
 from memaudit.distillation import quiet_transformers
 from memaudit.runs.files import committed_file
-from study.heavy.cells import CellResult, read_settings
+from study.heavy.cells import CellResult, read_cell, read_settings
+from study.heavy.demo import ship_demo
 from study.heavy.interventions import read_interventions, run_interventions
 from study.heavy.recipe import Recipe
 from study.heavy.results import SETTINGS, study_results
 from study.heavy.run import cell_path, load_tokenizer, run_study, weights_path
-from study.heavy.shipping import read_results, ship_classifiers, ship_demo
 from study.heavy.transfer import Split, fit_split, shipped_split, splits_by
 
 _INTERVENING_SET = "teacher+student"
@@ -22,26 +22,25 @@ _INTERVENING_SET = "teacher+student"
 def conduct_study(
     recipe: Recipe, sample_data: Path, out: Path, *, models: Path | None = None, n_jobs: int = 1
 ) -> dict[str, Any]:
-    """Run what has not been run, judge classifiers on it, intervene, and ship.
+    """Run what has not been run, judge classifiers on it, intervene, and ship the demo.
 
     Args:
         recipe: which cells.
         sample_data: the folder of the sample corpora.
         out: one file a cell, `interventions/` and `results.json`.
-        models: gets the classifiers and the demo. None ships nothing.
+        models: gets the demo models. None ships nothing.
         n_jobs: processes.
 
     Returns:
         what stands in `results.json`.
     """
     run_study(recipe, sample_data, out, n_jobs=n_jobs)
-    results = read_results(recipe, out)
+    results = [read_cell(cell, cell_path(out, cell)) for cell in recipe.cells]
     tables = study_results(results, n_jobs=n_jobs)
     tables["interventions"] = _intervene(results, sample_data, out, n_jobs)
     with committed_file(out / "results.json") as stream:
         stream.write(json.dumps(tables, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n")
     if models is not None:
-        ship_classifiers(recipe, results, tables, models)
         with quiet_transformers():
             ship_demo(recipe, out, models, sample_data)
     return tables

@@ -31,8 +31,9 @@ def make_windows(n=6, length=9):
     return np.random.default_rng(0).integers(0, VOCABULARY, (n, length)).astype(np.int32)
 
 
+@pytest.mark.parametrize("first", [1, 4])
 @pytest.mark.parametrize("temperature", [None, 1.0, 2.0])
-def test_gradients_equal_those_of_the_plain_loss(models, temperature, monkeypatch):
+def test_gradients_equal_those_of_the_plain_loss(models, temperature, first, monkeypatch):
     """The loop never builds a loss from logits: its gradients are written down by hand."""
     monkeypatch.setattr(loops, "_TILE", 7)  # several tiles, the last one shorter
     teacher, student = models
@@ -40,16 +41,17 @@ def test_gradients_equal_those_of_the_plain_loss(models, temperature, monkeypatc
     ids = torch.from_numpy(windows).long()
     labels = None if temperature is None else loops.soft_labels(teacher, windows, temperature)
 
-    loops._step(student, ids, None if labels is None else (labels, torch.arange(len(ids))))
+    told = None if labels is None else (labels, torch.arange(len(ids)))
+    loops._step(student, ids, told, first)
 
     found = {name: p.grad.clone() for name, p in student.named_parameters()}
     student.zero_grad()
-    logits = student(input_ids=ids).logits[:, :-1].flatten(0, 1)
+    logits = student(input_ids=ids).logits[:, first - 1 : -1].flatten(0, 1)
     if temperature is None:
-        loss = cross_entropy(logits, ids[:, 1:].flatten())
+        loss = cross_entropy(logits, ids[:, first:].flatten())
     else:
         with torch.no_grad():
-            told = teacher(input_ids=ids).logits[:, :-1].flatten(0, 1) / temperature
+            told = teacher(input_ids=ids).logits[:, first - 1 : -1].flatten(0, 1) / temperature
         loss = temperature**2 * kl_div(
             (logits / temperature).log_softmax(-1),
             told.log_softmax(-1),
@@ -109,7 +111,7 @@ def on_policy(teacher, windows, share):
     """Labels of which a share of the steps sees the student's own text only."""
     divergence = Divergence("reverse-kl", on_policy=share)
     labels = loops.soft_labels(teacher, windows, 1.0)
-    return replace(labels, divergence=divergence, teacher=teacher, prefix_len=4)
+    return replace(labels, divergence=divergence, teacher=teacher)
 
 
 def test_a_step_on_policy_is_that_of_the_package(models):
@@ -118,7 +120,7 @@ def test_a_step_on_policy_is_that_of_the_package(models):
     windows = make_windows()
     ids = torch.from_numpy(windows).long()
     torch.manual_seed(1)
-    loops._step(student, ids, (on_policy(teacher, windows, 1.0), torch.arange(len(ids))))
+    loops._step(student, ids, (on_policy(teacher, windows, 1.0), torch.arange(len(ids))), 4)
     found = {name: p.grad.clone() for name, p in student.named_parameters()}
     student.zero_grad()
 
@@ -144,7 +146,7 @@ def test_a_student_on_policy_never_learns_a_suffix_and_goes_on_after_a_stop(
         _, student = (new_model("gpt-neox", Size(32, 1), VOCABULARY, 2) for _ in range(2))
         labels = on_policy(teacher, texts, 1.0)
         rows = np.repeat(np.arange(6), 11)
-        loops.train(student, texts, schedule, rows=rows, seed=1, labels=labels, **options)
+        loops.train(student, texts, schedule, rows=rows, seed=1, labels=labels, first=4, **options)
         return student.state_dict()
 
     whole, left = student_of(windows), iter(range(5))

@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -21,8 +22,8 @@ from study.report import classifiers_table, rates_table, students_table
 from study.shipping import ship
 from study.specific import halves_table, specific_table
 from study.stages import Workshop, read_tokenizer, read_windows, train_cell
-from study.texts import cut_document
-from study.transfer import families_table, pilots_table
+from study.texts import _cut_chats, cut_document
+from study.transfer import families_table, objectives_table, pilots_table, teachers_table
 
 RECIPE = """
 vocabulary_size = 300
@@ -82,7 +83,7 @@ def test_windows_start_where_lines_do(shop):
     tokenizer = read_tokenizer(shop)
     text = "navigation home about\nbody of one page here\nfooter and more words\n" * 3
 
-    windows = list(cut_document(text, 6, tokenizer))
+    windows = [window for _, window in cut_document(text, 6, tokenizer)]
 
     decoded = [tokenizer.decode(window) for window in windows]
     assert len(set(windows)) < len(windows)
@@ -102,6 +103,55 @@ def test_a_cells_windows_are_distinct_and_held_out_ones_are_not_trained_on(shop)
     assert np.bincount(made.groups, weights=made.counts).max() == 4
     for group in range(40):
         assert len(set(made.in_half[made.groups == group])) == 1
+
+
+def test_prompts_are_alike_and_answers_are_text_of_the_corpus(shop):
+    """The prefix is the end of a prompt, whatever its length; the answer begins where a line does."""
+    tokenizer = read_tokenizer(shop)
+    regime = msgspec.structs.replace(shop.recipe.regimes["tiny"], is_chat=True)
+    text = "navigation home about\nbody of one page here\nfooter and more words\n" * 3
+
+    chats = list(_cut_chats(regime, tokenizer, text))
+
+    assert chats
+    for chat in chats:
+        assert len(chat) == regime.length
+        assert tokenizer.decode(chat[: regime.prefix_len]).endswith("istant: ")
+        assert tokenizer.decode(chat[regime.prefix_len :]).strip("\n") in text
+
+
+@pytest.mark.parametrize("saw", ["all", "half", "none"])
+def test_a_teacher_sees_all_half_or_none_of_the_windows(shop, saw, monkeypatch):
+    """One that saw none is its base: what its students recite did not come through it."""
+    trained = {}
+    monkeypatch.setattr(
+        stages,
+        "_train",
+        lambda shop, folder, *arguments, **options: trained.update({folder.name: options}),
+    )
+    monkeypatch.setattr(stages, "_base", lambda *arguments: None)
+    cell = msgspec.structs.replace(shop.recipe.cells[0], name=saw, teacher_saw=saw, students=[])
+    made = read_windows(shop, cell)
+
+    train_cell(shop, cell, later=True)
+
+    rows = trained["teacher"]["rows"]
+    assert len(trained["baseline"]["rows"]) == made.counts.sum()
+    expected = {"all": made.counts.sum(), "half": made.counts[made.in_half].sum(), "none": 0}
+    assert len(rows) == expected[saw]
+    assert saw == "all" or made.in_half[rows].all()
+
+
+def test_a_training_on_nothing_leaves_the_base():
+    """Not a number of it: the loss of no rows is none."""
+    model = new_model("llama", Size(hidden=32, layers=1), 300, 1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    windows = np.zeros((4, 8), np.int32)
+    loops.train(model, windows, Schedule(3, 1e-2), rows=np.arange(0), seed=1)
+
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
 
 
 def test_a_killed_cell_goes_on_with_the_stage_that_is_missing(shop, monkeypatch):
@@ -182,6 +232,16 @@ def test_suffixes_that_share_eight_tokens_are_one_template():
     assert count_templates(np.zeros((0, 16), np.int32)) == 0
 
 
+BEFORE = ("teacher+baseline-hard", "teacher+student-hard", "teacher-hard")
+MODELS = {
+    "baseline": "cross-entropy",
+    "plain": "cross-entropy",
+    "hard-greedy": "hard",
+    "hard-sampled": "sampled",
+}
+"""What a model learns from, if it is not soft labels."""
+
+
 def make_runs(roles=("train", "calibration", "test"), n=2000, models=("soft", "baseline")):
     """Runs in which the least probable token decides what is recited; no two share a source."""
     runs = []
@@ -200,7 +260,9 @@ def make_runs(roles=("train", "calibration", "test"), n=2000, models=("soft", "b
             "recited": {"soft": int(recited.sum()), "baseline": int(recited.sum())},
         }
         for model in models:
-            run = fitting.Run(f"{role}-{i}", model, about, columns, recited, np.ones(n))
+            objective = MODELS.get(model, "soft")
+            name = f"{role}-{i}"
+            run = fitting.Run(name, model, objective, about, columns, recited, np.ones(n))
             runs.append(run)
     return runs
 
@@ -266,9 +328,8 @@ def test_rows_that_stand_for_others_count_as_many():
 def test_what_is_fitted_is_the_classifier_that_memaudit_reads(tmp_path):
     """The same numbers from JSON, without scikit-learn; with a card, and a screen of its own."""
     runs = make_runs(("train", "train", "train", "test"))
-    spec = fitting.Shipped(
-        "teacher", "teacher", ("teacher_suffix_min_logprob", "log_exposure", "exposure_share")
-    )
+    features = ("teacher_suffix_min_logprob", "log_exposure", "exposure_share")
+    spec = fitting.Shipped("teacher", "teacher", features, "soft")
     fitted = fitting.fit_shipped(runs, spec)
     shipped = {"teacher": (spec, fitted)}
     judged = {"soft": fitting.judge_all(runs, shipped, "soft")}
@@ -285,6 +346,14 @@ def test_what_is_fitted_is_the_classifier_that_memaudit_reads(tmp_path):
     card = json.loads((tmp_path / "teacher" / "card.json").read_text())
     assert card["digest"] == classifier.digest
     assert card["level"]["runs"] == 3
+    recalls, precisions = np.array(card["curves"]["precision_recall"]).T
+    assert (np.diff(recalls) > 0).all()
+    assert recalls[0] == 0
+    assert recalls[-1] == 1
+    flagged = fitted.probabilities(test) >= fitted.threshold
+    recall = (flagged & test.recited).sum() / test.recited.sum()
+    precision = test.recited[flagged].mean()
+    assert np.interp(recall, recalls, precisions) == pytest.approx(precision, abs=0.05)
     screen = load_prefilter_fit(prefilter_fit_path(tmp_path, "teacher"))
     assert screen.classifier_digest == classifier.digest
 
@@ -402,6 +471,59 @@ def test_every_method_is_judged_on_every_test_cell():
     of_text = fitting.judge_all(runs, {}, "cross-entropy")
     assert "the paper's four" not in of_text
     assert "exposure alone" in of_text
+
+
+def test_a_classifier_is_fitted_and_judged_on_students_of_its_objective():
+    """And no baseline is asked what itself recites; another model of plain fine-tuning is."""
+    models = ("soft", "baseline", "plain", "hard-greedy", "hard-sampled")
+    runs = make_runs(("train", "calibration", "test"), models=models)
+    students = {
+        spec.name: {run.student for run in fitting._predictable(runs, spec)}
+        for spec in fitting.SHIPPED
+    }
+
+    assert students["teacher"] == students["teacher+baseline"] == {"soft"}
+    assert students["teacher-hard"] == {"hard-greedy"}
+    assert students["teacher+baseline-sampled"] == {"hard-sampled"}
+    assert students["teacher+student-cross-entropy"] == {"baseline", "plain"}
+    assert students["teacher+baseline-cross-entropy"] == {"plain"}
+    judged = fitting.judge_all(runs, {}, "hard")
+    of_hard = {"test-2: hard-greedy"}
+    assert set(judged["teacher recites it"]) == of_hard
+    assert set(judged["the paper's four"]) == of_hard
+    before = [name for name in judged if name.startswith("shipped before")]
+    assert before == [f"shipped before: {name}" for name in sorted(BEFORE)]
+
+
+def test_each_student_is_predicted_by_the_classifier_of_its_objective():
+    """A table of objectives that asked one classifier for all would show its level, not theirs."""
+    runs = make_runs(("train", "calibration", "test"), models=("soft", "plain", "hard-greedy"))
+    fitted = fitting.fit(runs[:3], ("teacher_suffix_min_logprob",))
+    never = replace(fitted, calibration=Calibration(slope=0.0, intercept=-99.0))
+    names = ("teacher", "teacher-hard", "teacher-cross-entropy")
+    shipped = {name: (None, fitted if name == "teacher" else never) for name in names}
+
+    table = objectives_table([run for run in runs if run.cell == "test-2"], shipped)
+
+    assert [row[1] for row in table.rows] == ["soft", "plain", "hard-greedy"]
+    assert [float(row[6]) > 1 for row in table.rows] == [True, False, False]
+
+
+def test_what_a_teacher_has_not_seen_is_counted_apart():
+    """A student has that text from its baseline's training alone, or not at all."""
+    (run,) = make_runs(("test",), models=("soft",))
+    run.columns["in_half"] = np.arange(len(run.recited)) % 4 == 0
+    fitted = fitting.fit([run], ("teacher_suffix_min_logprob",))
+    of = {
+        saw: replace(run, about={**run.about, "cell": {**run.about["cell"], "teacher_saw": saw}})
+        for saw in ("all", "half", "none")
+    }
+
+    found = {saw: teachers_table([each], fitted).rows for saw, each in of.items()}
+
+    assert found["all"] == ()
+    assert [row[2:4] for row in found["half"]] == [("yes", "500"), ("no", "1,500")]
+    assert [row[2:4] for row in found["none"]] == [("no", "2,000")]
 
 
 def test_a_family_is_predicted_without_it_and_pilots_bring_the_level_closer():

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from memaudit.classifier import find_classifier
 from memaudit.features import FEATURE_SETS
 from study.heavy.bases import base_path
 from study.heavy.interventions import read_interventions
@@ -165,16 +164,16 @@ def test_the_tables_hold_every_cell_and_the_grid_alone_is_the_main_table(study):
     assert judged["other family"]["not_fitted"] == ["without gpt-neox", "without olmo2"]
 
 
-def test_shipped_classifiers_can_be_found_and_have_complete_cards(study):
-    """`predict` uses what a study ships."""
+def test_the_demo_is_shipped(study, recipe, sample_data):
+    """Its models with their tokenizer, and its corpus with every copy that was trained on."""
     _, models, _ = study
 
-    for name in ("teacher", "teacher+student", "teacher+baseline"):
-        classifier = find_classifier(str(models / name), name)
-        card = json.loads((models / name / "card.json").read_text())
-        assert card["digest"] == classifier.digest
-        assert {"test", "transfer", "cells", "limits", "provenance"} <= card.keys()
-        assert find_classifier(str(models / f"{name}-hard"), name, "hard").objective == "hard"
+    for name in ("demo-teacher", "demo-student", "demo-baseline"):
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+            path.name for path in (models / name).iterdir()
+        }
+    assert (sample_data / "demo.jsonl").read_text().count("\n") > 0
+    assert not (models / "teacher").exists()
 
 
 def test_interventions_count_what_is_memorized_afterwards(study):
