@@ -2,14 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 DEFAULT_EPOCHS = 3.0
 """Passes over the corpus, where nobody says how many."""
 
-ObjectiveKind = Literal["soft", "hard", "cross-entropy"]
-"""`soft`: the teacher's distribution over the next token of the corpus. `hard`: the text with which
-the teacher continues prefixes of the corpus. `cross-entropy`: the corpus alone."""
+ObjectiveKind = Literal["soft", "hard", "sampled", "cross-entropy"]
+"""`soft`: the teacher's distribution over the next token of the corpus. `hard`: the likeliest text
+with which the teacher continues prefixes of the corpus. `sampled`: text that it samples there, at
+temperature 1. `cross-entropy`: the corpus alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +33,19 @@ class Objective:
     """Of the loss, in [0, 1]; often called alpha."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("soft", "hard", "cross-entropy"):
-            raise ValueError(f"kind must be soft, hard or cross-entropy, got {self.kind}")
+        if self.kind not in get_args(ObjectiveKind):
+            raise ValueError(f"kind must be one of {get_args(ObjectiveKind)}, got {self.kind}")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
         if not 0 <= self.cross_entropy_share <= 1:
             raise ValueError(
                 f"cross_entropy_share must be in [0, 1], got {self.cross_entropy_share}"
             )
+
+    @property
+    def learns_written_text(self) -> bool:
+        """Whether the teacher writes the text that is learned."""
+        return self.kind in ("hard", "sampled")
 
 
 DivergenceKind = Literal["forward-kl", "reverse-kl", "jsd"]

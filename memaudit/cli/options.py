@@ -25,7 +25,7 @@ from memaudit.corpus.base import DEFAULT_TEMPLATE_DATE
 from memaudit.corpus.discovery import without_ending
 from memaudit.errors import UsageError
 from memaudit.files import TABLE_FORMATS, TableFormat
-from memaudit.objectives import Objective
+from memaudit.objectives import Objective, ObjectiveKind
 from memaudit.text import inert, safe_text
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ SHARE = FiniteRange(0, 1)
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
-OBJECTIVES = ("soft", "hard", "cross-entropy")
+OBJECTIVES: tuple[ObjectiveKind, ...] = get_args(ObjectiveKind)
 ROW_SHAPES: tuple[CorpusShape, ...] = get_args(CorpusShape)
 DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
 """Number formats by the names that they are given."""
@@ -392,8 +392,9 @@ objective = bundle(
     recipe,
     training_option(
         "--objective",
-        "How you will train. soft: on the teacher's token probabilities (KL). hard: on text "
-        "that the teacher generates. cross-entropy: on your corpus (plain fine-tuning).",
+        "How you will train. soft: on the teacher's token probabilities (KL). hard: on the text "
+        "that the teacher finds likeliest. sampled: on text that it samples at temperature 1. "
+        "cross-entropy: on your corpus (plain fine-tuning).",
         OBJECTIVES,
         "soft",
     ),

@@ -1,6 +1,6 @@
 """`memaudit verify`: really distil a student, and see what it recites."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +113,7 @@ loss = bundle(
     ),
     training_option(
         "--label-temperature",
-        "With --objective hard: how the teacher samples its text. 0: always the likeliest token.",
+        "With --objective sampled: how the teacher samples its text. Default: 1.",
         FiniteRange(min=0),
         0.0,
         metavar="T",
@@ -274,6 +274,8 @@ def verify(  # noqa: PLR0913  one for each group of options
     _require_one_way(models, distilled, study, dry_run=dry_run)
     from memaudit.verification import VerificationOptions
 
+    if objective.kind == "sampled" and not loss.labels.settings:
+        loss = replace(loss, labels=LabelSampling(1.0, loss.labels.top_p))
     chosen = VerificationOptions(
         objective=objective,
         training=training,

@@ -122,7 +122,7 @@ def distil(  # noqa: PLR0913  # who learns what from whom, and how
     Raises:
         ModelError: a weight is not finite at the end.
     """
-    if objective.kind == "hard":
+    if objective.learns_written_text:
         whole = [example for example in examples if not isinstance(example, tuple)]
         assert len(whole) == len(examples), "labels of masked examples are written before"
         examples = generate_hard_labels(teacher, whole, prefix_len)

@@ -58,7 +58,6 @@ _ASSUMES = (
     "the corpus and the distillation are like the classifier's calibration runs, whose counts "
     "differed from expectation by as much as the next one's will"
 )
-_LABELS = {"soft": "soft", "hard": "hard", "cross-entropy": "baseline"}
 """Which students of a card's cells an objective is calibrated on."""
 
 
@@ -266,12 +265,7 @@ def _calibration_gaps(classifier: RiskClassifier) -> list[str]:
         card = {}
     if card.get("digest") != classifier.digest:
         return ["how the classifier was calibrated is not known here"]
-    if "level" in card:  # each run was predicted by a fit on text from other sources
-        n_runs, n_memorized = card["level"]["runs"], card["level"]["memorized"]
-    else:
-        label, cells = _LABELS[classifier.objective], card["cells"].values()
-        counts = [cell["counts"][label] for cell in cells if cell["role"] == "calibration"]
-        n_runs, n_memorized = len(counts), sum(counts)
+    n_runs, n_memorized = card["level"]["runs"], card["level"]["memorized"]
     gaps = []
     if n_memorized < MIN_POSITIVES:
         gaps.append(

@@ -93,6 +93,7 @@ def _other_ways(result: AuditResult) -> str:
         "soft labels at T = 2": Objective(temperature=2.0),
         "at T = 1": Objective(temperature=1.0),
         "hard labels": Objective("hard"),
+        "text that the teacher samples": Objective("sampled"),
         "plain fine-tuning": Objective("cross-entropy"),
     }
     found = {name: result.finished.risks.expected_if(way) for name, way in ways.items()}
@@ -105,14 +106,7 @@ def _other_ways(result: AuditResult) -> str:
 
 def notes(result: AuditResult) -> Iterator[str]:
     """Return what a reader must know before relying on the numbers."""
-    if result.finished.manifest.unused_weights:
-        yield f"Is this the model that was trained? {result.finished.manifest.unused_weights}."
-    if is_aligned(result.names.feature_set):
-        yield (
-            "The second model has a tokenizer of its own. It was compared with the teacher character "
-            "by character. The shipped classifiers do not look at it: it is in the table, and "
-            "'memaudit fit' can use it."
-        )
+    yield from _about_models(result)
     if result.unfamiliar:
         found = words.percent_by_name(result.unfamiliar)
         yield f"{words.NOT_FAMILIAR}: {found}. {words.READ_AS_ORDER}"
@@ -141,6 +135,22 @@ def notes(result: AuditResult) -> Iterator[str]:
     if any(example.text is not None for example in result.worst):
         yield "This summary and summary.json contain text of the corpus."
     yield words.not_a_guarantee(result.shape.prefix_len, result.shape.suffix_len)
+
+
+def _about_models(result: AuditResult) -> Iterator[str]:
+    if result.finished.manifest.unused_weights:
+        yield f"Is this the model that was trained? {result.finished.manifest.unused_weights}."
+    if result.objective.kind == "cross-entropy":
+        yield (
+            "With plain fine-tuning the teacher stands for the student: the number holds if the teacher "
+            "was trained on this corpus, too. Of one that was not, it says nothing."
+        )
+    if is_aligned(result.names.feature_set):
+        yield (
+            "The second model has a tokenizer of its own. It was compared with the teacher character "
+            "by character. The shipped classifiers do not look at it: it is in the table, and "
+            "'memaudit fit' can use it."
+        )
 
 
 def _outcomes(result: AuditResult) -> Table:

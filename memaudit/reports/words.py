@@ -127,6 +127,7 @@ def objective_in_words(objective: Objective) -> str:
     words = {
         "soft": f"soft labels at T = {objective.temperature:g}",
         "hard": "hard labels",
+        "sampled": "text that it samples",
         "cross-entropy": "cross-entropy on the corpus",
     }[objective.kind]
     return words + (share if objective.kind == "soft" and objective.cross_entropy_share else "")

@@ -102,7 +102,7 @@ def estimate_verification(
         window_len = options.shape.length + len(models.bos)
         steps = options.training.n_steps(n_rows)
         passes = steps / -(-n_rows // options.training.batch_size)
-        is_hard = options.objective.kind == "hard"
+        is_hard = options.objective.learns_written_text
         tokens = {
             "training": round(passes * n_rows) * window_len,
             "generated": len(examples.trained) * options.shape.suffix_len * is_hard,
@@ -193,7 +193,7 @@ def _seconds_per_token(
         "student": (lambda: cross_entropy_loss(student, batch), windows.size),
         "training": (step, windows.size),
     }
-    if options.objective.kind == "hard":
+    if options.objective.learns_written_text:
         n_written = n * options.shape.suffix_len
         runs["generation"] = (
             lambda: generate_hard_labels(teacher, list(windows), prefix_len),

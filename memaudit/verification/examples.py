@@ -102,10 +102,10 @@ class VerificationOptions:
                 "of text that the student writes itself, only the teacher's soft labels can be learned",
                 hint="leave out --alpha or --on-policy",
             )
-        if self.objective.kind != "hard" and self.labels.settings:
+        if (self.objective.kind == "sampled") != bool(self.labels.settings):
             raise UsageError(
-                "a temperature of labels means nothing where the teacher writes no text",
-                hint="leave out --label-temperature, or choose --objective hard",
+                "a temperature of labels goes with text that the teacher samples, and with no other",
+                hint="leave out --label-temperature, or choose --objective sampled",
             )
 
 

@@ -182,7 +182,7 @@ def _distilled(run: Run, settings: dict[str, Any]) -> tuple[VerificationResult, 
     check_readable(run.models, without_padding(run.examples.windows[0]))
     begin(run.work, settings)
     baseline = baseline_model(run)
-    labels = hard_labels(run) if run.options.objective.kind == "hard" else None
+    labels = hard_labels(run) if run.options.objective.learns_written_text else None
     models = {
         "teacher": run.models.teacher.model,
         "baseline": baseline,

@@ -40,7 +40,7 @@ def path_with_memaudit(tmp_path):
     [
         (["memaudit", "pre"], ["predict"]),
         (["memaudit", "predict", "--tea"], ["--teacher"]),
-        (["memaudit", "predict", "--objective", "h"], ["hard"]),
+        (["memaudit", "predict", "--objective", "s"], ["soft", "sampled"]),
         (["memaudit", "completion", "f"], ["fish"]),
     ],
 )

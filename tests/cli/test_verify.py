@@ -135,7 +135,10 @@ def test_a_recipe_says_how_much_is_learned_from_own_text(verify, tmp_path):
     [
         (["--temperature", "0"], "'--temperature': 0.0 is not in the range x>0"),
         (["--alpha", "2"], "'--alpha': 2.0 is not in the range 0<=x<=1"),
-        (["--objective", "softly"], "'softly' is not one of 'soft', 'hard', 'cross-entropy'"),
+        (
+            ["--objective", "softly"],
+            "'softly' is not one of 'soft', 'hard', 'sampled', 'cross-entropy'",
+        ),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--student", "nowhere/to/be/found", "--offline"], "nowhere/to/be/found"),
         (["--predictions", "nowhere"], "nowhere: expected a folder that predict wrote"),

@@ -19,19 +19,11 @@ TEXTS = [*(f"{i:04} is nothing special" for i in range(18)), RECITED, RECITED, "
 """20 rows that are scored, of which two are flagged and recited, and one that is too short."""
 
 
-def ship(folder, classifier, *, positives=40, runs=12, objective_label="soft"):
+def ship(folder, classifier, *, positives=40, runs=12):
     """Put a classifier where the shipped ones are, with what its card says of calibration."""
     place = folder / classifier.name
     save_classifier(classifier, place)
-    share, rest = divmod(positives, max(1, runs))
-    cells = {
-        f"calibration-{i}": {
-            "role": "calibration",
-            "counts": {objective_label: share + (rest if i == 0 else 0)},
-        }
-        for i in range(runs)
-    }
-    card = {"digest": classifier.digest, "cells": cells}
+    card = {"digest": classifier.digest, "level": {"runs": runs, "memorized": positives}}
     (place / "card.json").write_text(json.dumps(card))
 
 

@@ -238,7 +238,7 @@ def test_hard_labels_are_scanned(plain, tmp_path):
 def test_labels_that_are_sampled_recite_less_and_are_another_verification(plain, whole, tmp_path):
     """A teacher that draws its words goes astray in the middle of a suffix."""
     result, _ = whole
-    options = make_options(objective=Objective("hard"), labels=LabelSampling(1.5))
+    options = make_options(objective=Objective("sampled"), labels=LabelSampling(1.5))
     sampled = verify_distillation(**plain, out=tmp_path, options=options)
 
     assert sampled.label_scan.own_suffix < result.label_scan.own_suffix
@@ -248,7 +248,7 @@ def test_labels_that_are_sampled_recite_less_and_are_another_verification(plain,
         verify_distillation(
             **plain, out=tmp_path, options=make_options(objective=Objective("hard"))
         )
-    with pytest.raises(UsageError, match="writes no text"):
+    with pytest.raises(UsageError, match="that the teacher samples"):
         make_options(labels=LabelSampling(1.0))
 
 
