@@ -130,7 +130,7 @@ _MAIN_STUDENTS = (MAIN_STUDENT, PLAIN_STUDENT, "hard-greedy", "hard-sampled", "p
 """Those that have a say in which features there are, and that the classifiers are judged on."""
 
 _REGIME = "natural"
-_MIN_FOUND = 5
+MIN_FOUND = 5
 """Recited windows below which no threshold is chosen on a cell, and no ratio is shown."""
 
 
@@ -291,13 +291,12 @@ def of_objective(runs: Sequence[Run], objective: ObjectiveKind) -> list[Run]:
     return [run for run in runs if run.objective == objective]
 
 
-def _predictable(runs: Sequence[Run], spec: Shipped) -> list[Run]:
+def _predictable(runs: Sequence[Run], spec: Shipped | RiskClassifier) -> list[Run]:
     """Return the runs that a classifier is for: the baseline must not tell what itself recites."""
-    looks_at_it = spec.feature_set == "teacher+baseline"
     return [
         run
         for run in of_objective(runs, spec.objective)
-        if not (looks_at_it and run.student == PLAIN_STUDENT)
+        if spec.feature_set != "teacher+baseline" or run.student != PLAIN_STUDENT
     ]
 
 
@@ -463,7 +462,7 @@ def _shift(logits: NDArray[np.float64], run: Run) -> float:
 
 def _threshold(held_out: Sequence[tuple[Run, NDArray[np.float64]]]) -> float:
     """Return the threshold with the best mean F1 over the runs that can tell."""
-    telling = [(run, p) for run, p in held_out if run.found >= _MIN_FOUND]
+    telling = [(run, p) for run, p in held_out if run.found >= MIN_FOUND]
     levels = np.unique(np.concatenate([p for _, p in telling or held_out]))
     grid = levels[np.linspace(0, len(levels) - 1, min(2000, len(levels))).astype(int)]
     scores = [[_f1(run, p >= level) for level in grid] for run, p in telling]
@@ -537,12 +536,18 @@ def judge_all(
     for path in sorted(_BEFORE.glob("*.json")):
         before = load_classifier(path)
         if before.objective == objective:
-            judged = {run.label: _judge_file(run, before) for run in test}
-            table[f"shipped before: {path.stem}"] = judged
+            told = _predictable(test, before)
+            table[f"shipped before: {path.stem}"] = {
+                run.label: _judge_file(run, before) for run in told
+            }
     if objective != "cross-entropy":
         for name, rule in RULES.items():
-            judged = {run.label: judge(run, rule(run), 0.5, is_probability=False) for run in test}
-            table[name] = judged
+            scores = {run.label: (run, rule(run)) for run in test}
+            table[name] = {
+                label: judge(run, score, 0.5, is_probability=False)
+                for label, (run, score) in scores.items()
+                if score is not None
+            }
     return table
 
 
@@ -561,15 +566,15 @@ def _recited_by(*models: str) -> Callable[[Run], NDArray[np.float64]]:
     return score
 
 
-def _other_seeds(run: Run) -> NDArray[np.float64]:
+def _other_seeds(run: Run) -> NDArray[np.float64] | None:
     names = [name for name in run.columns if name.startswith("recited_soft-seed")]
-    if not names:
-        return np.zeros(len(run.recited))
+    if not names or run.student != MAIN_STUDENT:
+        return None
     share: NDArray[np.float64] = np.mean([run.columns[name] for name in names], axis=0)
     return share
 
 
-RULES: dict[str, Callable[[Run], NDArray[np.float64]]] = {
+RULES: dict[str, Callable[[Run], NDArray[np.float64] | None]] = {
     "students of other seeds": _other_seeds,
     "teacher and baseline recite it": _recited_by("teacher", "baseline"),
     "teacher recites it": _recited_by("teacher"),

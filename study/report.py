@@ -183,8 +183,8 @@ def left_out_table(shipped: Mapping[str, Fitted]) -> StudyTable:
             found = judge(run, probabilities, fitted.threshold)
             copies = np.repeat(probabilities, np.rint(run.weight).astype(int))
             interval = expected_count(copies, fitted.log_sd)
-            seeds = RULES["students of other seeds"](run) if run.student == MAIN_STUDENT else None
-            rule = None if seeds is None or not seeds.any() else judge(run, seeds, 0.5).pr_auc
+            seeds = RULES["students of other seeds"](run)
+            rule = None if seeds is None else judge(run, seeds, 0.5).pr_auc
             rows.append(
                 (
                     name,

@@ -15,7 +15,16 @@ from memaudit.metrics import clopper_pearson
 from memaudit.objectives import ObjectiveKind
 from memaudit.prefilter import Prefilter, PrefilterFit, prefilter_fit_bytes, prefilter_fit_path
 from memaudit.runs.files import committed_file
-from study.fit import Fitted, Judged, Run, Shipped, classifier_of, of_objective, source_groups
+from study.fit import (
+    MIN_FOUND,
+    Fitted,
+    Judged,
+    Run,
+    Shipped,
+    classifier_of,
+    of_objective,
+    source_groups,
+)
 
 DEFAULT_SURVIVAL = 0.995
 """What the cards of screens are written at."""
@@ -34,7 +43,8 @@ _LIMITS = (
 _STATISTICS = (
     "Test cells have sources of text that nothing was fitted on, one of them a family of models "
     "too. At natural prevalence. ROC-AUC, PR-AUC, precision and recall are means over test cells "
-    "of the natural regime; low and high are the lowest and highest of them, not an interval."
+    "without added copies in which 5 windows or more are recited; low and high are the lowest and "
+    "highest of them, not an interval."
 )
 
 
@@ -95,13 +105,17 @@ def _card(
     """Return what a reader must know before trusting the classifier."""
     own = judged[classifier.name]
     by_label = {run.label: run.about for run in runs}
-    natural = [name for name in own if by_label[name]["regime"]["copies"] == {}]
-    # Beside it stands what was asked about the same students.
-    others = {
-        method: by_label
-        for method, by_label in judged.items()
-        if method != classifier.name and set(natural) <= set(by_label)
-    }
+    natural = [
+        name
+        for name, found in own.items()
+        if by_label[name]["regime"]["copies"] == {} and found.found >= MIN_FOUND
+    ]
+    others = {}
+    for method, found in judged.items():
+        of = [name for name in natural if name in found]
+        if method != classifier.name and of:
+            name = method if of == natural else f"{method} ({len(of)} of {len(natural)})"
+            others[name] = _figures(found, of)
     return {
         "name": classifier.name,
         "digest": classifier.digest,
@@ -125,7 +139,7 @@ def _card(
         },
         "test": {
             "this classifier": _figures(own, natural),
-            **{method: _figures(by_cell, natural) for method, by_cell in others.items()},
+            **others,
         },
         "test_by_run": {
             name: {

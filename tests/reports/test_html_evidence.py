@@ -103,23 +103,24 @@ def test_the_page_shows_the_card(run, card):
     assert f"Tested on {len(card.runs)} distillations that it never saw" in page
     assert "exposure alone" in page
     assert page.count('class="dot"') == len(card.runs)
-    assert 'id="precision-recall-title"' not in page
+    assert 'id="precision-recall-title"' in page
     assert "| average precision | 0." in render_markdown(
         report_page(replace(make_report(run), card=card))
     )
 
 
-def test_a_curve_in_a_card_is_drawn(run, card, tmp_path):
-    """A card may hold more than its operating point."""
+def test_a_card_without_a_curve_draws_none(run, card, tmp_path):
+    """Cards of an earlier memaudit hold the operating point alone."""
+    assert card.curve[0][0] == 0
+    assert card.curve[-1][0] == 1
     document = json.loads((shipped_classifiers_dir() / "teacher" / "card.json").read_text())
-    document["curves"] = {"precision_recall": [[0.0, 1.0], [0.5, 0.9], [1.0, 0.1]]}
+    del document["curves"]
     (tmp_path / "card.json").write_text(json.dumps(document))
 
-    with_curve = read_card(tmp_path / "card.json", document["digest"])
+    without = read_card(tmp_path / "card.json", document["digest"])
 
-    assert with_curve.curve == ((0.0, 1.0), (0.5, 0.9), (1.0, 0.1))
-    page = render_html(report_page(replace(make_report(run), card=with_curve)))
-    assert 'id="precision-recall-title"' in page
+    page = render_html(report_page(replace(make_report(run), card=without)))
+    assert 'id="precision-recall-title"' not in page
 
 
 def test_predicted_is_compared_with_found_on_what_was_looked_at(run, verified):
@@ -177,7 +178,7 @@ def test_every_chart_of_the_page_is_a_file_of_its_own(run, card):
     """A slide wants one chart: it is the page's, with colours of its own, and always the same."""
     charts = report_page(replace(make_report(run), card=card)).charts
 
-    assert [chart.name for chart in charts] == ["risk", "budget", "calibration"]
+    assert [chart.name for chart in charts] == ["risk", "budget", "precision-recall", "calibration"]
     for chart in charts:
         drawn = draw_alone(chart)
         assert drawn == draw_alone(chart)
