@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from typing import Any, BinaryIO
 
 from memaudit.errors import CorpusError
@@ -93,14 +93,16 @@ def refuse_large_pages(file: BinaryIO, wanted: set[str], shown: str) -> None:
         CorpusError: there is such a page.
         ValueError, LookupError, RecursionError, struct.error: a header is damaged.
     """
-    for column in parquet_columns(file):
+    columns, end = parquet_columns(file), file.seek(0, SEEK_END)
+    for column in columns:
         place = column.start if column.path[0] in wanted else column.start + column.packed
         while place < column.start + column.packed:
             file.seek(place)
             header = BytesIO(file.read(_HEADER_BYTES))
             sizes = _struct(header)  # `PageHeader`
-            if sizes[3] < 0:
-                raise ValueError("a length below 0")
+            # Arrow takes the last 32 bits of either, and has room for as much before it reads.
+            if not (0 <= sizes[3] <= end - place and 0 <= sizes[2] < 1 << 31):
+                raise ValueError("a page is longer than its file, or than a page can be")
             _refuse_bomb(f"{shown}: a page of column {'.'.join(column.path)}", sizes[2], sizes[3])
             place += header.tell() + sizes[3]
     file.seek(0)

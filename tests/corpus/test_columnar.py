@@ -275,6 +275,28 @@ def test_a_page_that_unpacks_to_more_than_fits_is_refused(read, monkeypatch):
     assert [row.text for row in read("b.parquet", other)] == ["short"]
 
 
+@pytest.mark.parametrize("place", ["packed", "unpacked"])
+@pytest.mark.parametrize("size", [(1 << 40) + (1 << 31) - 9, (1 << 31) - 9, -(1 << 33) + 9])
+def test_a_page_longer_than_its_file_is_damaged_whatever_its_last_bits_say(
+    place, size, monkeypatch
+):
+    """2 kB took 2 GB: Arrow makes room for as much as the last 32 bits of a length say."""
+    content = io.BytesIO(as_parquet(pa.table({"text": ["one", "two"]})))
+    read = unpacked_sizes._struct
+
+    def changed(stream):
+        header = read(stream)
+        is_page = all(isinstance(header.get(i), int) for i in (1, 2, 3)) and 4 not in header
+        return header | {3 if place == "packed" else 2: size} if is_page else header
+
+    monkeypatch.setattr(unpacked_sizes, "_struct", changed)
+
+    # Of what is unpacked, as much as a page can be is refused with its own words.
+    is_bomb = place == "unpacked" and 0 <= size < 1 << 31
+    with pytest.raises(CorpusError if is_bomb else ValueError, match=r"unpacks|longer"):
+        unpacked_sizes.refuse_large_pages(content, {"text"}, "a.parquet")
+
+
 @pytest.mark.parametrize("kind", ["file", "stream"])
 @pytest.mark.parametrize("codec", ["lz4", "zstd"])
 @pytest.mark.parametrize("as_dictionary", [False, True])
