@@ -124,7 +124,7 @@ def sign_folder(folder: Path, key: "Ed25519PrivateKey", parts: Sequence[str] = (
     fingerprint, needed = _needed(folder, parts)
     # Scores were made with the counts, but no reader of a run that is whole looks at them: there
     # are signatures without them.
-    names = [*needed, *_made_from_them(folder), *_there(folder, EXPOSURE)]
+    names = dict.fromkeys((*needed, *_made_from_them(folder), *_there(folder, EXPOSURE)))
     signed = Signed(
         run=fingerprint,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -223,9 +223,10 @@ def _needed(folder: Path, parts: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _made_from_them(folder: Path) -> list[str]:
-    """Return the names of the results that are there."""
+    """Return the names of the results that are there, and of all chunks."""
     names = (SUMMARY, "risk.parquet", "risk.jsonl", "risk.csv")
-    return _there(folder, *names)
+    chunks = [f"chunks/{path.name}" for path in sorted((folder / "chunks").glob("*.parquet"))]
+    return [*_there(folder, *names), *chunks]
 
 
 def _there(folder: Path, *names: str) -> list[str]:

@@ -117,8 +117,11 @@ def test_a_part_that_is_gone_is_missed(signed, name):
 def test_a_part_that_was_added_is_found(signed):
     """It would be read as a result of the run."""
     shutil.copy(signed / "risk.parquet", signed / "risk.csv")
+    shutil.copy(signed / "chunks" / "00000.parquet", signed / "chunks" / "99999.parquet")
 
-    with pytest.raises(UsageError, match=r"risk\.csv was not signed"):
+    with pytest.raises(
+        UsageError, match=r"risk\.csv was not signed, chunks/99999\.parquet was not signed"
+    ):
         require_signature(signed, [public(KEY)])
 
 
