@@ -20,6 +20,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from functools import cache
@@ -56,6 +57,20 @@ def write_corpus(path):
     texts = [*TEXTS, TEXTS[3], TEXTS[3], SHORT]
     rows = [{"id": f"row-{i}", "text": text} for i, text in enumerate(texts)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@cache
+def captured():
+    """Return the same rows as a capture: with their tokens, and what the teacher says of each."""
+    from support.captures import capture, write_capture
+
+    from memaudit.engines.models import load_model
+
+    rows = [{"id": f"row-{i}", "text": text} for i, text in enumerate([*TEXTS, SHORT])]
+    loaded = load_model(str(MODELS / "demo-teacher"))
+    with tempfile.TemporaryDirectory() as folder:
+        found = capture(loaded.model, loaded.tokenizer, rows)
+        return write_capture("one-column", found, folder).read_bytes()
 
 
 # What is searched, and how.
@@ -151,6 +166,7 @@ class Box:
         if not self.corpus.exists():
             write_corpus(self.corpus)
         self.values = {"corpus": "input/corpus.jsonl", "teacher": MODELS / "demo-teacher"}
+        (self.folder / "input" / "captured.jsonl").write_bytes(captured())
 
     @property
     def corpus(self):
@@ -272,7 +288,7 @@ def missing_model(box):
 
 def wrong_classifier(box):
     """One that needs a model more."""
-    box.extra += ["--classifier", MODELS / "teacher+student"]
+    box.extra += ["--classifier", MODELS / "teacher+baseline"]
 
 
 def occupied_output(box):
@@ -359,6 +375,8 @@ LINES = {
     "predict_shard": PREDICT + "{corpus} --shard 0/2",
     "predict_workers": PREDICT + "{corpus} --workers 2",
     "predict_cascade": PREDICT + "{corpus} --cascade",
+    "predict_captured": PREDICT.replace("{teacher}", "captured --tokenizer {teacher}")
+    + "input/captured.jsonl",
     "predict_dry_run": PREDICT + "{corpus} --dry-run",
     "status": "status run",
     "status_json": "status run --json",
