@@ -157,6 +157,8 @@ def write_beside(
         OutputError: they cannot be written.
     """
     removed, excised, manifest_path = beside(out)
+    for path in (removed, excised, manifest_path):
+        remove_abandoned(path)
     with committed_file(removed) as stream:
         _write_table(stream, run, _removed(run, options, selection))
     if options.strategy == "excise":

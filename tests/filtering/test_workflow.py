@@ -10,7 +10,7 @@ from support.finished_runs import run_in_memory, write_jsonl
 from memaudit.errors import CorpusError, OutputError, UsageError
 from memaudit.filtering import FilterOptions, filter_corpus
 from memaudit.filtering import workflow as workflow_module
-from memaudit.filtering.outputs import push_to_hub
+from memaudit.filtering.outputs import beside, push_to_hub
 
 CANARY = "MEMAUDIT-CANARY"
 TEXTS = [f"{CANARY}-{i % 7} is here" for i in range(30)]
@@ -54,6 +54,18 @@ def test_a_corpus_may_have_moved(run, corpus, tmp_path):
     corpus.rename(moved)
 
     assert filter_corpus(run, str(moved), tmp_path / "out.jsonl").rows == 30
+
+
+def test_what_a_killed_filter_had_begun_goes(run, corpus, tmp_path):
+    """Of the corpus, and of each file that stands beside it."""
+    out = tmp_path / "out.jsonl"
+    begun = [path.with_name(f".{path.name}.0123abcd.tmp") for path in (out, *beside(out))]
+    for path in begun:
+        path.write_text("half")
+
+    filter_corpus(run, str(corpus), out)
+
+    assert not [path for path in begun if path.exists()]
 
 
 def test_nothing_beside_the_corpus_holds_its_text(run, corpus, tmp_path):
