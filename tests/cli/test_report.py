@@ -59,6 +59,16 @@ def test_it_writes_a_page_and_markdown_that_only_the_owner_can_read(folder, tmp_
     assert {path.stat().st_mode & 0o777 for path in (page, markdown)} == {0o600}
 
 
+def test_what_a_killed_report_had_begun_goes(folder, tmp_path):
+    """It may hold text of the corpus, and nobody looks for hidden files."""
+    begun = tmp_path / ".page.html.0123abcd.tmp"
+    begun.write_text("half")
+
+    assert memaudit(["report", "--run", str(folder), "--html", str(tmp_path / "page.html")]) == 0
+
+    assert not begun.exists()
+
+
 def test_json_tells_the_numbers_and_the_files(folder, tmp_path, capsys):
     """A pipeline reads one document and nothing else."""
     page = tmp_path / "page.html"
