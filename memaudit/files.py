@@ -54,13 +54,18 @@ def output_errors(path: Path, verb: Literal["written", "read"] = "written") -> I
 
 
 @contextmanager
-def written_file(path: Path) -> Iterator[BinaryIO]:
+def written_file(path: Path, *, clear: bool = True) -> Iterator[BinaryIO]:
     """Open a file, readable by its owner alone, that takes its name when all went well.
 
     What had the name before stays until then, and for ever if the work inside fails. A link is
     replaced, and what it points to is not: it may have been planted. What is no regular file, such
     as /dev/null, /dev/stdout or a pipe, is never replaced. It is given all of the content at the
     end, or none.
+
+    Args:
+        path: its name.
+        clear: whether to remove first what a process that was killed had begun under this name.
+            It reads the names of the whole folder.
 
     Raises:
         OutputError: it cannot be written.
@@ -74,6 +79,8 @@ def written_file(path: Path) -> Iterator[BinaryIO]:
                 with os.fdopen(_opened_special(path, descriptor), "wb") as special:
                     shutil.copyfileobj(stream, special)
             return
+        if clear:
+            remove_abandoned(path)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             with os.fdopen(os.open(temporary, _NEW, 0o600), "w+b") as stream:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from memaudit.errors import OutputError
-from memaudit.files import read_small, remove_abandoned, written_file
+from memaudit.files import read_small, written_file
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
 
@@ -177,8 +177,18 @@ def test_what_a_killed_process_had_begun_is_removed_and_what_another_writes_is_n
 
     with written_file(place) as stream:
         stream.write(b"new")
-        remove_abandoned(place)
+        write(place, b"newer")
 
     assert place.read_bytes() == b"new"
     assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, place.name]
-    remove_abandoned(tmp_path / "no-such-folder" / "out.jsonl")
+
+
+def test_a_file_of_many_does_not_read_the_names_of_all_others(tmp_path):
+    """Each of a hundred thousand chunks would list the folder of all."""
+    abandoned = tmp_path / ".out.jsonl.0123abcd.tmp"
+    abandoned.write_text("text")
+
+    with written_file(tmp_path / "out.jsonl", clear=False) as stream:
+        stream.write(b"new")
+
+    assert abandoned.exists()

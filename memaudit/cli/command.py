@@ -16,7 +16,6 @@ import click
 from click.shell_completion import CompletionItem
 
 from memaudit.cli.signals import Stopped, raise_if_stopped
-from memaudit.files import remove_abandoned
 from memaudit.runs.files import committed_file, open_path, output_folder
 from memaudit.text import json_text
 
@@ -281,7 +280,6 @@ class Shown:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, for its owner alone, in a folder that is made if missing."""
-    remove_abandoned(path)
     with output_folder(path.parent), committed_file(path) as stream:
         stream.write(content)
 

@@ -109,7 +109,6 @@ def write_corpus(
     decisions = (stay and cuts.get(row, True) for row, stay in enumerate(stays))
     written = []
     for file, place in places:
-        remove_abandoned(place)
 
         def keep_next(shown: str = file.shown) -> bool | Cuts:
             try:
@@ -157,8 +156,7 @@ def write_beside(
         OutputError: they cannot be written.
     """
     removed, excised, manifest_path = beside(out)
-    for path in (removed, excised, manifest_path):
-        remove_abandoned(path)
+    remove_abandoned(excised)  # it may not be written this time
     with committed_file(removed) as stream:
         _write_table(stream, run, _removed(run, options, selection))
     if options.strategy == "excise":

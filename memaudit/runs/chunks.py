@@ -203,7 +203,7 @@ def write_failure(plan: ChunkPlan, chunk: int, reason: str) -> None:
         OutputError: it cannot be written.
     """
     failure = _Failure(plan.fingerprint, chunk, reason)
-    with committed_file(_marker(plan, chunk)) as stream:
+    with committed_file(_marker(plan, chunk), clear=False) as stream:
         stream.write(msgspec.json.encode(_FailureFile(_digest(failure), failure)) + b"\n")
 
 

@@ -194,12 +194,13 @@ def output_folder(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def committed_file(path: Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
+def committed_file(path: Path, *, is_new: bool = False, clear: bool = True) -> Iterator[BinaryIO]:
     """Open a file that takes its name when all went well, as `written_file` does, or an object.
 
     Args:
         path: its name.
         is_new: whether to refuse if an object store has one; a folder is locked anyway.
+        clear: as for `written_file`. In a folder of many chunks `remove_halves` does it, once.
 
     Raises:
         FileExistsError: as above.
@@ -209,7 +210,7 @@ def committed_file(path: Path, *, is_new: bool = False) -> Iterator[BinaryIO]:
         with uploaded(path, is_new=is_new) as stream:
             yield stream
         return
-    with written_file(path) as stream:
+    with written_file(path, clear=clear) as stream:
         yield stream
 
 

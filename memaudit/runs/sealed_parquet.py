@@ -40,7 +40,7 @@ def sealed_writer(
         OutputError: it cannot be written.
     """
     sealed = {**metadata, "memaudit.seal": (_LABEL + _BLANK).decode()}
-    with committed_file(path) as stream:
+    with committed_file(path, clear=False) as stream:
         with pq.ParquetWriter(
             stream,
             schema,
@@ -110,7 +110,7 @@ def copy_sealed(source: Path, target: Path, metadata: Mapping[str, str]) -> None
         raise FileNotFoundError(source)
     with output_errors(source, "read"), open_sealed(source, metadata):
         pass
-    with opened(source) as original, committed_file(target) as copy:
+    with opened(source) as original, committed_file(target, clear=False) as copy:
         shutil.copyfileobj(original, copy)
 
 

@@ -52,10 +52,6 @@ def work_folder(out: Path) -> Iterator[Path]:
             work.mkdir(mode=0o700, exist_ok=True)
         with locked(work / "lock"):
             try:
-                # What a kill left under a temporary name.
-                with output_errors(work):
-                    for path in out.glob(".verification.*.tmp"):
-                        path.unlink()
                 yield work
             finally:
                 # An error in a path, before any stage began, leaves nothing behind.

@@ -109,7 +109,6 @@ def test_halves_of_a_kill_are_removed(tmp_path):
     (tmp_path / "work/.student.tmp").mkdir()
     (tmp_path / "work/.student.tmp/model.safetensors").write_text("half")
     (tmp_path / "work/.labels.npz.1234.tmp").write_text("half")
-    (tmp_path / ".verification.json.1234.tmp").write_text("half")
     (tmp_path / "mine.tmp").write_text("whole")
 
     with work_folder(tmp_path) as work:
