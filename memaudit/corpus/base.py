@@ -165,6 +165,39 @@ def refused(row: Example, reason: str) -> BadRow:
     return BadRow(row.row, row.example_id, row.address, reason, row.raw_digest)
 
 
+TEXT_KEY_BYTES = 16
+
+
+def text_key(row: Example | BadRow) -> bytes:
+    """Return 16 bytes that are equal for equal texts with equal answers, and for nothing else."""
+    if isinstance(row, BadRow):
+        return b"bad row ".ljust(TEXT_KEY_BYTES // 2) + row.row.to_bytes(TEXT_KEY_BYTES // 2)
+    key = hashlib.blake2b(row.text.encode(), digest_size=TEXT_KEY_BYTES)
+    key.update(json.dumps(row.answers).encode())
+    return key.digest()
+
+
+class RawDigest:
+    """SHA-256 of the rows of a chat corpus before they were rendered: it needs no model."""
+
+    def __init__(self) -> None:
+        self._hash, self._has_messages = hashlib.sha256(), False
+
+    def add(self, row: Example | BadRow) -> None:
+        """Count the next row."""
+        self._has_messages |= row.raw_digest is not None
+        if row.raw_digest is not None:
+            self._hash.update(row.raw_digest)
+        else:  # among messages there may be rows of plain text
+            text = row.text.encode() if isinstance(row, Example) else b""
+            self._hash.update(hashlib.sha256(text).digest())
+
+    @property
+    def value(self) -> str | None:
+        """In hexadecimal. None: no row held messages."""
+        return self._hash.hexdigest() if self._has_messages else None
+
+
 @dataclass(slots=True)
 class CorpusSeen:
     """What was found out about a corpus while it was read, for the summary."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.corpus import BadRow, Example
-from memaudit.corpus.base import Cuts
+from memaudit.corpus.base import Cuts, text_key
 from memaudit.filtering.outputs import (
     FileDigest,
     beside,
@@ -28,8 +28,8 @@ from memaudit.filtering.outputs import (
 )
 from memaudit.filtering.selection import FilterOptions, Outlook, Selection, outlook, select_rows
 from memaudit.filtering.texts import NearDuplicates, RiskyWindows, TeacherTokenizer
+from memaudit.runs.folder import number_texts
 from memaudit.runs.run import Run
-from memaudit.runs.text_keys import number_texts, text_key
 from memaudit.runs.unchanged import corpus_options, reread_corpus
 
 DEFAULT_OPTIONS = FilterOptions()

@@ -27,9 +27,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
+from memaudit.corpus.base import TEXT_KEY_BYTES
 from memaudit.errors import MemauditError, OutputError, UsageError
 from memaudit.runs.chunks import ChunkPlan, remove_failures, sort_chunks
 from memaudit.runs.files import (
@@ -57,7 +60,6 @@ from memaudit.runs.sealed_parquet import (
     is_whole,
     sealed_writer,
 )
-from memaudit.runs.text_keys import number_texts
 from memaudit.text import shown_path
 
 MANIFEST, ROWS, CHUNKS, LOCK = "manifest.json", "rows.parquet", "chunks", "lock"
@@ -321,3 +323,14 @@ def _records(rows: RowLog, cuts: RowWindows) -> Iterator[tuple[object, ...]]:
         windows = cuts.windows[start : start + n_windows].tolist()
         start += n_windows
         yield row.example_id, row.row, row.address, row.outcome, row.reason, windows, text
+
+
+def number_texts(keys: bytes) -> NDArray[np.int64]:
+    """Return (n_rows,) the first row that has the same text; for each row, its `text_key` is given.
+
+    It says which rows are equal and nothing else: unlike a digest, nobody can try texts out on it.
+    """
+    by_row = np.frombuffer(keys, dtype=f"S{TEXT_KEY_BYTES}")
+    _, first, inverse = np.unique(by_row, return_index=True, return_inverse=True)
+    found: NDArray[np.int64] = first[inverse]
+    return found

@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.corpus import BadRow, Conversation, Example, Rendered
-from memaudit.corpus.base import Span
+from memaudit.corpus.base import RawDigest, Span, text_key
 from memaudit.errors import CorpusError
 from memaudit.progress import ReportProgress, begin_stage
 from memaudit.runs.files import output_errors
-from memaudit.runs.text_keys import RawDigest, text_key
 from memaudit.windows import (
     WindowChoice,
     answer_suffixes,
@@ -251,7 +250,7 @@ class RowWindows:
     texts_hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     """SHA-256 of their texts."""
 
-    raw: "RawDigest" = field(default_factory=lambda: RawDigest())
+    raw: RawDigest = field(default_factory=RawDigest)
     """Of their messages, before a chat template made texts of them."""
 
     text_keys: bytearray = field(default_factory=bytearray)

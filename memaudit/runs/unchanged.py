@@ -18,12 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from memaudit.corpus import BadRow, CorpusOptions, Example, RenderMessages, read_corpus
-from memaudit.corpus.base import CAPTURED_WRONG, TOO_LARGE, Rendered, refused
+from memaudit.corpus.base import CAPTURED_WRONG, TOO_LARGE, RawDigest, Rendered, refused
 from memaudit.errors import UsageError
 from memaudit.files import open_regular
 from memaudit.runs.risk_table import COLUMNS
 from memaudit.runs.run import Run
-from memaudit.runs.text_keys import RawDigest
 from memaudit.text import shown_path
 
 
