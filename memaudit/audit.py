@@ -48,16 +48,16 @@ from memaudit.runs.opening import (
     read_before,
 )
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
-from memaudit.runs.prepared import (
+from memaudit.runs.reading import DistinctWindows, RowLog, cut_rows
+from memaudit.runs.results import AuditResult, ReportOptions, write_results
+from memaudit.runs.scoring import Session, score_missing
+from memaudit.runs.sealed_parquet import DamagedFileError, is_whole
+from memaudit.runs.shards import (
     KeptWindows,
     keep_windows,
     open_windows,
     prepared_meant,
 )
-from memaudit.runs.reading import DistinctWindows, RowLog, cut_rows
-from memaudit.runs.results import AuditResult, ReportOptions, write_results
-from memaudit.runs.scoring import Session, score_missing
-from memaudit.runs.sealed_parquet import DamagedFileError, is_whole
 from memaudit.runs.status import RunStatus, run_status
 from memaudit.text import shown_path
 
@@ -116,7 +116,7 @@ def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
     options: AuditOptions = DEFAULT_OPTIONS,
     progress: ReportProgress | None = None,
 ) -> RunStatus:
-    """Score one of several parts of a corpus; `memaudit.runs.merging` puts them together.
+    """Score one of several parts of a corpus; `memaudit.runs.shards` puts them together.
 
     All but `shard` is as for `audit_corpus`, errors too, and is the same for every part; `out` is
     the folder of this part alone. `prepared` is a folder that all parts share: the first one that

@@ -227,7 +227,7 @@ def gate(  # noqa: PLR0913  one for each kind of evidence
     from memaudit.gate import GateInputs, check_gate
     from memaudit.gate.identity import write_baseline
     from memaudit.gate.policy import policy_text
-    from memaudit.gate.scope import policy_for
+    from memaudit.gate.rules import policy_for
     from memaudit.runs.run import read_run
     from memaudit.runs.signature import read_public_keys
 

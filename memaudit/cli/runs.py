@@ -49,8 +49,8 @@ def merge(
     """
     # Before the work: a key that cannot be read is found now.
     from memaudit.reports.predict import summary_page
-    from memaudit.runs.merging import merge_runs
     from memaudit.runs.results import ReportOptions
+    from memaudit.runs.shards import merge_runs
     from memaudit.runs.signature import read_signing_key, sign_folder
 
     key = None if sign is None else read_signing_key(sign)

@@ -362,6 +362,13 @@ class Unreadable:
     """What `place` counts."""
 
 
+def record_of(number: int, row: Mapping[str, object] | str) -> Record | Unreadable:
+    """Return a row of a format without lines: given are its values, or why it cannot be read."""
+    if isinstance(row, str):
+        return Unreadable(number, number, row, "row")
+    return Record(number, number, row, "row")
+
+
 class RepeatedKeys(dict[str, object]):
     """A JSON object in which keys repeat, the last value kept."""
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from memaudit.corpus.base import KeepNext, ProjectColumns, Record, Unreadable
+from memaudit.corpus.base import KeepNext, ProjectColumns, Record, Unreadable, record_of
 from memaudit.corpus.byte_streams import OpenFile
 from memaudit.corpus.cuts import cut_values
 from memaudit.corpus.unpacked_sizes import (
@@ -45,10 +45,7 @@ class _Columnar:
             for batch in self._batches(file.whole(), file.shown, project):
                 for row in arrow_rows(batch):
                     number += 1
-                    if isinstance(row, str):
-                        yield Unreadable(number, number, row, "row")
-                    else:
-                        yield Record(number, number, row, "row")
+                    yield record_of(number, row)
 
     def copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
         """Write the rows that stay, as columns of the types and codecs they have."""

@@ -1,4 +1,4 @@
-"""Read a corpus: every row of every file, in order, each with exactly one outcome."""
+"""Read a corpus: every row of every file, of the hub or in memory, in order, each with one outcome."""
 
 import hashlib
 import io
@@ -6,9 +6,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from memaudit.corpus.base import (
     BadRow,
@@ -16,23 +16,24 @@ from memaudit.corpus.base import (
     CorpusOptions,
     CorpusSeen,
     Example,
+    ProjectColumns,
     Record,
     Rendered,
     RenderMessages,
     RowError,
     Unreadable,
+    record_of,
 )
 from memaudit.corpus.byte_streams import read_blocks
 from memaudit.corpus.discovery import SourceFile, find_files, has_known_ending, open_regular
 from memaudit.corpus.formats import FORMATS
 from memaudit.corpus.hub import HubCorpus, parse_hub_id, read_hub
-from memaudit.corpus.in_memory import read_in_memory
 from memaudit.corpus.json_lines import read_json_lines
-from memaudit.corpus.layouts import Content
+from memaudit.corpus.layouts import Content, kind_of
 from memaudit.corpus.shapes import ColumnChooser, read_content, read_id, render_content
 from memaudit.errors import CorpusError, UsageError
 from memaudit.files import forbid_core_dumps
-from memaudit.text import shown_path
+from memaudit.text import safe_text, shown_path
 
 _MAX_UNSETTLED_ROWS = 1000
 """Rows that may pass without the columns being found before the corpus is refused."""
@@ -209,8 +210,8 @@ def _hub_rows(corpus: HubCorpus, options: CorpusOptions, chooser: ColumnChooser)
 
 def _rows_in_memory(options: CorpusOptions, chooser: ColumnChooser) -> Iterator[_Row]:
     name = shown_path(options.source)
-    for item in read_in_memory(options.rows, name, chooser.project):
-        yield _Row(options.source, name, item)
+    for number, row in enumerate(_values(options.rows, name, chooser.project), start=1):
+        yield _Row(options.source, name, record_of(number, row))
 
 
 def _stdin_rows(stdin: BinaryIO, options: CorpusOptions) -> Iterator[_Row]:
@@ -226,3 +227,71 @@ def _file_rows(
         with open_regular(source, options) as file:
             for item in FORMATS[source.format].read(file, chooser.project):
                 yield _Row(source.name, source.shown, item)
+
+
+_ROWS_AT_ONCE = 256
+
+
+def _values(rows: Any, shown: str, project: ProjectColumns) -> Iterator[Mapping[str, object] | str]:
+    """Yield the values of each row, or why it cannot be read."""
+    if isinstance(rows, Mapping):
+        names = ", ".join(safe_text(str(name), 60) for name in list(rows)[:10])
+        raise UsageError(
+            f"{shown}: expected rows, got a mapping of {names}", hint="give one of these alone"
+        )
+    if hasattr(rows, "select_columns"):  # of datasets, in memory or streamed
+        rows = rows.with_format(None)
+        if rows.column_names is not None:
+            rows = rows.select_columns(list(project(rows.column_names, shown)))
+        return map(_row, rows)
+    if hasattr(rows, "iloc"):  # a frame of pandas; by way of Arrow, mixed columns would be refused
+        rows = rows.set_axis([str(name) for name in rows.columns], axis="columns")
+        rows = rows[list(project(list(rows.columns), shown))]
+        return (_row(row) for part in _parts(rows) for row in part)
+    if hasattr(rows, "__arrow_c_stream__"):
+        from memaudit.corpus.columnar import stream_rows
+
+        return stream_rows(rows, shown, project)
+    if isinstance(rows, Iterable) and not isinstance(rows, str | bytes):
+        return (
+            _row(row, keeps_null=True)
+            if isinstance(row, Mapping)
+            else f"expected a dict, got {kind_of(row)}"
+            for row in rows
+        )
+    raise UsageError(
+        f"{shown}: expected a path, a data set, a frame, a table or dicts, "
+        f"got {type(rows).__name__}",
+        hint="give rows with one column for each part of the text",
+    )
+
+
+def _parts(frame: Any) -> Iterator[list[dict[str, object]]]:
+    for start in range(0, len(frame), _ROWS_AT_ONCE):
+        part = frame.iloc[start : start + _ROWS_AT_ONCE]
+        yield part.astype(object).where(part.notna(), None).to_dict("records")
+
+
+def _row(row: Mapping[Any, Any], *, keeps_null: bool = False) -> dict[str, object]:
+    """Return the values of a row by column, as JSON would give them.
+
+    Args:
+        row: as a library gives it.
+        keeps_null: whether null in an object is a value. Where Arrow is behind the rows, every
+            object has all keys, and null stands for what a row does not have.
+    """
+    return {str(name): _plain(value, keeps_null=keeps_null) for name, value in row.items()}
+
+
+def _plain(value: Any, *, keeps_null: bool) -> Any:
+    if hasattr(value, "tolist"):  # of numpy, torch and pandas
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {
+            key: _plain(item, keeps_null=keeps_null)
+            for key, item in value.items()
+            if keeps_null or item is not None
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(item, keeps_null=keeps_null) for item in value]
+    return value

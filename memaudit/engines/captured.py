@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 from memaudit.corpus.base import RowError, Span
 from memaudit.corpus.layouts import CAPTURES, kind_of, quoted
 from memaudit.engines import CAPTURED
-from memaudit.engines.prompt_logprobs import LogprobEngine
-from memaudit.engines.window_io import ModelLimits
+from memaudit.engines.window_io import LogprobEngine, ModelLimits
 from memaudit.errors import CorpusError
 from memaudit.files import read_small
 from memaudit.text import shown_path

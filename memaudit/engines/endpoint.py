@@ -27,9 +27,8 @@ from requests.auth import AuthBase
 from memaudit.engines import API_KEY, ENDPOINT, EndpointOptions
 from memaudit.engines.canaries import TOLERANCES, Canaries, WatchedEngine, canary_windows
 from memaudit.engines.models import ModelOptions, open_tokenizer
-from memaudit.engines.prompt_logprobs import LogprobEngine
 from memaudit.engines.tokenizer import Tokenizer
-from memaudit.engines.window_io import ModelLimits
+from memaudit.engines.window_io import LogprobEngine, ModelLimits
 from memaudit.errors import ModelError, UsageError
 from memaudit.progress import tell
 from memaudit.text import safe_text

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from memaudit.engines.adapters import Adapter
 from memaudit.engines.locating import (
     BESIDE_WEIGHTS,
     PATH_HINT,
+    Adapter,
     adapter_of,
     download,
     find_files,

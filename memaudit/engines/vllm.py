@@ -28,7 +28,6 @@ from memaudit.engines.canaries import TOLERANCES, Canaries, WatchedEngine, canar
 from memaudit.engines.head import Head, read_head, score_position_pairs, score_positions
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import LoadedModel
-from memaudit.engines.prompt_logprobs import LogprobEngine, OutsideEngine
 from memaudit.engines.vllm_start import (
     HiddenStates,
     VllmRefusedError,
@@ -36,7 +35,14 @@ from memaudit.engines.vllm_start import (
     start_prompt_logprobs,
     vllm_version,
 )
-from memaudit.engines.window_io import ModelLimits, check_windows, limits_of, split_scores
+from memaudit.engines.window_io import (
+    LogprobEngine,
+    ModelLimits,
+    OutsideEngine,
+    check_windows,
+    limits_of,
+    split_scores,
+)
 from memaudit.errors import ModelError
 from memaudit.progress import tell
 from memaudit.scores import WindowScores

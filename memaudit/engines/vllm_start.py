@@ -18,7 +18,7 @@ from torch import Tensor
 
 from memaudit.engines import VllmOptions
 from memaudit.engines.models import LoadedModel, ModelOptions
-from memaudit.engines.prompt_logprobs import PromptLogprobs
+from memaudit.engines.window_io import PromptLogprobs
 from memaudit.errors import ModelError
 from memaudit.text import safe_text, shown_path
 

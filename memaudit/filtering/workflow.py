@@ -26,8 +26,16 @@ from memaudit.filtering.outputs import (
     write_beside,
     write_corpus,
 )
-from memaudit.filtering.selection import FilterOptions, Outlook, Selection, outlook, select_rows
-from memaudit.filtering.texts import NearDuplicates, RiskyWindows, TeacherTokenizer
+from memaudit.filtering.selection import (
+    FilterOptions,
+    NearDuplicates,
+    Outlook,
+    RiskyWindows,
+    Selection,
+    TeacherTokenizer,
+    outlook,
+    select_rows,
+)
 from memaudit.runs.folder import number_texts
 from memaudit.runs.run import Run
 from memaudit.runs.unchanged import corpus_options, reread_corpus

@@ -37,8 +37,15 @@ from memaudit.gate.identity import (
 from memaudit.gate.policy import EffectivePolicy, GatePolicy
 from memaudit.gate.rescore import Rescoring, rescore
 from memaudit.gate.result import Finding, GateResult, Guarantee, Level, RuleResult, Verdict
-from memaudit.gate.rules import Evidence, apply_rules, recited_rows, sensitive_rows
-from memaudit.gate.scope import judged, require_scope, scope_rules
+from memaudit.gate.rules import (
+    Evidence,
+    apply_rules,
+    judged,
+    recited_rows,
+    require_scope,
+    scope_rules,
+    sensitive_rows,
+)
 from memaudit.labels import PARTS, read_verified_rows
 from memaudit.metrics import ExpectedCount
 from memaudit.prefilter import make_prefilter

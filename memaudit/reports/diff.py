@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import UsageError
-from memaudit.gate.rules import recited_rows
-from memaudit.gate.scope import judged
+from memaudit.gate.rules import judged, recited_rows
 from memaudit.metrics import ExpectedCount
 from memaudit.reports import words
 from memaudit.reports.page import (

@@ -1,20 +1,23 @@
 """What a report of a run shows beyond the run's own counts, and the texts that it may show."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from memaudit.classifier import shipped_classifiers_dir
 from memaudit.corpus import Conversation, Example, Rendered
 from memaudit.errors import UsageError
+from memaudit.evaluation import Figure
 from memaudit.features import OBJECTIVE_FEATURES
 from memaudit.gate.result import GateResult
 from memaudit.labels import VerifiedRows
-from memaudit.metrics import ExpectedCount
-from memaudit.reports.classifier_card import Card, find_card
+from memaudit.metrics import ExpectedCount, Interval
 from memaudit.runs.manifest import Manifest
 from memaudit.runs.risks import Risks, Worst
 from memaudit.runs.run import Run
@@ -28,6 +31,9 @@ MAX_WORST = 500
 
 REASONS_OF = 10_000
 """Distinct texts whose reasons are counted at most, the riskiest first."""
+
+OWN = "this classifier"
+"""The name of the classifier itself among the methods of its card."""
 
 _N_BINS = 20
 _N_BUDGETS = 64
@@ -65,6 +71,89 @@ class ReasonCount:
     reason: str
     texts: int
     rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRun:
+    """A run of the study that the classifier never saw, distilled for real."""
+
+    name: str
+    examples: int
+    expected: float
+    """To be memorized, by the classifier."""
+    found: int
+    """That the student really memorized."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """Figures at natural prevalence, on held-out runs."""
+
+    methods: Mapping[str, Mapping[str, Figure]]
+    """By method, the classifier first, then by metric; a metric without a value is left out."""
+    runs: tuple[StudyRun, ...]
+    """The smallest expectation first."""
+    statistics: str
+    limits: str
+    curve: tuple[tuple[float, float], ...]
+    """Recall and precision at falling thresholds; empty if the card has none."""
+
+    @property
+    def prevalence(self) -> float | None:
+        """Share of memorized examples over all held-out runs; None without any."""
+        n_examples = sum(run.examples for run in self.runs)
+        return sum(run.found for run in self.runs) / n_examples if n_examples else None
+
+
+def find_card(name: str, digest: str) -> Card | None:
+    """Return the card of a shipped classifier; None if none is that one.
+
+    Args:
+        name: of the classifier.
+        digest: of its content: a classifier of the same name may be another.
+    """
+    path = shipped_classifiers_dir() / name / "card.json"
+    return read_card(path, digest) if path.is_file() else None
+
+
+def read_card(path: Path, digest: str) -> Card | None:
+    """Return a card if it is of the classifier with that digest and says how that was tested."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    # Figures of a classifier with the same name would lend trust that this one has not earned.
+    if document.get("digest") != digest or OWN not in document.get("test", {}):
+        return None
+    methods = {method: _figures(metrics) for method, metrics in document["test"].items()}
+    own = {OWN: methods.pop(OWN)}
+    by_value = sorted(methods.items(), key=lambda item: -_average_precision(item[1]))
+    runs = [
+        StudyRun(
+            name.removeprefix("as shipped: "), run["examples"], float(run["expected"]), run["found"]
+        )
+        for name, run in document.get("test_by_run", {}).items()
+        if run.get("expected") is not None and run.get("found") is not None
+    ]
+    curve = document.get("curves", {}).get("precision_recall", [])
+    return Card(
+        methods=own | dict(by_value),
+        runs=tuple(sorted(runs, key=lambda run: (run.expected, run.name))),
+        statistics=str(document.get("statistics", "")),
+        limits=str(document.get("limits", "")),
+        curve=tuple((float(recall), float(precision)) for recall, precision in curve),
+    )
+
+
+def _figures(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, Figure]:
+    figures = {}
+    for metric, found in metrics.items():
+        low, high = found.get("low"), found.get("high")
+        interval = None if low is None or high is None else Interval(low, high)
+        if found.get("value") is not None:
+            figures[metric] = Figure(found["value"], interval)
+    return figures
+
+
+def _average_precision(figures: Mapping[str, Figure]) -> float:
+    return (figures["pr_auc"].value or 0.0) if "pr_auc" in figures else -1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,13 +1,14 @@
-"""What a report rests on: a real distillation, what the numbers mean, and what decides them."""
+"""What a report rests on: the classifier's card, a real distillation, and what decides the numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from memaudit.evaluation import Rate
 from memaudit.labels import ROLES, VerificationResult, VerifiedRows
 from memaudit.reports import words
-from memaudit.reports.charts import Bar
+from memaudit.reports.charts import Bar, Chart, Curve, Dot, Rule, counted_log, shares
 from memaudit.reports.page import (
     BARS,
+    Block,
     Bullets,
     Cell,
     Column,
@@ -20,7 +21,115 @@ from memaudit.reports.page import (
     name,
     numbers,
 )
-from memaudit.reports.report import Report
+from memaudit.reports.report import OWN, Card, Report, StudyRun
+
+_METRICS = {
+    "pr_auc": "average precision",
+    "roc_auc": "ROC-AUC",
+    "equal_count_auc": "ROC-AUC among examples that occur equally often",
+    "precision": "precision at the threshold",
+    "recall": "recall at the threshold",
+    "calibration_error": "calibration error",
+}
+
+
+def classifier_section(card: Card | None, classifier: str) -> Section:
+    """Return how the classifier was tested, by its card."""
+    no_card = " does not come with memaudit. The card beside its file says how it was tested."
+    return Section(
+        "How good the classifier is",
+        "classifier",
+        "Classifier",
+        (Paragraph(("No card is at hand: ", name(classifier), no_card)),)
+        if card is None
+        else tuple(_blocks(card)),
+    )
+
+
+def _blocks(card: Card) -> Iterator[Block]:
+    tested = f"Tested on {len(card.runs)} distillations that it never saw."
+    if card.prevalence is not None:
+        tested += f" {words.percent(card.prevalence)} of their examples were memorized."
+    yield Paragraph(tested)
+    own = card.methods[OWN]
+    yield Table(
+        title="Figures of this classifier on those distillations",
+        columns=(Column("figure"), *numbers("value", "95% interval")),
+        rows=tuple(
+            (label, words.figure(own[key].value), words.figure_range(own[key]) or "–")
+            for key, label in _METRICS.items()
+            if key in own
+        ),
+        style="numbers",
+    )
+    if card.curve:
+        yield _curve_chart(card)
+    yield _methods(card)
+    if card.runs:
+        yield _calibration_chart(card.runs)
+        yield Table(
+            title="Expected and found, by held-out distillation",
+            columns=(Column("distillation"), *numbers("examples", "expected", "found")),
+            rows=tuple(
+                (run.name, run.examples, f"{run.expected:,.1f}", run.found) for run in card.runs
+            ),
+            is_folded=True,
+            style="numbers",
+        )
+    if card.statistics:
+        yield Paragraph(card.statistics, "quiet")
+
+
+def _methods(card: Card) -> Table:
+    rows: list[tuple[str | Cell, ...]] = []
+    for method, figures in card.methods.items():
+        if found := figures.get("pr_auc"):
+            low, high = (
+                (found.interval.low, found.interval.high) if found.interval else (None, None)
+            )
+            bar = Bar(found.value or 0.0, is_risk=not rows, low=low, high=high)
+            text, detail = words.figure(found.value, 2), words.figure_range(found, 2)
+            rows.append((method, Cell(bar=bar), Cell(text=text, detail=detail)))
+    return Table(
+        title="Average precision (area under precision and recall) of this classifier and of "
+        "simpler rules, on the same distillations",
+        columns=(Column("by"), BARS, Column("average precision")),
+        rows=tuple(rows),
+        style="ranking",
+    )
+
+
+def _curve_chart(card: Card) -> Chart:
+    chance = [] if card.prevalence is None else [Rule(up=card.prevalence)]
+    return Chart(
+        name="precision-recall",
+        title="Precision against recall on held-out distillations",
+        description="A curve from high precision at low recall to low precision at full recall; "
+        f"chance is {words.percent(card.prevalence)}.",
+        caption="The dashed line is chance.",
+        x=shares("recall"),
+        y=shares("precision"),
+        marks=(Curve(card.curve), *chance),
+        height=300,
+    )
+
+
+def _calibration_chart(runs: tuple[StudyRun, ...]) -> Chart:
+    highest = 1.2 * max(1.0, *(max(run.expected, float(run.found)) for run in runs))
+    dots = [(run, f"{run.expected:,.1f} expected, {run.found:,} found") for run in runs]
+    return Chart(
+        name="calibration",
+        title="Found against expected, by held-out distillation",
+        description=f"{len(runs)} dots on logarithmic scales, close to the diagonal where as many "
+        "were memorized as expected. The numbers are in the table below.",
+        caption="Each dot is a distillation. Above the line more was memorized than expected.",
+        x=counted_log("examples expected", highest, with_thirds=True),
+        y=counted_log("examples found", highest, with_thirds=True),
+        marks=tuple(Dot(run.expected, run.found, f"{run.name}: {said}") for run, said in dots),
+        has_diagonal=True,
+        height=300,
+    )
+
 
 _MISSED_SHOWN = 20
 

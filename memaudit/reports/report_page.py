@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from memaudit.gate.result import GateResult
-from memaudit.gate.scope import run_date
+from memaudit.gate.rules import run_date
 from memaudit.reports import words
 from memaudit.reports.charts import Bar, Chart, Curve, Pillar, Rule, counted, counted_log, shares
-from memaudit.reports.classifier_card import classifier_section
 from memaudit.reports.gate import bound, gate_sentence, rules_table
 from memaudit.reports.page import (
     BARS,
@@ -39,6 +38,7 @@ from memaudit.reports.report import (
     main_features,
 )
 from memaudit.reports.report_evidence import (
+    classifier_section,
     limits_section,
     provenance_section,
     reciters_of,

@@ -35,7 +35,7 @@ from memaudit.sensitivity import (
 from memaudit.windows import context_len, without_padding
 
 if TYPE_CHECKING:
-    from memaudit.runs.prepared import KeptWindows
+    from memaudit.runs.shards import KeptWindows
 
 
 @dataclass(frozen=True, slots=True)

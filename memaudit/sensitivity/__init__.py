@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from memaudit.errors import MissingDependency, is_installed
 
 if TYPE_CHECKING:
-    from memaudit.sensitivity.credentials import SecretDetector
-    from memaudit.sensitivity.personal_data import PersonalDataDetector
+    from memaudit.sensitivity.detectors import PersonalDataDetector, SecretDetector
 
 
 PersonalKind = Literal[
@@ -117,8 +116,7 @@ def load_detector() -> Detector:
         MissingDependency: one of their packages is not installed.
     """
     _require_packages()
-    from memaudit.sensitivity.credentials import SecretDetector
-    from memaudit.sensitivity.personal_data import PersonalDataDetector
+    from memaudit.sensitivity.detectors import PersonalDataDetector, SecretDetector
 
     return Detector(PersonalDataDetector(), SecretDetector())
 
@@ -130,10 +128,10 @@ def detector_versions() -> dict[str, str]:
         MissingDependency: one of the packages is not installed.
     """
     _require_packages()
-    from memaudit.sensitivity import credentials, personal_data
+    from memaudit.sensitivity import detectors
 
     rules = {"sensitivity-rules": str(RULES_VERSION)}
-    return rules | personal_data.versions() | credentials.versions()
+    return rules | detectors.versions()
 
 
 def _require_packages() -> None:

@@ -21,7 +21,7 @@ from memaudit.cli.main import run as run_command
 from memaudit.corpus import CorpusOptions
 from memaudit.errors import UsageError
 from memaudit.gate.policy import GatePolicy
-from memaudit.gate.scope import judged, policy_for, require_scope
+from memaudit.gate.rules import judged, policy_for, require_scope
 from memaudit.objectives import Objective
 from memaudit.runs.manifest import AnswersRead, ExposureCounted, RunInputs, _digest, read_manifest
 from memaudit.runs.run import read_run

@@ -13,10 +13,9 @@ from memaudit.classifier import load_classifier, shipped_classifiers_dir
 from memaudit.evaluation import Rate
 from memaudit.labels import VerificationResult, match_run
 from memaudit.reports.charts import draw_alone
-from memaudit.reports.classifier_card import OWN, find_card, read_card
 from memaudit.reports.html import render_html
 from memaudit.reports.markdown import render_markdown
-from memaudit.reports.report import make_report
+from memaudit.reports.report import OWN, find_card, make_report, read_card
 from memaudit.reports.report_evidence import extraction_sets, reciters_of
 from memaudit.reports.report_page import report_page
 from memaudit.runs.run import read_run

@@ -21,7 +21,7 @@ from memaudit.features import EXPOSURE_FEATURES, FEATURE_SETS
 from memaudit.runs import counting
 from memaudit.runs.folder import read_summary
 from memaudit.runs.manifest import Shard, read_manifest
-from memaudit.runs.merging import merge_runs
+from memaudit.runs.shards import merge_runs
 from memaudit.windows import WindowShape
 from study.exposure import exposure_of
 

@@ -22,10 +22,10 @@ from memaudit import audit
 from memaudit.errors import ModelError, OutputError, UsageError
 from memaudit.runs.chunks import read_failures, write_failure
 from memaudit.runs.manifest import Shard
-from memaudit.runs.merging import merge_runs
 from memaudit.runs.results import ReportOptions
 from memaudit.runs.run import read_run
 from memaudit.runs.scoring import score_chunk
+from memaudit.runs.shards import merge_runs
 from memaudit.runs.status import run_status
 from memaudit.runs.workers import Attempts
 

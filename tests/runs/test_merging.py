@@ -7,8 +7,8 @@ from support.fake_run import contents, fake_audit
 from memaudit.errors import OutputError, UsageError
 from memaudit.runs.folder import open_folder
 from memaudit.runs.manifest import Shard, read_manifest, write_manifest
-from memaudit.runs.merging import merge_runs
 from memaudit.runs.results import ReportOptions
+from memaudit.runs.shards import merge_runs
 
 
 def score_shards(folder, count=3, **settings):

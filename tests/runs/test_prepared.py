@@ -23,13 +23,13 @@ from support.fakes import make_classifier
 
 from memaudit import audit
 from memaudit.errors import OutputError, UsageError
-from memaudit.runs import prepared
+from memaudit.runs import shards
 from memaudit.runs.counting import EXPOSURE
 from memaudit.runs.files import open_path
 from memaudit.runs.folder import WINDOWS
 from memaudit.runs.manifest import Shard, read_manifest
-from memaudit.runs.merging import merge_runs
 from memaudit.runs.sealed_parquet import sealed_writer
+from memaudit.runs.shards import merge_runs
 
 ASKS_EXPOSURE = make_classifier(features=("log_exposure", "teacher_suffix_mean_logprob"))
 
@@ -138,7 +138,7 @@ def test_a_reader_that_is_killed_leaves_no_windows(tmp_path, monkeypatch):
             yield writer
 
     def die():
-        monkeypatch.setattr(prepared, "sealed_writer", killed)
+        monkeypatch.setattr(shards, "sealed_writer", killed)
         score_prepared(tmp_path / "part-0", inputs_of(), Shard(0, 3), shared)
 
     assert exit_of(fork(die)) == -signal.SIGKILL

@@ -16,10 +16,10 @@ from memaudit.errors import UsageError
 from memaudit.features import FEATURE_SETS
 from memaudit.runs.folder import MANIFEST
 from memaudit.runs.manifest import Shard, read_manifest
-from memaudit.runs.merging import merge_runs
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.run import read_run
 from memaudit.runs.scoring import score_here
+from memaudit.runs.shards import merge_runs
 from memaudit.sensitivity import SENSITIVITY_COLUMNS
 
 OPTIONS = {"shape": SHAPE, "chunk_size": 2, "on_bad_row": "skip", "sensitive": True}

@@ -19,8 +19,8 @@ from support.fake_run import (
 from memaudit.errors import MissingDependency, OutputError, UsageError
 from memaudit.runs.files import open_path
 from memaudit.runs.manifest import Shard, read_manifest, write_manifest
-from memaudit.runs.merging import merge_runs
 from memaudit.runs.run import read_run
+from memaudit.runs.shards import merge_runs
 from memaudit.runs.status import run_status
 
 

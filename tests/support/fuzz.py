@@ -248,7 +248,7 @@ def _run_targets(folder):
     from support.gated import make_run
 
     from memaudit.gate.identity import read_baseline, write_baseline
-    from memaudit.gate.scope import judged
+    from memaudit.gate.rules import judged
     from memaudit.runs.folder import MANIFEST, ROWS
     from memaudit.runs.manifest import read_manifest
     from memaudit.runs.run import read_run

@@ -1,27 +1,41 @@
-"""The windows of a corpus, kept for the shards of a run: then only one of them reads it.
+"""Shards: the windows that they share, so that only one of them reads the corpus, and their merging.
 
-They lie in the folder of a run that has no chunks, beside its manifest and rows. Whoever comes first
-reads the corpus and commits them, the others wait for that and open the file. It is bound to the
+The windows lie in the folder of a run that has no chunks, beside its manifest and rows. Whoever comes
+first reads the corpus and commits them, the others wait for that and open the file. It is bound to the
 manifest and to names, sizes and times of the files; whatever does not match is made anew, and then
 the manifest refuses what was read if it is another corpus.
+
+The chunks of all shards, put together, are one run, which ends like any other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from memaudit.errors import OutputError, UsageError
-from memaudit.runs.chunks import ChunkPlan, numbers
-from memaudit.runs.files import output_errors
-from memaudit.runs.folder import WINDOWS, RunFolder
+from memaudit.runs.chunks import ChunkPlan, numbers, read_failures, sort_chunks, what_is_gone
+from memaudit.runs.files import locked, output_errors
+from memaudit.runs.folder import (
+    LOCK,
+    MANIFEST,
+    WINDOWS,
+    RunFolder,
+    begin_run,
+    copy_rows,
+    open_folder,
+)
+from memaudit.runs.manifest import Shard, chunk_ranges, differences, read_manifest
 from memaudit.runs.reading import DistinctWindows
-from memaudit.runs.scoring import chunks_to_score
-from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed, sealed_writer
+from memaudit.runs.results import AuditResult, ReportOptions, write_results
+from memaudit.runs.scoring import Session, chunks_to_score
+from memaudit.runs.sealed_parquet import DamagedFileError, copy_sealed, open_sealed, sealed_writer
 from memaudit.text import shown_path
 from memaudit.windows import NO_TOKEN
 
@@ -128,3 +142,87 @@ def _schema(plan: ChunkPlan) -> pa.Schema:
 
 def _metadata(run: RunFolder, stamp: str) -> dict[str, str]:
     return {"memaudit.run": run.plan.fingerprint, "memaudit.corpus": stamp}
+
+
+def merge_runs(
+    folders: Sequence[Path], out: Path, *, report: ReportOptions | None = None
+) -> AuditResult:
+    """Put shards together and write the table that a single run would have written.
+
+    Args:
+        folders: of all shards of one run, in any order.
+        out: folder of the whole run, made if missing; a merge that died there is continued.
+        report: how results are told.
+
+    Raises:
+        UsageError: a shard is missing, given twice or not done, or they are of different runs.
+        OutputError: a file of a shard is damaged, a process is at work in one of the folders, or
+            `out` cannot be written.
+    """
+    session = Session()
+    parts = [RunFolder(folder, read_manifest(folder / MANIFEST)) for folder in folders]
+    first, *others = parts
+    for other in others:
+        found = differences(first.manifest.inputs, other.manifest.inputs)
+        if found:
+            raise UsageError(
+                f"{shown_path(first.folder)} and {shown_path(other.folder)} are of different runs: {'; '.join(found)}",
+                hint="score all shards with the same command but for --shard and --out",
+            )
+    _require_all_shards(parts)
+    with ExitStack() as stack:
+        folder = stack.enter_context(open_folder(out))
+        for part in parts:
+            stack.enter_context(locked(part.folder / LOCK))
+            _require_scored(part)
+        whole = msgspec.structs.replace(parts[0].manifest, shard=None)
+        run = begin_run(folder, whole, restart=False)
+        _copy_files(parts, run)
+        session = replace(session, kept_windows=run.plan.n_windows)
+        return write_results(run, session, report or ReportOptions())
+
+
+def _require_all_shards(parts: Sequence[RunFolder]) -> None:
+    """Refuse shards that overlap or leave a gap."""
+    shards = [part.manifest.shard or Shard(0, 1) for part in parts]
+    counts = {shard.count for shard in shards}
+    if len(counts) > 1:
+        raise UsageError(
+            f"parts of {' and of '.join(map(str, sorted(counts)))} overlap",
+            hint="score all shards with the same N in --shard I/N",
+        )
+    folders: dict[int, RunFolder] = {}
+    for shard, part in zip(shards, parts, strict=True):
+        if shard.index in folders:
+            raise UsageError(
+                f"shard {shard} is given twice: {shown_path(folders[shard.index].folder)} and {shown_path(part.folder)}",
+                hint="name the folder of each shard once",
+            )
+        folders[shard.index] = part
+    (count,) = counts
+    gap = [index for index in range(count) if index not in folders]
+    if gap:
+        raise UsageError(
+            f"{len(gap)} of {count} shards are not given: {chunk_ranges(gap)}",
+            hint="name the folders of all shards",
+        )
+
+
+def _require_scored(part: RunFolder) -> None:
+    missing, damaged = sort_chunks(part.plan, part.own_chunks)
+    if missing or damaged:
+        failed = [*read_failures(part.plan, missing)]
+        missing = [chunk for chunk in missing if chunk not in failed]
+        raise UsageError(
+            f"{shown_path(part.folder)}: chunks {what_is_gone(missing, damaged, failed)}",
+            hint="give its 'memaudit predict' command again to score them",
+        )
+
+
+def _copy_files(parts: Sequence[RunFolder], run: RunFolder) -> None:
+    """Copy what the parts have and the whole run has not: equal names mean equal bytes."""
+    copy_rows(parts[0].folder, run)
+    for part in parts:
+        missing, damaged = sort_chunks(run.plan, part.own_chunks)
+        for chunk in (*missing, *damaged):
+            copy_sealed(part.plan.path(chunk), run.plan.path(chunk), run.plan.metadata(chunk))
