@@ -16,6 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from memaudit.cli.signals import Stopped, raise_if_stopped
+from memaudit.errors import UsageError
 from memaudit.runs.files import committed_file, open_path, output_folder
 from memaudit.text import json_text
 
@@ -138,6 +139,19 @@ class Command(_Careful):
 
     def _is_common(self, param: click.Parameter) -> bool:
         return param.opts[0] in self.common
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line, unless a model or the corpus is named twice and one would be left out."""
+        parser = self.make_parser(ctx)
+        order = [] if ctx.resilient_parsing else parser.parse_args([*args])[2]
+        for param in order:
+            is_one = not param.multiple and getattr(param, "metavar", "") in ("MODEL", "CORPUS")
+            if is_one and order.count(param) > 1:
+                raise UsageError(
+                    f"{param.opts[0]} is given {order.count(param)} times, and takes one value",
+                    hint="a folder or a glob names several files; each teacher takes a run of its own",
+                )
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, unless a name among its values cannot be written down anywhere."""

@@ -330,5 +330,6 @@ def test_a_standard_input_that_is_closed_holds_no_row(world, capsys, monkeypatch
     """Services start programs without one."""
     monkeypatch.setattr("sys.stdin", None)
 
-    assert run([*world.arguments, "--data", "-"]) == 2
+    world.corpus = "-"
+    assert run(world.arguments) == 2
     assert "error: -: empty, there are no rows" in capsys.readouterr().err

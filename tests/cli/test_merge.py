@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from support.fake_run import contents, fake_audit
+from support.fakes import unless_given
 
 from memaudit.cli.main import run
 from memaudit.corpus import CorpusOptions
@@ -82,8 +83,8 @@ def predict(tiny_teacher, corpus, classifier, tmp_path, monkeypatch):
     """Runs `predict` on the corpus, with more arguments."""
     monkeypatch.chdir(tmp_path)
     shape = ["--prefix-tokens", "16", "--suffix-tokens", "16", "--chunk-size", "3", "--quiet"]
-    given = ["--teacher", tiny_teacher, "--data", corpus, "--classifier", classifier]
-    return lambda *more: run(["predict", *map(str, given), *shape, *map(str, more)])
+    named = {"teacher": tiny_teacher, "data": corpus, "classifier": classifier}
+    return lambda *more: run(["predict", *unless_given(more, **named), *shape, *map(str, more)])
 
 
 def test_shards_that_share_the_reading_fit_together(predict, tmp_path, capsys):

@@ -12,6 +12,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 from conftest import save_tiny_model
+from support.fakes import unless_given
 
 from memaudit.audit import audit_corpus
 from memaudit.cli.main import run
@@ -28,8 +29,8 @@ def predict(tiny_teacher, corpus, classifier, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run_predict(*arguments):
-        given = ["--teacher", tiny_teacher, "--data", corpus, "--classifier", classifier]
-        code = run(["predict", *map(str, given), *SHAPE, *map(str, arguments)])
+        given = unless_given(arguments, teacher=tiny_teacher, data=corpus, classifier=classifier)
+        code = run(["predict", *given, *SHAPE, *map(str, arguments)])
         return code, *capsys.readouterr()
 
     return run_predict
@@ -185,6 +186,17 @@ def test_a_corpus_comes_through_a_pipe_too(predict, corpus, monkeypatch, tmp_pat
 
     assert predict("--data", "-")[0] == 0
     assert (tmp_path / "runs" / "stdin" / "risk.parquet").exists()
+
+
+@pytest.mark.parametrize("flag", ["--teacher", "--data"])
+def test_what_is_named_twice_is_refused(predict, corpus, tmp_path, flag):
+    """Click takes the last and drops the first: half of what should be audited would be missing."""
+    code, _, err = predict(flag, corpus, flag, corpus)
+
+    assert code == 2
+    assert f"{flag} is given 2 times" in err
+    assert "folder or a glob" in err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_tiling_scores_more_windows(predict):

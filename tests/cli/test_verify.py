@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from support.fakes import unless_given
 from support.verifying import make_miniatures
 
 from memaudit.cli.main import run
@@ -27,7 +28,7 @@ def verify(miniatures, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run_verify(*arguments):
-        given = [text for name, path in miniatures.items() for text in (f"--{name}", str(path))]
+        given = unless_given(arguments, **miniatures)
         code = run(["verify", *given, *FAST, *map(str, arguments)])
         return code, *capsys.readouterr()
 

@@ -155,3 +155,10 @@ def make_rows(*texts):
         else Example(i, f"id-{i}", f"c.jsonl:{i + 1}", text)
         for i, text in enumerate(texts)
     ]
+
+
+def unless_given(arguments, **defaults):
+    """Return options and their values as text, but for those that stand among the arguments."""
+    given = {f"--{name}": str(value) for name, value in defaults.items()}
+    kept = (pair for pair in given.items() if pair[0] not in arguments)
+    return [text for pair in kept for text in pair]
