@@ -241,6 +241,9 @@ class Comparison:
     missed: tuple[MissedExample, ...]
     """Extracted and not flagged, the least probable first; as many as were asked for."""
 
+    differences: tuple[str, ...] = ()
+    """Where the predictions are for another training, in words: "epochs 3 instead of 9"."""
+
     @property
     def n_missed(self) -> int:
         """Extracted and not flagged, listed or not."""

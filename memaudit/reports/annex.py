@@ -180,7 +180,7 @@ def _threat(report: Report) -> Bullets:
             f"text and takes the most likely continuation. Memorized means that the next "
             f"{n_suffix} tokens come out exactly (Carlini et al., arXiv:2202.07646).",
             f"The {which} of each example was scored, for a student that learns from "
-            f"{words.objective_in_words(inputs.objective)}. Only the corpus of this run was looked "
+            f"{words.training_in_words(inputs)}. Only the corpus of this run was looked "
             "at, not what the student learned elsewhere.",
         )
     )

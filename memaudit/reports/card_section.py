@@ -79,7 +79,7 @@ def _verdict(run: Run) -> Sentence:
     return (
         "memaudit predicts that a student distilled from ",
         model_name(run.manifest.names.teacher),
-        f" by {words.objective_in_words(run.manifest.inputs.objective)} would memorize "
+        f" by {words.training_in_words(run.manifest.inputs)}, would memorize "
         f"{words.expected(expected)} of {run.n_rows:,} examples.",
     )
 

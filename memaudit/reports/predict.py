@@ -83,7 +83,7 @@ def verdict(result: AuditResult) -> Sentence:
         ),
         f": expect {words.expected(result.expected)} to be memorized by a student distilled from ",
         model_name(result.names.teacher, "strong"),
-        f" by {words.objective_in_words(result.objective)}{texts}{shared}",
+        f" by {words.training_in_words(result.finished.manifest.inputs)}{texts}{shared}",
     )
 
 

@@ -300,7 +300,7 @@ def _provenance(report: Report) -> dict[str, dict[str, object]]:
             "classifier": classifier.name,
             "sha256 of the classifier": inputs.classifier_digest,
             "sha256 of the texts": inputs.texts_digest,
-            "objective": words.objective_in_words(inputs.objective),
+            "training": words.training_in_words(inputs),
             "windows": f"{inputs.prefix_tokens} + {inputs.suffix_tokens} tokens, {inputs.windows}",
         },
         "Computation": {

@@ -191,7 +191,7 @@ def _first(report: Report) -> Iterator[Block]:
             f"Intervals cover 95%. {outcomes['scored']:,} of {n_rows:,} examples of ",
             path_name(inputs.corpus.get("source", "the corpus")),
             f" were scored{others}{f', on {date[:10]}' if date else ''}. The student learns from "
-            f"{words.objective_in_words(inputs.objective)}. The classifier is ",
+            f"{words.training_in_words(inputs)}. The classifier is ",
             name(f"{report.manifest.classifier.name}, {inputs.classifier_digest[:12]}"),
             ".",
         ),

@@ -7,8 +7,10 @@ from memaudit.evaluation import Comparison
 from memaudit.labels import ROLES, NearVerbatim, VerificationResult
 from memaudit.reports import words
 from memaudit.reports.page import (
+    Block,
     Column,
     Page,
+    Paragraph,
     Section,
     Table,
     Words,
@@ -73,7 +75,12 @@ def _found(result: VerificationResult) -> Iterator[Section]:
     if result.generation is not None:
         yield Section(title="One pass against real generation", blocks=(_generation(result),))
     if result.comparison is not None:
-        yield Section(title="Predicted against found", blocks=(_comparison(result.comparison),))
+        other = ", ".join(result.comparison.differences)
+        blocks: tuple[Block, ...] = (_comparison(result.comparison),)
+        if other:
+            said = ("Predicted for another training: ", name(other, max_len=200), ". Predict anew.")
+            blocks = (*blocks, Paragraph(said, "warning"))
+        yield Section(title="Predicted against found", blocks=blocks)
         if result.comparison.missed:
             yield Section(title="Missed", blocks=(_missed(result.comparison),))
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from memaudit.evaluation import Figure, Rate
 from memaudit.metrics import ExpectedCount
-from memaudit.objectives import Objective
+from memaudit.runs.manifest import RunInputs
 from memaudit.runs.risks import Risks
 
 NOT_FAMILIAR = "Rows unlike those the classifier was trained on"
@@ -121,8 +121,9 @@ def examples(n: int) -> str:
     return f"{n:,} {'example' if n == 1 else 'examples'}"
 
 
-def objective_in_words(objective: Objective) -> str:
-    """Return what the student learns from, such as "soft labels at T = 2"."""
+def training_in_words(inputs: RunInputs) -> str:
+    """Return how the student learns, such as "soft labels at T = 2, in 3 epochs"."""
+    objective, exposure = inputs.objective, inputs.exposure
     share = f" with {objective.cross_entropy_share:.0%} cross-entropy"
     words = {
         "soft": f"soft labels at T = {objective.temperature:g}",
@@ -130,7 +131,11 @@ def objective_in_words(objective: Objective) -> str:
         "sampled": "text that it samples",
         "cross-entropy": "cross-entropy on the corpus",
     }[objective.kind]
-    return words + (share if objective.kind == "soft" and objective.cross_entropy_share else "")
+    if objective.kind == "soft" and objective.cross_entropy_share:
+        words += share
+    if exposure is None:  # epochs are no input of the classifier
+        return words
+    return f"{words}, in {exposure.epochs:g} {'epoch' if exposure.epochs == 1 else 'epochs'}"
 
 
 def percent_by_name(rates: Mapping[str, float]) -> str:

@@ -296,6 +296,9 @@ class AuditResult:
             "objective": self.objective.kind,
             "temperature": self.objective.temperature,
             "cross_entropy_share": self.objective.cross_entropy_share,
+            "epochs": None
+            if (counted := self.finished.manifest.inputs.exposure) is None
+            else counted.epochs,
             "corpus_read": self.corpus_read,
             "unused_weights": self.finished.manifest.unused_weights,
             "answers": None if self.answers is None else msgspec.to_builtins(self.answers),

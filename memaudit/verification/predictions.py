@@ -1,7 +1,7 @@
 """Predictions: what `memaudit predict` said of the rows that are verified."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from memaudit.text import shown_path
 from memaudit.windows import WindowShape
 
 _COLUMNS = ("id", "address", "outcome", "row", "probability", "flagged")
+
+_TRAINING = ("objective", "temperature", "cross_entropy_share", "epochs")
+"""What both `predict` and `verify` are told of the training."""
 
 Place = tuple[str, int, str, str]
 """Id, ordinal, address and outcome of a row."""
@@ -39,6 +42,17 @@ class Predictions:
         if answers is not None:
             found |= {"turns": answers["turns"], "min_suffix_len": answers["min_suffix_tokens"]}
         return found
+
+    def differences(self, settings: Mapping[str, Any]) -> Iterator[str]:
+        """Yield where this speaks of another training than a verification's, in words."""
+        is_soft = settings["objective"] == "soft"
+        for key in _TRAINING if is_soft else ("objective", "epochs"):
+            said, done = self.summary.get(key), settings.get(key)
+            if said is not None and done is not None and said != done:
+                said = f"{said:g}" if isinstance(said, float) else said
+                yield f"{key.replace('_', ' ')} {said} instead of {done if isinstance(done, str) else f'{done:g}'}"
+        if self.summary.get("teacher_digest") not in (None, settings["teacher_digest"]):
+            yield "another teacher"
 
 
 def read_predictions(folder: Path, shape: WindowShape) -> Predictions:

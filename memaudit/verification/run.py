@@ -310,7 +310,9 @@ def write_results(
         columns = (table[name].to_pylist() for name in ROW_COLUMNS[:4])
         predicted = match_predictions(told, zip(*columns, strict=True))
         table = with_predictions(table, predicted)
-        result = replace(result, comparison=compare(found_rows(table), predicted))
+        comparison = compare(found_rows(table), predicted)
+        differences = tuple(told.differences(result.settings))
+        result = replace(result, comparison=replace(comparison, differences=differences))
     if not (out / DOCUMENT_NAME).exists():
         result = replace(result, seconds=seconds)
     with committed_file(out / DOCUMENT_NAME) as file, committed_file(out / TABLE_NAME) as stream:

@@ -215,3 +215,24 @@ def test_a_folder_that_predict_did_not_write_is_refused(tmp_path, damage):
 
     with pytest.raises(UsageError, match="expected a folder that predict wrote"):
         read_predictions(run, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("told", "differences"),
+    [
+        ({"objective": "soft", "temperature": 2.0, "epochs": 9.0, "teacher_digest": "a"}, []),
+        ({"epochs": 3.0}, ["epochs 3 instead of 9"]),
+        ({"objective": "hard", "epochs": None}, ["objective hard instead of soft"]),
+        ({"temperature": 1.0}, ["temperature 1 instead of 2"]),
+        ({"teacher_digest": "b"}, ["another teacher"]),
+        ({}, []),
+    ],
+)
+def test_predictions_for_another_training_are_told(tmp_path, told, differences):
+    """A student of nine epochs says nothing of what was predicted for three."""
+    write_run(tmp_path, **told)
+    settings = {"objective": "soft", "temperature": 2.0, "epochs": 9.0, "teacher_digest": "a"}
+
+    found = read_predictions(tmp_path, SHAPE).differences(settings)
+
+    assert [*found] == differences
