@@ -38,6 +38,21 @@ class Progress:
         return (self.total - self.done) / self.rate
 
 
+def short_number(number: float) -> str:
+    """Return three or so digits: `7.5`, `84`, `8.4k`, `1.2M`."""
+    for limit, unit in ((1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.1f}{unit}"
+    return f"{number:.1f}" if number < 10 else f"{number:.0f}"
+
+
+def clock(seconds: float) -> str:
+    """Return `mm:ss`, or `h:mm:ss` from an hour on."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute:02}:{second:02}"
+
+
 ReportProgress = Callable[[Progress], None]
 """Is told now and then how far the work has come."""
 

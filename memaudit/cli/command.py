@@ -1,12 +1,14 @@
 """What commands and options of memaudit do that click's do not: groups, bundles, and no accidents."""
 
 import functools
+import json
 import math
 import os
 import re
+import sys
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,8 +19,8 @@ from click.shell_completion import CompletionItem
 
 from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.errors import UsageError
-from memaudit.runs.files import committed_file, open_path, output_folder
-from memaudit.text import json_text
+from memaudit.runs.files import committed_file, open_path, output_folder, read_content
+from memaudit.text import json_text, shown_path
 
 if TYPE_CHECKING:
     from memaudit.progress import Progress, ReportProgress
@@ -272,6 +274,22 @@ class Shown:
             print_page(page, color=self.color)
 
     @contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Say on a terminal what is done until the result is there; nothing in a log."""
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        # Neither numpy nor pyarrow comes before the first word: they take most of a second.
+        from memaudit.reports.terminal import show_progress
+
+        with show_progress(quiet=False, color=self.color, start=what):
+            yield
+
+    def reading(self, *runs: Path) -> AbstractContextManager[None]:
+        """Say likewise which runs are read."""
+        return self.working(f"reading {' and '.join(map(_shown_run, runs))}")
+
+    @contextmanager
     def watched(self, hint: str | None = None) -> "Iterator[ReportProgress]":
         """Show progress, and notice signals that a library dropped.
 
@@ -290,6 +308,15 @@ class Shown:
                 yield report
         except Stopped as stopped:
             raise Stopped(stopped.number, hint=hint) from None
+
+
+def _shown_run(run: Path) -> str:
+    """Return a run's name, with the rows that it says it has; those are not checked yet."""
+    try:
+        found = json.loads(read_content(run / "manifest.json", 1_048_576))
+        return f"{shown_path(run)} ({found['manifest']['inputs']['rows']:,} rows)"
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return shown_path(run)
 
 
 def write_file(path: Path, content: bytes) -> None:

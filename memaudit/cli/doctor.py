@@ -17,12 +17,14 @@ def doctor(context: click.Context, shown: Shown) -> int:
 
     Engines score a tiny model whose scores are known. Exit code 0 if all is well, else 2.
     """
-    from memaudit.doctor import examine
     from memaudit.reports.page import Column, Page, Section, Table, Words, facts, name
     from memaudit.reports.terminal import print_page
 
-    options.prepare_libraries(offline=False)
-    found = examine(_listened(context))
+    with shown.working("score a tiny model"):
+        from memaudit.doctor import examine
+
+        options.prepare_libraries(offline=False)
+        found = examine(_listened(context))
     if shown.as_json:
         click.echo(json_text(found.document()))
         return 0 if found.is_well else 2

@@ -1,6 +1,7 @@
 """`memaudit filter`: a corpus written again without what would be memorized of it."""
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from memaudit.cli.options import (
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memaudit.filtering import FilterOptions
 
 _SIMILARITY = 0.8
@@ -33,7 +36,7 @@ def _limits(**values: Any) -> "FilterOptions":
 
 _chosen = bundle(
     "chosen",
-    _limits,
+    partial(partial, _limits),  # made once the screen says what is done, as in gate
     limits_option(
         "--max-probability",
         "Rows above it are too risky. Default: the flagged ones are.",
@@ -107,7 +110,7 @@ def filter_(  # noqa: PLR0913  one for each option
     data: str,
     out: Path | None,
     force: bool,
-    chosen: "FilterOptions",
+    chosen: "Callable[[], FilterOptions]",
     teacher: str | None,
     dry_run: bool,
     push_to_hub: str | None,
@@ -122,12 +125,6 @@ def filter_(  # noqa: PLR0913  one for each option
     which rows went, and FILE.manifest.json; neither holds text of the corpus. With --strategy
     excise, FILE.excised.parquet says what was cut.
     """
-    from memaudit import filtering
-    from memaudit.engines.models import open_model
-    from memaudit.engines.tokenizer import load_tokenizer
-    from memaudit.reports.gate import filter_page
-    from memaudit.runs.run import read_run
-
     if out is None and not dry_run:
         raise UsageError("no --out is given", hint="say where to write to, or give --dry-run")
     if public and push_to_hub is None:
@@ -137,16 +134,27 @@ def filter_(  # noqa: PLR0913  one for each option
             "--push-to-hub does not go with --dry-run or --offline", hint="leave out one of them"
         )
 
-    run = read_run(run_folder)
-    with ExitStack() as models:
-        tokenizer = None
+    with shown.reading(run_folder), ExitStack() as models:
+        from memaudit import filtering
+        from memaudit.reports.gate import filter_page
+        from memaudit.runs.run import read_run
+
+        run, tokenizer = read_run(run_folder), None
         # Only the tokenizer is loaded: no model is needed to cut a corpus.
         if teacher is not None:
+            from memaudit.engines.models import open_model
+            from memaudit.engines.tokenizer import load_tokenizer
+
             loading = options.model_options(offline=offline, **load)
             _, folder, where = models.enter_context(open_model(teacher, loading))
             tokenizer = load_tokenizer(folder, where)
         result = filtering.filter_corpus(
-            run, data, None if dry_run else out, options=chosen, tokenizer=tokenizer, replaces=force
+            run,
+            data,
+            None if dry_run else out,
+            options=chosen(),
+            tokenizer=tokenizer,
+            replaces=force,
         )
     if push_to_hub is not None and out is not None:
         filtering.push_to_hub(out, push_to_hub, is_public=public)

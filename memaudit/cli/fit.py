@@ -125,7 +125,6 @@ def fit(
     classifier changes, not its order.
     """
     from memaudit.reports.fit import fit_document, fit_page
-    from memaudit.training import fit_on_verification
 
     if len(labels) != len(scores):
         raise UsageError(
@@ -138,7 +137,10 @@ def fit(
         _recalibrate(recalibrate, pairs, out, wanted, command, shown)
         return
 
-    result = fit_on_verification(pairs, out, wanted.options(command))
+    with shown.working("fit the classifier"):
+        from memaudit.training import fit_on_verification
+
+        result = fit_on_verification(pairs, out, wanted.options(command))
     shown.tell(fit_document(result), fit_page(result))
 
 
@@ -160,7 +162,8 @@ def _recalibrate(
             hint="a recalibrated classifier keeps its features",
         )
 
-    result = recalibrate(classifier, pairs, out, objective=wanted.objective, command=command)  # type: ignore[arg-type]  # click has checked it
+    with shown.working("shift the classifier"):
+        result = recalibrate(classifier, pairs, out, objective=wanted.objective, command=command)  # type: ignore[arg-type]  # click has checked it
     document = {"schema_version": 1, "folder": str(result.folder), **result.document()}
     shown.tell(document, recalibration_page(result))
 

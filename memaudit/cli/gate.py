@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from io import StringIO
 from itertools import chain
 from pathlib import Path
@@ -24,6 +25,8 @@ from memaudit.errors import OutputError, UsageError
 from memaudit.text import json_text, safe_text, shown_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from memaudit.gate import EffectivePolicy, GateResult
     from memaudit.gate.rescore import Rescoring
     from memaudit.reports.ci import SourceRoot
@@ -50,7 +53,9 @@ def _policy(policy: Path | None, policy_digest: str | None, **limits: Any) -> "E
 
 _held_to = bundle(
     "policy",
-    _policy,
+    partial(
+        partial, _policy
+    ),  # read once the screen says so: what reads it takes a second to import
     limits_option(
         "--policy",
         "TOML with a section [gate] or [tool.memaudit.gate]. Default: memaudit.toml, else pyproject.toml.",
@@ -96,12 +101,12 @@ _held_to = bundle(
 
 
 def _again(rescore: int | None, teacher: str | None, reference: str | None) -> "Rescoring | None":
-    from memaudit.gate.rescore import Rescoring
-
     if rescore is None:
         return None
     if teacher is None:
         raise UsageError("--rescore needs the teacher", hint="name it with --teacher")
+    from memaudit.gate.rescore import Rescoring
+
     options.prepare_libraries(offline=False)
     return Rescoring(rescore, teacher, reference)
 
@@ -210,7 +215,7 @@ _outputs = bundle(
 def gate(  # noqa: PLR0913  one for each kind of evidence
     *,
     run_folder: Path,
-    policy: "EffectivePolicy",
+    policy: "Callable[[], EffectivePolicy]",
     verification: Path | None,
     data: str | None,
     baseline: Path | None,
@@ -224,24 +229,25 @@ def gate(  # noqa: PLR0913  one for each kind of evidence
     Whatever cannot be settled ends with 2: a run that is incomplete, damaged, stale or of
     something else, and a rule without evidence.
     """
-    from memaudit.gate import GateInputs, check_gate
-    from memaudit.gate.identity import write_baseline
-    from memaudit.gate.policy import policy_text
-    from memaudit.gate.rules import policy_for
-    from memaudit.runs.run import read_run
-    from memaudit.runs.signature import read_public_keys
-
     if shown.as_json:
         outputs = replace(outputs, output_format="json")
-    key = _key(baseline, outputs)
-    keys = tuple(chain.from_iterable(map(read_public_keys, verify_keys)))
-    inputs = GateInputs(verification, data, baseline, key, rescoring, keys)
-    run = read_run(run_folder)
-    result = replace(check_gate(run, policy, inputs), variables=_variables(outputs))
+    with shown.reading(run_folder):
+        from memaudit.gate import GateInputs, check_gate
+        from memaudit.gate.identity import write_baseline
+        from memaudit.gate.policy import policy_text
+        from memaudit.gate.rules import policy_for
+        from memaudit.runs.run import read_run
+        from memaudit.runs.signature import read_public_keys
+
+        held_to, key = policy(), _key(baseline, outputs)
+        keys = tuple(chain.from_iterable(map(read_public_keys, verify_keys)))
+        inputs = GateInputs(verification, data, baseline, key, rescoring, keys)
+        run = read_run(run_folder)
+        result = replace(check_gate(run, held_to, inputs), variables=_variables(outputs))
     if outputs.write_baseline is not None and key is not None:
         write_baseline(outputs.write_baseline, run, key)
     if outputs.write_policy is not None:
-        asked = policy_for(result.judged, policy.policy, run.manifest.classifier.digest)
+        asked = policy_for(result.judged, held_to.policy, run.manifest.classifier.digest)
         outputs.write(outputs.write_policy, policy_text(asked))
     if outputs.attest is not None:
         outputs.write(outputs.attest, json_text(result.statement(), indent=2) + "\n")

@@ -422,8 +422,7 @@ as_json = output_option(
 )
 quiet = output_option("--quiet", "Show no progress.", short="-q", is_flag=True)
 color = output_option("--color", "Whether output is coloured.", ("auto", "always", "never"), "auto")
-shown = bundle("shown", Shown, as_json, color)
-shown_with_progress = bundle("shown", Shown, as_json, quiet, color)
+shown = bundle("shown", Shown, as_json, quiet, color)
 
 table_format = output_option(
     "--table-format",

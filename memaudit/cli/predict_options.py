@@ -368,7 +368,7 @@ COMMON = (
 @dry_run
 @options.sign
 @options.log_to
-@options.shown_with_progress
+@options.shown
 def predict(  # noqa: PLR0913  one for each group of options
     *,
     models: Models,

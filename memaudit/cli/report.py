@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     "The teacher's: --show-text then shows the suffix, which would be recited, not the row's start.",
     metavar="MODEL",
 )
-@options.as_json
+@options.shown
 def report(  # noqa: PLR0913  one for each option
     *,
     run: Path,
@@ -65,7 +65,7 @@ def report(  # noqa: PLR0913  one for each option
     show_text: int,
     data: str | None,
     tokenizer: str | None,
-    as_json: bool,
+    shown: Shown,
 ) -> None:
     """Show what the run in DIR found.
 
@@ -73,15 +73,6 @@ def report(  # noqa: PLR0913  one for each option
     page is a single file that loads nothing. It names examples by id and address, and holds no
     text of the corpus unless --show-text asks for it. Only its owner can read the files.
     """
-    from memaudit.gate import GateInputs, check_gate, effective_policy
-    from memaudit.labels import read_verified_rows
-    from memaudit.reports.annex import annex_page, read_release
-    from memaudit.reports.gate import gate_sentence
-    from memaudit.reports.page import plain
-    from memaudit.reports.report import make_report
-    from memaudit.reports.report_page import report_page, verdict
-    from memaudit.runs.run import read_run
-
     if not (html or markdown or annex or plots):
         raise UsageError(
             "nothing to write, expected --html, --markdown, --annex or --plots",
@@ -89,26 +80,34 @@ def report(  # noqa: PLR0913  one for each option
         )
     _check_text(show_text, data, html, tokenizer)
 
-    read = read_run(run)
-    warnings = _warnings(read)
-    verified = None
-    if verification:
-        verified = read_verified_rows(verification, read)
-    made = make_report(read, n_worst=top, verified=verified)
-    if policy:
-        inputs = GateInputs(verification=verification, data=data)
-        held = check_gate(read, effective_policy(policy, {}), inputs, n_worst=0)
-        made = replace(made, gate=held)
-    if data and show_text:
-        texts = _worst_texts(made, data, tokenizer, show_text)
-        made = replace(made, row_texts=texts, has_suffixes=tokenizer is not None)
-    page = report_page(made)
-    written = _write(replace(page, notes=(*page.notes, *warnings)), html, markdown, plots)
-    if annex:
-        is_html = annex.suffix.lower() in (".html", ".htm")
-        page = annex_page(made, read_release(policy))
-        written += _write(page, annex if is_html else None, None if is_html else annex, None)
-    if as_json:
+    with shown.reading(run):
+        from memaudit.gate import GateInputs, check_gate, effective_policy
+        from memaudit.labels import read_verified_rows
+        from memaudit.reports.annex import annex_page, read_release
+        from memaudit.reports.gate import gate_sentence
+        from memaudit.reports.page import plain
+        from memaudit.reports.report import make_report
+        from memaudit.reports.report_page import report_page, verdict
+        from memaudit.runs.run import read_run
+
+        read = read_run(run)
+        warnings = _warnings(read)
+        verified = read_verified_rows(verification, read) if verification else None
+        made = make_report(read, n_worst=top, verified=verified)
+        if policy:
+            inputs = GateInputs(verification=verification, data=data)
+            held = check_gate(read, effective_policy(policy, {}), inputs, n_worst=0)
+            made = replace(made, gate=held)
+        if data and show_text:
+            texts = _worst_texts(made, data, tokenizer, show_text)
+            made = replace(made, row_texts=texts, has_suffixes=tokenizer is not None)
+        page = report_page(made)
+        written = _write(replace(page, notes=(*page.notes, *warnings)), html, markdown, plots)
+        if annex:
+            is_html = annex.suffix.lower() in (".html", ".htm")
+            page = annex_page(made, read_release(policy))
+            written += _write(page, annex if is_html else None, None if is_html else annex, None)
+    if shown.as_json:
         document = made.document() | {"written": [str(path) for path in written]}
         click.echo(json_text(document))
         return
@@ -206,13 +205,6 @@ def explain(  # noqa: PLR0913  one for each option
     No model is needed: everything comes from the run in DIR. With --teacher the window's tokens
     are scored again, to show where in it the teacher is sure.
     """
-    from memaudit.gate.rescore import Rescoring
-    from memaudit.reports.explain import explain_row, explanation_page
-    from memaudit.reports.html import render_html
-    from memaudit.reports.report import read_row_texts
-    from memaudit.reports.tokens import score_tokens
-    from memaudit.runs.run import read_run
-
     if data is None and (show_text or teacher):
         raise UsageError(
             "the run keeps no text: --show-text and --teacher need the corpus",
@@ -221,16 +213,24 @@ def explain(  # noqa: PLR0913  one for each option
     if data is not None and not (show_text or teacher):
         raise UsageError("--data goes with --show-text or --teacher", hint="leave out --data")
 
-    read = read_run(run)
-    found = explain_row(read, row)
-    if data is not None and show_text:
-        texts = read_row_texts(read, data, [found.row], show_text)
-        found = replace(found, text=texts[found.row])
-    if data is not None and teacher is not None:
-        options.prepare_libraries(offline=False)
-        again = Rescoring(1, teacher, reference)
-        tokens = score_tokens(read, found.row, data, again, with_text=show_text > 0)
-        found = replace(found, tokens=tokens)
+    with shown.reading(run):
+        from memaudit.gate.rescore import Rescoring
+        from memaudit.reports.explain import explain_row, explanation_page
+        from memaudit.reports.html import render_html
+        from memaudit.reports.report import read_row_texts
+        from memaudit.reports.tokens import score_tokens
+        from memaudit.runs.run import read_run
+
+        read = read_run(run)
+        found = explain_row(read, row)
+        if data is not None and show_text:
+            texts = read_row_texts(read, data, [found.row], show_text)
+            found = replace(found, text=texts[found.row])
+        if data is not None and teacher is not None:
+            options.prepare_libraries(offline=False)
+            again = Rescoring(1, teacher, reference)
+            tokens = score_tokens(read, found.row, data, again, with_text=show_text > 0)
+            found = replace(found, tokens=tokens)
     page = explanation_page(found)
     if html is not None:
         write_file(html, render_html(page).encode())
@@ -254,12 +254,13 @@ def diff(first: Path, second: Path, markdown: Path | None, top: int, shown: Show
     Rows are told by their ids. The runs must have scored the same column and windows of a row;
     teacher, recipe and corpus may differ. It ends with 0 whether or not the runs differ.
     """
-    from memaudit.reports.diff import compare_runs, difference_page
-    from memaudit.reports.markdown import render_markdown
-    from memaudit.runs.run import read_run
+    with shown.reading(first, second):
+        from memaudit.reports.diff import compare_runs, difference_page
+        from memaudit.reports.markdown import render_markdown
+        from memaudit.runs.run import read_run
 
-    found = compare_runs(read_run(first), read_run(second))
-    page = difference_page(found, n_listed=top)
+        found = compare_runs(read_run(first), read_run(second))
+        page = difference_page(found, n_listed=top)
     if markdown is not None:
         write_file(markdown, render_markdown(page, level=2).encode())
     shown.tell(found.document(), page)

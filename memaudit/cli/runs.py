@@ -17,10 +17,11 @@ def status(folder: Path, shown: Shown) -> None:
 
     It may be running meanwhile.
     """
-    from memaudit.reports.predict import status_page
-    from memaudit.runs.status import run_status
+    with shown.reading(folder):
+        from memaudit.reports.predict import status_page
+        from memaudit.runs.status import run_status
 
-    found = run_status(folder)
+        found = run_status(folder)
     shown.tell(found.document(), status_page(found))
 
 
@@ -47,16 +48,17 @@ def merge(
     The risk table is the one that a single run would have written, byte for byte. Parts that are
     missing, given twice, or of different runs are refused.
     """
-    # Before the work: a key that cannot be read is found now.
-    from memaudit.reports.predict import summary_page
-    from memaudit.runs.results import ReportOptions
-    from memaudit.runs.shards import merge_runs
-    from memaudit.runs.signature import read_signing_key, sign_folder
+    with shown.working("put the shards together"):
+        from memaudit.reports.predict import summary_page
+        from memaudit.runs.results import ReportOptions
+        from memaudit.runs.shards import merge_runs
+        from memaudit.runs.signature import read_signing_key, sign_folder
 
-    key = None if sign is None else read_signing_key(sign)
-    chosen = ReportOptions(chosen_table_format(table_format, old_format), top)
-    result = merge_runs(folders, out, report=chosen)
-    signer = None if key is None else sign_folder(out, key)
+        # Before the work: a key that cannot be read is found now.
+        key = None if sign is None else read_signing_key(sign)
+        chosen = ReportOptions(chosen_table_format(table_format, old_format), top)
+        result = merge_runs(folders, out, report=chosen)
+        signer = None if key is None else sign_folder(out, key)
     shown.tell(result.document(), summary_page(result))
     if signer is not None and not shown.as_json:
         click.echo(f"Signed with the key {signer}.")

@@ -245,7 +245,7 @@ COMMON = (
 @options.sign
 @options.threads
 @options.log_to
-@options.shown_with_progress
+@options.shown
 def verify(  # noqa: PLR0913  one for each group of options
     *,
     models: Models,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from memaudit.corpus import CorpusOptions
 from memaudit.corpus.base import Cuts
@@ -20,6 +21,7 @@ from memaudit.corpus.formats import FORMATS
 from memaudit.errors import CorpusError, OutputError, UsageError
 from memaudit.files import is_special, remove_abandoned
 from memaudit.filtering.selection import FilterOptions, Selection
+from memaudit.runs.chunks import positions
 from memaudit.runs.files import committed_file, output_errors, output_folder
 from memaudit.runs.run import Run
 from memaudit.text import safe_text, shown_path
@@ -182,10 +184,24 @@ def _removed(run: Run, options: FilterOptions, selection: Selection) -> pa.Table
         why = "the same text as" if is_copy else "like"
         rest = "" if kept < 0 else f", {why} row {kept}, which is kept"
         reasons.append(options.in_words + rest)
-    table = run.rows.select(["id", "row", "address"]).take(pa.array(rows))
-    table = table.append_column("reason", pa.array(reasons, pa.string()))
-    probabilities = pa.array(run.probabilities[rows], mask=np.isnan(run.probabilities[rows]))
-    return table.append_column("probability", probabilities)
+    table = run.rows.select(["id", "row", "address"]).take(positions(rows))
+    table = table.append_column("reason", _strings(reasons))
+    return table.append_column("probability", _known(run.probabilities[rows]))
+
+
+def _strings(values: list[str]) -> pa.Array:
+    """Return them as `pa.array` would, which imports pandas."""
+    parts = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+    buffers = pa.py_buffer(ends), pa.py_buffer(b"".join(parts))
+    return pa.LargeStringArray.from_buffers(len(parts), *buffers).cast(pa.string())
+
+
+def _known(numbers: NDArray[np.float64]) -> pa.Array:
+    """Return numbers, and nothing where one is NaN; likewise."""
+    is_known = np.packbits(~np.isnan(numbers), bitorder="little")
+    buffers = [pa.py_buffer(is_known), pa.py_buffer(numbers)]
+    return pa.Array.from_buffers(pa.float64(), len(numbers), buffers)
 
 
 def _excised(run: Run, cuts: Mapping[int, Cuts]) -> pa.Table:

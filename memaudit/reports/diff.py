@@ -185,6 +185,8 @@ def _require_ids(run: Run, ids: list[str]) -> None:
 
 def _common(before: list[str], after: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the places of the rows that are in both; of equal ids, as many as both have."""
+    if before == after:  # another teacher on the same corpus
+        return np.arange(len(before)), np.arange(len(after))
     places: dict[tuple[str, int], int] = {}
     seen: Counter[str] = Counter()
     for place, each in enumerate(before):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from memaudit.features import is_aligned
 from memaudit.objectives import Objective
+from memaudit.progress import clock, short_number
 from memaudit.reports import words
 from memaudit.reports.page import (
     Cell,
@@ -338,8 +339,8 @@ def status_page(status: RunStatus) -> Page:
         "failed": chunk_ranges(list(status.failures)),
         "reason": reason and name(reason),
         "damaged": chunk_ranges(list(status.damaged)),
-        "rate": None if status.rate is None else f"{words.short_number(status.rate)} windows/s",
-        "time left": None if status.eta_seconds is None else words.clock(status.eta_seconds),
+        "rate": None if status.rate is None else f"{short_number(status.rate)} windows/s",
+        "time left": None if status.eta_seconds is None else clock(status.eta_seconds),
         "run": status.run[:12],
     }
     return Page(

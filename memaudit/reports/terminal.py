@@ -14,7 +14,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table as Grid
 from rich.text import Text
 
-from memaudit.progress import Progress, listening
+from memaudit.progress import Progress, clock, listening, short_number
 from memaudit.reports.page import (
     Block,
     Bullets,
@@ -27,7 +27,6 @@ from memaudit.reports.page import (
     Table,
     pieces,
 )
-from memaudit.reports.words import clock, short_number
 from memaudit.text import inert, safe_text
 
 _STYLES = {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from memaudit.evaluation import Comparison
 from memaudit.labels import ROLES, NearVerbatim, VerificationResult
+from memaudit.progress import clock, short_number
 from memaudit.reports import words
 from memaudit.reports.page import (
     Block,
@@ -258,7 +259,7 @@ def _settings(result: VerificationResult, out: Path) -> Table:
             f"seed {settings['seed']}",
             "rows": f"{result.rows:,}: {outcomes}",
             "results": path_name(out),
-            "took": words.clock(result.seconds),
+            "took": clock(result.seconds),
         }
     )
 
@@ -325,7 +326,7 @@ def estimate_page(estimate: Estimate) -> Page:
     stages = Table(
         columns=(Column("stage", "nowhere"), *numbers("operations", "time")),
         rows=tuple(
-            (stage, f"{estimate.flops[stage]:.1e}", words.clock(taken))
+            (stage, f"{estimate.flops[stage]:.1e}", clock(taken))
             for stage, taken in sorted(estimate.seconds.items())
         ),
     )
@@ -337,7 +338,7 @@ def estimate_page(estimate: Estimate) -> Page:
     return Page(
         title="Cost of a verification",
         verdict=(
-            Words(f"About {words.clock(seconds)} on this machine", "strong"),
+            Words(f"About {clock(seconds)} on this machine", "strong"),
             f", {estimate.memory_bytes / 1024**3:,.1f} GiB of memory, {flops:.1e} operations. "
             "Nothing was trained.",
         ),
@@ -351,7 +352,7 @@ def _costs(estimate: Estimate) -> Table:
         f"distinct windows, {estimate.training_examples:,} rows; {estimate.held_out:,} held out"
     )
     rows: list[tuple[str, str | int, str]] = [
-        *((role, words.short_number(n), "parameters") for role, n in estimate.parameters.items()),
+        *((role, short_number(n), "parameters") for role, n in estimate.parameters.items()),
         ("examples", estimate.examples, examples),
         ("steps", estimate.steps, "of each training"),
         ("tokens", estimate.training_tokens, "read in each training"),

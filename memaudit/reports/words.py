@@ -154,21 +154,6 @@ def not_a_guarantee(prefix_tokens: int, suffix_tokens: int) -> str:
     )
 
 
-def short_number(number: float) -> str:
-    """Return three or so digits: `7.5`, `84`, `8.4k`, `1.2M`."""
-    for limit, unit in ((1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.1f}{unit}"
-    return f"{number:.1f}" if number < 10 else f"{number:.0f}"
-
-
-def clock(seconds: float) -> str:
-    """Return `mm:ss`, or `h:mm:ss` from an hour on."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute:02}:{second:02}"
-
-
 def duration(seconds: float) -> str:
     """Return a time as people say it, such as `4.2 s`, `38 min` or `12 days`."""
     for limit, size, unit in ((100, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):

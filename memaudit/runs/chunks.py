@@ -176,6 +176,11 @@ def numbers(array: pa.Array) -> NDArray[Any]:
     return np.from_dlpack(array)
 
 
+def positions(places: NDArray[np.int64]) -> pa.Array:
+    """Return places as `take` wants them. `pa.array` would import pandas, too."""
+    return pa.Array.from_buffers(pa.int64(), len(places), [None, pa.py_buffer(places.tobytes())])
+
+
 def _read_table(plan: ChunkPlan, chunk: int) -> pa.Table:
     path = plan.path(chunk)
     if not path.exists():

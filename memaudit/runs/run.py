@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from memaudit.errors import OutputError, UsageError
@@ -24,6 +23,7 @@ from memaudit.runs.chunks import (
     ChunkPlan,
     failure_error,
     numbers,
+    positions,
     read_matrix,
     sort_chunks,
     what_is_gone,
@@ -148,8 +148,8 @@ class Run:
         found, start = dict[int, RowOutcome](), 0
         for places in self._places():
             here = indices[(indices >= start) & (indices < start + places.num_rows)]
-            fates = self.fates.take(here)
-            columns = (*places.take(here - start).columns, *fates.columns)
+            fates = self.fates.take(positions(here))
+            columns = (*places.take(positions(here - start)).columns, *fates.columns)
             rows = map(RowOutcome, *(column.to_pylist() for column in columns))
             found |= zip(here.tolist(), rows, strict=True)
             start += places.num_rows
@@ -339,7 +339,10 @@ def _read_rows(run: RunFolder) -> _Rows:
     for batch in _stored_rows(run, ["outcome", "reason", "windows", "text"]):
         windows = batch.column("windows")
         n_windows = np.diff(numbers(windows.offsets))
-        is_scored = pc.equal(batch.column("outcome"), "scored").to_numpy(zero_copy_only=False)
+        # A comparison in pyarrow would import pandas, as `numbers` says.
+        outcomes = batch.column("outcome").dictionary_encode()
+        scored = [each == "scored" for each in outcomes.dictionary.to_pylist()]
+        is_scored = np.array(scored, dtype=np.bool_)[numbers(outcomes.indices)]
         are_scored_cut = are_scored_cut and np.array_equal(is_scored, n_windows > 0)
         cuts.windows.frombytes(numbers(windows.flatten()).tobytes())
         cuts.n_windows.frombytes(n_windows[n_windows > 0].astype(np.int64).tobytes())

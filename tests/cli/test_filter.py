@@ -119,7 +119,7 @@ def test_nothing_heavy_is_imported():
         "import sys\n"
         "from memaudit.cli.main import run\n"
         "code = run(['filter', '--run', 'run', '--data', 'run.jsonl', '--out', 'o.jsonl'])\n"
-        "heavy = {'torch', 'sklearn', 'transformers', 'datasets', 'scipy', 'vllm'}\n"
+        "heavy = {'torch', 'sklearn', 'transformers', 'datasets', 'pandas', 'scipy', 'vllm'}\n"
         "sys.exit(repr(heavy & set(sys.modules)) if code or heavy & set(sys.modules) else 0)\n"
     )
 

@@ -174,7 +174,7 @@ def test_nothing_heavy_is_imported(arguments):
         "import sys\n"
         "from memaudit.cli.main import run\n"
         f"code = run(['gate', '--run', 'run', '--allow-custom-classifier', *{arguments}])\n"
-        "heavy = {'torch', 'sklearn', 'transformers', 'datasets', 'scipy', 'vllm'}\n"
+        "heavy = {'torch', 'sklearn', 'transformers', 'datasets', 'pandas', 'scipy', 'vllm'}\n"
         "sys.exit(repr(heavy & set(sys.modules)) if code != 1 or heavy & set(sys.modules) else 0)\n"
     )
 

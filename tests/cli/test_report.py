@@ -195,7 +195,7 @@ def test_plots_are_drawn_twice_the_same(folder, tmp_path):
 
 def test_neither_torch_nor_sklearn_is_imported(folder, tmp_path):
     """They take seconds to import, and nothing here needs a model."""
-    heavy = ("torch", "sklearn", "transformers", "datasets", "scipy", "matplotlib")
+    heavy = ("torch", "sklearn", "transformers", "datasets", "pandas", "scipy", "matplotlib")
     code = (
         "import sys; from memaudit.cli.main import run;"
         "code = run(sys.argv[1:]);"

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memaudit.progress import Progress, tell
+from memaudit.progress import Progress, clock, short_number, tell
 from memaudit.reports import terminal as module
 from memaudit.reports.terminal import progress_line, show_progress
-from memaudit.reports.words import clock, short_number
 
 
 class Terminal(io.StringIO):
