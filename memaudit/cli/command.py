@@ -274,18 +274,18 @@ class Shown:
             print_page(page, color=self.color)
 
     @contextmanager
-    def working(self, what: str) -> Iterator[None]:
-        """Say on a terminal what is done until the result is there; nothing in a log."""
-        if self.quiet or not sys.stderr.isatty():
-            yield
-            return
+    def working(
+        self, what: str, *, is_logged: bool = False
+    ) -> "Iterator[Callable[[Progress], None]]":
+        """Say what is done until the result is there: on a terminal, in a log if it takes long."""
         # Neither numpy nor pyarrow comes before the first word: they take most of a second.
         from memaudit.reports.terminal import show_progress
 
-        with show_progress(quiet=False, color=self.color, start=what):
-            yield
+        quiet = self.quiet or not (is_logged or sys.stderr.isatty())
+        with show_progress(quiet=quiet, color=self.color, start=what) as show:
+            yield show
 
-    def reading(self, *runs: Path) -> AbstractContextManager[None]:
+    def reading(self, *runs: Path) -> AbstractContextManager[object]:
         """Say likewise which runs are read."""
         return self.working(f"reading {' and '.join(map(_shown_run, runs))}")
 
@@ -296,10 +296,8 @@ class Shown:
         Args:
             hint: how to go on after a signal. None: whoever calls says it.
         """
-        from memaudit.reports.terminal import show_progress
-
         try:
-            with show_progress(quiet=self.quiet, color=self.color, start="load models") as show:
+            with self.working("load models", is_logged=True) as show:
 
                 def report(progress: "Progress") -> None:
                     raise_if_stopped()

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from memaudit.corpus import CorpusOptions
 from memaudit.corpus.base import Cuts
@@ -185,23 +184,18 @@ def _removed(run: Run, options: FilterOptions, selection: Selection) -> pa.Table
         rest = "" if kept < 0 else f", {why} row {kept}, which is kept"
         reasons.append(options.in_words + rest)
     table = run.rows.select(["id", "row", "address"]).take(positions(rows))
-    table = table.append_column("reason", _strings(reasons))
-    return table.append_column("probability", _known(run.probabilities[rows]))
-
-
-def _strings(values: list[str]) -> pa.Array:
-    """Return them as `pa.array` would, which imports pandas."""
-    parts = [value.encode() for value in values]
+    # `pa.array` would import pandas, as `positions` says.
+    parts = [reason.encode() for reason in reasons]
     ends = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-    buffers = pa.py_buffer(ends), pa.py_buffer(b"".join(parts))
-    return pa.LargeStringArray.from_buffers(len(parts), *buffers).cast(pa.string())
-
-
-def _known(numbers: NDArray[np.float64]) -> pa.Array:
-    """Return numbers, and nothing where one is NaN; likewise."""
-    is_known = np.packbits(~np.isnan(numbers), bitorder="little")
-    buffers = [pa.py_buffer(is_known), pa.py_buffer(numbers)]
-    return pa.Array.from_buffers(pa.float64(), len(numbers), buffers)
+    strings = pa.LargeStringArray.from_buffers(
+        len(parts), pa.py_buffer(ends), pa.py_buffer(b"".join(parts))
+    )
+    table = table.append_column("reason", strings.cast(pa.string()))
+    is_known = np.packbits(run.is_scored[rows], bitorder="little")
+    probabilities = pa.Array.from_buffers(
+        pa.float64(), len(rows), [pa.py_buffer(is_known), pa.py_buffer(run.probabilities[rows])]
+    )
+    return table.append_column("probability", probabilities)
 
 
 def _excised(run: Run, cuts: Mapping[int, Cuts]) -> pa.Table:
