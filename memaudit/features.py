@@ -228,6 +228,7 @@ def corpus_features(
         **objective_features(objective),
         "zlib_entropy": length,
         "suffix_zlib_entropy": zlib_entropy(suffix_text),
+        # `zlib_entropy` of texts of mixed length is a measure of length; this is not.
         "zlib_ratio": length / max(1, len(_utf8(text))),
         "occurrences": float(occurrences),
         "log_occurrences": float(np.log(occurrences)),
@@ -323,14 +324,6 @@ def zlib_entropy(text: str) -> float:
     fitted with. Source: Carlini et al. 2021 (arXiv:2012.07805), section 5.2.
     """
     return float(len(zlib.compress(_utf8(text), level=6)))
-
-
-def zlib_ratio(text: str) -> float:
-    """Return compressed over plain length, bytes per byte.
-
-    `zlib_entropy` of texts of mixed length is a measure of length; this is not.
-    """
-    return zlib_entropy(text) / max(1, len(_utf8(text)))
 
 
 def _utf8(text: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from memaudit.distillation import generate_hard_labels
+from memaudit.distillation.methods import generate_hard_labels
 from memaudit.objectives import GREEDY, Divergence, LabelSampling
 from study.models import cut_model, new_model, train_tokenizer
 from study.recipe import Cell, Family, Recipe, Size, Student

@@ -22,7 +22,7 @@ from memaudit.cli.options import (
 from memaudit.errors import UsageError
 
 if TYPE_CHECKING:
-    from memaudit.training import FitOptions
+    from memaudit.training.result import FitOptions
 
 _FEATURE_SETS = ("teacher", "teacher+student", "teacher+baseline")
 
@@ -41,7 +41,7 @@ class Wanted:
 
     def options(self, command: str) -> "FitOptions":
         """Return them as the fit takes them, with the command for its card."""
-        from memaudit.training import FitOptions
+        from memaudit.training.result import FitOptions
 
         names = [name.strip() for name in (self.features or "").split(",")]
         values = by_name(self) | {"features": tuple(filter(None, names)), "command": command}
@@ -138,7 +138,7 @@ def fit(
         return
 
     with shown.working("fit the classifier"):
-        from memaudit.training import fit_on_verification
+        from memaudit.training.fit import fit_on_verification
 
         result = fit_on_verification(pairs, out, wanted.options(command))
     shown.tell(fit_document(result), fit_page(result))
@@ -153,7 +153,7 @@ def _recalibrate(
     shown: Shown,
 ) -> None:
     from memaudit.reports.fit import recalibration_page
-    from memaudit.training import recalibrate
+    from memaudit.training.recalibration import recalibrate
 
     fixed = [name for name in ("feature_set", "features", "export") if getattr(wanted, name)]
     if fixed:

@@ -27,8 +27,9 @@ from memaudit.text import json_text, safe_text, shown_path
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from memaudit.gate import EffectivePolicy, GateResult
+    from memaudit.gate.policy import EffectivePolicy
     from memaudit.gate.rescore import Rescoring
+    from memaudit.gate.result import GateResult
     from memaudit.reports.ci import SourceRoot
 
 _SUMMARY_BYTES = 900_000
@@ -38,7 +39,7 @@ _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
 
 def _policy(policy: Path | None, policy_digest: str | None, **limits: Any) -> "EffectivePolicy":
     # A variable that was never set arrives as an empty text. Click drops empty variables itself.
-    from memaudit.gate import effective_policy
+    from memaudit.gate.policy import effective_policy
 
     prefix = f"{click.get_current_context().auto_envvar_prefix}_"
     empty = [name for name, value in os.environ.items() if name.startswith(prefix) and not value]
@@ -232,7 +233,7 @@ def gate(  # noqa: PLR0913  one for each kind of evidence
     if shown.as_json:
         outputs = replace(outputs, output_format="json")
     with shown.reading(run_folder):
-        from memaudit.gate import GateInputs, check_gate
+        from memaudit.gate.check import GateInputs, check_gate
         from memaudit.gate.identity import write_baseline
         from memaudit.gate.policy import policy_text
         from memaudit.gate.rules import policy_for

@@ -31,7 +31,7 @@ from memaudit.text import inert, safe_text
 if TYPE_CHECKING:
     from memaudit.engines.models import ModelOptions
     from memaudit.recipes import Recipe
-    from memaudit.windows import Turns, WindowPolicy, WindowShape
+    from memaudit.windows import Turns, WindowChoice, WindowPolicy
 
 POSITIVE = CountRange(min=1)
 COUNT = CountRange(min=0)
@@ -269,26 +269,16 @@ def corpus_stem(source: str) -> str:
 # Windows
 
 
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """Which windows of a row are scored."""
-
-    shape: "WindowShape"
-    policy: "WindowPolicy"
-    turns: "Turns"
-    min_suffix_len: int
-
-
 def _windows(
     prefix_tokens: int,
     suffix_tokens: int,
     windows: "WindowPolicy",
     turns: "Turns",
     min_suffix_len: int,
-) -> Windows:
-    from memaudit.windows import WindowShape
+) -> "WindowChoice":
+    from memaudit.windows import WindowChoice, WindowShape
 
-    return Windows(WindowShape(prefix_tokens, suffix_tokens), windows, turns, min_suffix_len)
+    return WindowChoice(WindowShape(prefix_tokens, suffix_tokens), windows, turns, min_suffix_len)
 
 
 window = bundle(

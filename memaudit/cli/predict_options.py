@@ -20,7 +20,6 @@ from memaudit.cli.options import (
     POSITIVE,
     Corpus,
     Models,
-    Windows,
     machines_option,
     models_option,
     output_option,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from memaudit.engines import EndpointOptions, EngineName, VllmOptions
     from memaudit.integrations.trackers import Tracker
     from memaudit.runs.options import RayOptions
+    from memaudit.windows import WindowChoice
 
 DEFAULT_SURVIVAL = 0.995
 """Share of flagged windows that a cascade must still find."""
@@ -373,7 +373,7 @@ def predict(  # noqa: PLR0913  one for each group of options
     *,
     models: Models,
     corpus: Corpus,
-    window: Windows,
+    window: "WindowChoice",
     objective: Objective,
     epochs: float,
     out: Path | None,

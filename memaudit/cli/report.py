@@ -81,7 +81,8 @@ def report(  # noqa: PLR0913  one for each option
     _check_text(show_text, data, html, tokenizer)
 
     with shown.reading(run):
-        from memaudit.gate import GateInputs, check_gate, effective_policy
+        from memaudit.gate.check import GateInputs, check_gate
+        from memaudit.gate.policy import effective_policy
         from memaudit.labels import read_verified_rows
         from memaudit.reports.annex import annex_page, read_release
         from memaudit.reports.gate import gate_sentence

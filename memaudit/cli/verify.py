@@ -16,7 +16,6 @@ from memaudit.cli.options import (
     POSITIVE,
     Corpus,
     Models,
-    Windows,
     models_option,
     output_option,
     training_option,
@@ -25,10 +24,11 @@ from memaudit.errors import UsageError
 from memaudit.objectives import DEFAULT_EPOCHS, Divergence, LabelSampling, Objective
 
 if TYPE_CHECKING:
-    from memaudit.distillation import TrainingOptions
+    from memaudit.distillation.methods import TrainingOptions
     from memaudit.integrations.trackers import Tracker
     from memaudit.labels import VerificationResult
-    from memaudit.verification import VerificationOptions
+    from memaudit.verification.examples import VerificationOptions
+    from memaudit.windows import WindowChoice
 
 
 def _models(teacher: str, student: str, baseline: str | None, **load: Any) -> Models:
@@ -129,7 +129,7 @@ loss = bundle(
 
 
 def _training(dtype: str, **values: Any) -> "TrainingOptions":
-    from memaudit.distillation import TrainingOptions
+    from memaudit.distillation.methods import TrainingOptions
 
     names = {name: name for name in values}
     values = options.by_recipe(options.chosen_recipe(), names, values)
@@ -251,7 +251,7 @@ def verify(  # noqa: PLR0913  one for each group of options
     models: Models,
     distilled: tuple[str, ...],
     corpus: Corpus,
-    window: Windows,
+    window: "WindowChoice",
     objective: Objective,
     loss: Loss,
     training: "TrainingOptions",
@@ -272,7 +272,7 @@ def verify(  # noqa: PLR0913  one for each group of options
     it asks a student that you trained elsewhere; several get a folder each in DIR.
     """
     _require_one_way(models, distilled, study, dry_run=dry_run)
-    from memaudit.verification import VerificationOptions
+    from memaudit.verification.examples import VerificationOptions
 
     if objective.kind == "sampled" and not loss.labels.settings:
         loss = replace(loss, labels=LabelSampling(1.0, loss.labels.top_p))
@@ -315,7 +315,8 @@ def _verify(
     models: Models, distilled: tuple[str, ...], corpus: Corpus, given: dict[str, Any]
 ) -> "dict[str, VerificationResult]":
     """Return what was found, by the name of the student; one that is distilled here has none."""
-    from memaudit.verification import verify_distillation, verify_distilled
+    from memaudit.verification.distilled import verify_distilled
+    from memaudit.verification.run import verify_distillation
 
     if models.student is None:
         return verify_distilled(models.teacher, distilled, corpus.rows, **given)

@@ -148,14 +148,11 @@ def _refuse_bomb(what: str, unpacked: int, packed: int) -> None:
 
 def _struct(stream: BytesIO) -> dict[int, Any]:
     """Return the fields of a struct in Thrift's compact protocol, by number."""
-    return dict(_fields(stream))
-
-
-def _fields(stream: BytesIO) -> Iterator[tuple[int, Any]]:
-    field = 0
+    fields, field = dict[int, Any](), 0
     while head := _byte(stream):
         field = field + (head >> 4) if head >> 4 else _zigzag(stream)
-        yield field, _value(stream, head & 15)
+        fields[field] = _value(stream, head & 15)
+    return fields
 
 
 def _value(stream: BytesIO, kind: int) -> Any:

@@ -1,8 +1,7 @@
 """The ways a model is trained: on the corpus itself, or on what a teacher makes of it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,20 +185,3 @@ def generate_hard_labels(
         else example
         for example in examples
     ]
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep the library's warnings and progress bars off the terminal meanwhile."""
-    from transformers.utils import logging
-
-    switches: Any = logging
-    verbosity, had_bars = switches.get_verbosity(), switches.is_progress_bar_enabled()
-    switches.set_verbosity_error()
-    switches.disable_progress_bar()
-    try:
-        yield
-    finally:
-        switches.set_verbosity(verbosity)
-        if had_bars:
-            switches.enable_progress_bar()

@@ -16,8 +16,9 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from memaudit.distillation.losses import NO_TARGET, Batch, LossFunction
-from memaudit.distillation.methods import TrainingExample, TrainingOptions, quiet_transformers
+from memaudit.distillation.methods import TrainingExample, TrainingOptions
 from memaudit.engines.generation import continue_prefixes
+from memaudit.engines.locating import quiet_transformers
 from memaudit.errors import ModelError
 from memaudit.objectives import LabelSampling
 

@@ -249,18 +249,27 @@ def download(
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep progress bars, reports and warnings of the libraries off the terminal."""
+    # The bar of the GGUF reader knows no switch.
+    with (
+        quiet_transformers(logging.CRITICAL),
+        warnings.catch_warnings(),
+        redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def quiet_transformers(level: int = logging.ERROR) -> Iterator[None]:
+    """Keep what is below a level of the library's log, and its progress bars, off the terminal."""
     from transformers.utils import logging as library_logging
 
     switches: Any = library_logging
-    verbosity = switches.get_verbosity()
-    had_bars = switches.is_progress_bar_enabled()
+    verbosity, had_bars = switches.get_verbosity(), switches.is_progress_bar_enabled()
+    switches.set_verbosity(level)
+    switches.disable_progress_bar()
     try:
-        # The bar of the GGUF reader knows no switch.
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            switches.set_verbosity(logging.CRITICAL)
-            switches.disable_progress_bar()
-            yield
+        yield
     finally:
         switches.set_verbosity(verbosity)
         if had_bars:

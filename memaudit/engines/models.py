@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from memaudit.engines.tokenizer import Tokenizer
 
 _SHOWN_ERROR = 300
-_PATH_LEN = 4096
+_HERE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +170,7 @@ def _load_adapted(
         if adapter.has_tokenizer:
             from memaudit.engines.tokenizer import load_tokenizer
 
-            where = {"local_files_only": True, "trust_remote_code": False}
-            tokenizer = load_tokenizer(adapter.folder, where, options.add_special_tokens)
+            tokenizer = load_tokenizer(adapter.folder, _HERE, options.add_special_tokens)
         model = adapter.merged_into(base.model if bases is None else copy.deepcopy(base.model))
     digest = adapter.digest_with(base.digest)
     return LoadedModel(source, model, tokenizer, digest, unused=base.unused)
@@ -195,9 +194,8 @@ def open_tokenizer(source: str, options: ModelOptions) -> "tuple[Tokenizer, str]
         files = check_tokenizer_folder(download(source, options, BESIDE_WEIGHTS))
     else:
         raise ModelError(f"{shown_path(source)}: no such folder", hint=PATH_HINT)
-    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with quiet_libraries(), _as_model_error(source):
-        return load_tokenizer(files.folder, where, options.add_special_tokens), files.digest
+        return load_tokenizer(files.folder, _HERE, options.add_special_tokens), files.digest
 
 
 def cuts_alike(
@@ -210,18 +208,15 @@ def cuts_alike(
     """
     from memaudit.engines.tokenizer import difference
 
-    if all(_is_same_file(Path(source), Path(other), name) for name in _TOKENIZER_FILES):
+    pairs = [(Path(source) / name, Path(other) / name) for name in _TOKENIZER_FILES]
+    are_there = all(path.is_file() for pair in pairs for path in pair)
+    if are_there and all(filecmp.cmp(*pair, shallow=False) for pair in pairs):
         return True
     one, another = (_tokenizer_of(os.fspath(each), options) for each in (source, other))
     return difference(one, another) is None
 
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-
-
-def _is_same_file(folder: Path, other: Path, name: str) -> bool:
-    both = folder / name, other / name
-    return all(path.is_file() for path in both) and filecmp.cmp(*both, shallow=False)
 
 
 def _tokenizer_of(source: str, options: ModelOptions) -> "Tokenizer":
@@ -231,7 +226,7 @@ def _tokenizer_of(source: str, options: ModelOptions) -> "Tokenizer":
         return _tokenizer_of(adapter.base, base_options(adapter, options))
     if adapter is not None:
         return open_tokenizer(os.fspath(adapter.folder), options)[0]
-    if is_hub_id(source) and not Path(source).exists():
+    if is_hub_id(source):
         return open_tokenizer(source, options)[0]
     with open_model(source, options) as (_, folder, where):
         from memaudit.engines.tokenizer import load_tokenizer

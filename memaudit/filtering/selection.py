@@ -19,7 +19,7 @@ from memaudit.metrics import ExpectedCount
 from memaudit.runs.reading import Tokenizer, encode_examples, risky_spans, windows_of
 from memaudit.runs.risks import Risks
 from memaudit.runs.run import Run
-from memaudit.windows import WindowChoice, window_key
+from memaudit.windows import window_key
 
 Strategy = Literal["drop", "deduplicate", "downsample", "excise"]
 """What happens to a risky row: it goes; of equal texts one stays; of rows with equal windows a few
@@ -363,12 +363,7 @@ class RiskyWindows:
                 "--strategy excise needs to know where the tokens of a text are",
                 hint="name the model that predict was given with --teacher",
             )
-        inputs, read = run.manifest.inputs, run.manifest.inputs.answers
-        self._tokenizer, self._choice = tokenizer, WindowChoice(inputs.shape, inputs.windows)
-        if read is not None:
-            self._choice = WindowChoice(
-                inputs.shape, inputs.windows, read.turns, read.min_suffix_tokens
-            )
+        self._tokenizer, self._choice = tokenizer, run.manifest.inputs.window_choice
         self._selection, self._risky = selection, set(selection.risky_windows.tolist())
         self._numbers: dict[bytes, int] = {}
         self._emptied: list[int] = []

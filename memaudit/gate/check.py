@@ -41,7 +41,6 @@ from memaudit.gate.rules import (
     Evidence,
     apply_rules,
     judged,
-    recited_rows,
     require_scope,
     scope_rules,
     sensitive_rows,
@@ -240,7 +239,7 @@ def _evidence(
     return Evidence(
         run=run,
         counts=counts,
-        recited=recited_rows(run),
+        recited=run.is_recited,
         expected=expected,
         guarantee=_guarantee(run, expected),
         verified=verified,

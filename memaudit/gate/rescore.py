@@ -24,7 +24,6 @@ from memaudit.runs.run import Run
 from memaudit.runs.scoring import ChunkWork, chunk_features
 from memaudit.runs.unchanged import corpus_options, reread_corpus
 from memaudit.text import shown_path
-from memaudit.windows import WindowChoice
 
 EXACT_TOLERANCE = 1e-3
 """For features that transformers scored in float32: many times what another processor changes."""
@@ -98,17 +97,12 @@ def cut_again(run: Run, source: str, tokenizer: Tokenizer) -> Iterator[DistinctW
         CorpusError: the corpus cannot be read.
     """
     inputs = run.manifest.inputs
-    choice = WindowChoice(inputs.shape, inputs.windows)
-    if (answers := inputs.answers) is not None:
-        choice = WindowChoice(
-            inputs.shape, inputs.windows, answers.turns, answers.min_suffix_tokens
-        )
     with RowLog(None) as rows, DistinctWindows(inputs.shape.length) as windows:
         cut_rows(
             reread_corpus(run, source, tokenizer.render_messages),
             tokenizer,
             (rows, windows),
-            choice=choice,
+            choice=inputs.window_choice,
         )
         if len(windows) != inputs.distinct_windows:
             raise UsageError(
@@ -130,7 +124,8 @@ def rescore(run: Run, source: str, asked: Rescoring) -> int:
     """
     inputs, plan = run.manifest.inputs, _plan(run)
     with read_again(run, source, asked) as read:
-        stored = _stored(run, plan)
+        whole = RunFolder(run.folder, run.manifest).plan
+        stored = read_matrix(whole)[:, [whole.features.index(name) for name in plan.features]]
         chosen = _choose(stored, asked.windows)
         token_ids = np.concatenate([read.windows.read(int(i), 1) for i in chosen])
         work = ChunkWork(0, token_ids, read.windows.occurrences[chosen])
@@ -153,13 +148,6 @@ def _plan(run: Run) -> ChunkPlan:
     plan = RunFolder(run.folder, run.manifest).plan
     features = tuple(name for name in plan.features if name not in EXPOSURE_FEATURES)
     return replace(plan, features=features, prefilter=None, epochs=None)
-
-
-def _stored(run: Run, plan: ChunkPlan) -> NDArray[np.float64]:
-    """Return (n_windows, n_features) what the chunks say; NaN where no model was asked."""
-    whole = RunFolder(run.folder, run.manifest).plan
-    columns = [whole.features.index(name) for name in plan.features]
-    return read_matrix(whole)[:, columns]
 
 
 def _choose(stored: NDArray[np.float64], n_windows: int) -> NDArray[np.int64]:

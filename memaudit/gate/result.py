@@ -11,10 +11,8 @@ SCHEMA_VERSION = 1
 """Of the JSON document; goes up when a reader of the old one would misread."""
 
 Verdict = Literal["pass", "fail", "inconclusive"]
-"""`inconclusive`: a rule has no evidence to be judged by, and the policy lets that fail."""
-
-Status = Literal["pass", "fail", "inconclusive"]
-"""Of one rule."""
+"""Of the gate, and of each rule. `inconclusive`: a rule has no evidence to be judged by, and of the
+gate, that the policy lets that fail."""
 
 PREDICATE_TYPE = "urn:memaudit:gate:v1"
 """What the predicate of a statement is."""
@@ -58,7 +56,7 @@ class RuleResult:
     id: str
     """Key of `RULES`."""
 
-    status: Status
+    status: Verdict
     observed: float | None
     """What was found; None if nothing could be."""
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from memaudit.corpus.base import DEFAULT_TEMPLATE_DATE
 from memaudit.errors import UsageError
 from memaudit.gate.policy import GatePolicy
-from memaudit.gate.result import Guarantee, Judged, RuleResult, Status
+from memaudit.gate.result import Guarantee, Judged, RuleResult, Verdict
 from memaudit.labels import VerifiedRows
 from memaudit.metrics import ExpectedCount
 from memaudit.runs.folder import read_summary
-from memaudit.runs.manifest import AnswersRead, RunInputs
+from memaudit.runs.manifest import RunInputs
 from memaudit.runs.run import Run
 from memaudit.runs.unchanged import changed_tables
 from memaudit.text import safe_text
@@ -36,7 +36,7 @@ _WITHIN = ("temperature", "alpha")
 
 def judged(run: Run) -> Judged:
     """Return what a run scored, with what."""
-    inputs, outcomes = run.manifest.inputs, run.outcomes
+    inputs, answers, outcomes = run.manifest.inputs, run.manifest.inputs.answers, run.outcomes
     mapping = tuple(str(entry) for entry in inputs.corpus.get("mapping") or ())
     named = [entry.removeprefix("text=") for entry in mapping if entry.startswith("text=")]
     return Judged(
@@ -54,8 +54,8 @@ def judged(run: Run) -> Judged:
         settings=tuple(f"{name}={value}" for name, value in _settings(inputs)),
         rows=run.n_rows,
         scored=outcomes["scored"] + outcomes["screened"],
-        with_answers=None if inputs.answers is None else inputs.answers.rows,
-        looked_at=None if inputs.answers is None else _looked_at(inputs.answers),
+        with_answers=None if answers is None else answers.rows,
+        looked_at=None if answers is None else answers.rows - answers.unseen_rows,
         out_of_range_share=max(run.risks.out_of_range.values(), default=0.0),
         date=run_date(run),
         changed_tables=tuple(changed_tables(run)),
@@ -77,11 +77,6 @@ def _settings(inputs: RunInputs) -> Iterator[tuple[str, object]]:
     yield "survival", 1.0 if inputs.survival is None else inputs.survival
     yield "template-date", corpus.get("template_date", DEFAULT_TEMPLATE_DATE)
     yield "turns", "none" if answers is None else answers.turns
-
-
-def _looked_at(answers: AnswersRead) -> int:
-    """Return in how many rows a token that is trained on lies in the suffix of a window."""
-    return answers.rows - answers.unseen_rows
 
 
 def run_date(run: Run) -> str | None:
@@ -232,15 +227,6 @@ class Evidence:
         return "new examples" if self.is_new_only else "examples"
 
 
-def recited_rows(run: Run) -> NDArray[np.bool_]:
-    """Return (n_rows,) whether the teacher's first choices are the whole suffix."""
-    risks = run.risks
-    rates = risks.X[:, risks.feature_names.index("teacher_suffix_argmax_rate")]
-    recited = np.zeros(run.n_rows, dtype=np.bool_)
-    recited[run.is_scored] = rates[run.worst_windows[run.is_scored]] == 1.0
-    return recited
-
-
 def apply_rules(
     policy: GatePolicy, evidence: Evidence, out_of_range: float
 ) -> tuple[RuleResult, ...]:
@@ -288,7 +274,7 @@ def _results(policy: GatePolicy, evidence: Evidence) -> Iterator[RuleResult]:
 
 
 def _result(
-    rule: str, observed: float, limit: float, message: str, *, otherwise: Status = "pass"
+    rule: str, observed: float, limit: float, message: str, *, otherwise: Verdict = "pass"
 ) -> RuleResult:
     # Not `observed <= limit` alone: a comparison with NaN must not pass.
     status = otherwise if observed <= limit else "fail"
@@ -348,7 +334,7 @@ def _verified(limit: int, evidence: Evidence) -> RuleResult:
     )
     if verified.is_sample:
         message += ", and only a sample was trained on"
-    otherwise: Status = "inconclusive" if verified.is_sample else "pass"
+    otherwise: Verdict = "inconclusive" if verified.is_sample else "pass"
     return _result("MEM004", n_found, limit, message, otherwise=otherwise)
 
 
@@ -388,5 +374,5 @@ def _unscored(limit: int, evidence: Evidence) -> RuleResult:
     n_bad = outcomes.total() - sum(outcomes[name] for name in _KNOWN)
     noun = "row" if n_bad == 1 else "rows"
     message = f"{n_bad:,} {noun} could not be used, at most {limit:,} allowed"
-    status: Status = "pass" if n_bad <= limit else "inconclusive"
+    status: Verdict = "pass" if n_bad <= limit else "inconclusive"
     return RuleResult("MEM005", status, n_bad, limit, message)

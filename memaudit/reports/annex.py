@@ -8,7 +8,6 @@ import msgspec
 from memaudit.errors import UsageError
 from memaudit.files import read_small
 from memaudit.gate.policy import MAX_POLICY_BYTES
-from memaudit.gate.rules import recited_rows
 from memaudit.reports import words
 from memaudit.reports.gate import gate_sentence
 from memaudit.reports.page import (
@@ -21,6 +20,7 @@ from memaudit.reports.page import (
     Sentence,
     Table,
     facts,
+    model_name,
     name,
     plain,
 )
@@ -29,6 +29,9 @@ from memaudit.text import safe_text, shown_path
 
 _NOT_GIVEN = "not given: name it in the section [release] of the policy file"
 _NOT_LEGAL = "This is evidence, not legal advice."
+_NOT_TESTED = (
+    "A question that is not covered is open: nothing in this document speaks for or against it."
+)
 
 
 class Release(
@@ -80,9 +83,9 @@ def annex_page(report: Report, release: Release) -> Page:
         report: of a finished run, with the gate's result if a policy was given.
         release: what the people who release the model say.
     """
-    risks = report.run.risks
+    risks, teacher = report.run.risks, report.run.manifest.names.teacher
     verdict: Sentence = (
-        f"Before the release of a student of {safe_text(_teacher(report))}: "
+        f"Before the release of a student of {safe_text(model_name(teacher).text)}: "
         f"{words.expected(risks.expected)} of {report.run.n_rows:,} examples are expected to be "
         "memorized.",
     )
@@ -92,7 +95,7 @@ def annex_page(report: Report, release: Release) -> Page:
         lead=_NOT_LEGAL if report.gate is None else (*gate_sentence(report.gate), f" {_NOT_LEGAL}"),
         sections=(
             _section("Release context", "context", facts(_context(release))),
-            _section("What was tested", "tested", _tested(report), Paragraph(_not_tested())),
+            _section("What was tested", "tested", _tested(report), Paragraph(_NOT_TESTED)),
             _section("Threat model and definition", "threat", _threat(report)),
             _section("Mitigation, before and after", "mitigation", *_mitigation(report)),
             _section("Risk that stays", "residual", _residual(report, release)),
@@ -105,10 +108,6 @@ def annex_page(report: Report, release: Release) -> Page:
 
 def _section(title: str, anchor: str, *blocks: Table | Paragraph | Bullets) -> Section:
     return Section(title=title, anchor=anchor, nav=title, blocks=blocks)
-
-
-def _teacher(report: Report) -> str:
-    return Path(report.run.manifest.names.teacher).name or report.run.manifest.names.teacher
 
 
 def _context(release: Release) -> dict[str, Sentence | Cell]:
@@ -141,7 +140,7 @@ def _tested(report: Report) -> Table:
         (
             "exact continuation by the teacher",
             "tested",
-            f"{int(recited_rows(run).sum()):,} examples",
+            f"{risks.n_recited:,} examples",
         ),
         (
             "personal data and secrets in examples at risk",
@@ -162,12 +161,6 @@ def _tested(report: Report) -> Table:
     ]
     columns = (Column("question"), Column("tested?"), Column("result, or what to do"))
     return Table(title="What was looked at", columns=columns, rows=tuple(rows))
-
-
-def _not_tested() -> str:
-    return (
-        "A question that is not covered is open: nothing in this document speaks for or against it."
-    )
 
 
 def _threat(report: Report) -> Bullets:

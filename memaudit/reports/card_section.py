@@ -26,7 +26,12 @@ def card_section(run: Run) -> str:
     inputs = run.manifest.inputs
     page = Page(
         title="Memorization audit",
-        verdict=_verdict(run),
+        verdict=(
+            "memaudit predicts that a student distilled from ",
+            model_name(run.manifest.names.teacher),
+            f" by {words.training_in_words(inputs)}, would memorize "
+            f"{words.expected(run.risks.expected)} of {run.n_rows:,} examples.",
+        ),
         sections=(Section(blocks=(facts(dict(_facts(run))),)),),
         notes=(words.not_a_guarantee(inputs.prefix_tokens, inputs.suffix_tokens),),
     )
@@ -72,16 +77,6 @@ def _with_section(text: str, section: str) -> str:
             hint="remove the comments '<!-- memaudit: … -->' from it",
         )
     return f"{before}{section.rstrip()}{after}"
-
-
-def _verdict(run: Run) -> Sentence:
-    expected = run.risks.expected
-    return (
-        "memaudit predicts that a student distilled from ",
-        model_name(run.manifest.names.teacher),
-        f" by {words.training_in_words(run.manifest.inputs)}, would memorize "
-        f"{words.expected(expected)} of {run.n_rows:,} examples.",
-    )
 
 
 def _facts(run: Run) -> Iterator[tuple[str, Sentence]]:

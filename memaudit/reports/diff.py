@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import UsageError
-from memaudit.gate.rules import judged, recited_rows
+from memaudit.gate.rules import judged
 from memaudit.metrics import ExpectedCount
 from memaudit.reports import words
 from memaudit.reports.page import (
@@ -213,7 +213,7 @@ def _side(run: Run) -> Side:
         flagged_texts=risks.n_flagged_texts,
         expected=risks.expected,
         expected_texts=risks.expected_texts,
-        recited=int(recited_rows(run).sum()),
+        recited=risks.n_recited,
     )
 
 
@@ -238,19 +238,20 @@ def difference_page(found: Difference, *, n_listed: int = 10) -> Page:
         else f": expect {words.expected(after.expected)} to be memorized, before "
         f"{words.expected(before.expected)}.",
     )
-    lists = (
-        _ids("Rows that are gone", found.gone, n_listed, f"{found.gone_at_risk:,} were at risk"),
-        _ids("Rows that are new", found.come, n_listed, ""),
-        _changes("No longer at risk", found.no_longer_at_risk, n_listed),
-        _changes("Newly at risk", found.newly_at_risk, n_listed),
-        _changes("Other changes of the probability", found.changed, n_listed),
-    )
+    n_gone, n_at_risk = len(found.gone), found.gone_at_risk
+    lists: dict[str, tuple[str, ...] | tuple[Change, ...]] = {
+        f"Rows that are gone: {n_gone:,}, {n_at_risk:,} were at risk": found.gone,
+        f"Rows that are new: {len(found.come):,}": found.come,
+        f"No longer at risk: {len(found.no_longer_at_risk):,}": found.no_longer_at_risk,
+        f"Newly at risk: {len(found.newly_at_risk):,}": found.newly_at_risk,
+        f"Other changes of the probability: {len(found.changed):,}": found.changed,
+    }
     return Page(
         title="What differs between two runs",
         verdict=verdict,
         sections=(
             Section(blocks=(_side_by_side(found),)),
-            *(section for section in lists if section is not None),
+            *(_listed(title, rows, n_listed) for title, rows in lists.items() if rows),
         ),
     )
 
@@ -283,28 +284,18 @@ def _setting(value: object) -> Sentence:
     return name(f"{value:g}" if isinstance(value, float) else str(value))
 
 
-def _ids(title: str, ids: tuple[str, ...], n_listed: int, note: str) -> Section | None:
-    if not ids:
-        return None
-    n_more = len(ids) - n_listed
+def _listed(title: str, found: tuple[str, ...] | tuple[Change, ...], n_listed: int) -> Section:
+    """Return the first of some rows: of changed ones, what their probability was and is."""
+    n_more = len(found) - n_listed
+    rows: list[tuple[Sentence, ...]] = [
+        (name(each),)
+        if isinstance(each, str)
+        else (name(each.example_id), words.percent(each.before), words.percent(each.after))
+        for each in found[:n_listed]
+    ]
     table = Table(
-        columns=(Column("example", "anywhere"),),
-        rows=tuple((name(each),) for each in ids[:n_listed]),
+        columns=(Column("example", "anywhere"), *numbers("before", "after"))[: len(rows[0])],
+        rows=tuple(rows),
         rest=f"and {n_more:,} more" if n_more > 0 else "",
     )
-    return Section(title=f"{title}: {len(ids):,}{f', {note}' if note else ''}", blocks=(table,))
-
-
-def _changes(title: str, changes: tuple[Change, ...], n_listed: int) -> Section | None:
-    if not changes:
-        return None
-    n_more = len(changes) - n_listed
-    table = Table(
-        columns=(Column("example", "anywhere"), *numbers("before", "after")),
-        rows=tuple(
-            (name(each.example_id), words.percent(each.before), words.percent(each.after))
-            for each in changes[:n_listed]
-        ),
-        rest=f"and {n_more:,} more" if n_more > 0 else "",
-    )
-    return Section(title=f"{title}: {len(changes):,}", blocks=(table,))
+    return Section(title=title, blocks=(table,))

@@ -18,11 +18,12 @@ from memaudit.reports.page import (
     numbers,
     path_name,
 )
-from memaudit.training import FitResult, Recalibrated
+from memaudit.training.recalibration import Recalibrated
 from memaudit.training.result import (
     JUDGED,
     PROMISED_RECALL,
     SPLIT_NOTES,
+    FitResult,
     make_card,
     positives_needed,
     recall_bound,

@@ -22,7 +22,7 @@ from memaudit.reports.page import (
 )
 
 if TYPE_CHECKING:
-    from memaudit.filtering import FilterResult
+    from memaudit.filtering.workflow import FilterResult
     from memaudit.gate.result import GateResult
 
 _KINDS: dict[str, Kind] = {"pass": "good", "fail": "risk", "inconclusive": "warning"}
@@ -56,6 +56,7 @@ def gate_page(result: "GateResult", *, n_findings: int = 10, with_marks: bool = 
         with_marks: show each status with a mark and every digest, as in a pull request.
     """
     shown = min(n_findings, len(result.findings))
+    variables = name(", ".join(result.variables), max_len=2000)
     listed = f"The {shown:,} worst of {result.n_findings:,} distinct examples"
     levels = {finding.level for finding in result.findings[:n_findings]}
     listed += _EVIDENCE[levels.pop()] if len(levels) == 1 and not with_marks else ""
@@ -72,7 +73,7 @@ def gate_page(result: "GateResult", *, n_findings: int = 10, with_marks: bool = 
             *((limit,) if (limit := bound(result)) else ()),
             name(result.judged.in_words, max_len=5000),
             _provenance(result, with_digests=with_marks),
-            *((_listened_to(result),) if result.variables else ()),
+            *((("Set by environment variables: ", variables, "."),) if result.variables else ()),
         ),
     )
 
@@ -142,10 +143,6 @@ def bound(result: "GateResult") -> Sentence:
         f"With {guarantee.confidence:.1%} confidence at most {guarantee.upper:,} examples will be "
         "memorized, provided your corpus and training resemble the calibration runs."
     )
-
-
-def _listened_to(result: "GateResult") -> Sentence:
-    return ("Set by environment variables: ", name(", ".join(result.variables), max_len=2000), ".")
 
 
 def _provenance(result: "GateResult", *, with_digests: bool) -> Sentence:

@@ -19,15 +19,16 @@ MAX_BYTES = 900_000
 """GitHub drops a job's summary beyond 1 MiB."""
 
 _NAME_LEN = 1000
+_MAX_ROWS = 20
+"""Of a sortable table that are listed."""
 
 
-def render_markdown(page: Page, *, level: int = 1, n_rows: int = 20) -> str:
+def render_markdown(page: Page, *, level: int = 1) -> str:
     """Return a page without its charts and its folded tables.
 
     Args:
         page: of any kind.
         level: of its first heading.
-        n_rows: of a sortable table that are listed.
     """
     lines = [f"{'#' * level} {_escaped(page.title)}", "", _inline(page.verdict), ""]
     if page.lead:
@@ -36,15 +37,15 @@ def render_markdown(page: Page, *, level: int = 1, n_rows: int = 20) -> str:
         if section.title:
             lines += [f"{'#' * (level + 1)} {_escaped(section.title)}", ""]
         for block in section.blocks:
-            lines += [*_block(block, n_rows)]
+            lines += [*_block(block)]
     for note in page.notes:
         lines += [_inline(note), ""]
     return cut(inert("\n".join(lines).rstrip("\n") + "\n"), MAX_BYTES)
 
 
-def code_span(text: str, max_len: int = _NAME_LEN) -> str:
+def code_span(text: str) -> str:
     """Return untrusted text as code in which nothing is markup, in a table's cell too."""
-    shown = safe_text(text, max_len).replace("`", "\\u0060").replace("|", "\\u007c")
+    shown = safe_text(text, _NAME_LEN).replace("`", "\\u0060").replace("|", "\\u007c")
     return f"`{shown}`" if shown.strip() else "` `"
 
 
@@ -61,7 +62,7 @@ def cut(text: str, max_bytes: int) -> str:
     return "".join(kept) + "\n_cut: there is more_\n"
 
 
-def _block(block: Block, n_rows: int) -> Iterator[str]:
+def _block(block: Block) -> Iterator[str]:
     match block:
         case Paragraph(text, "warning"):
             yield from (f"> {_inline(text)}", "")
@@ -73,16 +74,16 @@ def _block(block: Block, n_rows: int) -> Iterator[str]:
         case Figures(rows):
             yield from _rows(["", "", ""], ["---", "---:", "---"], [list(row) for row in rows])
         case Table() if not block.is_folded:
-            yield from _table(block, n_rows)
+            yield from _table(block)
 
 
-def _table(table: Table, n_rows: int) -> Iterator[str]:
+def _table(table: Table) -> Iterator[str]:
     # A pull request is narrow: bars and minor columns stay out.
     shown = [i for i, column in enumerate(table.columns) if not column.is_minor]
     if table.title:
         yield from (f"{_escaped(table.title)}:", "")
     rules = ["---:" if table.columns[i].is_number else "---" for i in shown]
-    rows = table.rows[:n_rows] if table.anchor else table.rows
+    rows = table.rows[:_MAX_ROWS] if table.anchor else table.rows
     cells = [[_cell(row[i]) for i in shown] for row in rows]
     yield from _rows([_escaped(table.columns[i].name) for i in shown], rules, cells)
     n_left = len(table.rows) - len(rows)

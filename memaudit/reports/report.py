@@ -18,7 +18,6 @@ from memaudit.features import OBJECTIVE_FEATURES
 from memaudit.gate.result import GateResult
 from memaudit.labels import VerifiedRows
 from memaudit.metrics import ExpectedCount, Interval
-from memaudit.runs.manifest import Manifest
 from memaudit.runs.risks import Risks, Worst
 from memaudit.runs.run import Run
 from memaudit.runs.unchanged import reread_corpus
@@ -124,7 +123,8 @@ def read_card(path: Path, digest: str) -> Card | None:
         return None
     methods = {method: _figures(metrics) for method, metrics in document["test"].items()}
     own = {OWN: methods.pop(OWN)}
-    by_value = sorted(methods.items(), key=lambda item: -_average_precision(item[1]))
+    none = Figure(-1.0, None)
+    by_value = sorted(methods.items(), key=lambda item: -(item[1].get("pr_auc", none).value or 0.0))
     runs = [
         StudyRun(
             name.removeprefix("as shipped: "), run["examples"], float(run["expected"]), run["found"]
@@ -152,10 +152,6 @@ def _figures(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, Fig
     return figures
 
 
-def _average_precision(figures: Mapping[str, Figure]) -> float:
-    return (figures["pr_auc"].value or 0.0) if "pr_auc" in figures else -1.0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A run with what a report adds to it."""
@@ -176,48 +172,33 @@ class Report:
     has_suffixes: bool = False
     """Whether it is the start of what would be recited. Otherwise: of the row."""
 
-    @property
-    def risks(self) -> Risks:
-        """All that is counted of the run's risks."""
-        return self.run.risks
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the run was given."""
-        return self.run.manifest
-
     def document(self) -> dict[str, Any]:
         """Return the numbers as one JSON document: no id, no address and no text of the corpus."""
-        inputs, risks = self.manifest.inputs, self.risks
-        expected, texts, sensitivity = risks.expected, risks.expected_texts, self._sensitivity
+        run, risks, inputs = self.run, self.run.risks, self.run.manifest.inputs
+        expected, texts, sensitivity = risks.expected, risks.expected_texts, run.sensitivity_summary
         found = None if self.verified is None else self.verified.result.extracted["student"]
         gate = {} if self.gate is None else {"gate": self.gate.verdict}
         return gate | {
             "schema_version": SCHEMA_VERSION,
             "run": inputs.fingerprint,
-            "rows": self.run.n_rows,
-            "outcomes": dict(sorted(self.run.outcomes.items())),
+            "rows": run.n_rows,
+            "outcomes": dict(sorted(run.outcomes.items())),
             "flagged": risks.n_flagged,
             "flagged_distinct": risks.n_flagged_texts,
-            "threshold": self.manifest.classifier.threshold,
+            "threshold": run.manifest.classifier.threshold,
             "expected_memorized": expected.mean,
             "expected_memorized_interval": [expected.low, expected.high],
             "expected_memorized_distinct": texts.mean,
             "expected_memorized_distinct_interval": [texts.low, texts.high],
             "expected_generic_distinct": risks.expected_generic_texts,
             "recited_by_teacher": risks.n_recited,
-            "sensitivity": sensitivity,
+            "sensitivity": None if sensitivity is None else asdict(sensitivity),
             "out_of_range": dict(risks.out_of_range),
             "verified": None if found is None else found.count,
             "classifier_digest": inputs.classifier_digest,
             "teacher_digest": inputs.teacher_digest,
             "texts_digest": inputs.texts_digest,
         }
-
-    @property
-    def _sensitivity(self) -> dict[str, Any] | None:
-        summary = self.run.sensitivity_summary
-        return None if summary is None else asdict(summary)
 
 
 def make_report(run: Run, *, n_worst: int = 200, verified: VerifiedRows | None = None) -> Report:

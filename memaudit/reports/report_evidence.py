@@ -237,7 +237,7 @@ def _rate(rate: Rate, what: str) -> tuple[str, str]:
 
 def limits_section(report: Report) -> Section:
     """Return what the numbers mean, and what they do not."""
-    inputs, sensitivity = report.manifest.inputs, report.run.sensitivity_summary
+    inputs, sensitivity = report.run.manifest.inputs, report.run.sensitivity_summary
     items = [
         words.not_a_guarantee(inputs.prefix_tokens, inputs.suffix_tokens),
         "The expected number is the sum of the probabilities. It depends on training length, "
@@ -256,7 +256,7 @@ def limits_section(report: Report) -> Section:
             "Personal data and secrets are found by their form, in one window at a time. What the "
             f"edge of a window cuts in two, or what looks like ordinary text, is missed.{names}"
         )
-    if unfamiliar := report.risks.unfamiliar:
+    if unfamiliar := report.run.risks.unfamiliar:
         items.append(
             "Some rows are unlike those the classifier was trained on "
             f"({words.percent_by_name(unfamiliar)}): "
@@ -284,7 +284,7 @@ def _as_names(values: Mapping[str, object]) -> dict[str, Sentence | Cell]:
 
 
 def _provenance(report: Report) -> dict[str, dict[str, object]]:
-    manifest = report.manifest
+    manifest = report.run.manifest
     inputs, names, classifier = manifest.inputs, manifest.names, manifest.classifier
     reference = {}
     if names.reference is not None:

@@ -69,21 +69,21 @@ def report_page(report: Report) -> Page:
             _budget(report),
             _worst(report),
             *([] if report.verified is None else [verified_section(report.verified)]),
-            classifier_section(report.card, report.manifest.classifier.name),
+            classifier_section(report.card, report.run.manifest.classifier.name),
             limits_section(report),
             provenance_section(report),
         ),
         document=report.document(),
-        made_by=report.manifest.names.memaudit_version,
+        made_by=report.run.manifest.names.memaudit_version,
     )
 
 
 def verdict(report: Report) -> Sentence:
     """Return what the report comes to, in one sentence."""
-    expected, n_rows = report.risks.expected, report.run.n_rows
+    expected, n_rows = report.run.risks.expected, report.run.n_rows
     return (
         "A student distilled from ",
-        model_name(report.manifest.names.teacher),
+        model_name(report.run.manifest.names.teacher),
         f" is expected to memorize {words.approximately(expected.mean)} of "
         f"{words.examples(n_rows)} ({words.interval(expected)}).",
     )
@@ -91,7 +91,7 @@ def verdict(report: Report) -> Sentence:
 
 def _answers(report: Report) -> Table:
     """Return what who approves a release asks first; it must fit the first screen of a phone."""
-    risks = report.risks
+    risks = report.run.risks
     rows, texts = words.expected(risks.expected), words.expected(risks.expected_texts)
     answers: dict[str, Sentence | Cell | None] = {
         "Does it pass?": _passes(report.gate),
@@ -113,9 +113,9 @@ def _passes(gate: GateResult | None) -> Sentence:
 
 
 def _next_step(report: Report) -> Sentence:
-    if not report.risks.n_flagged:
+    if not report.run.risks.n_flagged:
         return "Nothing is at risk. Hold the run to your limits with 'memaudit gate'."
-    folder, corpus = report.run.folder, report.manifest.inputs.corpus.get("source", "CORPUS")
+    folder, corpus = report.run.folder, report.run.manifest.inputs.corpus.get("source", "CORPUS")
     run, data = (shlex.quote(shown_path(path)) for path in (folder, corpus))
     command = f"memaudit filter --run {run} --data {data} --out cleaned.jsonl"
     return ("Remove copies or examples at risk, then predict again: ", name(command, max_len=4096))
@@ -135,8 +135,8 @@ def _evidence(report: Report) -> Sentence:
 
 
 def _at_risk(report: Report) -> Iterator[str]:
-    threshold = words.percent(report.manifest.classifier.threshold)
-    n_flagged, n_texts = report.risks.n_flagged, report.risks.n_flagged_texts
+    threshold = words.percent(report.run.manifest.classifier.threshold)
+    n_flagged, n_texts = report.run.risks.n_flagged, report.run.risks.n_flagged_texts
     if not n_flagged:
         yield f"None is at risk: no probability reaches {threshold}."
     else:
@@ -146,18 +146,20 @@ def _at_risk(report: Report) -> Iterator[str]:
             f"{n_flagged:,} {verb} at risk, with a probability of {threshold} or more{copies}."
             + (
                 words.shared_windows(
-                    n_texts, report.risks.n_flagged_windows, report.manifest.inputs.shape.length
+                    n_texts,
+                    report.run.risks.n_flagged_windows,
+                    report.run.manifest.inputs.shape.length,
                 )
             )
         )
-    if generic := words.generic(report.risks):
+    if generic := words.generic(report.run.risks):
         yield generic
     if sensitivity := report.run.sensitivity_summary:
         yield sensitivity.in_words(n_flagged)
 
 
 def _first(report: Report) -> Iterator[Block]:
-    risks, n_rows, outcomes = report.risks, report.run.n_rows, report.run.outcomes
+    risks, n_rows, outcomes = report.run.risks, report.run.n_rows, report.run.outcomes
     if report.row_texts is not None:
         text = Words("This page contains corpus text.", "strong")
         what = "the suffix that would be recited" if report.has_suffixes else "its row"
@@ -185,14 +187,14 @@ def _first(report: Report) -> Iterator[Block]:
         f"; {outcomes[key]:,} {text}" for key, text in _OUTCOMES.items() if outcomes[key]
     )
     yield Paragraph(" ".join(_at_risk(report)))
-    date, inputs = run_date(report.run), report.manifest.inputs
+    date, inputs = run_date(report.run), report.run.manifest.inputs
     yield Paragraph(
         (
             f"Intervals cover 95%. {outcomes['scored']:,} of {n_rows:,} examples of ",
             path_name(inputs.corpus.get("source", "the corpus")),
             f" were scored{others}{f', on {date[:10]}' if date else ''}. The student learns from "
             f"{words.training_in_words(inputs)}. The classifier is ",
-            name(f"{report.manifest.classifier.name}, {inputs.classifier_digest[:12]}"),
+            name(f"{report.run.manifest.classifier.name}, {inputs.classifier_digest[:12]}"),
             ".",
         ),
         "quiet",
@@ -211,7 +213,7 @@ def _policy(result: GateResult) -> Section:
 
 
 def _risk(report: Report) -> Section:
-    bins = histogram(report.risks)
+    bins = histogram(report.run.risks)
     in_numbers = Table(
         title="Examples by probability",
         columns=(Column("probability"), *numbers("examples"), Column("at risk")),
@@ -235,14 +237,14 @@ def _risk(report: Report) -> Section:
 
 
 def _histogram_chart(report: Report, bins: tuple[Bin, ...]) -> Chart:
-    threshold = report.manifest.classifier.threshold
+    threshold = report.run.manifest.classifier.threshold
     reached = words.percent(threshold)
     pillars = (Pillar(each.low, each.high, each.rows, each.flagged) for each in bins if each.rows)
     return Chart(
         name="risk",
         title="Examples by probability of being memorized",
         description="Bars over probabilities from 0 to 100%; their heights are counts on a "
-        f"logarithmic scale. {report.risks.n_flagged:,} examples lie at or above "
+        f"logarithmic scale. {report.run.risks.n_flagged:,} examples lie at or above "
         f"{reached}, where risk begins.",
         caption="The scale is logarithmic: each step up is ten times as many examples.",
         x=shares("probability of being memorized"),
@@ -252,7 +254,7 @@ def _histogram_chart(report: Report, bins: tuple[Bin, ...]) -> Chart:
 
 
 def _reasons(report: Report) -> Table:
-    n_flagged = report.risks.n_flagged_texts
+    n_flagged = report.run.risks.n_flagged_texts
     n_texts = min(n_flagged, REASONS_OF)
     of = f"the {n_texts:,} riskiest of " if n_flagged > REASONS_OF else ""
     return Table(
@@ -268,7 +270,11 @@ def _reasons(report: Report) -> Table:
 
 
 def _budget(report: Report) -> Section:
-    found, n_flagged, n_rows = budgets(report.risks), report.risks.n_flagged, report.run.n_rows
+    found, n_flagged, n_rows = (
+        budgets(report.run.risks),
+        report.run.risks.n_flagged,
+        report.run.n_rows,
+    )
     # About eight of them make a table, the one that drops all at risk among them.
     steps = range(0, len(found), max(1, (len(found) - 1) // 6))
     exact = (i for i, budget in enumerate(found) if budget.rows == n_flagged)
@@ -317,10 +323,10 @@ def _budget_chart(found: tuple[Budget, ...], n_flagged: int) -> Chart:
 
 
 def _worst(report: Report) -> Section:
-    features, n_texts = main_features(report.risks), len(report.risks.texts.windows)
+    features, n_texts = main_features(report.run.risks), len(report.run.risks.texts.windows)
     choices = [("risk", "at risk"), ("rest", "not at risk")]
     choices += [] if report.verified is None else [("student", "recited by the student")]
-    if report.risks.sensitivity is not None:
+    if report.run.risks.sensitivity is not None:
         choices += [("secret", "holds a secret"), ("personal", "holds personal data")]
     table = Table(
         title=f"The {len(report.worst):,} riskiest of {n_texts:,} different texts, each by its "

@@ -18,7 +18,7 @@ from memaudit.prefilter import Prefilter
 from memaudit.runs.files import committed_file, output_errors, read_content
 from memaudit.sensitivity import detector_versions
 from memaudit.text import safe_text, shown_path
-from memaudit.windows import Turns, WindowPolicy, WindowShape
+from memaudit.windows import Turns, WindowChoice, WindowPolicy, WindowShape
 
 
 class Shard(msgspec.Struct, frozen=True):
@@ -203,6 +203,13 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
         """Of the windows."""
         return WindowShape(self.prefix_tokens, self.suffix_tokens)
 
+    @property
+    def window_choice(self) -> WindowChoice:
+        """Which windows were cut."""
+        if (read := self.answers) is None:
+            return WindowChoice(self.shape, self.windows)
+        return WindowChoice(self.shape, self.windows, read.turns, read.min_suffix_tokens)
+
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """With the chunks and the rows beside it, all that the final table is made from."""
@@ -289,9 +296,10 @@ def refuse_differences(folder: Path, was: Manifest, now: Manifest) -> None:
     found = differences(was.inputs, now.inputs)
     if was.shard != now.shard:
         found.append(f"shard was {was.shard or 'none'}, is now {now.shard or 'none'}")
-    if _has_moved(was.canary, now.canary):
+    said = (was.canary, now.canary)
+    if said[0] is not None and said[1] is not None and abs(said[0] - said[1]) > _CANARY_GAP:
         found.append(
-            f"the endpoint gave its canaries {was.canary:g} nats a token, now gives {now.canary:g}"
+            f"the endpoint gave its canaries {said[0]:g} nats a token, now gives {said[1]:g}"
         )
     if found:
         raise UsageError(
@@ -299,10 +307,6 @@ def refuse_differences(folder: Path, was: Manifest, now: Manifest) -> None:
             hint="give the same again to continue it, start over with --restart, "
             "or choose another folder with --out",
         )
-
-
-def _has_moved(was: float | None, now: float | None) -> bool:
-    return was is not None and now is not None and abs(was - now) > _CANARY_GAP
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

@@ -205,9 +205,9 @@ def open_inputs(request: AuditRequest) -> AuditInputs:
         choice, source = request.options.window_choice, request.corpus.source
         rows = told_rows(rows, lambda: models().tokenizer, choice, source)
         rows = allowed_rows(rows, on_bad_row, lambda: models().tokenizer)
-    rows = _begun(rows)
+    # The first row is read now, so that a corpus that cannot be read says so now.
     return AuditInputs(
-        rows,
+        chain(list(islice(rows, 1)), rows),
         models(),
         request.classifier,
         request.options,
@@ -380,11 +380,6 @@ def allowed_rows(
                 hint="repair the row, or count and leave out bad rows with --on-bad-row skip",
             )
         yield row
-
-
-def _begun(rows: Iterator[Example | BadRow]) -> Iterator[Example | BadRow]:
-    """Read the first row now, so that a corpus that cannot be read says so now."""
-    return chain(list(islice(rows, 1)), rows)
 
 
 def declare(inputs: AuditInputs, read: CorpusRead, shard: Shard | None) -> Manifest:

@@ -146,10 +146,16 @@ class Risks:
         )
 
     @property
+    def is_recited(self) -> NDArray[np.bool_]:
+        """(n_scored,) whether the teacher's first choices are the whole suffix of the worst window."""
+        rates = self.X[self.worst_windows, self.feature_names.index("teacher_suffix_argmax_rate")]
+        recited: NDArray[np.bool_] = rates == 1.0
+        return recited
+
+    @property
     def n_recited(self) -> int:
         """Scored rows whose worst window the teacher recites, token for token."""
-        rates = self.X[self.worst_windows, self.feature_names.index("teacher_suffix_argmax_rate")]
-        return int((rates == 1.0).sum())
+        return int(self.is_recited.sum())
 
     @cached_property
     def n_flagged_windows(self) -> int:

@@ -100,6 +100,11 @@ class Run:
         return flagged
 
     @property
+    def is_recited(self) -> NDArray[np.bool_]:
+        """(n_rows,) whether the teacher recites the suffix of the row's riskiest window."""
+        return _of_all_rows(self.risks.is_recited, self.is_scored, 0)
+
+    @property
     def outcomes(self) -> Counter[str]:
         """Rows by outcome."""
         counts = self.fates.column("outcome").value_counts().to_pylist()

@@ -85,7 +85,7 @@ def read_inputs(pairs: Sequence[tuple[Path, Path]]) -> list[Input]:
     for labels_path, scores_path in pairs:
         labels_file = find_table(labels_path, "verification")
         scores_file = find_table(scores_path, "risk")
-        names.append(_unique(_stem(scores_path), names))
+        names.append(_unique_name(scores_path, names))
         one = Input(
             names[-1],
             read_table(labels_file),
@@ -135,12 +135,9 @@ def objective_of(inputs: Sequence[Input], given: ObjectiveKind | None) -> Object
     )
 
 
-def _stem(path: Path) -> str:
-    """Return what a run is called: the name of its folder, or of its table."""
-    return safe_text(path.resolve().name if path.is_dir() else path.name.split(".")[0])
-
-
-def _unique(stem: str, names: Sequence[str]) -> str:
+def _unique_name(path: Path, names: Sequence[str]) -> str:
+    """Return what a run is called: the name of its folder, or of its table; and a number if need be."""
+    stem = safe_text(path.resolve().name if path.is_dir() else path.name.split(".")[0])
     name, number = stem, 2
     while name in names:
         name, number = f"{stem}-{number}", number + 1

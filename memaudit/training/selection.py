@@ -47,7 +47,7 @@ class SelectionResult:
     """Mean over held-out runs, nats; slightly optimistic, for the features were chosen by it."""
 
     steps: tuple[tuple[str, float], ...]
-    """Feature added and log loss reached, in the order chosen; `start` is not among them."""
+    """Feature added and log loss reached, in the order chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,7 @@ def select_features(
     candidates: Sequence[str],
     *,
     feature_set: str,
-    start: Sequence[str] = (),
     max_features: int = 8,
-    n_jobs: int = 1,
 ) -> SelectionResult:
     """Return the features that predict best on runs not fitted on, chosen one by one.
 
@@ -81,33 +79,26 @@ def select_features(
         runs: at least 2, of which 2 with 5 extracted examples.
         candidates: feature names; of equal ones the first wins.
         feature_set: key of `FEATURE_SETS`; holds the candidates.
-        start: features that are in from the beginning.
-        max_features: including `start`.
-        n_jobs: threads.
+        max_features: at most.
 
     Raises:
         ClassifierError: too few runs with positives, or a feature that a run lacks.
     """
-    from joblib import Parallel, delayed
-
-    names = [name for name in KNOWN_FEATURES[feature_set] if name in {*candidates, *start}]
+    names = [name for name in KNOWN_FEATURES[feature_set] if name in candidates]
     column = {name: index for index, name in enumerate(names)}
     folds = _folds(runs, names)
-    chosen, steps = list(start), list[tuple[str, float]]()
-    best = _cross_validated(folds, [column[name] for name in chosen]) if chosen else np.inf
-    with Parallel(n_jobs=n_jobs, prefer="threads") as parallel:
-        while len(chosen) < max_features:
-            left = [name for name in candidates if name not in chosen]
-            values = parallel(
-                delayed(_cross_validated)(folds, [column[kept] for kept in (*chosen, name)])
-                for name in left
-            )
-            if not values or min(values) > best * (1 - _MIN_GAIN):
-                break
-            best = min(values)
-            # The first of equal ones: the order of the set then decides, not the processor.
-            chosen.append(left[values.index(best)])
-            steps.append((chosen[-1], best))
+    chosen, steps, best = list[str](), list[tuple[str, float]](), np.inf
+    while len(chosen) < max_features:
+        left = [name for name in candidates if name not in chosen]
+        values = [
+            _cross_validated(folds, [column[kept] for kept in (*chosen, name)]) for name in left
+        ]
+        if not values or min(values) > best * (1 - _MIN_GAIN):
+            break
+        best = min(values)
+        # The first of equal ones: the order of the set then decides, not the processor.
+        chosen.append(left[values.index(best)])
+        steps.append((chosen[-1], best))
     in_order = tuple(name for name in names if name in chosen)
     return SelectionResult(in_order, best, tuple(steps))
 

@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 
 from memaudit.corpus import corpus_of, read_corpus
-from memaudit.distillation import generate_hard_labels
 from memaudit.distillation.losses import cross_entropy_loss
+from memaudit.distillation.methods import generate_hard_labels
 from memaudit.memorization import BEAM_WIDTH
 from memaudit.progress import ReportProgress
 from memaudit.verification.examples import (

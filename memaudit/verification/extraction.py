@@ -296,14 +296,11 @@ def label_table(examples: Examples, found: dict[str, NDArray[np.bool_]]) -> pa.T
                 for role, of_rows in recites.items():
                     record[f"extracted_by_{role}"] = bool(of_rows[place])
         records.append(record)
-    return pa.Table.from_pylist(records, schema=_schema())
-
-
-def _schema() -> pa.Schema:
     text, number, flag = pa.string(), pa.int64(), pa.bool_()
     types = (text, number, text, text, flag, flag, flag)
     fields = [*zip(ROW_COLUMNS, types, strict=True), ("set", text), ("example", number)]
-    return pa.schema(fields, metadata={"memaudit.verification_schema": str(SCHEMA_VERSION)})
+    schema = pa.schema(fields, metadata={"memaudit.verification_schema": str(SCHEMA_VERSION)})
+    return pa.Table.from_pylist(records, schema=schema)
 
 
 def with_predictions(table: pa.Table, predicted: RowPredictions) -> pa.Table:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.distillation import TrainingOptions, quiet_transformers
+from memaudit.distillation.methods import TrainingOptions
 from memaudit.engines import Engine
+from memaudit.engines.locating import quiet_transformers
 from memaudit.engines.models import LoadedModel, check_same_vocabulary, load_model
 from memaudit.engines.tokenizer import difference
 from memaudit.errors import ModelError, OutputError, UsageError

@@ -15,8 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.distillation import TrainingOptions, distil, fine_tune, generate_hard_labels
-from memaudit.distillation.methods import TrainingExample
+from memaudit.distillation.methods import (
+    TrainingExample,
+    TrainingOptions,
+    distil,
+    fine_tune,
+    generate_hard_labels,
+)
 from memaudit.errors import UsageError
 from memaudit.files import read_small
 from memaudit.labels import GenerationCounts

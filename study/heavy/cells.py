@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.distillation import TrainingOptions, distil, fine_tune
+from memaudit.distillation.methods import TrainingOptions, distil, fine_tune
 from memaudit.features import (
     FEATURE_SETS,
     ReferenceRole,
@@ -21,7 +21,7 @@ from memaudit.features import (
 from memaudit.memorization import extracted
 from memaudit.objectives import Objective
 from memaudit.runs.files import committed_file
-from memaudit.training import LabelledRun
+from memaudit.training.fitting import LabelledRun
 from memaudit.windows import cut_windows, window_key
 from study.heavy.bases import start_model
 from study.heavy.recipe import MAIN_STUDENT, Cell, Student, TrainingPlan

@@ -18,7 +18,7 @@ from memaudit.metrics import (
     pr_auc,
     roc_auc,
 )
-from memaudit.training import LabelledRun
+from memaudit.training.fitting import LabelledRun
 from study.heavy.metrics import precision_recall_at, stratified_auc
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from memaudit.distillation import quiet_transformers
+from memaudit.engines.locating import quiet_transformers
 from study.heavy.bases import base_path, needed_bases, pretrain_base
 from study.heavy.cells import read_settings, run_cell
 from study.heavy.recipe import Cell, Recipe

@@ -13,7 +13,8 @@ from memaudit.classifier import RiskClassifier
 from memaudit.errors import ClassifierError
 from memaudit.features import FEATURE_SETS, OBJECTIVE_FEATURES
 from memaudit.objectives import ObjectiveKind
-from memaudit.training import LabelledRun, SelectionResult, fit_classifier, select_features
+from memaudit.training.fitting import LabelledRun, fit_classifier
+from memaudit.training.selection import SelectionResult, select_features
 from study.heavy.cells import CellResult
 from study.heavy.evaluation import Judged, judge
 from study.heavy.recipe import MAIN_STUDENT

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memaudit.distillation import quiet_transformers
+from memaudit.engines.locating import quiet_transformers
 from memaudit.runs.files import committed_file
 from study.heavy.cells import CellResult, read_cell, read_settings
 from study.heavy.demo import ship_demo

@@ -7,8 +7,7 @@ import pytest
 import torch
 from support.scratch import markov_windows, scratch_model
 
-from memaudit.distillation import soft_label_loss
-from memaudit.distillation.losses import cross_entropy_loss, soft_loss
+from memaudit.distillation.losses import cross_entropy_loss, soft_label_loss, soft_loss
 from memaudit.objectives import Divergence, Objective
 
 

@@ -9,7 +9,8 @@ from support.generated_corpora import COMPRESSIONS, FORMATS, LINES, rows_of, unp
 
 from memaudit.corpus import CorpusOptions, read_corpus
 from memaudit.errors import CorpusError
-from memaudit.filtering import FilterOptions, filter_corpus
+from memaudit.filtering.selection import FilterOptions
+from memaudit.filtering.workflow import filter_corpus
 
 N_EACH = 20
 """Corpora for each of 55 pairs of format and compression: 1,100 in all."""

@@ -10,7 +10,8 @@ from support.finished_runs import finish_run, run_in_memory, write_jsonl
 
 from memaudit.corpus import CorpusOptions, Example, read_corpus
 from memaudit.errors import UsageError
-from memaudit.filtering import FilterOptions, filter_corpus
+from memaudit.filtering.selection import FilterOptions
+from memaudit.filtering.workflow import filter_corpus
 from memaudit.reports.gate import filter_page
 from memaudit.runs.run import read_run
 

@@ -7,8 +7,7 @@ import pytest
 from support.finished_runs import run_in_memory, texts_of, write_jsonl
 
 from memaudit.errors import UsageError
-from memaudit.filtering import FilterOptions
-from memaudit.filtering.selection import outlook, select_rows
+from memaudit.filtering.selection import FilterOptions, outlook, select_rows
 
 TEXTS = ["risky text"] * 5 + ["other text"] * 2 + [f"text {i}" for i in range(20)] + ["x", None]
 

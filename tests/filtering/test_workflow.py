@@ -8,9 +8,10 @@ import pytest
 from support.finished_runs import run_in_memory, write_jsonl
 
 from memaudit.errors import CorpusError, OutputError, UsageError
-from memaudit.filtering import FilterOptions, filter_corpus
 from memaudit.filtering import workflow as workflow_module
 from memaudit.filtering.outputs import beside, push_to_hub
+from memaudit.filtering.selection import FilterOptions
+from memaudit.filtering.workflow import filter_corpus
 
 CANARY = "MEMAUDIT-CANARY"
 TEXTS = [f"{CANARY}-{i % 7} is here" for i in range(30)]

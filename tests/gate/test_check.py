@@ -10,8 +10,9 @@ from support.fakes import make_classifier
 from support.gated import RECITED, TEXTS, make_run, shipped
 
 from memaudit.errors import OutputError, UsageError
-from memaudit.gate import EffectivePolicy, GateInputs, GatePolicy, check_gate
+from memaudit.gate.check import GateInputs, check_gate
 from memaudit.gate.identity import read_baseline, read_key, window_hashes, write_baseline
+from memaudit.gate.policy import EffectivePolicy, GatePolicy
 from memaudit.runs.run import read_run
 
 

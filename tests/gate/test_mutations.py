@@ -11,8 +11,7 @@ from support.gated import make_run, shipped
 
 from memaudit.cli.main import run as run_command
 from memaudit.errors import UsageError
-from memaudit.gate import GatePolicy, effective_policy
-from memaudit.gate.policy import policy_text
+from memaudit.gate.policy import GatePolicy, effective_policy, policy_text
 
 N = int(os.environ.get("MEMAUDIT_TEST_MUTATIONS", "300"))
 POLICY = policy_text(

@@ -5,8 +5,7 @@ import hashlib
 import pytest
 
 from memaudit.errors import UsageError
-from memaudit.gate import GatePolicy, effective_policy
-from memaudit.gate.policy import policy_text
+from memaudit.gate.policy import GatePolicy, effective_policy, policy_text
 
 
 def write_policy(folder, text, name="memaudit.toml"):

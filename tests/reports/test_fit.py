@@ -9,7 +9,8 @@ from memaudit.evaluation import Figure
 from memaudit.reports.fit import fit_notes, fit_page, fit_verdict
 from memaudit.reports.page import plain
 from memaudit.reports.terminal import print_page
-from memaudit.training import FitOptions, fit_on_verification
+from memaudit.training.fit import fit_on_verification
+from memaudit.training.result import FitOptions
 
 
 @pytest.fixture(scope="module")

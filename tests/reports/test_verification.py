@@ -5,10 +5,9 @@ import dataclasses
 import pytest
 
 from memaudit.evaluation import Comparison, MissedExample, Rate
-from memaudit.labels import ROLES, GenerationCounts, LabelScan, NearVerbatim
+from memaudit.labels import ROLES, GenerationCounts, LabelScan, NearVerbatim, VerificationResult
 from memaudit.reports.terminal import print_page
 from memaudit.reports.verify import estimate_page, verification_page
-from memaudit.verification import VerificationResult
 from memaudit.verification.estimate import Estimate
 
 SETTINGS = {

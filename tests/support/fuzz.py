@@ -198,8 +198,7 @@ def _reader_target(folder, ending, seeds):
 
 
 def _policy_target(folder):
-    from memaudit.gate import GatePolicy, effective_policy
-    from memaudit.gate.policy import policy_text
+    from memaudit.gate.policy import GatePolicy, effective_policy, policy_text
 
     path = folder / "policy.toml"
     full = GatePolicy(

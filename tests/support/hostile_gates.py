@@ -5,8 +5,8 @@ from itertools import islice
 
 import numpy as np
 
-from memaudit.gate import EffectivePolicy, GatePolicy, GateResult
-from memaudit.gate.result import Finding, Guarantee, Judged, RuleResult
+from memaudit.gate.policy import EffectivePolicy, GatePolicy
+from memaudit.gate.result import Finding, GateResult, Guarantee, Judged, RuleResult
 
 N_STRINGS = 10_000
 """Hostile strings that every format is fed."""

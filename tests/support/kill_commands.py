@@ -134,7 +134,7 @@ def _run_verify():
     from support.verifying import make_options
 
     from memaudit.errors import MemauditError
-    from memaudit.verification import verify_distillation
+    from memaudit.verification.run import verify_distillation
 
     try:
         verify_distillation(

@@ -18,7 +18,7 @@ from support.verifying import make_miniatures, make_options
 import memaudit.distillation.trainer  # imported once, for all
 import memaudit.engines.generation  # noqa: F401
 from memaudit.objectives import Divergence, Objective
-from memaudit.verification import verify_distillation
+from memaudit.verification.run import verify_distillation
 
 KINDS = {
     "soft": {},

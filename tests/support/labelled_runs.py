@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from memaudit.training import LabelledRun
+from memaudit.training.fitting import LabelledRun
 
 FEATURES = ("zlib_entropy", "log_occurrences", "teacher_suffix_mean_logprob")
 SIGNAL, NOISE, COUNT = "teacher_suffix_mean_logprob", "zlib_entropy", "log_occurrences"

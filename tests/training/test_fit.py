@@ -8,7 +8,8 @@ from support.verified_tables import COUNT, SIGNAL, make_rows, write_run, write_r
 
 from memaudit.classifier import find_classifier, load_classifier
 from memaudit.errors import ClassifierError, OutputError, UsageError
-from memaudit.training import FitOptions, fit_on_verification
+from memaudit.training.fit import fit_on_verification
+from memaudit.training.result import FitOptions
 
 OPTIONS = FitOptions(features=(SIGNAL, COUNT))
 

@@ -6,7 +6,7 @@ from support.labelled_runs import COUNT, FEATURES, NOISE, RUNS, SIGNAL, make_run
 
 from memaudit.classifier import load_classifier, save_classifier
 from memaudit.errors import ClassifierError
-from memaudit.training import LabelledRun, fit_classifier, fit_pipeline
+from memaudit.training.fitting import LabelledRun, fit_classifier, fit_pipeline
 
 CALIBRATION_RUNS = [make_run(f"held-out-{seed}", 100 + seed) for seed in range(3)]
 

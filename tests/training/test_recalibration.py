@@ -6,8 +6,9 @@ from support.verified_tables import COUNT, SIGNAL, make_rows, write_run, write_r
 
 from memaudit.classifier import load_classifier
 from memaudit.errors import ClassifierError
-from memaudit.training import FitOptions, fit_on_verification, recalibrate
-from memaudit.training.recalibration import fit_shift
+from memaudit.training.fit import fit_on_verification
+from memaudit.training.recalibration import fit_shift, recalibrate
+from memaudit.training.result import FitOptions
 
 FEATURES = FitOptions(features=(SIGNAL, COUNT))
 

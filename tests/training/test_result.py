@@ -5,7 +5,7 @@ import pytest
 from support.fakes import make_classifier
 
 from memaudit.metrics import clopper_pearson, pr_auc, roc_auc
-from memaudit.training import LabelledRun
+from memaudit.training.fitting import LabelledRun
 from memaudit.training.result import held_out_figures, judge_held_out, merge_by_name
 
 CLASSIFIER = make_classifier()

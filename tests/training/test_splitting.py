@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memaudit.errors import ClassifierError
-from memaudit.training import LabelledRun
+from memaudit.training.fitting import LabelledRun
 from memaudit.training.inputs import JoinCounts, VerifiedRun
 from memaudit.training.splitting import final_split, held_out_splits, source_name, split_unit
 

@@ -11,7 +11,8 @@ from support.verifying import make_miniatures, make_options
 from memaudit.cli.main import run
 from memaudit.errors import ModelError, UsageError
 from memaudit.labels import found_rows, read_verification
-from memaudit.verification import verify_distillation, verify_distilled
+from memaudit.verification.distilled import verify_distilled
+from memaudit.verification.run import verify_distillation
 
 FAST = ["--prefix-tokens", "8", "--suffix-tokens", "8", "--threads", "1", "-q"]
 

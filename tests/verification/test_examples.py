@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from support.fakes import ByteTokenizer, make_rows
 
 from memaudit.corpus import Example
-from memaudit.distillation import TrainingOptions
+from memaudit.distillation.methods import TrainingOptions
 from memaudit.errors import CorpusError
 from memaudit.runs.reading import RowLog, RowOutcome
-from memaudit.verification import VerificationOptions
-from memaudit.verification.examples import read_examples
+from memaudit.verification.examples import VerificationOptions, read_examples
 from memaudit.verification.extraction import label_table
 from memaudit.windows import WindowShape
 

@@ -6,7 +6,7 @@ from memaudit.engines.models import ModelOptions
 from memaudit.errors import UsageError
 from memaudit.objectives import Divergence, Objective
 from memaudit.progress import Progress
-from memaudit.verification import VerificationOptions
+from memaudit.verification.examples import VerificationOptions
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from memaudit.memorization import extracted
 from memaudit.objectives import Divergence, LabelSampling, Objective
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.run import read_run
-from memaudit.verification import stages, verify_distillation
+from memaudit.verification import stages
+from memaudit.verification.run import verify_distillation
 from memaudit.windows import WindowShape
 
 
