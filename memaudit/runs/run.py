@@ -394,6 +394,8 @@ def _stored_rows(run: RunFolder, columns: list[str]) -> Iterator[pa.RecordBatch]
                         _require_values(batch.column(name), ROW_SCHEMA.field(name).type)
                 yield batch
     except (DamagedFileError, OutputError, KeyError) as error:
+        if isinstance(error.__cause__, OSError) and path.exists():
+            raise  # too many open files, a broken disk: it may well be whole
         raise _damaged(path) from error
 
 

@@ -29,7 +29,7 @@ def harness(*arguments, program="kill_run.py"):
 NO_FAULTS = {
     *("calls", "points", "continued", "killed at a call", "killed at a moment"),
     *("killed while continued", "injected", "of calls", "exit code 2"),
-    *("continued with --restart", "stopped", "slowest end, seconds"),
+    *("continued with --restart", "stopped", "slowest end, seconds", "done before its signal"),
 }
 """What a program may report of runs that are right; all else is a fault."""
 
@@ -73,7 +73,7 @@ def test_failing_system_calls_are_errors_that_spoil_nothing():
     """100 times a full disk, a broken one, or no descriptor left."""
     found = harness("fail", "--points", 100)
 
-    assert found["injected"] == found["exit code 2"] == 100
+    assert found["injected"] == found["exit code 2"] + found.pop("met a harmless call", 0) == 100
     assert faults(found) == {}
 
 
@@ -82,7 +82,7 @@ def test_a_few_failing_system_calls_are_errors_that_spoil_nothing():
     """A sample of them."""
     found = harness("fail", "--points", 6, "--seed", 7)
 
-    assert found["injected"] == found["exit code 2"] == 6
+    assert found["injected"] == found["exit code 2"] + found.pop("met a harmless call", 0) == 6
     assert faults(found) == {}
 
 
