@@ -84,7 +84,10 @@ class Parquet(_Columnar):
         parquet = pq.ParquetFile(file)
         schema = parquet.schema_arrow
         refuse_large_pages(file, {*schema.names}, shown)
-        with pq.ParquetWriter(out, schema, compression=_codecs(file)) as writer:
+        codecs: dict[str, str] = {}
+        for column in parquet_columns(file):  # as the first row group has them
+            codecs.setdefault(".".join(column.path), _CODECS[column.codec])
+        with pq.ParquetWriter(out, schema, compression=codecs or "snappy") as writer:
             for group in range(parquet.num_row_groups):
                 batches = parquet.iter_batches(row_groups=[group], use_threads=False)
                 kept = [_kept(batch, keep_next) for batch in batches]
@@ -162,14 +165,6 @@ def _kept(batch: pa.RecordBatch, keep_next: KeepNext) -> pa.RecordBatch:
         column = pa.array(values, type=batch.schema.field(place).type)
         batch = batch.set_column(place, batch.schema.field(place), column)
     return batch.filter(pa.array(list(map(bool, stays)), type=pa.bool_()))
-
-
-def _codecs(file: BinaryIO) -> dict[str, str] | str:
-    """Return the codec of each column, as the first row group has it."""
-    codecs: dict[str, str] = {}
-    for column in parquet_columns(file):
-        codecs.setdefault(".".join(column.path), _CODECS[column.codec])
-    return codecs or "snappy"
 
 
 def arrow_rows(batch: pa.RecordBatch) -> Iterator[dict[str, object] | str]:

@@ -75,12 +75,17 @@ def find_files(source: str, split: str | None = None) -> list[SourceFile]:
     if os.path.lexists(path):
         return [_source_file(path, root=path.parent, source=source)]
     if glob.has_magic(source):
-        root = _fixed_part(path)
+        root = path.parent
+        while glob.has_magic(str(root)):
+            root = root.parent
         matches = root.glob(path.relative_to(root).as_posix())
         return _readable(
             (match for match in matches if not match.is_dir()), root=root, source=source
         )
-    return _not_found(path)
+    raise CorpusError(
+        f"{shown_path(path)}: no such file or folder",
+        hint="give a file, a folder, a glob, - for stdin, or a hub id such as org/name",
+    )
 
 
 _SPLITS = {
@@ -220,14 +225,6 @@ def _cannot_list(error: OSError) -> NoReturn:
     ) from error
 
 
-def _fixed_part(pattern: Path) -> Path:
-    """Return the folder that every match of a glob is in."""
-    parent = pattern.parent
-    while glob.has_magic(str(parent)):
-        parent = parent.parent
-    return parent
-
-
 def _require_inside(path: Path, limit: Path) -> None:
     try:
         inside = path.resolve().is_relative_to(limit)
@@ -252,11 +249,4 @@ def _source_file(path: Path, *, root: Path, source: str) -> SourceFile:
         shown=shown,
         format=ending[1].lower(),
         compression=compression.lower() if compression else None,
-    )
-
-
-def _not_found(path: Path) -> NoReturn:
-    raise CorpusError(
-        f"{shown_path(path)}: no such file or folder",
-        hint="give a file, a folder, a glob, - for stdin, or a hub id such as org/name",
     )

@@ -188,19 +188,14 @@ def array_elements(content: bytes, shown: str) -> Iterator[bytes]:
                 last = content[start : match.start()]
                 if last.strip(_WHITESPACE) or content[start - 1 : start] == b",":
                     yield last
-                _require_end(content, match.end(), shown)
+                if rest := content[match.end() :].lstrip(_WHITESPACE):
+                    first = len(content) - len(rest) + 1
+                    raise CorpusError(f"{shown}: more after the JSON array, at byte {first:,}")
                 return
     raise CorpusError(
         f"{shown}: the JSON array does not end, cut off at byte {len(content):,}",
         hint="copy or download it again",
     )
-
-
-def _require_end(content: bytes, end: int, shown: str) -> None:
-    rest = content[end:].lstrip(_WHITESPACE)
-    if rest:
-        first = len(content) - len(rest) + 1
-        raise CorpusError(f"{shown}: more after the JSON array, at byte {first:,}")
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:

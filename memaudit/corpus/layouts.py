@@ -36,14 +36,10 @@ def _text(row: Mapping[str, object]) -> Content:
     return Rendered(value)
 
 
-def _prompt_completion(row: Mapping[str, object]) -> Content:
-    return _continued(row, "prompt", "completion")
-
-
 def _preference(row: Mapping[str, object]) -> Content:
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
     if prompt is not None and type(prompt) is type(chosen):
-        return _continued(row, "prompt", "chosen")
+        return _continued(row, "chosen")
     if isinstance(chosen, str) and isinstance(rejected, str):
         return Rendered(chosen, ((_shared(chosen, rejected), len(chosen)),))
     if isinstance(chosen, list) and isinstance(rejected, list):
@@ -61,16 +57,16 @@ def _shared(one: str | list[object], other: str | list[object]) -> int:
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def _continued(row: Mapping[str, object], first: str, second: str) -> Content:
+def _continued(row: Mapping[str, object], second: str = "completion") -> Content:
     """Join a prompt with what follows it: two strings, or two lists of messages."""
-    prompt, answer = row[first], row[second]
+    prompt, answer = row["prompt"], row[second]
     if isinstance(prompt, str) and isinstance(answer, str):
         text = prompt + answer
         return Rendered(text, ((len(prompt), len(text)),))
     if isinstance(prompt, list) and isinstance(answer, list):
         return _conversation([*prompt, *answer], row, len(prompt))
     raise RowError(
-        f"expected two strings or two lists of messages in {quoted(first)} and {quoted(second)}, "
+        f"expected two strings or two lists of messages in 'prompt' and {quoted(second)}, "
         f"got {kind_of(prompt)} and {kind_of(answer)}"
     )
 
@@ -170,7 +166,7 @@ LAYOUTS: dict[str, Layout] = {
     "text": Layout(("text",), _text, in_words="which is trained on as a whole"),
     "prompt-completion": Layout(
         ("prompt", "completion"),
-        _prompt_completion,
+        _continued,
         _FOR_TEMPLATES,
         "of which completions are trained on",
     ),

@@ -3,7 +3,6 @@
 Imported where a training begins: it loads torch and transformers.
 """
 
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from memaudit.distillation.methods import TrainingExample, TrainingOptions
 from memaudit.engines.generation import continue_prefixes
 from memaudit.engines.locating import quiet_transformers
 from memaudit.errors import ModelError
+from memaudit.files import sync
 from memaudit.objectives import LabelSampling
 
 if TYPE_CHECKING:
@@ -133,11 +133,7 @@ class _Hooks(TrainerCallback):
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             # Only once its files are on the disk is a checkpoint called whole.
             for path in [*checkpoint.rglob("*"), checkpoint]:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                sync(path)
             (checkpoint / _COMPLETE).touch(mode=0o600)
 
 

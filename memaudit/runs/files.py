@@ -180,7 +180,10 @@ def output_folder(path: Path) -> Iterator[None]:
     made: list[Path] = []
     try:
         with output_errors(path):
-            for folder in _missing_folders(path):
+            missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+            if not missing and not path.is_dir():
+                missing = [path]  # to fail
+            for folder in missing[::-1]:
                 folder.mkdir(mode=0o700)
                 made.append(folder)
                 sync(folder.parent)
@@ -227,14 +230,6 @@ def is_full(error: OutputError) -> bool:
     """Whether something could not be written because the disk, or a quota on it, is full."""
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _missing_folders(path: Path) -> list[Path]:
-    """Return the folders to make, outermost first; the last one if it is no folder, to fail."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    if not missing and not path.is_dir():
-        missing = [path]
-    return missing[::-1]
 
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -278,30 +278,13 @@ def _asked_inputs(request: AuditRequest, was: RunInputs, *, is_done: bool) -> Ru
     """
     options, sources, answers = request.options, request.sources, was.answers
     sensitivity = SENSITIVITY_COLUMNS if options.sensitive else ()
-    changes: dict[str, Any] = {
-        "corpus": request.corpus.declared(),
-        "on_bad_row": options.on_bad_row,
+    changes = _chosen_inputs(request, sources.role, has_answers=answers is not None) | {
         "teacher_digest": teacher_digest(sources) or was.teacher_digest,
         "reference_digest": None
         if sources.reference is None
         else model_digest(sources.reference, options.model),
-        "feature_set": feature_set_name(sources.role),
         "features": (*(n for n in was.features if n not in SENSITIVITY_COLUMNS), *sensitivity),
-        "classifier_digest": request.classifier.digest,
-        "objective": options.objective,
-        "prefix_tokens": options.shape.prefix_len,
-        "suffix_tokens": options.shape.suffix_len,
-        "windows": options.windows
-        if options.windows != "auto"
-        else ("first" if answers is None else "answers"),
         "chunk_size": options.chunk_size or was.chunk_size,
-        "zlib": zlib_record(),
-        "versions": software_versions(sensitive=options.sensitive),
-        "survival": None if request.prefilter is None else request.prefilter.survival,
-        "cascade_digest": None if request.prefilter is None else request.prefilter.digest,
-        "exposure": ExposureCounted(GRAM_TOKENS, options.epochs)
-        if asks_exposure(request.classifier, request.prefilter)
-        else None,
     }
     if answers is not None:
         changes["answers"] = msgspec.structs.replace(
@@ -315,6 +298,31 @@ def _asked_inputs(request: AuditRequest, was: RunInputs, *, is_done: bool) -> Ru
     if options.threads is not None and not is_done:
         changes["threads"] = options.threads
     return msgspec.structs.replace(was, **changes)
+
+
+def _chosen_inputs(
+    asked: "AuditRequest | AuditInputs", role: ReferenceRole | None, *, has_answers: bool
+) -> dict[str, Any]:
+    """Return what a run is given that neither models nor the texts of a corpus decide."""
+    options, prefilter, windows = asked.options, asked.prefilter, asked.options.windows
+    if windows == "auto":
+        windows = "answers" if has_answers else "first"
+    counts_exposure = asks_exposure(asked.classifier, prefilter)
+    return {
+        "corpus": {} if asked.corpus is None else asked.corpus.declared(),
+        "on_bad_row": options.on_bad_row,
+        "feature_set": feature_set_name(role),
+        "classifier_digest": asked.classifier.digest,
+        "objective": options.objective,
+        "prefix_tokens": options.shape.prefix_len,
+        "suffix_tokens": options.shape.suffix_len,
+        "windows": windows,
+        "zlib": zlib_record(),
+        "versions": software_versions(sensitive=options.sensitive),
+        "survival": None if prefilter is None else prefilter.survival,
+        "cascade_digest": None if prefilter is None else prefilter.digest,
+        "exposure": ExposureCounted(GRAM_TOKENS, options.epochs) if counts_exposure else None,
+    }
 
 
 def chosen_prefilter(classifier: RiskClassifier, options: AuditOptions) -> Prefilter | None:
@@ -393,41 +401,26 @@ def declare(inputs: AuditInputs, read: CorpusRead, shard: Shard | None) -> Manif
     Raises:
         ClassifierError: the engine cannot tell a feature that the classifier needs.
     """
-    models, options, windows = inputs.models, inputs.options, inputs.options.windows
-    if windows == "auto":
-        windows = "answers" if read.answers.rows else "first"
-    exposure = ExposureCounted(GRAM_TOKENS, options.epochs) if inputs.asks_exposure else None
-    features = models.features + (EXPOSURE_FEATURES if exposure else ())
+    models, options = inputs.models, inputs.options
+    features = models.features + (EXPOSURE_FEATURES if inputs.asks_exposure else ())
     check_features(inputs.classifier, features, models.engine)
     sensitivity, answers = SENSITIVITY_COLUMNS if options.sensitive else (), None
     if read.answers.rows:
         answers = AnswersRead(options.turns, options.min_suffix_len, **asdict(read.answers))
     declared = RunInputs(
-        corpus={} if inputs.corpus is None else inputs.corpus.declared(),
-        on_bad_row=options.on_bad_row,
         rows=read.rows,
         rows_digest=read.rows_digest,
         texts_digest=read.texts_digest,
         distinct_windows=read.distinct_windows,
         teacher_digest=models.teacher_digest,
         reference_digest=models.reference_digest,
-        feature_set=feature_set_name(models.role),
         features=features + ((SUFFIX_TOKENS,) if answers else ()) + sensitivity,
-        classifier_digest=inputs.classifier.digest,
-        objective=options.objective,
         engine=models.engine,
         device=models.device,
         threads=models.threads,
-        prefix_tokens=options.shape.prefix_len,
-        suffix_tokens=options.shape.suffix_len,
-        windows=windows,
         chunk_size=options.chunk_size_on(models.device),
-        zlib=zlib_record(),
-        versions=software_versions(sensitive=options.sensitive),
-        survival=None if inputs.prefilter is None else inputs.prefilter.survival,
-        cascade_digest=None if inputs.prefilter is None else inputs.prefilter.digest,
         answers=answers,
-        exposure=exposure,
+        **_chosen_inputs(inputs, models.role, has_answers=bool(read.answers.rows)),
     )
     return Manifest(
         inputs=declared,

@@ -234,7 +234,10 @@ class SecretDetector:
             run = match.group().rstrip("=")
             is_hex = _HEX.fullmatch(run) is not None
             plugin: HighEntropyStringsPlugin = self._hex if is_hex else self._base64
-            if plugin.calculate_shannon_entropy(run) <= _limit(plugin, run):
+            # A string of n characters has at most log2(n) bits per character, so the plugin's limit
+            # is out of reach for short ones; nearly all random ones come within 3/4 of a bit of that.
+            limit = min(plugin.entropy_limit, math.log2(len(run)) - 0.75)
+            if plugin.calculate_shannon_entropy(run) <= limit:
                 continue
             # A digest in hexadecimal is no secret and looks like one: go by what it is called.
             named = _NAMED_SECRET.search(line, 0, match.start())
@@ -294,15 +297,6 @@ def _is_mixed(run: str) -> bool:
     ]
     n_changes = sum(sort != after for sort, after in pairwise(sorts))
     return len(set(sorts)) == 3 and n_changes >= 0.45 * (len(sorts) - 1)
-
-
-def _limit(plugin: HighEntropyStringsPlugin, run: str) -> float:
-    """Return the entropy from which a run looks random, bits per character.
-
-    A string of n characters has at most log2(n), so the plugin's limit is out of reach for short
-    ones; nearly all random ones come within three quarters of a bit of that.
-    """
-    return float(min(plugin.entropy_limit, math.log2(len(run)) - 0.75))
 
 
 def _is_harmless(secret: str) -> bool:
