@@ -39,21 +39,21 @@ _chosen = bundle(
     partial(partial, _limits),  # made once the screen says what is done, as in gate
     limits_option(
         "--max-probability",
-        "Rows above it are too risky. Default: the flagged ones are.",
+        "Rows with a higher probability are too risky. Default: the flagged rows.",
         FiniteRange(0, 1),
         metavar="P",
     ),
     limits_option("--top", "The K riskiest rows are too risky.", COUNT, metavar="K"),
     limits_option(
         "--expected-at-most",
-        "Remove as little as brings the number memorized to N, by the upper end of its interval.",
+        "Remove the fewest rows so that at most N are memorized, by the upper end of the interval.",
         FiniteRange(min=0),
     ),
     limits_option(
         "--strategy",
-        "What happens to risky rows: drop removes them; deduplicate keeps one of each equal text; "
-        "downsample keeps --max-copies rows of each risky window; excise cuts the risky part out of them "
-        "and needs --teacher.",
+        "What happens to risky rows. drop: they go. deduplicate: one of each equal text stays. "
+        "downsample: --max-copies rows of each risky window stay. excise: the risky part is cut out "
+        "of them; needs --teacher.",
         ("drop", "deduplicate", "downsample", "excise"),
         "drop",
     ),
@@ -65,7 +65,7 @@ _chosen = bundle(
     ),
     limits_option(
         "--near-duplicates",
-        f"Deduplicate texts that are nearly those of risky rows, too; {_SIMILARITY} if no number is given.",
+        f"Also deduplicate texts this similar to those of risky rows. Without a number: {_SIMILARITY}.",
         FiniteRange(0, 1, min_open=True),
         is_flag=False,
         flag_value=_SIMILARITY,
@@ -84,7 +84,7 @@ _chosen = bundle(
 )
 @output_option(
     "--out",
-    "Where what stays goes, in the format it has; a folder if the corpus has several files.",
+    "File to write, in the format of the corpus; a folder if the corpus has several files.",
     PATH,
     metavar="FILE",
 )
@@ -95,7 +95,7 @@ _chosen = bundle(
     "Its tokenizer counts tokens, and renders messages if the corpus has them.",
     metavar="MODEL",
 )
-@output_option("--dry-run", "Tell what would come of it; write nothing.", is_flag=True)
+@output_option("--dry-run", "Print what would change; write nothing.", is_flag=True)
 @output_option(
     "--push-to-hub", "Upload the result as a private dataset owner/name.", metavar="NAME"
 )
@@ -121,9 +121,9 @@ def filter_(  # noqa: PLR0913  one for each option
 ) -> None:
     """Write CORPUS without the rows that the run in DIR finds too risky.
 
-    What stays keeps its bytes, columns and order. Beside it go FILE.removed.parquet, which says
-    which rows went, and FILE.manifest.json; neither holds text of the corpus. With --strategy
-    excise, FILE.excised.parquet says what was cut.
+    Rows that stay keep their bytes, columns and order. FILE.removed.parquet lists the rows that
+    went, and FILE.manifest.json says what was done; neither holds text of the corpus. With
+    --strategy excise, FILE.excised.parquet says what was cut.
     """
     if out is None and not dry_run:
         raise UsageError("no --out is given", hint="say where to write to, or give --dry-run")

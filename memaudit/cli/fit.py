@@ -53,7 +53,7 @@ _wanted = bundle(
     Wanted,
     training_option(
         "--feature-set",
-        "Default: the one that the scores have the columns of.",
+        "Whose scores to fit on. Default: all that the scores have columns of.",
         _FEATURE_SETS,
     ),
     training_option(
@@ -68,12 +68,12 @@ _wanted = bundle(
     ),
     training_option(
         "--calibration-share",
-        "Of the runs or examples, for calibration and threshold.",
+        "Share of the runs or examples that calibration and threshold come from.",
         FiniteRange(0, 1, min_open=True, max_open=True),
         0.3,
     ),
-    training_option("--seed", "Of the split.", COUNT, 0),
-    output_option("--export", "Also write the equal scikit-learn pipeline.", ("joblib", "skops")),
+    training_option("--seed", "Seed of that split.", COUNT, 0),
+    output_option("--export", "Also write an equal scikit-learn pipeline.", ("joblib", "skops")),
 )
 
 
@@ -101,7 +101,7 @@ _wanted = bundle(
 )
 @output_option(
     "--out",
-    "Folder of the classifier, which is called like it.",
+    "Folder of the classifier; its name is the classifier's.",
     FOLDER,
     metavar="DIR",
     required=True,

@@ -68,10 +68,12 @@ _held_to = bundle(
         "The policy file must have this digest, and no other option may weaken it.",
         metavar="SHA256",
     ),
-    limits_option("--max-rate", "Flagged examples among the scored.", FiniteRange(0, 1)),
+    limits_option(
+        "--max-rate", "Share of the scored examples that may be flagged.", FiniteRange(0, 1)
+    ),
     limits_option(
         "--max-expected",
-        "Examples expected to be memorized, by the upper bound.",
+        "Number of examples that may be memorized, by the upper bound.",
         FiniteRange(min=0),
     ),
     limits_option("--max-recited", "Examples that the teacher recites.", COUNT),
@@ -170,12 +172,14 @@ _outputs = bundle(
     ),
     output_option(
         "--write-policy",
-        "Write a policy with these limits that also asks for what this run scored, with what.",
+        "Write a policy with these limits that also asks for this run's teacher, column and settings.",
         PATH,
         metavar="FILE",
     ),
-    output_option("--output-format", "How the result is told.", _FORMATS, "text"),
-    output_option("--output", "Where to. Default: standard output.", PATH, metavar="FILE"),
+    output_option("--output-format", "Format of the result.", _FORMATS, "text"),
+    output_option(
+        "--output", "File for the result. Default: standard output.", PATH, metavar="FILE"
+    ),
     output_option(
         "--source-root",
         "Paths in SARIF and annotations are taken from here. Default: the top of the repository.",
@@ -227,8 +231,8 @@ def gate(  # noqa: PLR0913  one for each kind of evidence
 ) -> int:
     """Hold the run in DIR to limits: exit code 0 if all hold, 1 if one is broken, 2 otherwise.
 
-    Whatever cannot be settled ends with 2: a run that is incomplete, damaged, stale or of
-    something else, and a rule without evidence.
+    Whatever cannot be settled ends with 2: a run that is incomplete, damaged, too old or of
+    another corpus, and a rule without evidence.
     """
     if shown.as_json:
         outputs = replace(outputs, output_format="json")

@@ -129,7 +129,7 @@ epochs = bundle(
     _epochs,
     options.training_option(
         "--epochs",
-        "How many times you will train on the corpus. Used by classifiers that ask for exposure.",
+        "How many times you will train on the corpus. Most classifiers use it.",
         options.ABOVE_ZERO,
         DEFAULT_EPOCHS,
     ),
@@ -232,8 +232,8 @@ speed = bundle(
     ),
     models_option(
         "--tokenizer",
-        "Of a teacher behind http, or captured: folder or hub id. Default behind http: the served "
-        "model's name is one.",
+        "Tokenizer of a teacher that is served or captured: folder or hub id. Default where it is "
+        "served: the model's name there.",
         metavar="MODEL",
     ),
     models_option(

@@ -15,7 +15,7 @@ from memaudit.cli.options import chosen_table_format, output_option
 def status(folder: Path, shown: Shown) -> None:
     """Show how far the run in DIR is, how fast, and which chunks are missing or damaged.
 
-    It may be running meanwhile.
+    The run may be under way.
     """
     with shown.reading(folder):
         from memaudit.reports.predict import status_page

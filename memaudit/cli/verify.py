@@ -113,10 +113,11 @@ loss = bundle(
     ),
     training_option(
         "--label-temperature",
-        "With --objective sampled: how the teacher samples its text. Default: 1.",
+        "With --objective sampled: temperature at which the teacher samples its text. Default: 1.",
         FiniteRange(min=0),
         0.0,
         metavar="T",
+        show_default=False,
     ),
     training_option(
         "--label-top-p",

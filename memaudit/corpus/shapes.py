@@ -131,10 +131,9 @@ class ColumnChooser:
         wanted = self._missing(there)
         if wanted is None and "prompt" in there:
             raise CorpusError(
-                f"{shown}: the rows hold prompts without answers, so no text of this corpus is "
-                "learned: in an on-policy distillation the student learns from text that it writes "
-                "itself, and can recite what the teacher recites of the texts that the prompts are "
-                "from",
+                f"{shown}: the rows hold prompts without answers, so there is no text to learn. "
+                "In an on-policy distillation the student learns from text that it writes itself. "
+                "It can recite what the teacher recites of the texts that the prompts are from",
                 hint="audit those texts, or the prompts with --format text --text-column prompt; "
                 "where there are answers, name their column with --map completion=COLUMN",
             )

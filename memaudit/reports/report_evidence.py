@@ -240,9 +240,8 @@ def limits_section(report: Report) -> Section:
     inputs, sensitivity = report.run.manifest.inputs, report.run.sensitivity_summary
     items = [
         words.not_a_guarantee(inputs.prefix_tokens, inputs.suffix_tokens),
-        "The expected number is the sum of the probabilities. It depends on training length, "
-        "which memaudit does not know: the interval covers chance and a common factor by which "
-        "all probabilities may be too low or too high.",
+        "The expected number is the sum of the probabilities. Its interval covers chance, and a "
+        "common factor by which all probabilities may be too low or too high.",
         "All copies of a text are memorized or none are, so the example count moves in jumps. "
         "Different texts is the steadier number.",
         'The "dropped" numbers count the examples that are kept, and assume the same training. '
