@@ -38,7 +38,7 @@ def demo(folder: Path) -> None:
     teacher, corpus = (shlex.quote(shown_path(folder / each)) for each in (_MODELS[0], _CORPUS))
     lines = (
         f"{corpus}: 518 rows, 200 different texts",
-        f"{teacher}: a model that was trained on them; a student and a baseline beside it",
+        f"{teacher}: a model trained on them, with a student and a baseline",
         "",
         "Next, about a minute:",
         f"  memaudit predict --teacher {teacher} --data {corpus}",

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 NAMED = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 OF_OTHER_TOOLS = {
     *("--array", "--clear", "--constraint", "--disable-pip-version-check", "--editable"),
-    *("--no-deps", "--norc", "--numprocesses", "--quiet", "--requirement", "--strict"),
+    *("--no-deps", "--no-warn-conflicts", "--norc", "--numprocesses", "--quiet"),
+    *("--requirement", "--strict"),
     *("--jobs", "--models"),  # of `python -m study`
 }
 MODULES = sorted((ROOT / "memaudit").rglob("*.py"))
