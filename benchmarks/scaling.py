@@ -6,11 +6,13 @@
     python -m benchmarks.scaling dispatch
     python -m benchmarks.scaling whole --rows 1000000
     python -m benchmarks.scaling busy --windows 40960
+    python -m benchmarks.scaling actors --chunk-size 1024
     python -m benchmarks.scaling shards --rows 100000 [--row-bytes 300]
 
 `whole` audits a file of documents of 3 kB with an engine that takes no time. `busy` says which share
 of the scoring an engine is at work that sleeps as long as an H100 would take for a teacher of 1 and
 of 8 billion parameters: as it is done, and chunk by chunk with 128 windows, as it was done before.
+`actors` says how many windows a second 1, 2 and 4 Ray actors score, each with such an engine.
 `shards` compares the CPU time of 16 shards that share the reading of a corpus with that of one reader;
 nothing is scored, the windows are only handed out. Once with a classifier that asks for exposure.
 
@@ -293,6 +295,28 @@ def busy(model: str, n_windows: int) -> dict[str, float]:
     return found
 
 
+def load_sleeping(rate: float, worker: int) -> tuple[Engine, Tokenizer]:
+    """Load what takes the time of a model on another machine."""
+    return SleepingEngine(rate), WordTokenizer()
+
+
+def actors(chunk_size: int) -> dict[str, float]:
+    """Return the windows a second of 1, 2 and 4 actors, from the first commit to the last."""
+    found = {}
+    for name, rate in _RATES.items():
+        for n in (1, 2, 4):
+            n_chunks = max(4 * n, int(10 * rate * n / chunk_size))  # some 10 seconds
+            with tempfile.TemporaryDirectory() as folder:
+                plan = make_plan(Path(folder), n_chunks * chunk_size, chunk_size)
+                load, options = partial(load_sleeping, rate), RayOptions(replicas=n)
+                scored = score_on_ray(load, options, 1, plan, make_works(plan))
+                times = [time.monotonic() for _ in scored]
+            # The first chunks of the actors come together: what each begins with is not counted.
+            seconds = times[-1] - times[n - 1]
+            found[f"{name}, {n} actors"] = round((n_chunks - n) * chunk_size / seconds, 1)
+    return found
+
+
 def _natural_documents(n_bytes: int) -> list[str]:
     """Return real text in pieces of a size."""
     rows = read_corpus(CorpusOptions("sample_data/natural.jsonl.zst"))
@@ -433,7 +457,10 @@ def main() -> None:
     """Measure one of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "what", choices=("throughput", "commit", "memory", "dispatch", "whole", "busy", "shards")
+        "what",
+        choices=(
+            *("throughput", "commit", "memory", "dispatch", "whole", "busy", "actors", "shards"),
+        ),
     )
     parser.add_argument("--model", default="models/demo-teacher")
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -454,6 +481,8 @@ def main() -> None:
         found = shards(given.model, given.rows, given.row_bytes)
     elif given.what == "busy":
         found = busy(given.model, given.windows)
+    elif given.what == "actors":
+        found = actors(given.chunk_size)
     else:
         found = dispatch(max(2, given.windows // given.chunk_size), given.chunk_size)
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
