@@ -129,8 +129,6 @@ class AuditPlan:
     """Whether a cascade would leave out more of them after asking the reference."""
 
     window_tokens: int
-    """Tokens of one window."""
-
     features: int
     """Numbers kept for each distinct window."""
 

@@ -109,11 +109,7 @@ class Examination:
     """What was found on a machine. No value of a variable is in it."""
 
     facts: dict[str, str]
-    """By name."""
-
     checks: tuple[Check, ...]
-    """In order."""
-
     variables: tuple[str, ...]
     """Names of those that are set and listened to."""
 

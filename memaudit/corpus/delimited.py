@@ -16,7 +16,6 @@ class Delimited:
     """A `Format`: a header line, then one row per record; an empty line is not a row."""
 
     delimiter: str
-    """Between two fields."""
 
     def read(self, file: OpenFile, project: ProjectColumns) -> Iterator[Record | Unreadable]:
         """Yield the rows.

@@ -32,26 +32,7 @@ _PROBES = (
     "don't we'll it's they've I'm",
     "https://example.org/a?b=c&d=%20#e",
 )
-_KINDS = (
-    "a",
-    "Z",
-    "é",
-    "7",
-    ".",
-    ",",
-    "'",
-    '"',
-    "-",
-    "_",
-    "(",
-    ")",
-    "/",
-    "$",
-    "я",
-    "文",
-    "ไ",
-    "🙂",
-)
+_KINDS = "aZé7.,'\"-_()/$я文ไ🙂"
 """Characters that rules for cutting words treat differently."""
 
 _MARGIN = 64

@@ -29,8 +29,6 @@ from memaudit.runs.run import Run
 from memaudit.text import shown_path
 
 KEY_BYTES = 32
-"""Length of a key."""
-
 _MAX_KEY_BYTES = 1024
 _MAX_BASELINE_BYTES = 1 << 30  # about 100 bytes for each distinct example
 _FORMAT = 2

@@ -123,8 +123,6 @@ class ExposureCounted(msgspec.Struct, frozen=True):
     """How exposure was counted, where the classifier asks for it."""
 
     gram_tokens: int
-    """Tokens of a gram."""
-
     epochs: float
     """Passes over the corpus in the student's training."""
 

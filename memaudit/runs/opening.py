@@ -167,13 +167,19 @@ def open_request(
     """
     if options.sensitive:
         load_detector()
+    if student is not None and baseline is not None:
+        raise UsageError(
+            "both a student and a baseline are given, expected at most one reference",
+            hint="leave out --student or --baseline",
+        )
     reference = student or baseline
+    role: ReferenceRole | None = "student" if student is not None else None
     corpus = replace(corpus_of(data), captured=fspath(teacher) == CAPTURED)
     model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
     asked = ModelSources(
         fspath(teacher),
         None if reference is None else fspath(reference),
-        reference_role(student, baseline),
+        role if baseline is None else "baseline",
         replace(options, model=model),
     )
     check_sources(asked)
@@ -345,22 +351,6 @@ def asks_exposure(classifier: RiskClassifier, prefilter: Prefilter | None) -> bo
     estimator = None if prefilter is None else prefilter.estimator
     used = (*classifier.features, *(() if estimator is None else estimator.features))
     return bool({*used} & {*EXPOSURE_FEATURES})
-
-
-def reference_role(student: object, baseline: object) -> ReferenceRole | None:
-    """Return what the reference is.
-
-    Raises:
-        UsageError: both a student and a baseline are given.
-    """
-    if student is not None and baseline is not None:
-        raise UsageError(
-            "both a student and a baseline are given, expected at most one reference",
-            hint="leave out --student or --baseline",
-        )
-    if baseline is not None:
-        return "baseline"
-    return None if student is None else "student"
 
 
 def allowed_rows(

@@ -39,8 +39,6 @@ SECRET_KINDS: tuple[SecretKind, ...] = get_args(SecretKind)
 """In the order of the columns, the surest first."""
 
 KINDS: tuple[Kind, ...] = (*PERSONAL_KINDS, *SECRET_KINDS)
-"""All of them."""
-
 NAMES_MODEL = "spacy-model"
 """Among the versions of a run, the one of what finds people's names; `none` if nothing does."""
 

@@ -20,8 +20,6 @@ SplitUnit = Literal["run", "example"]
 """What is never cut in two."""
 
 Side = Literal["fit", "calibration", "test"]
-"""What examples are for."""
-
 _SIDES: tuple[Side, ...] = ("fit", "calibration", "test")
 _MIN_UNITS = 3
 _N_FOLDS = 5

@@ -36,8 +36,6 @@ class VerificationOptions:
     """Of baseline and student alike. Its seed also draws the sample and the held-out windows."""
 
     shape: WindowShape = field(default_factory=WindowShape)
-    """Tokens of prefix and suffix."""
-
     windows: WindowPolicy = "auto"
     """Which windows of a row are trained on and asked for; with predictions, those are."""
 
