@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from memaudit.corpus.base import TEXT_KEY_BYTES
 from memaudit.errors import MemauditError, OutputError, UsageError
+from memaudit.files import TABLE_FORMATS
 from memaudit.runs.chunks import ChunkPlan, remove_failures, sort_chunks
 from memaudit.runs.files import (
     is_full,
@@ -137,12 +138,14 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> RunFolder:
     """Begin a run in a folder, or continue the one that is there.
 
     Raises:
-        UsageError: another run is there, and is not to be started over.
+        UsageError: another run is there, and is not to be started over; or what is no run.
         OutputError: its manifest is damaged, or the folder cannot be written.
     """
     path = folder / MANIFEST
     if restart:
         _start_over(folder)
+    elif not path.exists():
+        _refuse_others_files(folder)
     if not is_remote(folder):
         with output_errors(folder):
             (folder / CHUNKS).mkdir(mode=0o700, exist_ok=True)
@@ -166,6 +169,17 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> RunFolder:
         # Each session tries failed chunks anew: what killed a worker may have been the machine.
         remove_failures(folder / CHUNKS)
     return RunFolder(folder, manifest)
+
+
+def _refuse_others_files(folder: Path) -> None:
+    """Refuse a folder without a run that has files which a run would replace."""
+    tables = [f"risk.{table_format}" for table_format in TABLE_FORMATS]
+    for name in (SUMMARY, ROWS, WINDOWS, EXPOSURE, *tables):
+        if (folder / name).exists():
+            raise UsageError(
+                f"{shown_path(folder / name)}: there already, and of no run",
+                hint="choose another folder with --out, or replace it with --restart",
+            )
 
 
 def _start_over(folder: Path) -> None:

@@ -313,4 +313,4 @@ def test_prompts_without_answers_get_an_answer(predict, tmp_path):
     prompts.write_text(json.dumps({"prompt": "Write a poem about the sea."}) + "\n")
     code, _, err = predict("--data", prompts)
     assert code == 2
-    assert "no text of this corpus is learned" in " ".join(err.split())
+    assert "so there is no text to learn" in " ".join(err.split())

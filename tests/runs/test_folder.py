@@ -393,6 +393,20 @@ def test_a_failure_before_the_run_begins_removes_nothing(tmp_path):
     assert len(contents(tmp_path)) == 3
 
 
+@pytest.mark.parametrize("name", ["summary.json", "risk.parquet", "risk.csv", "rows.parquet"])
+def test_files_that_no_run_has_made_are_not_replaced(tmp_path, name):
+    """Somebody names a folder that holds results of another tool."""
+    (tmp_path / name).write_bytes(b"somebody's")
+
+    with pytest.raises(UsageError, match="of no run"):
+        audit_with(InterruptedEngine(), tmp_path)
+
+    assert {path.name for path in tmp_path.iterdir()} <= {name, "lock", "chunks"}
+    assert (tmp_path / name).read_bytes() == b"somebody's"
+    audit_with(InterruptedEngine(), tmp_path, restart=True)
+    assert (tmp_path / "manifest.json").exists()
+
+
 def test_a_restart_that_is_interrupted_at_once_may_be_continued(finished, tmp_path):
     """The new run's settings hold from then on; no chunk of the old one is taken."""
     with pytest.raises(Interrupted):
