@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -249,11 +249,12 @@ def download(
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep progress bars, reports and warnings of the libraries off the terminal."""
-    # The bar of the GGUF reader knows no switch.
+    # The bar of the GGUF reader knows no switch, and gptqmodel prints where results belong.
     with (
         quiet_transformers(logging.CRITICAL),
         warnings.catch_warnings(),
         redirect_stderr(io.StringIO()),
+        redirect_stdout(io.StringIO()),
     ):
         warnings.simplefilter("ignore")
         yield

@@ -406,17 +406,7 @@ def _check_safetensors(path: Path) -> list[str]:
         the names of its weights.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
-        header_len = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= header_len <= min(_MAX_HEADER_BYTES, size - 8):
-            raise _broken(path, f"damaged: {size} bytes, with a header of {header_len}")
-        try:
-            header = json.loads(file.read(header_len).decode(), object_pairs_hook=_once)
-        except (ValueError, RecursionError) as error:
-            raise _broken(path, "its header is not valid JSON") from error
-        if not isinstance(header, dict):
-            raise _broken(path, "its header is not a JSON object")
-    header.pop("__metadata__", None)
+    header_len, header = header_of(path)
     if not header:
         raise _broken(path, "holds no weights")
     spans = sorted(_span(tensor, path) for tensor in header.values())
@@ -428,6 +418,23 @@ def _check_safetensors(path: Path) -> list[str]:
     if 8 + header_len + end != size:
         raise _broken(path, f"cut off: expected {8 + header_len + end} bytes, got {size}")
     return list(header)
+
+
+def header_of(path: Path) -> tuple[int, dict[str, Any]]:
+    """Return the length of a safetensors file's header, and what it says of each weight."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header_len = int.from_bytes(file.read(8), "little")
+        if size < 8 or not 2 <= header_len <= min(_MAX_HEADER_BYTES, size - 8):
+            raise _broken(path, f"damaged: {size} bytes, with a header of {header_len}")
+        try:
+            header = json.loads(file.read(header_len).decode(), object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            raise _broken(path, "its header is not valid JSON") from error
+    if not isinstance(header, dict):
+        raise _broken(path, "its header is not a JSON object")
+    header.pop("__metadata__", None)
+    return header_len, header
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -452,12 +459,3 @@ def _broken(path: Path, what: str) -> ModelError:
 def _listed(names: list[str]) -> str:
     shown = ", ".join(safe_text(name) for name in names[:5])
     return f"{shown}, ..." if len(names) > 5 else shown
-
-
-def quantised_by(folder: Path) -> str | None:
-    """Return the name of the method by which the weights in a folder are quantised, if they are."""
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-        return str(config["quantization_config"]["quant_method"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None  # they are not, or transformers will say what is wrong

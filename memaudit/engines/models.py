@@ -27,8 +27,8 @@ from memaudit.engines.model_files import (
     ADAPTER_CONFIG,
     ModelFiles,
     check_tokenizer_folder,
-    quantised_by,
 )
+from memaudit.engines.quantised import UNQUANTISED_HINT, quantised_by, unpacking
 from memaudit.errors import ModelError
 from memaudit.progress import tell
 from memaudit.text import safe_text, shown_path
@@ -301,7 +301,7 @@ def _load_weights(
         output_loading_info=True,
         # Some quantised models cannot be moved once they are loaded.
         **({"device_map": "auto" if is_split else {"": device}} if is_split or method else {}),
-        **_dequantised(method),
+        **unpacking(source, folder, method),
         **where,
     )
     # transformers fills these with random numbers.
@@ -335,22 +335,6 @@ def _load_weights(
         raise ModelError(f"{shown_path(source)}: no room for its first layer", hint="free memory")
     loaded: PreTrainedModel = model.eval() if is_split or method else model.to(device).eval()
     return loaded.requires_grad_(False), unused
-
-
-def _dequantised(method: str | None) -> dict[str, Any]:
-    """Return what makes transformers unpack weights that it would else compute with as they are.
-
-    Few machines have kernels for these formats; unpacked, a weight has the value that it stands for.
-    """
-    from transformers.utils import quantization_config
-
-    ways = {
-        "compressed-tensors": ("CompressedTensorsConfig", {"run_compressed": False}),
-        "fp8": ("FineGrainedFP8Config", {"dequantize": True}),
-        "mxfp4": ("Mxfp4Config", {"dequantize": True}),
-    }
-    kind, settings = ways.get(method or "", ("", {}))
-    return {"quantization_config": getattr(quantization_config, kind)(**settings)} if kind else {}
 
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks?)\.(\d+)\.")
@@ -471,5 +455,7 @@ def _as_model_error(source: str) -> Iterator[None]:
             f"{shown_path(source)}: transformers cannot load it: {type(error).__name__}: {text}",
             hint="install the package that is named"
             if isinstance(error, ImportError)
+            else UNQUANTISED_HINT
+            if "quantiz" in text
             else "check that the files belong together and that transformers knows the architecture",
         ) from error

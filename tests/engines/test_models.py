@@ -17,7 +17,9 @@ from support.tiny_models import edit_json, make_model, make_windows, save_model
 
 from memaudit.engines import models
 from memaudit.engines.hf import HfEngine
+from memaudit.engines.locating import quiet_libraries
 from memaudit.engines.models import ModelOptions, check_same_vocabulary, load_model
+from memaudit.engines.quantised import unpacking
 from memaudit.errors import ModelError
 
 
@@ -452,6 +454,42 @@ def test_a_quantised_weight_that_is_no_number_is_refused(folder, value):
 
     with pytest.raises(ModelError, match="not finite"):
         load_model(str(folder))
+
+
+@pytest.mark.parametrize("method", ["modelopt", "foo"])
+def test_a_format_that_transformers_does_not_know_is_refused(folder, method):
+    """It would warn, and compute with the stored numbers as if they were the weights."""
+    quantise(folder, method)
+
+    with pytest.raises(ModelError, match=f"quantised by {method}, which transformers does not"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize(("n_rows", "fits"), [(192, False), (256, True), (64, True)])
+def test_fp8_weights_whose_last_block_is_cut_off_are_refused(folder, n_rows, fits):
+    """Transformers makes two blocks of 96 rows of what is scaled as 128 and 64."""
+    name, n_blocks = "model.layers.0.mlp.down_proj.weight", -(-n_rows // 128)
+
+    def change(tensors):
+        tensors[name] = torch.zeros(n_rows, 64).to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale_inv"] = torch.ones(n_blocks, 1)
+
+    change_weights(folder, change)
+
+    if fits:
+        assert unpacking("m", folder, "fp8")
+    else:
+        with pytest.raises(ModelError, match=f"do not fit {name}") as caught:
+            unpacking("m", folder, "fp8")
+        assert "quantised from" in caught.value.hint
+
+
+def test_a_library_that_prints_does_not_spoil_a_document(folder, capsys):
+    """One of them shows a banner on standard output, where --json has its document."""
+    with quiet_libraries():
+        sys.stdout.write("banner")
+
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "compressed-tensors"])
