@@ -15,7 +15,7 @@ from memaudit.text import safe_text
 Point = tuple[float, float]
 
 _LEFT, _RIGHT = 11.0, 97.0
-_TOP, _FOOT = 26.0, 44.0
+_TOP, _FOOT = 42.0, 44.0
 _PLOT_WIDTH = 720
 """Pixels of a chart that stands alone."""
 
@@ -268,12 +268,12 @@ class _Canvas:
             self._add("line", **ends, y1=height, y2=height, class_="mark")
         if rule.across is not None:
             place = self._across(rule.across)
-            self._add("line", x1=place, x2=place, y1="16", y2=f"{self.bottom}", class_="mark")
+            self._add("line", x1=place, x2=place, y1="26", y2=f"{self.bottom}", class_="mark")
             # A label stands on the side where there is more room.
             is_right = self.chart.x.place(rule.across) > 0.5
             side, nudge = ("end", "-6") if is_right else ("start", "6")
             self._add(
-                "text", rule.label, x=place, y="22", dx=nudge, text_anchor=side, class_="note"
+                "text", rule.label, x=place, y="33", dx=nudge, text_anchor=side, class_="note"
             )
 
 

@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from memaudit.classifier import shipped_classifiers_dir
 from memaudit.corpus import Conversation, Example, Rendered
 from memaudit.errors import UsageError
 from memaudit.evaluation import Figure
-from memaudit.features import OBJECTIVE_FEATURES
+from memaudit.filtering.selection import with_fewer_copies
 from memaudit.gate.result import GateResult
 from memaudit.labels import VerifiedRows
 from memaudit.metrics import ExpectedCount, Interval
@@ -37,7 +37,6 @@ OWN = "this classifier"
 _N_BINS = 20
 _N_BUDGETS = 64
 _REST_SHARE = 0.02
-_FEATURES_SHOWN = 5
 _COUNTED = re.compile(r"occurs \d+ times")
 
 
@@ -61,6 +60,19 @@ class Budget:
     texts: int
     left: ExpectedCount
     """Rows expected to be memorized among the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """A way to lower the risk."""
+
+    name: str
+    option: str
+    """Of the command that does it; empty for what needs none."""
+    rows: int
+    """Examples that are left."""
+    texts: ExpectedCount
+    """Distinct texts expected to be memorized then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,13 +277,39 @@ def _reason_counts(risks: Risks) -> tuple[ReasonCount, ...]:
     return tuple(ReasonCount(reason, n, n_rows[reason]) for reason, n in n_texts.most_common())
 
 
-def main_features(risks: Risks) -> tuple[str, ...]:
-    """Return the classifier's features that differ from window to window, the weightiest first."""
-    weights = dict(zip(risks.classifier.features, risks.classifier.coefficients, strict=True))
-    # The same for every window of a run, or in a column of their own.
-    left_out = (*OBJECTIVE_FEATURES, "occurrences", "log_occurrences")
-    shown = [name for name in weights if name not in left_out]
-    return tuple(sorted(shown, key=lambda name: -abs(weights[name]))[:_FEATURES_SHOWN])
+def remedies(run: Run) -> tuple[Remedy, ...]:
+    """Return what the ways to lower the risk would leave, beside what is expected as it is.
+
+    The teacher's scores stay those of a teacher that saw every example. What is left of an example
+    without its risky part has not been scored, so nothing is expected of it.
+    """
+    risks, texts = run.risks, run.risks.texts
+    is_flagged = texts.probabilities >= risks.classifier.threshold
+    n_copies = np.zeros(len(risks.X), dtype=np.int64)
+    np.add.at(n_copies, texts.windows[is_flagged], texts.copies[is_flagged] - 1)
+    gone = np.flatnonzero(n_copies)
+    windows, n_texts = np.unique(texts.windows, return_counts=True)
+    kept, n_kept = np.unique(texts.windows[~is_flagged], return_counts=True)
+    once, _ = with_fewer_copies(risks, windows, gone, n_copies[gone])
+    count = risks.classifier.expected_count
+    without, n_flagged = count(risks.window_probabilities[kept], n_kept), risks.n_flagged
+    found = [
+        Remedy("do nothing", "", run.n_rows, risks.expected_texts),
+        Remedy(
+            "keep one copy of each text at risk",
+            "filter --strategy deduplicate",
+            run.n_rows - int(n_copies.sum()),
+            count(once, n_texts),
+        ),
+        Remedy("cut the risky part out", "filter --strategy excise", run.n_rows, without),
+        Remedy("drop all examples at risk", "filter", run.n_rows - n_flagged, without),
+    ]
+    objective = run.manifest.inputs.objective
+    warmer = replace(objective, temperature=2 * objective.temperature)
+    if objective.kind == "soft" and (expected := risks.expected_if(warmer)) is not None:
+        t = f"{warmer.temperature:g}"
+        found.append(Remedy(f"distil at T = {t}", f"--temperature {t}", run.n_rows, expected))
+    return tuple(found)
 
 
 def read_row_texts(

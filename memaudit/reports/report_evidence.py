@@ -24,11 +24,11 @@ from memaudit.reports.page import (
 from memaudit.reports.report import OWN, Card, Report, StudyRun
 
 _METRICS = {
-    "pr_auc": "average precision",
+    "pr_auc": "average precision (PR-AUC)",
     "roc_auc": "ROC-AUC",
     "equal_count_auc": "ROC-AUC among examples that occur equally often",
-    "precision": "precision at the threshold",
-    "recall": "recall at the threshold",
+    "precision": "flagged that were memorized (precision)",
+    "recall": "memorized that were flagged (recall)",
     "calibration_error": "calibration error",
 }
 
@@ -83,7 +83,8 @@ def _blocks(card: Card) -> Iterator[Block]:
 def _methods(card: Card) -> Table:
     rows: list[tuple[str | Cell, ...]] = []
     for method, figures in card.methods.items():
-        if found := figures.get("pr_auc"):
+        # What memaudit shipped before says nothing of this run; the card has it.
+        if (found := figures.get("pr_auc")) and not method.startswith("shipped before"):
             low, high = (
                 (found.interval.low, found.interval.high) if found.interval else (None, None)
             )

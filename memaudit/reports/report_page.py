@@ -35,7 +35,7 @@ from memaudit.reports.report import (
     Report,
     budgets,
     histogram,
-    main_features,
+    remedies,
 )
 from memaudit.reports.report_evidence import (
     classifier_section,
@@ -292,13 +292,22 @@ def _budget(report: Report) -> Section:
             )
             for budget in (found[i] for i in sorted({0, len(found) - 1, *steps, *exact}))
         ),
+        is_folded=True,
         style="numbers",
     )
-    return Section(
-        "What dropping the riskiest would leave",
-        "budget",
-        "Budget",
-        (_budget_chart(found, n_flagged), table),
+    blocks = (_remedies(report), _budget_chart(found, n_flagged), table)
+    return Section("What would lower the risk", "budget", "Remedies", blocks)
+
+
+def _remedies(report: Report) -> Table:
+    return Table(
+        title="Estimates, until you predict the cleaned corpus",
+        columns=(Column("what you do"), *numbers("examples left", "different texts expected")),
+        rows=tuple(
+            (Cell(text=each.name, detail=each.option), each.rows, words.expected(each.texts))
+            for each in remedies(report.run)
+        ),
+        style="numbers",
     )
 
 
@@ -323,7 +332,7 @@ def _budget_chart(found: tuple[Budget, ...], n_flagged: int) -> Chart:
 
 
 def _worst(report: Report) -> Section:
-    features, n_texts = main_features(report.run.risks), len(report.run.risks.texts.windows)
+    n_texts = len(report.run.risks.texts.windows)
     choices = [("risk", "at risk"), ("rest", "not at risk")]
     choices += [] if report.verified is None else [("student", "recited by the student")]
     if report.run.risks.sensitivity is not None:
@@ -337,11 +346,8 @@ def _worst(report: Report) -> Section:
             *numbers("probability", "copies"),
             *([] if report.verified is None else [Column("recited by")]),
             Column("why"),
-            *(Column(each.replace("_", " "), is_number=True, is_minor=True) for each in features),
         ),
-        rows=tuple(
-            _worst_row(report, i, row, features) for i, row in enumerate(report.worst, start=1)
-        ),
+        rows=tuple(_worst_row(report, i, row) for i, row in enumerate(report.worst, start=1)),
         anchor="examples",
         row_kinds=tuple(_row_kind(report, row) for row in report.worst),
         choices=tuple(choices),
@@ -350,15 +356,12 @@ def _worst(report: Report) -> Section:
     return Section("The worst examples", "worst", "Worst examples", blocks)
 
 
-def _worst_row(
-    report: Report, rank: int, row: Worst, features: tuple[str, ...]
-) -> tuple[Sentence | Cell, ...]:
+def _worst_row(report: Report, rank: int, row: Worst) -> tuple[Sentence | Cell, ...]:
     reciters: list[str] = []
     if report.verified is not None:
         roles = reciters_of(report.verified, row.row)
         reciters = ["not tested" if roles is None else ", ".join(roles) or "no model"]
     probability = Words(words.percent(row.probability), "risk" if row.flagged else "")
-    values = (row.features[feature] for feature in features)
     return (
         Cell(text=f"{rank}", value=rank),
         Cell(
@@ -370,7 +373,6 @@ def _worst_row(
         Cell(text=f"{row.occurrences:,}", value=row.occurrences),
         *reciters,
         Cell(text=row.reason, badges=row.holds),
-        *(Cell(text=f"{value:.3g}", value=value) for value in values),
     )
 
 

@@ -16,9 +16,10 @@ from support.fake_run import ByteWiseEngine, audit_with
 from support.hostile import PIECES, hostile_names
 from support.report_runs import made_up_run, replace_names, with_rows
 
+from memaudit.filtering.selection import FilterOptions, select_rows
 from memaudit.reports.html import render_html
 from memaudit.reports.markdown import render_markdown
-from memaudit.reports.report import ReasonCount, budgets, histogram, make_report
+from memaudit.reports.report import ReasonCount, budgets, histogram, make_report, remedies
 from memaudit.reports.report_page import report_page
 from memaudit.runs.run import read_run
 
@@ -327,3 +328,23 @@ def test_markdown_keeps_names_as_names(run):
     tame_structure = structure([f"tame-{i}" for i in range(20)])
     for start in range(0, 200, 20):
         assert structure(hostile_names(200)[start : start + 20]) == tame_structure
+
+
+def test_a_remedy_leaves_what_the_filter_leaves(run):
+    """Two commands that say different numbers of one choice are both in doubt."""
+    made = made_up_run(run.manifest)
+    nothing, once, cut, dropped = remedies(made)[:4]
+
+    for remedy, strategy in ((once, "deduplicate"), (dropped, "drop")):
+        selection = select_rows(made, FilterOptions(strategy=strategy), made.worst_windows)
+        assert remedy.rows == made.n_rows - selection.is_removed.sum() < made.n_rows
+    assert nothing.rows == cut.rows == made.n_rows
+
+    windows = {window for window in made.worst_windows.tolist() if window >= 0}
+    left = [
+        made.risks.window_probabilities[window]
+        for window in windows
+        if made.risks.window_probabilities[window] < made.risks.classifier.threshold
+    ]
+    assert dropped.texts.mean == cut.texts.mean == pytest.approx(sum(left))
+    assert once.texts.mean <= nothing.texts.mean == made.risks.expected_texts.mean

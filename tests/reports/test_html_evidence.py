@@ -103,7 +103,7 @@ def test_the_page_shows_the_card(run, card):
     assert "exposure alone" in page
     assert page.count('class="dot"') == len(card.runs)
     assert 'id="precision-recall-title"' in page
-    assert "| average precision | 0." in render_markdown(
+    assert "| average precision (PR-AUC) | 0." in render_markdown(
         report_page(replace(make_report(run), card=card))
     )
 
