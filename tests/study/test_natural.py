@@ -78,6 +78,13 @@ def shop(tmp_path_factory):
     return Workshop(read_recipe(folder / "tiny.toml"), folder, folder / "work", lambda line: None)
 
 
+@pytest.fixture(scope="module")
+def cell(shop):
+    """A cell whose models are trained, whichever test asks first."""
+    train_cell(shop, shop.recipe.cells[0], later=True)
+    return shop.recipe.cells[0]
+
+
 def test_windows_start_where_lines_do(shop):
     """A template gives the same windows in every document that holds it."""
     tokenizer = read_tokenizer(shop)
@@ -156,7 +163,7 @@ def test_a_training_on_nothing_leaves_the_base():
 
 def test_a_killed_cell_goes_on_with_the_stage_that_is_missing(shop, monkeypatch):
     """Hours of training are not done twice; what can wait, waits."""
-    cell = shop.recipe.cells[0]
+    cell = msgspec.structs.replace(shop.recipe.cells[0], name="killed")
     train_cell(shop, cell, later=False)
     assert finished_models(shop, cell) == ["teacher", "baseline", "soft"]
 
@@ -203,9 +210,8 @@ def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(shop, tmp_path,
         assert torch.equal(tensor, again[name])
 
 
-def test_a_cell_file_holds_no_text_and_is_read_back(shop, tmp_path):
+def test_a_cell_file_holds_no_text_and_is_read_back(shop, cell, tmp_path):
     """It is kept in git, and all that a fit needs is in it."""
-    cell = shop.recipe.cells[0]
     models = finished_models(shop, cell)
     measured = measure_cell(shop, cell, models)
     write_cell(measured, tmp_path / "one.parquet")
@@ -358,9 +364,8 @@ def test_what_is_fitted_is_the_classifier_that_memaudit_reads(tmp_path):
     assert screen.classifier_digest == classifier.digest
 
 
-def test_the_tables_of_a_finished_cell_are_drawn(shop, tmp_path):
+def test_the_tables_of_a_finished_cell_are_drawn(shop, cell, tmp_path):
     """Rates with what was recited of windows that nobody was trained on, and the half student."""
-    cell = shop.recipe.cells[0]
     write_cell(measure_cell(shop, cell, finished_models(shop, cell)), tmp_path / "one.parquet")
     runs = fitting.read_runs(tmp_path)
 
@@ -378,9 +383,8 @@ def everything_likely(run):
     return 1 / (1 + np.exp(-run.columns["log_exposure"].astype(float)))
 
 
-def test_what_a_student_was_not_trained_on_has_the_exposure_of_its_own_half(shop, tmp_path):
+def test_what_a_student_was_not_trained_on_has_the_exposure_of_its_own_half(shop, cell, tmp_path):
     """Counted in the half that it has, by the slow way; no text of its own is among it."""
-    cell = shop.recipe.cells[0]
     write_cell(measure_cell(shop, cell, finished_models(shop, cell)), tmp_path / "one.parquet")
     made = read_windows(shop, cell)
     for run in fitting.read_outside_runs(tmp_path):
