@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.corpus import CorpusOptions, Example, Rendered, read_corpus
+from memaudit.corpus.base import Span
 from memaudit.corpus.reader import corpus_stamp
 from memaudit.engines import Engine
 from memaudit.engines.models import ModelOptions
@@ -45,6 +46,7 @@ from memaudit.progress import Progress
 from memaudit.runs.chunks import ChunkPlan, write_chunk
 from memaudit.runs.manifest import Shard
 from memaudit.runs.models import ModelSources, load_models, load_scorer
+from memaudit.runs.opening import AuditInputs
 from memaudit.runs.options import AuditOptions, RayOptions
 from memaudit.runs.ray_executor import score_on_ray
 from memaudit.runs.reading import Tokenizer
@@ -64,6 +66,11 @@ class TimedEngine:
         self._engine = engine
         self._log = log / f"{time.time_ns()}.jsonl"
 
+    @property
+    def reference_alone(self) -> Engine:
+        """Not needed here."""
+        raise NotImplementedError
+
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
         """Score windows."""
         entry = {"wall": time.time(), "cpu": time.process_time(), "windows": len(windows)}
@@ -76,6 +83,11 @@ class InstantEngine:
     """Knows no language and takes no time."""
 
     name = "instant"
+
+    @property
+    def reference_alone(self) -> Engine:
+        """Not needed here."""
+        raise NotImplementedError
 
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
         """Make up scores."""
@@ -94,6 +106,20 @@ class WordTokenizer:
     def encode_starts(self, texts: list[str], n_tokens: int) -> list[list[int]]:
         """Return the same."""
         return self.encode(texts)
+
+    def encode_answers(
+        self, texts: list[str], answers: list[tuple[Span, ...]]
+    ) -> list[tuple[list[int], tuple[Span, ...]]]:
+        """Return the same; there are no answers."""
+        return [(ids, ()) for ids in self.encode(texts)]
+
+    def can_encode(self, text: str, *, whole: bool) -> bool:
+        """Say that it takes little memory."""
+        return True
+
+    def without_bos(self, ids: list[int]) -> list[int]:
+        """Return the same."""
+        return ids
 
     def decode(self, token_ids: list[list[int]]) -> list[str]:
         """Return one character a token."""
@@ -205,7 +231,7 @@ def commit(model: str, chunk_size: int, n_chunks: int) -> dict[str, float]:
             seconds["score"].append(scored - started)
             seconds["commit"].append(time.perf_counter() - scored)
         size = statistics.mean(path.stat().st_size for path in plan.folder.iterdir())
-    found = {}
+    found: dict[str, float] = {}
     for kind, choose in (("median", statistics.median), ("least", min)):
         chosen = {name: choose(values[1:]) for name, values in seconds.items()}
         found |= {f"{kind} seconds to {name} a chunk": value for name, value in chosen.items()}
@@ -233,7 +259,7 @@ def memory(n_rows: int, chunk_size: int) -> dict[str, float]:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=".") as folder:
         out = Path(folder) / "run"
-        inputs = audit.AuditInputs(rows, models, classifier, AuditOptions(chunk_size=chunk_size))
+        inputs = AuditInputs(rows, models, classifier, AuditOptions(chunk_size=chunk_size))
         with open_folder(out) as run_folder:
             audit._audit(run_folder, inputs, None, writes=True)
         sizes = {path.name: path.stat().st_size for path in out.iterdir() if path.is_file()}
@@ -327,7 +353,8 @@ def _natural_documents(n_bytes: int) -> list[str]:
 def _natural_windows(tokenizer: Tokenizer, n: int) -> NDArray[np.int32]:
     ids = np.concatenate(tokenizer.encode(_natural_documents(100_000))).astype(np.int32)
     starts = np.random.default_rng(0).integers(0, len(ids) - _SHAPE.length, n)
-    return ids[starts[:, None] + np.arange(_SHAPE.length)]
+    windows: NDArray[np.int32] = ids[starts[:, None] + np.arange(_SHAPE.length)]
+    return windows
 
 
 def whole(model: str, n_rows: int, chunk_size: int) -> dict[str, float]:
@@ -352,9 +379,7 @@ def whole(model: str, n_rows: int, chunk_size: int) -> dict[str, float]:
         _write_corpus(corpus, n_rows, documents)
         before, begun, cpu = _peak(), time.monotonic(), time.process_time()
         options = AuditOptions(chunk_size=chunk_size)
-        inputs = audit.AuditInputs(
-            read_corpus(CorpusOptions(str(corpus))), models, classifier, options
-        )
+        inputs = AuditInputs(read_corpus(CorpusOptions(str(corpus))), models, classifier, options)
         with open_folder(Path(folder) / "run") as run_folder:
             audit._audit(run_folder, inputs, note, writes=True)
         total, cpu = time.monotonic() - begun, time.process_time() - cpu
@@ -395,7 +420,7 @@ def shards(model: str, n_rows: int, row_bytes: int, n_shards: int = 16) -> dict[
         def seconds_of(kind: str, shard: Shard | None, *, shared: bool = False) -> float:
             classifier = load_classifier(Path("models") / kind)
             begun, rows = time.process_time(), read_corpus(corpus)
-            inputs = audit.AuditInputs(rows, models, classifier, AuditOptions(), corpus=corpus)
+            inputs = AuditInputs(rows, models, classifier, AuditOptions(), corpus=corpus)
             with open_folder(folder / f"{kind}-{shared}-{shard and shard.index}") as out:
                 if shard is not None and shared:
                     place = folder / f"{kind}-shared", str(corpus_stamp(corpus))
