@@ -18,6 +18,7 @@ from torch import Tensor
 
 from memaudit.engines import VllmOptions
 from memaudit.engines.models import LoadedModel, ModelOptions
+from memaudit.engines.quantised import quantised_by
 from memaudit.engines.window_io import PromptLogprobs
 from memaudit.errors import ModelError
 from memaudit.text import safe_text, shown_path
@@ -70,7 +71,8 @@ def why_not(models: Sequence[LoadedModel], options: ModelOptions) -> str | None:
 def _why_not_files(model: LoadedModel) -> str | None:
     if model.files is None or model.files.gguf_file is not None:
         return f"{shown_path(model.source)} is no folder of safetensors"
-    if getattr(model.model.config, "quantization_config", None) is not None:
+    # The config of a model that transformers has unpacked says nothing of it any more.
+    if quantised_by(model.files.folder) is not None:
         return f"{shown_path(model.source)} is quantised"
     return None
 

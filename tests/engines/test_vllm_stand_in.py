@@ -1,6 +1,7 @@
 """The `vllm` engine where vLLM is not installed: a stand-in runs the bodies, all else is real."""
 
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -343,10 +344,11 @@ def test_what_vllm_cannot_run_is_known_beforehand(folders, monkeypatch, settings
 
 
 def test_quantised_and_unknown_models_go_elsewhere(stand_in, folders, tmp_path):
-    """Transformers may run them."""
-    loaded = load(folders[:1])[0]
-    loaded.model.config.quantization_config = {"bits": 4}
-    assert "quantised" in vllm_start.why_not([loaded], ModelOptions())
+    """Transformers may run them. Once it has unpacked one, the model in memory says nothing of it."""
+    folder = shutil.copytree(folders[0], tmp_path / "unpacked")
+    loaded = load([folder])
+    edit_json(folder / "config.json", quantization_config={"quant_method": "compressed-tensors"})
+    assert "quantised" in vllm_start.why_not(loaded, ModelOptions())
 
     other = load([save_model(tmp_path / "other", family="gpt_neox")])
     assert "architecture GPTNeoXForCausalLM" in vllm_start.why_not(other, ModelOptions())
