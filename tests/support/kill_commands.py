@@ -3,6 +3,7 @@
     python -m tests.support.kill_commands --kills 100 --disks 20          fit, filter, workers, verify
     python -m tests.support.kill_commands --only filter --kills 20
     python -m tests.support.kill_commands --minutes 10           of each, as far as that goes
+    python -m tests.support.kill_commands --only worker --kills 100   one of two workers is killed
 
 Each command is a fork of this process, which has imported everything; a moment is CPU time, so that
 a busy machine changes nothing. Afterwards an output is whole or as it was before, and the same
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -171,6 +173,7 @@ def subjects():
         ),
         Subject("fit", _prepare_fit, _command(*fit), ["mine/classifier.json", "mine/card.json"]),
         Subject("workers", _prepare_nothing, _run_workers, ["run/risk.parquet"]),
+        Subject("worker", _prepare_nothing, _run_workers, ["run/risk.parquet"]),
         Subject("verify", _prepare_verify, _run_verify, ["out/verification.parquet"]),
     ]
 
@@ -235,6 +238,47 @@ def disturb(subject, folder, kills, disks, rng, minutes):
     return {"calls": n_calls, "cpu_seconds": round(seconds, 2), **found}
 
 
+def kill_workers(subject, folder, kills, rng, minutes):
+    """Kill one of two workers that often: the run goes on with another one."""
+    until = time.monotonic() + 60 * minutes
+    found = Counter()
+    seconds, expected = [], None
+    while found["killed"] < kills and time.monotonic() < until:
+        here = folder / "here"
+        here.mkdir()
+        started = time.monotonic()
+        pid = subject.start(here)
+        if expected is not None and kill_a_worker(pid, rng, 1.2 * seconds[0]):
+            found["killed"] += 1
+        elif expected is not None:
+            found["done before its kill"] += 1
+        _, status = os.waitpid(pid, 0)
+        expected = expected or subject.state(here)
+        seconds = [*seconds, time.monotonic() - started][:1]
+        found["not done"] += status != 0
+        found["other bytes"] += subject.state(here) != expected
+        found["temporary files left"] += bool([*here.rglob("*.tmp")])
+        found["tracebacks"] += "Traceback" in (here / "log").read_text()
+        shutil.rmtree(here)
+    return dict(found)
+
+
+def kill_a_worker(pid, rng, seconds):
+    """Kill one of the workers of a process at a moment; return whether one was there."""
+    end = time.monotonic() + rng.uniform(0, seconds)
+    while time.monotonic() < end:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return False
+        time.sleep(0.01)
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for child in rng.sample(children, len(children)):
+        with suppress(OSError):
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(int(child), signal.SIGKILL)
+                return True
+    return False
+
+
 def main():
     """Disturb all, or some."""
     parser = argparse.ArgumentParser()
@@ -256,7 +300,10 @@ def main():
             continue
         with tempfile.TemporaryDirectory() as name:
             rng = random.Random(0)
-            found = disturb(subject, Path(name), given.kills, given.disks, rng, given.minutes)
+            if subject.name == "worker":
+                found = kill_workers(subject, Path(name), given.kills, rng, given.minutes)
+            else:
+                found = disturb(subject, Path(name), given.kills, given.disks, rng, given.minutes)
         document[subject.name] = found
         sys.stderr.write(f"{subject.name}: {found}\n")
     shutil.rmtree(Path(tempfile.gettempdir()) / f"miniatures-{os.getpid()}", ignore_errors=True)
