@@ -125,6 +125,28 @@ def test_losses_equal_those_of_trl(beta, temperature):
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("k", [1, 4, 16])
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_top_tokens_equal_those_of_trl(k, tail, temperature):
+    """Its trainers that ask a teacher behind a server learn from the top tokens alone."""
+    trl = pytest.importorskip("trl.experimental.server_distillation.server_distillation_trainer")
+    student, teacher = 2 * torch.randn(2, 64, 33, generator=torch.Generator().manual_seed(0))
+
+    divergence = Divergence(top_k=k, tail=tail)
+    ours = soft_label_loss(student, teacher, temperature, divergence) / temperature**2
+
+    softened = [(logits / temperature).log_softmax(dim=-1) for logits in (student, teacher)]
+    ids = softened[1].topk(k).indices
+    kept, mask = [each.gather(-1, ids) for each in softened], torch.ones_like(ids, dtype=torch.bool)
+    if tail:
+        (q, mask), (p, _) = (trl._add_tail_bucket(each, mask) for each in kept)
+    else:
+        q, p = (each.log_softmax(dim=-1) for each in kept)
+    theirs = trl._jsd_divergence(q, p, 0.0, mask).sum(dim=-1).mean()
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
