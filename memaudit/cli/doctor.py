@@ -41,7 +41,7 @@ def doctor(context: click.Context, shown: Shown) -> int:
         title="Doctor",
         verdict=(verdict, "."),
         sections=(
-            Section(blocks=(Table(columns=(Column(), Column(), Column()), rows=checks),)),
+            Section(blocks=(Table(columns=(Column(breaks="nowhere"), Column(), Column()), rows=checks),)),
             Section(blocks=(facts({key: name(value, max_len=2000) for key, value in found.facts.items()}),)),
             Section(blocks=(facts(variables, title="Variables that are set"),)),
         ),

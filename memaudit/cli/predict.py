@@ -57,6 +57,8 @@ def _next_steps(out: Path, source: str) -> str:
         data = shlex.quote(shown_path(source))
         cleaned = f"cleaned{''.join(Path(source).suffixes[-2:])}"
         lines.append(f"  memaudit filter --run {run} --data {data} --out {shlex.quote(cleaned)}")
+        if len(lines[-1]) > 80:  # a terminal would break it inside a word
+            lines[-1] = lines[-1].replace(" --out ", " \\\n    --out ")
     return "\n".join(lines)
 
 

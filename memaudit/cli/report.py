@@ -10,7 +10,7 @@ from memaudit.cli import options
 from memaudit.cli.command import Command, CountRange, Shown, write_file
 from memaudit.cli.options import COUNT, FILE, FOLDER, corpus_option, input_option, output_option
 from memaudit.errors import UsageError
-from memaudit.text import inert, json_text, safe_text, shown_path
+from memaudit.text import inert, json_text, shown_path
 
 if TYPE_CHECKING:
     from memaudit.reports.page import Page
@@ -86,9 +86,10 @@ def report(  # noqa: PLR0913  one for each option
         from memaudit.labels import read_verified_rows
         from memaudit.reports.annex import annex_page, read_release
         from memaudit.reports.gate import gate_sentence
-        from memaudit.reports.page import plain
+        from memaudit.reports.page import Page
         from memaudit.reports.report import make_report
         from memaudit.reports.report_page import report_page, verdict
+        from memaudit.reports.terminal import print_page
         from memaudit.runs.run import read_run
 
         read = read_run(run)
@@ -112,9 +113,10 @@ def report(  # noqa: PLR0913  one for each option
         document = made.document() | {"written": [str(path) for path in written]}
         click.echo(json_text(document))
         return
-    said = [plain(verdict(made)), *([plain(gate_sentence(made.gate))] if made.gate else [])]
-    lines = [*(safe_text(each, len(each)) for each in said), "", *map(shown_path, written)]
-    click.echo(inert("\n".join(lines)))
+    lead = gate_sentence(made.gate) if made.gate else ""
+    print_page(Page(title="", verdict=verdict(made), lead=lead, sections=()), color=shown.color)
+    # A path is one line, however long: it may be handed on.
+    click.echo(inert("\n".join(("", *map(shown_path, written)))))
 
 
 def _check_text(show_text: int, data: str | None, html: Path | None, tokenizer: str | None) -> None:

@@ -215,9 +215,10 @@ def show_progress(
 
 
 def progress_line(progress: Progress) -> str:
-    """Return `score 120000/1000000 12.0% 8.4k windows/s eta 01:44`."""
+    """Return `score 120000/1000000 12.0% 8.4k windows/s eta 01:44`, or `read 5000 rows, 2.5k rows/s`."""
     total, eta = progress.total, progress.eta_seconds
-    parts = [progress.stage, str(progress.done) if total is None else f"{progress.done}/{total}"]
+    done = f"{progress.done} {progress.unit}," if total is None else f"{progress.done}/{total}"
+    parts = [progress.stage, done]
     if total:
         parts.append(f"{progress.done / total:.1%}")
     parts.append(f"{short_number(progress.rate)} {progress.unit}/s")
