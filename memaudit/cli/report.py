@@ -10,7 +10,7 @@ from memaudit.cli import options
 from memaudit.cli.command import Command, CountRange, Shown, write_file
 from memaudit.cli.options import COUNT, FILE, FOLDER, corpus_option, input_option, output_option
 from memaudit.errors import UsageError
-from memaudit.text import inert, json_text, shown_path
+from memaudit.text import inert, shown_path
 
 if TYPE_CHECKING:
     from memaudit.reports.page import Page
@@ -89,7 +89,6 @@ def report(  # noqa: PLR0913  one for each option
         from memaudit.reports.page import Page
         from memaudit.reports.report import make_report
         from memaudit.reports.report_page import report_page, verdict
-        from memaudit.reports.terminal import print_page
         from memaudit.runs.run import read_run
 
         read = read_run(run)
@@ -109,14 +108,11 @@ def report(  # noqa: PLR0913  one for each option
             is_html = annex.suffix.lower() in (".html", ".htm")
             page = annex_page(made, read_release(policy))
             written += _write(page, annex if is_html else None, None if is_html else annex, None)
-    if shown.as_json:
-        document = made.document() | {"written": [str(path) for path in written]}
-        click.echo(json_text(document))
-        return
+    document = made.document() | {"written": [str(path) for path in written]}
     lead = gate_sentence(made.gate) if made.gate else ""
-    print_page(Page(title="", verdict=verdict(made), lead=lead, sections=()), color=shown.color)
-    # A path is one line, however long: it may be handed on.
-    click.echo(inert("\n".join(("", *map(shown_path, written)))))
+    shown.tell(document, Page(title="", verdict=verdict(made), lead=lead, sections=()))
+    if not shown.as_json:  # a path is one line, however long: it may be handed on
+        click.echo(inert("\n".join(("", *map(shown_path, written)))))
 
 
 def _check_text(show_text: int, data: str | None, html: Path | None, tokenizer: str | None) -> None:

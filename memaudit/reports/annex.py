@@ -1,6 +1,7 @@
 """The annex of a report for reviewers: what was tested, what was not, and the numbers behind it."""
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -8,6 +9,7 @@ import msgspec
 from memaudit.errors import UsageError
 from memaudit.files import read_small
 from memaudit.gate.policy import MAX_POLICY_BYTES
+from memaudit.labels import VerifiedRows
 from memaudit.reports import words
 from memaudit.reports.gate import gate_sentence
 from memaudit.reports.page import (
@@ -24,7 +26,8 @@ from memaudit.reports.page import (
     name,
     plain,
 )
-from memaudit.reports.report import Report, budgets
+from memaudit.reports.report import Report
+from memaudit.reports.report_page import remedies_table
 from memaudit.text import safe_text, shown_path
 
 _NOT_GIVEN = "not given: name it in the section [release] of the policy file"
@@ -149,11 +152,11 @@ def _tested(report: Report) -> Table:
             if sensitivity is None
             else sensitivity.in_words(risks.n_flagged),
         ),
+        *_sampled(verified),
         *(
             (what, "not covered", "needs a tool of its own")
             for what in (
-                "nearly exact continuation and paraphrase",
-                "continuation by random sampling",
+                "paraphrase",
                 "membership inference",
                 "model inversion and attribute inference",
             )
@@ -179,26 +182,32 @@ def _threat(report: Report) -> Bullets:
     )
 
 
-def _mitigation(report: Report) -> tuple[Table, Paragraph]:
-    risks = report.run.risks
-    found = budgets(risks)
-    exact = [each for each in found if each.rows == risks.n_flagged]
-    rows: list[tuple[Sentence, ...]] = [("none", 0, words.expected(risks.expected))]
-    rows += [("drop all examples at risk", each.rows, words.expected(each.left)) for each in exact]
-    table = Table(
-        title="Estimated with the training as it is",
-        columns=(
-            Column("mitigation"),
-            Column("examples dropped", is_number=True),
-            Column("expected to be memorized", is_number=True),
+def _sampled(verified: VerifiedRows | None) -> Iterator[tuple[Sentence, ...]]:
+    """Yield what sampling a student reveals, exactly and nearly."""
+    exact = None if verified is None else verified.result.sampled
+    near = None if verified is None else verified.result.near_verbatim
+    for what, found, option in (
+        ("exact continuation by random sampling", exact and exact["student"], ""),
+        (
+            "nearly exact continuation by random sampling",
+            near and near["student"].sampled,
+            " --near-verbatim 0.1",
         ),
-        rows=tuple(rows),
-    )
+    ):
+        if not found:
+            yield what, "no", f"run 'memaudit verify{option}'"
+        else:
+            n = max(found, key=int)
+            least = "at least " if option else ""
+            yield what, "tested", f"{least}{found[n]:,} examples in {int(n):,} samples of each"
+
+
+def _mitigation(report: Report) -> tuple[Table, Paragraph]:
     note = Paragraph(
         "'memaudit filter' cleans the corpus, and 'memaudit diff' names what was removed and what "
         "that changed. Give both runs to the reviewer."
     )
-    return table, note
+    return remedies_table(report), note
 
 
 def _residual(report: Report, release: Release) -> Table:

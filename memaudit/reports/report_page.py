@@ -295,11 +295,12 @@ def _budget(report: Report) -> Section:
         is_folded=True,
         style="numbers",
     )
-    blocks = (_remedies(report), _budget_chart(found, n_flagged), table)
+    blocks = (remedies_table(report), _budget_chart(found, n_flagged), table)
     return Section("What would lower the risk", "budget", "Remedies", blocks)
 
 
-def _remedies(report: Report) -> Table:
+def remedies_table(report: Report) -> Table:
+    """Return what each way to lower the risk would leave, side by side."""
     return Table(
         title="Estimates, until you predict the cleaned corpus",
         columns=(Column("what you do"), *numbers("examples left", "different texts expected")),

@@ -11,7 +11,8 @@ from support.report_runs import made_up_run
 
 from memaudit.classifier import load_classifier, shipped_classifiers_dir
 from memaudit.evaluation import Rate
-from memaudit.labels import VerificationResult, match_run
+from memaudit.labels import NearVerbatim, VerificationResult, match_run
+from memaudit.reports.annex import Release, annex_page
 from memaudit.reports.charts import draw_alone
 from memaudit.reports.html import render_html
 from memaudit.reports.markdown import render_markdown
@@ -185,3 +186,20 @@ def test_every_chart_of_the_page_is_a_file_of_its_own(run, card):
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert chart.title in "".join(root.itertext())
         assert root.find("{http://www.w3.org/2000/svg}style") is not None
+
+
+def test_the_annex_says_what_sampling_reveals_or_how_to_find_out(run, verified):
+    """Verify knows it: a reviewer must not read that it is not covered."""
+    counts = {"1": 3, "1000": 7}
+    near = {"student": NearVerbatim(sampled={"1": 4, "1000": 9}, expected_exact=1, expected_near=2)}
+    known = replace(verified.result, sampled={"student": counts}, near_verbatim=near)
+
+    def told(verified):
+        report = replace(make_report(run), verified=verified)
+        return render_markdown(annex_page(report, Release()))
+
+    assert "random sampling | no | run 'memaudit verify' |" in told(None)
+    assert "| no | run 'memaudit verify --near-verbatim 0.1' |" in told(verified)
+    page = told(replace(verified, result=known))
+    assert "| exact continuation by random sampling | tested | 7 examples in 1,000 samples" in page
+    assert "| tested | at least 9 examples in 1,000 samples of each |" in page
