@@ -55,8 +55,9 @@ def summary_page(result: AuditResult, *, objective_given: bool = True) -> Page:
     return Page(
         title="Memorization summary",
         verdict=verdict(result),
-        lead=" ".join(filter(None, [words.generic(result.finished.risks), *sensitive, *ways])),
+        lead=" ".join(filter(None, [words.generic(result.finished.risks), *sensitive])),
         sections=(
+            *ways,
             Section(blocks=(_outcomes(result),)),
             *worst,
             Section(blocks=(_provenance(result),)),
@@ -88,21 +89,22 @@ def verdict(result: AuditResult) -> Sentence:
     )
 
 
-def _other_ways(result: AuditResult) -> str:
-    """Return the expected numbers of the usual ways to train, on one line."""
+def _other_ways(result: AuditResult) -> Section:
+    """Return the expected numbers of the usual ways to train, and how to ask for each."""
     ways = {
-        "soft labels at T = 2": Objective(temperature=2.0),
-        "at T = 1": Objective(temperature=1.0),
-        "hard labels": Objective("hard"),
-        "text that the teacher samples": Objective("sampled"),
-        "plain fine-tuning": Objective("cross-entropy"),
+        ("soft labels at T = 2", ""): Objective(temperature=2.0),
+        ("soft labels at T = 1", "--temperature 1"): Objective(temperature=1.0),
+        ("the teacher's likeliest text", "--objective hard"): Objective("hard"),
+        ("text that the teacher samples", "--objective sampled"): Objective("sampled"),
+        ("plain fine-tuning", "--objective cross-entropy"): Objective("cross-entropy"),
     }
-    found = {name: result.finished.risks.expected_if(way) for name, way in ways.items()}
-    numbers = ", ".join(
-        f"{name}: {'no classifier' if count is None else words.expected(count)}"
-        for name, count in found.items()
+    found = {way: result.finished.risks.expected_if(each) for way, each in ways.items()}
+    rows = tuple(
+        (*way, "no classifier" if count is None else words.expected(count))
+        for way, count in found.items()
     )
-    return f"Different texts expected, by how you train (--objective, --recipe): {numbers}."
+    table = Table(columns=(Column("you train by"), Column("option"), Column("texts")), rows=rows)
+    return Section(title="Different texts expected, by how you train", blocks=(table,))
 
 
 def notes(result: AuditResult) -> Iterator[str]:

@@ -301,8 +301,8 @@ def test_without_an_objective_the_usual_ways_to_train_are_told(predict):
     """Nobody's trainer uses temperature 2 by default: the choice must be seen to matter."""
     _, out, _ = predict()
     told = " ".join(out.split())
-    assert "Different texts expected, by how you train (--objective, --recipe): soft labels" in told
-    assert "at T = 1: no classifier" in told
+    assert "Different texts expected, by how you train" in told
+    assert "soft labels at T = 1 --temperature 1 no classifier" in told
     _, out, _ = predict("--objective", "soft", "--restart")
     assert "by how you train" not in " ".join(out.split())
 
