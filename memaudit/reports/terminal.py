@@ -60,10 +60,11 @@ def print_page(page: Page, stream: TextIO | None = None, *, color: str = "auto")
                 console.print()
                 console.print(Text(section.title, style="bold"))
             for i, block in enumerate(section.blocks):
-                for drawn in _drawn(block, console.width):
-                    if i or not section.title:
-                        console.print()
-                    console.print(drawn)
+                drawn = list(_drawn(block, console.width))
+                if drawn and (i or not section.title):
+                    console.print()
+                for each in drawn:
+                    console.print(each)
         for note in page.notes:
             console.print()
             console.print(_text(note, "dim"))
