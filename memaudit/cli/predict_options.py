@@ -193,9 +193,6 @@ class Speed:
 def _speed(
     tensor_parallel: int,
     gpu_memory_share: float,
-    tokenizer: str | None,
-    served_model: str | None,
-    requests: int,
     cascade: bool,
     survival: float | None,
     **values: Any,
@@ -207,8 +204,22 @@ def _speed(
     if cascade and survival is None:
         survival = DEFAULT_SURVIVAL
     vllm = VllmOptions(tensor_parallel, gpu_memory_share)
-    endpoint = EndpointOptions(tokenizer, served_model, requests)
+    endpoint = EndpointOptions(
+        values.pop("tokenizer"),
+        values.pop("served_model"),
+        values.pop("requests"),
+        _temperature(values.pop("captured_temperature")),
+    )
     return Speed(vllm=vllm, endpoint=endpoint, survival=survival, **values)
+
+
+def _temperature(captured: float | None) -> float:
+    """Return that at which a teacher was captured: as given, else as axolotl's file says."""
+    recipe = options.chosen_recipe()
+    is_captured = click.get_current_context().params["teacher"] == "captured"
+    if captured is None and is_captured and recipe and recipe.trainer == "axolotl":
+        return recipe.objective.temperature
+    return captured or 1.0
 
 
 speed = bundle(
@@ -235,6 +246,13 @@ speed = bundle(
         "Tokenizer of a teacher that is served or captured: folder or hub id. Default where it is "
         "served: the model's name there.",
         metavar="MODEL",
+    ),
+    models_option(
+        "--captured-temperature",
+        "kd_temperature at which axolotl prepared what the corpus holds of a captured teacher. "
+        "Default: that of the --recipe, else 1.",
+        options.ABOVE_ZERO,
+        metavar="T",
     ),
     models_option(
         "--served-model", "Which model behind http, if several are served there.", metavar="NAME"

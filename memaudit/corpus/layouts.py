@@ -157,6 +157,11 @@ def _tokens(row: Mapping[str, object]) -> Content:
     # -100 is what torch's cross-entropy leaves out of the loss.
     edges = [i for i in range(len(ids)) if (labels[i] == -100) != (i == 0 or labels[i - 1] == -100)]
     edges += [len(ids)] if len(edges) % 2 else []
+    if edges in (
+        [0, len(ids)],
+        [1, len(ids)],
+    ):  # nobody predicts the first token: all, as of a text
+        return Rendered(text, token_ids=tuple(ids))
     return Rendered(text, tuple(zip(edges[::2], edges[1::2], strict=True)), tuple(ids))
 
 

@@ -57,6 +57,9 @@ class EndpointOptions:
     n_requests: int = 8
     """In flight at once, at least 1."""
 
+    captured_temperature: float = 1.0
+    """At which axolotl prepared what it captured, above 0."""
+
     def __post_init__(self) -> None:
         if self.n_requests < 1:
             raise ValueError(f"n_requests must be at least 1, got {self.n_requests}")

@@ -7,7 +7,7 @@ that of the likeliest other one: all that a `LogprobEngine` needs.
 Which token an entry is about differs, by the documentation of who writes it:
 
 - axolotl, `target_logprobs`, `target_token_ids`, `target_mask`: entry j is about token j + 1, in
-  what axolotl up to 0.18.0 prepared about token j. The mask says which: it hides what has no label.
+  what axolotl up to 0.21.0 prepared about token j. The mask says which: it hides what has no label.
   The k log-probabilities are scaled so that they sum to 1.
 - DistillKit, `token_ids` and `top_values`, or `bytepacked_indices` and `compressed_logprobs`: entry
   j is about token j + 1. There may be one entry less than there are tokens.
@@ -179,13 +179,19 @@ class CapturedRow:
     codec: "Codec | None" = None
     """Of compressed columns."""
 
+    temperature: float = 1.0
+    """At which axolotl prepared them, above 0: it divided the log-probabilities by it."""
+
     def entries(self) -> TopK:
         """Return its entries.
 
         Raises:
             RowError: they are broken, or their number does not go with that of the tokens.
         """
-        return _READERS[next(each for each in CAPTURES if {*each} == {*self.columns})](self)
+        layout = next(each for each in CAPTURES if {*each} == {*self.columns})
+        if self.temperature != 1 and _READERS[layout] is not _prepared:
+            raise RowError("axolotl did not prepare them: leave out --captured-temperature")
+        return _READERS[layout](self)
 
 
 def _prepared(row: CapturedRow) -> TopK:
@@ -207,7 +213,12 @@ def _prepared(row: CapturedRow) -> TopK:
         first = 0
     else:
         raise RowError("their mask does not go with the labels")
-    return TopK(ids, np.where(mask, logprobs, -np.inf), first, tells_rest=False)
+    told = np.where(mask, logprobs, -np.inf)
+    if row.temperature != 1:  # p^(1 / T), scaled to sum to 1 over the k, back to p, scaled likewise
+        told = told * row.temperature
+        sums = np.logaddexp.reduce(told, axis=1, keepdims=True, initial=-np.inf)
+        told = told - np.where(np.isfinite(sums), sums, 0.0)
+    return TopK(ids, told, first, tells_rest=False)
 
 
 def _plain(row: CapturedRow) -> TopK:

@@ -32,6 +32,7 @@ def told_rows(
     tokenizer: Callable[[], RowTokenizer],
     choice: WindowChoice,
     source: str,
+    temperature: float = 1.0,
 ) -> Iterator[Example | BadRow]:
     """Yield rows with what was captured of their tokens; those that hold nothing usable are bad.
 
@@ -42,6 +43,7 @@ def told_rows(
         tokenizer: returns the teacher's.
         choice: which windows will be cut.
         source: of the corpus; how compressed log-probabilities are packed is said beside it.
+        temperature: at which axolotl prepared them, above 0.
 
     Raises:
         CorpusError: it is not said.
@@ -53,13 +55,17 @@ def told_rows(
             continue
         try:
             is_packed = "compressed_logprobs" in row.captured
-            yield _told(row, tokenizer(), choice, codec() if is_packed else None)
+            yield _told(row, tokenizer(), choice, codec() if is_packed else None, temperature)
         except RowError as error:
             yield refused(row, f"{CAPTURED_WRONG}{error}")
 
 
 def _told(
-    row: Example, tokenizer: RowTokenizer, choice: WindowChoice, codec: Codec | None
+    row: Example,
+    tokenizer: RowTokenizer,
+    choice: WindowChoice,
+    codec: Codec | None,
+    temperature: float,
 ) -> Example:
     if row.token_ids is None:
         ((ids, answers),) = encode_examples([row], tokenizer)
@@ -67,7 +73,8 @@ def _told(
     else:
         ids, answers = list(row.token_ids), row.answers
         start = len(ids) - len(tokenizer.without_bos(ids))
-    logprobs = own_and_rival(ids, CapturedRow(row.captured, len(ids), answers, codec).entries())
+    captured = CapturedRow(row.captured, len(ids), answers, codec, temperature)
+    logprobs = own_and_rival(ids, captured.entries())
     is_told = ~np.isnan(logprobs[0])
     answers = _told_answers(answers, is_told)
     if answers == ():

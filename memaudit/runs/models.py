@@ -261,12 +261,13 @@ def check_sources(sources: ModelSources) -> None:
     if not is_elsewhere(sources.teacher):
         if options.endpoint != EndpointOptions(n_requests=options.endpoint.n_requests):
             raise UsageError(
-                "--tokenizer and --served-model go with a teacher behind an endpoint",
-                hint="leave them out, or give --teacher http://HOST:PORT",
+                "--tokenizer, --served-model and --captured-temperature go with a teacher elsewhere",
+                hint="leave them out, or give --teacher http://HOST:PORT or --teacher captured",
             )
         return
     refused = {
         "--cascade": is_captured and options.survival is not None,
+        "--captured-temperature": not is_captured and options.endpoint.captured_temperature != 1,
         "--served-model": is_captured and options.endpoint.served_model is not None,
         "--student and --baseline": sources.reference is not None,
         "--workers and --executor ray": options.n_elsewhere > 0,

@@ -208,8 +208,14 @@ def open_inputs(request: AuditRequest) -> AuditInputs:
     on_bad_row = request.options.on_bad_row
     rows = allowed_rows(rows, on_bad_row, lambda: models().tokenizer)
     if request.corpus.captured:
-        choice, source = request.options.window_choice, request.corpus.source
-        rows = told_rows(rows, lambda: models().tokenizer, choice, source)
+        options, source = request.options, request.corpus.source
+        rows = told_rows(
+            rows,
+            lambda: models().tokenizer,
+            options.window_choice,
+            source,
+            options.endpoint.captured_temperature,
+        )
         rows = allowed_rows(rows, on_bad_row, lambda: models().tokenizer)
     # The first row is read now, so that a corpus that cannot be read says so now.
     return AuditInputs(

@@ -120,6 +120,16 @@ def test_token_ids_are_taken_as_they_are(read):
     assert (found.token_ids, found.answers) == ((5, 6, 7, 8, 9), ((1, 3), (4, 5)))
 
 
+@pytest.mark.parametrize("first_label", [5, -100])
+def test_token_ids_that_are_all_trained_on_are_like_a_text(read, first_label):
+    """As answers they would be looked for behind their first token, where hardly any is recited."""
+    row = {"input_ids": [5, 6, 7, 8, 9], "labels": [first_label, 6, 7, 8, 9]}
+
+    (found,) = read("a.jsonl", json.dumps(row).encode())
+
+    assert (found.token_ids, found.answers) == ((5, 6, 7, 8, 9), None)
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [

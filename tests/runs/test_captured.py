@@ -78,6 +78,39 @@ def test_a_run_is_that_of_the_teacher_itself(
 
 
 @pytest.mark.parametrize("layout", ["prepared", "legacy"])
+def test_the_temperature_of_a_capture_is_undone(layout, captured_rows, predict, tmp_path):
+    """By it axolotl divides what it prepares; a teacher that looks unsure seems to recite little."""
+    softened = [row | {"logprobs": row["logprobs"] / 2} for row in captured_rows(k=8)]
+    (tmp_path / "axolotl.yaml").write_text("kd_trainer: true\nkd_temperature: 2.0\n")
+    plain, soft = (
+        write_capture(layout, rows, tmp_path / name)
+        for rows, name in ((captured_rows(k=8), "plain"), (softened, "soft"))
+    )
+    assert predict(plain, out="one")[0] == 0
+
+    for number, told in enumerate(
+        (["--captured-temperature", 2], ["--recipe", "axolotl.yaml"], [])
+    ):
+        assert predict(soft, *map(str, told), out=str(number))[0] == 0
+
+    name = "teacher_suffix_logprob"
+    expected = table(tmp_path / "one")[name]
+    np.testing.assert_allclose(table(tmp_path / "0")[name], expected, rtol=1e-5)
+    assert table(tmp_path / "1")[name] == table(tmp_path / "0")[name]
+    assert not np.allclose(table(tmp_path / "2")[name], expected, rtol=1e-4)
+
+
+def test_the_temperature_of_other_captures_is_a_mistake(captured_rows, predict, tmp_path):
+    """They hold what the teacher said, and would be spoilt."""
+    data = write_capture("plain", captured_rows(k=8), tmp_path / "capture")
+
+    code, _, err = predict(data, "--captured-temperature", "2")
+
+    assert code == 2
+    assert "leave out --captured-temperature" in err
+
+
+@pytest.mark.parametrize("layout", ["prepared", "legacy"])
 def test_answers_are_scored_where_they_were_captured(layout, captured_rows, predict, tmp_path):
     """Of a masked prompt nothing is known, so what looks at it is absent."""
     data = write_capture(layout, captured_rows(n_prompt=10), tmp_path / "capture", k=256)
