@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from typing import NoReturn
 
 from memaudit.cli.signals import Stopped, answer_signals, leave_at_signals
@@ -25,8 +26,8 @@ def main() -> NoReturn:
     except Stopped as stopped:
         code = stopped.exit_code
     except BaseException:
-        # Python would end with 1, which means that a gate has failed.
-        traceback.print_exc()
+        with suppress(Exception):  # standard error may be what has failed
+            traceback.print_exc()
     _leave(code)
 
 
@@ -36,12 +37,13 @@ def _leave(code: int) -> NoReturn:
     Python would take torch and transformers apart first, for seconds in which whoever reads our
     output waits for its end.
     """
-    threading._shutdown()  # type: ignore[attr-defined]  # what Python itself calls first
-    atexit._run_exitfuncs()
     try:
+        threading._shutdown()  # type: ignore[attr-defined]  # what Python itself calls first
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):
+    except BaseException:
+        # Python would end with 1, which means that a gate has failed.
         code = code or ERROR
     os._exit(code)
 

@@ -322,3 +322,12 @@ def test_two_outputs_cannot_have_one_name(command, first, second, tmp_path, monk
         assert "name the same file" in said
     assert run([*command, first, os.devnull, second, os.devnull]) == 2
     assert "name the same file" not in capsys.readouterr().err
+
+
+def test_what_fails_at_the_very_end_is_no_verdict():
+    """Python itself would end with 1, which means that a gate has failed, or with 120."""
+    script = "import sys, threading; threading._shutdown = lambda: 1 / 0\n"
+    script += "sys.argv = ['memaudit', '--help']\nfrom memaudit.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+
+    assert done.returncode == 2
