@@ -413,8 +413,9 @@ def predict(  # noqa: PLR0913  one for each group of options
     out = out or Path("runs") / _default_name(corpus.stem, machines.shard)
     with stop_explained(out):
         # Imported here: help is faster without, and a signal meanwhile is answered like any other.
-        from memaudit.cli.predict import plan_run, predict_all, predict_shard
-        from memaudit.runs.options import AuditOptions
+        with shown.working("load memaudit"):
+            from memaudit.cli.predict import plan_run, predict_all, predict_shard
+            from memaudit.runs.options import AuditOptions
 
         audit = {
             "teacher": models.teacher,

@@ -16,6 +16,7 @@ COMMANDS = {
     "report": ["--run", "run", "--html", "report.html"],
     "explain": ["--run", "run", "0"],
     "filter": ["--run", "run", "--data", "run", "--dry-run"],
+    "predict": ["--teacher", "teacher", "--data", "run"],
 }
 
 
@@ -46,14 +47,14 @@ def shown_on(stream, monkeypatch, run, *, quiet=False):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_it_comes_before_anything_heavy(command):
-    """Numpy and pyarrow take most of a second, in which the screen would be empty."""
+    """They take most of a second, in which the screen would be empty."""
     program = (
         "import sys\n"
         "from memaudit.cli.command import Shown\n"
         "from memaudit.cli.main import run\n"
         "def working(shown, what):\n"
         "    import memaudit.reports.terminal\n"
-        "    print(what, sorted({'numpy', 'pyarrow', 'msgspec', 'jinja2'} & {*sys.modules}))\n"
+        "    print(what, sorted({'torch', 'pyarrow', 'msgspec', 'jinja2'} & {*sys.modules}))\n"
         "    raise KeyboardInterrupt\n"
         "Shown.working = working\n"
         "run(sys.argv[1:])\n"
@@ -62,7 +63,8 @@ def test_it_comes_before_anything_heavy(command):
         [sys.executable, "-c", program, command, *COMMANDS[command]], capture_output=True, text=True
     )
 
-    assert done.stdout == "reading run (95 rows) []\n", done.stderr
+    word = "load memaudit" if command == "predict" else "reading run (95 rows)"
+    assert done.stdout == f"{word} []\n", done.stderr
 
 
 def test_it_is_gone_when_the_result_is_there(here, monkeypatch):
