@@ -448,7 +448,7 @@ QUICK = {
     ("gate_sarif", "undisturbed"),
     ("gate", "changed_corpus"),
 }
-"""What is tried each time; the others at night."""
+"""What is tried for every change; the others at night."""
 
 BROKEN = ("gate_junit", "gate_github", "gate_markdown")
 """Gates of which a limit is broken."""
@@ -490,7 +490,9 @@ def expected_codes(name, fault):
 
 
 CASES = [
-    pytest.param(*case, id="-".join(case), marks=[] if case in QUICK else [pytest.mark.slow])
+    pytest.param(
+        *case, id="-".join(case), marks=[pytest.mark.slow, *([pytest.mark.ci] * (case in QUICK))]
+    )
     for case in [(line, fault) for fault in FAULTS for line in LINES]
     if reaches(case[1], case[0])
 ]
@@ -531,6 +533,8 @@ def test_the_search_finds_texts_and_tokens_in_columns(tmp_path):
     assert hits(b"".join(i.to_bytes(4, "little") for i in ids))
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_text_that_is_asked_for_is_found_where_it_goes(box):
     """The same search, in a page that shows the beginning of each text."""
     code, *said = finish(box, LINES["report"] + " --show-text 40 --data {corpus}", undisturbed)

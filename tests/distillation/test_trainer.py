@@ -73,6 +73,8 @@ def test_no_suffix_reaches_a_student_that_learns_from_itsown_text(tmp_path):
     assert largest_gap(*half) > 0
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("killed_after", [3, 8])
 def test_a_killed_on_policy_training_ends_with_the_same_weights(tmp_path, killed_after):
     """What the student writes after the kill is what it would have written."""
@@ -171,6 +173,8 @@ def stop_at(step):
     return on_step
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("killed_after", [1, 4, 5, 8, 11])
 def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed_after):
     """Bit for bit, dropout and order of the examples included; epochs have four steps."""
@@ -189,6 +193,8 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path, killed_after):
     assert steps[0] == killed_after - killed_after % 2 + (1 if killed_after % 2 else -1)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_checkpoint_cut_short_is_ignored(tmp_path):
     """A kill may come while one is being written: the one before it counts."""
     settings = {"save_every": 2}

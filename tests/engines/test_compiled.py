@@ -65,6 +65,8 @@ def test_a_compiled_model_has_the_scores_of_the_naive_one(family):
         np.testing.assert_allclose(scores.kl_divergence, naive_kl(p, q), atol=AGAINST_NAIVE)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_machine_without_a_compiler_is_told_what_to_do(monkeypatch):
     """What torch raises there is pages long."""
     import torch._inductor.config as inductor

@@ -39,6 +39,8 @@ def faults(found):
     return {name: count for name, count in found.items() if name not in NO_FAULTS}
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_runs_killed_at_random_moments_end_like_one_that_was_not():
     """A few kills without strace: nothing lost, nothing doubled, no file left behind."""
     found = harness("kill", "--points", 0, "--random", 6)
@@ -59,6 +61,8 @@ def test_runs_killed_at_every_system_call_end_like_one_that_was_not():
 
 
 @needs_strace
+@pytest.mark.slow
+@pytest.mark.ci
 def test_runs_killed_at_some_system_calls_end_like_one_that_was_not():
     """A sample of the full set, chosen from its seed."""
     found = harness("kill", "--points", 6, "--seed", 7)
@@ -78,6 +82,8 @@ def test_failing_system_calls_are_errors_that_spoil_nothing():
 
 
 @needs_strace
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_few_failing_system_calls_are_errors_that_spoil_nothing():
     """A sample of them."""
     found = harness("fail", "--points", 6, "--seed", 7)

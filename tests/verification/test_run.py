@@ -197,6 +197,8 @@ def whole(plain, tmp_path_factory):
     return result, (out / "verification.parquet").read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("stage", "done"),
     [
