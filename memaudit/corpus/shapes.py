@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
+from functools import cached_property
 from typing import NoReturn
 from uuid import UUID
 
@@ -47,7 +48,7 @@ _NAMES_KEPT = 100
 _NAMES_SHOWN = 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: what each row asks for is worked out once
 class Columns:
     """The columns that are used."""
 
@@ -61,7 +62,7 @@ class Columns:
     captured: Mapping[str, str]
     """Likewise of those with log-probabilities; empty where they are not asked for."""
 
-    @property
+    @cached_property
     def in_words(self) -> str:
         """Their layout, and which part is trained on."""
         name = next(name for name, layout in LAYOUTS.items() if layout is self.layout)
@@ -72,7 +73,7 @@ class Columns:
         """Columns that every row needs for its text."""
         return tuple(self.roles[role] for role in self.layout.required)
 
-    @property
+    @cached_property
     def used(self) -> tuple[str, ...]:
         """Content columns, those that may be missing, then the id column, there or not."""
         return (*self.roles.values(), *self.captured.values(), self.id_column or _DEFAULT_ID)
