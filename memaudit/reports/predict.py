@@ -89,6 +89,10 @@ def verdict(result: AuditResult) -> Sentence:
     )
 
 
+_EPOCHS = (1.0, 3.0, 9.0)
+"""For which the expected number stands beside that of the run."""
+
+
 def _other_ways(result: AuditResult) -> Section:
     """Return the expected numbers of the usual ways to train, and how to ask for each."""
     ways = {
@@ -98,7 +102,13 @@ def _other_ways(result: AuditResult) -> Section:
         ("text that the teacher samples", "--objective sampled"): Objective("sampled"),
         ("plain fine-tuning", "--objective cross-entropy"): Objective("cross-entropy"),
     }
-    found = {way: result.finished.risks.expected_if(each) for way, each in ways.items()}
+    risks, exposure = result.finished.risks, result.finished.manifest.inputs.exposure
+    found = {way: risks.expected_if(each) for way, each in ways.items()}
+    if exposure is not None:
+        for epochs in _EPOCHS:
+            if epochs != exposure.epochs:
+                way = f"soft labels, in {words.epochs(epochs)}", f"--epochs {epochs:g}"
+                found[way] = risks.expected_if(Objective(), epochs)
     rows = tuple(
         (*way, "no classifier" if count is None else words.expected(count))
         for way, count in found.items()

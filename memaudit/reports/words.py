@@ -135,7 +135,12 @@ def training_in_words(inputs: RunInputs) -> str:
         words += share
     if exposure is None:  # epochs are no input of the classifier
         return words
-    return f"{words}, in {exposure.epochs:g} {'epoch' if exposure.epochs == 1 else 'epochs'}"
+    return f"{words}, in {epochs(exposure.epochs)}"
+
+
+def epochs(n: float) -> str:
+    """Return `1 epoch` or `2.5 epochs`."""
+    return f"{n:g} {'epoch' if n == 1 else 'epochs'}"
 
 
 def percent_by_name(rates: Mapping[str, float]) -> str:

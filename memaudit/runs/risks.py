@@ -196,10 +196,16 @@ class Risks:
         n_rows = max(1, len(self.worst_windows))
         return {name: count / n_rows for name, count in n_outside.items()}
 
-    def expected_if(self, objective: Objective) -> ExpectedCount | None:
+    def expected_if(
+        self, objective: Objective, epochs: float | None = None
+    ) -> ExpectedCount | None:
         """Return how many distinct texts another way of training would make a student memorize.
 
         Each row counts by the window that is its riskiest as the run was asked.
+
+        Args:
+            objective: what the student learns.
+            epochs: passes over the corpus; the classifier looks at exposure. None: as in the run.
 
         Returns:
             None: no shipped classifier was fitted on such students, or it needs what was not scored.
@@ -215,9 +221,12 @@ class Risks:
         if any(not low <= settings[name] <= high for name, (low, high) in fitted.items()):
             return None
         # A classifier that does not look at the temperature was fitted at the default one.
-        if "log_temperature" not in ranges and objective.temperature != Objective().temperature:
+        is_other = (
+            "log_temperature" not in ranges and objective.temperature != Objective().temperature
+        )
+        if is_other or (epochs is not None and "log_exposure" not in ranges):
             return None
-        if not set(classifier.features) <= {*self.feature_names, *settings}:
+        if not {*classifier.features} <= {*self.feature_names, *settings}:
             return None
         windows, n_texts = np.unique(self.texts.windows, return_counts=True)
         X = np.column_stack(
@@ -228,6 +237,13 @@ class Risks:
                 for name in classifier.features
             ]
         )
+        if epochs is not None:
+            rows, times = (
+                self.X[windows, self.feature_names.index(name)]
+                for name in ("exposure_median", "occurrences")
+            )
+            seen = np.log(np.maximum(rows, times) * epochs)
+            X[:, classifier.features.index("log_exposure")] = seen
         return classifier.expected_count(classifier.predict_proba(X), n_texts)
 
     def probabilities_without(

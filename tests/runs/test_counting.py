@@ -18,6 +18,7 @@ from support.fakes import make_classifier, make_rows
 from memaudit import audit
 from memaudit.errors import UsageError
 from memaudit.features import EXPOSURE_FEATURES, FEATURE_SETS
+from memaudit.objectives import Objective
 from memaudit.runs import counting
 from memaudit.runs.folder import read_summary
 from memaudit.runs.manifest import Shard, read_manifest
@@ -111,6 +112,16 @@ def test_epochs_are_an_input_of_the_run(tmp_path):
     assert (counted.gram_tokens, counted.epochs) == (8, 3.0)
     with pytest.raises(UsageError, match=r"exposure\.epochs was 3.0, is now 5.0"):
         run(tmp_path / "run", epochs=5.0)
+
+
+def test_other_epochs_are_estimated_as_a_run_that_is_told_of_them(tmp_path):
+    """Else the numbers beside each other in a summary would be of two kinds."""
+    three = run(tmp_path / "three", epochs=3.0).finished.risks
+    nine = run(tmp_path / "nine", epochs=9.0).finished.risks
+    objective = Objective()
+
+    assert three.expected_if(objective, 9.0) == nine.expected_if(objective)
+    assert three.expected_if(objective, 9.0) != three.expected_if(objective)
 
 
 def test_what_was_counted_is_not_counted_again(tmp_path, monkeypatch):
