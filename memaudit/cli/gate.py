@@ -295,7 +295,8 @@ def _key(baseline: Path | None, outputs: Outputs) -> bytes | None:
     key = read_key(path, create=not reads)
     if is_new:
         shown = shown_path(path)
-        click.echo(f"note: {shown} is a new secret key: add it to .gitignore", err=True)
+        note = f"note: {shown} is a new secret key: add it to .gitignore"
+        click.echo(note, sys.stderr, err=True)
     return key
 
 

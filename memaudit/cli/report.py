@@ -1,5 +1,6 @@
 """`memaudit report`, `explain` and `diff`: what finished runs say, as pages."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,7 +152,8 @@ def _warnings(run: "Run") -> tuple[str, ...]:
         for table in changed_tables(run)
     )
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        # By name: the bar that is shown meanwhile has taken its place, and makes room for it.
+        click.echo(f"warning: {warning}", sys.stderr, err=True)
     return warnings
 
 

@@ -9,6 +9,7 @@ import pytest
 from support.fake_run import fake_audit
 
 from memaudit.cli.command import Shown
+from memaudit.cli.main import run as memaudit
 
 COMMANDS = {
     "status": ["run"],
@@ -88,3 +89,13 @@ def test_a_run_that_does_not_say_its_rows_is_named_without(here, monkeypatch):
 def test_logs_and_who_wants_quiet_get_nothing(here, monkeypatch, stream, quiet):
     """A log of a CI job holds the verdict alone."""
     assert shown_on(stream, monkeypatch, here, quiet=quiet) == ""
+
+
+def test_a_warning_meanwhile_gets_a_line_of_its_own(here, monkeypatch):
+    """Behind the bar it would be half of a line that stays."""
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    (here / "risk.jsonl").write_text("{}\n")
+    assert memaudit(["report", "--run", "run", "--html", "report.html", "--color", "never"]) == 0
+
+    assert "\x1b[2Kwarning: risk.jsonl was changed" in stream.getvalue()
