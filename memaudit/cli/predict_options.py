@@ -216,10 +216,15 @@ def _speed(
 def _temperature(captured: float | None) -> float:
     """Return that at which a teacher was captured: as given, else as axolotl's file says."""
     recipe = options.chosen_recipe()
-    is_captured = click.get_current_context().params["teacher"] == "captured"
-    if captured is None and is_captured and recipe and recipe.trainer == "axolotl":
+    params = click.get_current_context().params
+    if captured is not None or params["teacher"] != "captured":
+        return captured or 1.0
+    if recipe and recipe.trainer == "axolotl":
         return recipe.objective.temperature
-    return captured or 1.0
+    if not params["quiet"]:
+        note = "taken to be captured at temperature 1; --captured-temperature tells another"
+        click.echo(note, err=True)
+    return 1.0
 
 
 speed = bundle(

@@ -100,6 +100,16 @@ def test_the_temperature_of_a_capture_is_undone(layout, captured_rows, predict, 
     assert not np.allclose(table(tmp_path / "2")[name], expected, rtol=1e-4)
 
 
+def test_a_temperature_that_nobody_told_is_named(captured_rows, tmp_path, tiny_teacher, capsys):
+    """At another one nearly nothing would be expected, and the data do not show it."""
+    data = write_capture("prepared", captured_rows(k=8), tmp_path / "capture")
+    given = ("--teacher", "captured", "--tokenizer", tiny_teacher, "--data", data)
+
+    assert run(["predict", *map(str, given), *SIZES, "--out", str(tmp_path / "out")]) == 0
+
+    assert "captured at temperature 1" in capsys.readouterr().err
+
+
 def test_the_temperature_of_other_captures_is_a_mistake(captured_rows, predict, tmp_path):
     """They hold what the teacher said, and would be spoilt."""
     data = write_capture("plain", captured_rows(k=8), tmp_path / "capture")
