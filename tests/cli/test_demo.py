@@ -53,7 +53,7 @@ def test_a_wheel_outside_the_checkout_has_demo_and_classifiers(tmp_path):
     (packages,) = (tmp_path / "empty" / "lib").glob("python3*/site-packages")
     zipfile.ZipFile(wheel).extractall(packages)
     # The dependencies of this environment, without the checkout.
-    paths = [path for path in sys.path if path.endswith("-packages") and ".venv" not in path]
+    paths = [path for path in sys.path if path.endswith("-packages")]
     (packages / "dependencies.pth").write_text("\n".join(paths) + "\n")
     python = str(tmp_path / "empty" / "bin" / "python")
 
