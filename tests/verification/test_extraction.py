@@ -12,6 +12,7 @@ from memaudit.verification.extraction import (
     check_generation,
     extract,
     extraction_sets,
+    sampled_counts,
 )
 from memaudit.windows import WindowShape
 
@@ -56,6 +57,39 @@ def test_extraction_is_the_engines_answer():
     assert told == [128, 150]
     assert found["extracted"].tolist() == [bool(s.is_argmax[7:].all()) for s in scores]
     assert found["nats"] == pytest.approx([-s.logprobs.sum() for s in scores], rel=1e-5)
+
+
+def markov_model():
+    """A model that looks at the last token alone, and the chain that it is: (V, V) probabilities."""
+    import torch
+
+    model = scratch_model()
+    with torch.no_grad():
+        for name, parameter in model.gpt_neox.layers.named_parameters():
+            if "dense" in name:  # what the layers add to their input
+                parameter.zero_()
+        model.lm_head.weight *= 140
+        states = model.gpt_neox.final_layer_norm(model.gpt_neox.embed_in.weight)
+        return model, (states @ model.lm_head.weight.T).double().softmax(dim=-1).numpy()
+
+
+def test_what_samples_reveal_of_a_markov_chain_has_its_closed_form():
+    """A suffix is as likely as its transitions together, and n samples reveal it with 1 - (1 - p)^n."""
+    model, chain = markov_model()
+    rng = np.random.default_rng(0)
+    windows = rng.integers(len(chain), size=(300, SHAPE.length), dtype=np.int32)
+    for i in range(1, SHAPE.length):
+        windows[:, i] = [rng.choice(len(chain), p=chain[token]) for token in windows[:, i - 1]]
+
+    found = extract(HfEngine(model), windows, shape=SHAPE, on_chunk=lambda n: None)
+    one = Extraction(found["extracted"], found["nats"], 15, found["suffix_logprobs"])
+    counts = sampled_counts({"student": one}, np.ones(len(windows), np.bool_))
+
+    p = chain[windows[:, PREFIX_LEN - 1 : -1], windows[:, PREFIX_LEN:]].prod(axis=1)
+    assert np.exp(found["suffix_logprobs"]) == pytest.approx(p, rel=1e-4)
+    expected = {str(n): int((1 - (1 - p) ** n >= 0.5).sum()) for n in (1, 10, 100, 1000)}
+    assert counts == {"student": expected}
+    assert 0 < expected["1"] < expected["10"] < expected["100"] < expected["1000"] < 300
 
 
 def constant_model():
