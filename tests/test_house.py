@@ -3,8 +3,13 @@
 When a change lowers a figure, lower its limit with it. `python -m tests.support.house` prints all.
 """
 
+import re
+from pathlib import Path
+
 import pytest
 from support.house import House
+
+ROOT = Path(__file__).parents[1]
 
 AT_MOST = {  # figure: limit, and what the limit should come down to
     "modules": 153,  # 125; quantised models, apart from others: 1; references with other tokenizers: 1; a teacher behind an endpoint: 2, where a model is, out of engines.models: 1
@@ -39,3 +44,22 @@ def test_the_house_does_not_grow(figures, name):
 def test_comments_do_not_get_fewer(figures, name):
     """Why something is done is seldom seen in the code."""
     assert figures[name] >= AT_LEAST[name]
+
+
+def test_the_guide_names_files_that_are_there():
+    """Who adds a format or an option opens them in order."""
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    folders = "corpus|runs|engines|cli|gate|reports|tests|study"
+    named = set(re.findall(rf"\b(?:{folders})/[\w/]+\b(?!<)(?:\.py)?", guide))
+
+    gone = [
+        name
+        for name in named
+        if not any(
+            (ROOT / place / name).with_suffix(end).exists()
+            for place in ("", "memaudit")
+            for end in ("", ".py")
+        )
+    ]
+
+    assert gone == []
