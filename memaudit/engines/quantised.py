@@ -46,7 +46,7 @@ def unpacking(source: str, folder: Path, method: str | None) -> dict[str, Any]:
     refusal = None
     if method is not None and method not in known:
         refusal = f"quantised by {safe_text(method, 40)}, which transformers does not know"
-    elif method == "fp8" and (name := _cut_block(folder)):
+    elif method == "fp8" and (name := _misfit(folder)):
         refusal = f"in blocks that do not fit {safe_text(name)}: it would be unpacked wrongly"
     if refusal is not None:
         raise ModelError(
@@ -58,6 +58,14 @@ def unpacking(source: str, folder: Path, method: str | None) -> dict[str, Any]:
         "mxfp4": lambda: auto.Mxfp4Config(dequantize=True),
     }
     return {"quantization_config": ways[method]()} if method in ways else {}
+
+
+def _misfit(folder: Path) -> str | None:
+    """Return what the blocks of FP8 weights do not fit, if they can be told at all."""
+    try:
+        return _cut_block(folder)
+    except (TypeError, LookupError, ArithmeticError):  # sizes that are no positive numbers
+        return "weight_block_size"
 
 
 def _cut_block(folder: Path) -> str | None:

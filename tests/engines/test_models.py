@@ -445,6 +445,17 @@ def test_quantised_weights_have_the_values_that_they_stand_for(folder):
     HfEngine(loaded.model).score(make_windows(2))
 
 
+@pytest.mark.parametrize("blocks", [[0, 0], ["a", "b"], "ab", {"a": 1}, 7, [None, 128], [[], []]])
+def test_blocks_of_no_size_are_a_message(folder, blocks):
+    """Anybody can write a config."""
+    quantise(folder)
+    settings = {"quant_method": "fp8", "weight_block_size": blocks, "activation_scheme": "dynamic"}
+    edit_json(folder / "config.json", quantization_config=settings)
+
+    with pytest.raises(ModelError):
+        load_model(str(folder))
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_quantised_weight_that_is_no_number_is_refused(folder, value):
     """Its scale alone may be broken."""
