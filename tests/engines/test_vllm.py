@@ -176,6 +176,7 @@ def test_an_audit_with_vllm_equals_the_embedded_one(models, tmp_path, capsys):
     arguments = ["predict", "--teacher", models("llama"), "--student", models("llama", seed=1)]
     arguments += ["--data", corpus, "--classifier", tmp_path / "classifier", "--chunk-size", 8]
     arguments += ["--prefix-tokens", 16, "--suffix-tokens", 16, "--json", "--quiet", "--engine"]
+    capsys.readouterr()  # the models may have been saved just now, with bars
 
     tables = {}
     for name, engine in (("one", "vllm"), ("two", "auto"), ("hf", "hf")):
