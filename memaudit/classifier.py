@@ -44,6 +44,36 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Shifts every probability; absorbs the prevalence of the calibration runs."""
 
 
+class SampledRisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From a calibrated log-odds to what sampling reveals: `sigmoid(slope * log_odds + intercept)`.
+
+    That is the probability that at least one of some samples of a window's suffix is exactly it,
+    with a probability of one half or more; at temperature 1, from the whole vocabulary. Source:
+    Hayes et al. 2024 (arXiv:2410.19482), (n, p)-discoverable extraction.
+    """
+
+    samples: int
+    """Of each prefix, n; from 1 on."""
+
+    slope: float
+    """At least 0."""
+
+    intercept: float
+    count_log_sd: float
+    """As that of the classifier."""
+
+    def __post_init__(self) -> None:
+        limits: dict[str, tuple[float, float]] = {
+            "samples": (1, 10**9),
+            "slope": (0, _MAX_NUMBER),
+            "count_log_sd": (0, 20),
+        }
+        limits["intercept"] = (-_MAX_NUMBER, _MAX_NUMBER)
+        for field, (low, high) in limits.items():
+            if not low <= (value := getattr(self, field)) <= high:
+                raise ValueError(f"expected {field} in [{low:g}, {high:g}], got {value:g}")
+
+
 class ZlibRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which zlib the zlib features were measured with: others compress to other lengths."""
 
@@ -95,6 +125,9 @@ class RiskClassifier(
     feature_ranges: tuple[tuple[float, float], ...]
     """Lowest and highest value of each column in training."""
 
+    sampled: tuple[SampledRisk, ...] = ()
+    """By rising numbers of samples. Nothing: it was fitted for greedy decoding alone."""
+
     zlib: ZlibRecord
     """Of the interpreter that measured the training features."""
 
@@ -104,6 +137,9 @@ class RiskClassifier(
     def __post_init__(self) -> None:
         _check_features(self)
         _check_numbers(self)
+        samples = [each.samples for each in self.sampled]
+        if samples != sorted(set(samples)):
+            raise ValueError("expected rising numbers of samples")
 
     @property
     def digest(self) -> str:
@@ -145,7 +181,27 @@ class RiskClassifier(
             ClassifierError: a feature is not a finite number.
             ValueError: X has another number of columns.
         """
-        return sigmoid(self.calibration.slope * self.predict_logit(X) + self.calibration.intercept)
+        return sigmoid(self._calibrated(X))
+
+    def predict_sampled(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the probability that samples reveal each window, see `SampledRisk`.
+
+        Args:
+            X: (n, n_features) raw features, in the order of `features`.
+
+        Returns:
+            (len(sampled), n): more samples never reveal less.
+
+        Raises:
+            ClassifierError: a feature is not a finite number.
+            ValueError: X has another number of columns.
+        """
+        log_odds = self._calibrated(X)
+        found = [sigmoid(each.slope * log_odds + each.intercept) for each in self.sampled]
+        return np.maximum.accumulate(np.array(found).reshape(-1, len(X)), axis=0)
+
+    def _calibrated(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.calibration.slope * self.predict_logit(X) + self.calibration.intercept
 
     def expected_count(
         self, probabilities: NDArray[np.float64], copies: NDArray[np.int64] | None = None

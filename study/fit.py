@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from memaudit.classifier import (
     Calibration,
     RiskClassifier,
+    SampledRisk,
     load_classifier,
     shipped_name,
     sigmoid,
@@ -151,6 +152,9 @@ class Run:
     weight: NDArray[np.float64]
     """(n,) how many windows each row stands for."""
 
+    suffix_logprobs: NDArray[np.float64] | None = None
+    """(n,) log-probability of sampling each suffix from the student, nats. None: not in the file."""
+
     @property
     def label(self) -> str:
         """Cell and student; the cell alone for the student that each cell has."""
@@ -266,8 +270,17 @@ def _run(cell: CellFile, student: Mapping[str, Any], rows: NDArray[np.bool_]) ->
         "sampled": "sampled",
         "text": "cross-entropy",
     }
-    recited, weight = columns[f"recited_{name}"], columns["weight"].astype(np.float64)
-    return Run(about["cell"]["name"], name, kinds[learns], about, columns, recited, weight)
+    logprobs = columns.get(f"suffix_logprob_{name}")
+    return Run(
+        cell=about["cell"]["name"],
+        student=name,
+        objective=kinds[learns],
+        about=about,
+        columns=columns,
+        recited=columns[f"recited_{name}"],
+        weight=columns["weight"].astype(np.float64),
+        suffix_logprobs=None if logprobs is None else logprobs.astype(np.float64),
+    )
 
 
 def log_exposure(rows: NDArray[Any], epochs: float) -> NDArray[np.float64]:
@@ -291,7 +304,7 @@ def of_objective(runs: Sequence[Run], objective: ObjectiveKind) -> list[Run]:
     return [run for run in runs if run.objective == objective]
 
 
-def _predictable(runs: Sequence[Run], spec: Shipped | RiskClassifier) -> list[Run]:
+def predictable(runs: Sequence[Run], spec: Shipped | RiskClassifier) -> list[Run]:
     """Return the runs that a classifier is for: the baseline must not tell what itself recites."""
     return [
         run
@@ -501,7 +514,7 @@ def fit_shipped(runs: Sequence[Run], spec: Shipped) -> Fitted:
 
     Each cell has one say in which features there are, and all its students in what they weigh.
     """
-    known = _predictable(fitted_on(runs), spec)
+    known = predictable(fitted_on(runs), spec)
     main = [run for run in known if run.student in _MAIN_STUDENTS]
     return fit(known, (*_SETTINGS, *choose_features(main, spec.candidates)))
 
@@ -529,14 +542,14 @@ def judge_all(
     }
     table = {}
     for name, fitted in fits.items():
-        told = _predictable(test, shipped[name][0]) if name in shipped else test
+        told = predictable(test, shipped[name][0]) if name in shipped else test
         table[name] = {
             run.label: judge(run, fitted.probabilities(run), fitted.threshold) for run in told
         }
     for path in sorted(_BEFORE.glob("*.json")):
         before = load_classifier(path)
         if before.objective == objective:
-            told = _predictable(test, before)
+            told = predictable(test, before)
             table[f"shipped before: {path.stem}"] = {
                 run.label: _judge_file(run, before) for run in told
             }
@@ -583,12 +596,17 @@ RULES: dict[str, Callable[[Run], NDArray[np.float64] | None]] = {
 
 
 def classifier_of(
-    fitted: Fitted, runs: Sequence[Run], spec: Shipped, provenance: dict[str, str]
+    fitted: Fitted,
+    sampled: tuple[SampledRisk, ...],
+    runs: Sequence[Run],
+    spec: Shipped,
+    provenance: dict[str, str],
 ) -> RiskClassifier:
     """Return what was fitted in the form that memaudit reads.
 
     Args:
         fitted: with features of the classifier's set.
+        sampled: what samples reveal, by its log-odds.
         runs: it was fitted on.
         spec: which classifier it is.
         provenance: data, recipe, command and versions.
@@ -619,6 +637,7 @@ def classifier_of(
         threshold=fitted.threshold,
         count_log_sd=max(0.1, fitted.log_sd),
         feature_ranges=tuple(zip(X.min(axis=0).tolist(), X.max(axis=0).tolist(), strict=True)),
+        sampled=sampled,
         zlib=zlib_record(),
         provenance=provenance,
     )

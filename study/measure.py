@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from memaudit.exposure import GRAM_TOKENS
 from memaudit.features import corpus_features, model_features
-from memaudit.memorization import extracted
+from memaudit.memorization import extracted, suffix_logprob
 from study.exposure import exposure_of
 from study.recipe import Cell
 from study.stages import Workshop, load_model, read_tokenizer, read_windows, training_seconds
@@ -36,7 +36,7 @@ class CellFile:
     """What stands in the file of a cell."""
 
     columns: dict[str, NDArray[Any]]
-    """(n,) by name: features, `recited_MODEL` for each model, `weight` (how many windows the row
+    """(n,) by name: features, `recited_MODEL` and `suffix_logprob_MODEL` for each model, `weight` (how many windows the row
     stands for), `source`, `is_held_out`, `in_half`, `count`, `suffix_tokens`."""
 
     about: dict[str, Any]
@@ -72,6 +72,9 @@ def measure_cell(shop: Workshop, cell: Cell, models: Sequence[str]) -> CellFile:
         if name not in scores:
             scores[name] = _score(load_model(shop.cell_folder(cell) / name), windows)
         columns[f"recited_{name}"] = _recited(scores[name], prefix_len)
+        columns[f"suffix_logprob_{name}"] = np.array(
+            [suffix_logprob(each.teacher, prefix_len) for each in scores[name]]
+        )
     about = {
         "cell": msgspec.to_builtins(cell),
         "regime": msgspec.to_builtins(shop.recipe.regimes[cell.regime]),

@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 
+from memaudit.classifier import SampledRisk
 from memaudit.gate.check import MIN_RUNS
 from memaudit.metrics import clopper_pearson, expected_count
 from memaudit.objectives import ObjectiveKind
@@ -28,6 +30,7 @@ from study.fit import (
     read_runs,
 )
 from study.interventions import interventions_table, read_interventions
+from study.sampling import fit_sampled, sampling_table
 from study.shipping import ship
 from study.specific import halves_table, predict_by, specific_table
 from study.tables import StudyTable, decimal, markdown, write_markdown
@@ -49,6 +52,7 @@ def main() -> None:
     shipped = _fit_all(runs)
     teacher = shipped["teacher"][1]
     predict = predict_by(teacher)
+    sampled = _fit_all_sampled(shipped)
     judged = {kind: judge_all(runs, shipped, kind) for kind in get_args(ObjectiveKind)}
     tables = [
         rates_table(runs),
@@ -61,13 +65,14 @@ def main() -> None:
         families_table(runs, teacher),
         pilots_table(runs, teacher),
         objectives_table(others, shipped),
+        sampling_table(runs, shipped, sampled),
         teachers_table(runs, teacher),
         halves_table(runs, read_outside_runs(arguments.cells), predict),
         specific_table(runs, predict),
         interventions_table(read_interventions(arguments.interventions)),
     ]
     if arguments.models is not None:
-        ship(runs, shipped, judged, arguments.models)
+        ship(runs, shipped, sampled, judged, arguments.models)
     if arguments.markdown is not None:
         write_markdown(tables, arguments.markdown)
     sys.stdout.write(markdown(tables))
@@ -84,6 +89,22 @@ def _fit_all(runs: Sequence[Run]) -> dict[str, tuple[Shipped, Fitted]]:
             log_sd = max(fitted.log_sd, shipped[spec.feature_set][1].log_sd)
             shipped[name] = (spec, replace(fitted, log_sd=log_sd))
     return shipped
+
+
+def _fit_all_sampled(
+    shipped: Mapping[str, tuple[Shipped, Fitted]],
+) -> dict[str, tuple[SampledRisk, ...]]:
+    """Return what samples reveal, by name; spreads of few runs are those of soft labels, too."""
+    sampled = {name: fit_sampled(fitted) for name, (_, fitted) in shipped.items()}
+    for name, (spec, fitted) in shipped.items():
+        if len(fitted.held_out) < MIN_RUNS:
+            sampled[name] = tuple(
+                msgspec.structs.replace(
+                    each, count_log_sd=max(each.count_log_sd, soft.count_log_sd)
+                )
+                for each, soft in zip(sampled[name], sampled[spec.feature_set], strict=True)
+            )
+    return sampled
 
 
 def rates_table(runs: Sequence[Run]) -> StudyTable:

@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit import __version__
-from memaudit.classifier import Calibration, RiskClassifier, save_classifier, zlib_record
+from memaudit.classifier import (
+    Calibration,
+    RiskClassifier,
+    SampledRisk,
+    save_classifier,
+    zlib_record,
+)
 from memaudit.features import REFERENCE_FEATURES
 from memaudit.metrics import clopper_pearson
 from memaudit.objectives import ObjectiveKind
@@ -51,6 +57,7 @@ _STATISTICS = (
 def ship(
     runs: Sequence[Run],
     shipped: Mapping[str, tuple[Shipped, Fitted]],
+    sampled: Mapping[str, tuple[SampledRisk, ...]],
     judged: Mapping[str, Mapping[str, Mapping[str, Judged]]],
     models: Path,
 ) -> None:
@@ -59,13 +66,15 @@ def ship(
     Args:
         runs: of all cells.
         shipped: by name.
+        sampled: what samples reveal, by name.
         judged: by objective, method and test cell, as `judge_all` returns them.
         models: each classifier goes into a folder of its name here.
     """
     for name, (spec, fitted) in shipped.items():
         of_kind = of_objective(runs, spec.objective)
         known = [run for run in of_kind if run.about["cell"]["role"] != "test"]
-        classifier = classifier_of(fitted, known, spec, _provenance(spec.objective))
+        provenance = _provenance(spec.objective)
+        classifier = classifier_of(fitted, sampled[name], known, spec, provenance)
         folder = models / name
         folder.mkdir(parents=True, exist_ok=True)
         save_classifier(classifier, folder)

@@ -22,6 +22,7 @@ from memaudit.classifier import (
     MAX_FILE_SIZE,
     Calibration,
     RiskClassifier,
+    SampledRisk,
     check_zlib,
     find_classifier,
     load_classifier,
@@ -55,6 +56,12 @@ def make_classifier(**changes):
     return RiskClassifier(**(fields | changes))
 
 
+SAMPLED = (
+    SampledRisk(samples=1, slope=2.0, intercept=-4.0, count_log_sd=0.5),
+    SampledRisk(samples=1000, slope=0.5, intercept=1.0, count_log_sd=0.4),
+)
+
+
 @pytest.fixture
 def saved(tmp_path):
     """The JSON of a valid classifier, to be spoilt."""
@@ -74,6 +81,55 @@ matrices = arrays(
     st.tuples(st.integers(1, 20), st.just(len(FEATURES))),
     elements=st.floats(-1e9, 1e9),
 )
+
+
+def test_what_samples_reveal_follows_from_the_calibrated_log_odds():
+    """The formula on paper; and a thousand samples never reveal less than one."""
+    X = np.array([[100.0, 1.0, -2.0], [100.0, 20.0, -2.0]])  # log-odds of -2.5 and 35.5
+    found = make_classifier(sampled=SAMPLED).predict_sampled(X)
+
+    expected = sigmoid(np.array([2 * -2.5 - 4, 2 * 35.5 - 4])), sigmoid(np.array([-0.25, 18.75]))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
+    np.testing.assert_allclose(found[1], np.maximum(*expected), rtol=1e-12)
+    assert make_classifier().predict_sampled(X).shape == (0, 2)
+
+
+def test_a_classifier_without_a_map_for_samples_keeps_its_digest(tmp_path):
+    """Runs of before name it, and files of before are still read."""
+    save_classifier(make_classifier(), tmp_path / "without")
+    save_classifier(make_classifier(sampled=SAMPLED), tmp_path / "with")
+
+    assert b"sampled" not in (tmp_path / "without" / FILE_NAME).read_bytes()
+    assert load_classifier(tmp_path / "with").sampled == SAMPLED
+    assert make_classifier().digest != make_classifier(sampled=SAMPLED).digest
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("samples", 0),
+        ("samples", 10**10),
+        ("slope", -0.1),
+        ("slope", 1e60),
+        ("intercept", 1e60),
+        ("count_log_sd", -1.0),
+        ("count_log_sd", 21.0),
+    ],
+)
+def test_a_map_for_samples_has_limits(tmp_path, field, value):
+    """A file from anywhere must not give numbers that are none, or an order turned round."""
+    save_classifier(make_classifier(sampled=SAMPLED), tmp_path)
+    document = json.loads((tmp_path / FILE_NAME).read_text())
+    document["classifier"]["sampled"][0][field] = value
+
+    with pytest.raises(ClassifierError, match=f"expected {field} in"):
+        load_classifier(write(tmp_path / "spoilt.json", document))
+
+
+def test_numbers_of_samples_rise(tmp_path):
+    """Each goes with one column of what is predicted."""
+    with pytest.raises(ValueError, match="expected rising numbers of samples"):
+        make_classifier(sampled=(SAMPLED[0], SAMPLED[0]))
 
 
 def test_a_logit_is_the_weighted_sum_of_standardised_features():

@@ -9,7 +9,6 @@ import msgspec
 from memaudit.errors import UsageError
 from memaudit.files import read_small
 from memaudit.gate.policy import MAX_POLICY_BYTES
-from memaudit.labels import VerifiedRows
 from memaudit.reports import words
 from memaudit.reports.gate import gate_sentence
 from memaudit.reports.page import (
@@ -152,7 +151,7 @@ def _tested(report: Report) -> Table:
             if sensitivity is None
             else sensitivity.in_words(risks.n_flagged),
         ),
-        *_sampled(verified),
+        *_sampled(report),
         *(
             (what, "not covered", "needs a tool of its own")
             for what in (
@@ -182,8 +181,9 @@ def _threat(report: Report) -> Bullets:
     )
 
 
-def _sampled(verified: VerifiedRows | None) -> Iterator[tuple[Sentence, ...]]:
+def _sampled(report: Report) -> Iterator[tuple[Sentence, ...]]:
     """Yield what sampling a student reveals, exactly and nearly."""
+    verified, estimated = report.verified, report.run.risks.expected_if_sampled
     exact = None if verified is None else verified.result.sampled
     near = None if verified is None else verified.result.near_verbatim
     for what, found, option in (
@@ -194,7 +194,14 @@ def _sampled(verified: VerifiedRows | None) -> Iterator[tuple[Sentence, ...]]:
             " --near-verbatim 0.1",
         ),
     ):
-        if not found:
+        if not found and estimated and not option:
+            count = words.expected(estimated[max(estimated)])
+            yield (
+                what,
+                "estimated",
+                f"{count} different texts in {max(estimated):,} samples of each",
+            )
+        elif not found:
             yield what, "no", f"run 'memaudit verify{option}'"
         else:
             n = max(found, key=int)

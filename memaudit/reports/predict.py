@@ -49,13 +49,14 @@ def summary_page(result: AuditResult, *, objective_given: bool = True) -> Page:
         objective_given: whether the user has said how the student is trained. If not, the numbers
             of other ways stand beside that of the default.
     """
+    risks = result.finished.risks
     sensitive = [] if result.sensitivity is None else [result.sensitivity.in_words(result.flagged)]
     ways = [] if objective_given or not result.scored else [_other_ways(result)]
     worst = [Section(title="Worst examples", blocks=(_worst(result),))] if result.worst else []
     return Page(
         title="Memorization summary",
         verdict=verdict(result),
-        lead=" ".join(filter(None, [words.generic(result.finished.risks), *sensitive])),
+        lead=" ".join(filter(None, [words.generic(risks), words.sampled(risks), *sensitive])),
         sections=(
             *ways,
             Section(blocks=(_outcomes(result),)),

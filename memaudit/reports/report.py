@@ -203,6 +203,7 @@ class Report:
             "expected_memorized_distinct": texts.mean,
             "expected_memorized_distinct_interval": [texts.low, texts.high],
             "expected_generic_distinct": risks.expected_generic_texts,
+            "expected_if_sampled": risks.sampled_document(),
             "recited_by_teacher": risks.n_recited,
             "sensitivity": None if sensitivity is None else asdict(sensitivity),
             "out_of_range": dict(risks.out_of_range),

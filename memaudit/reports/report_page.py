@@ -99,8 +99,9 @@ def _answers(report: Report) -> Table:
         f"copies {rows} of {words.examples(report.run.n_rows)}.",
         "What should I do?": _next_step(report),
         "On what evidence?": _evidence(report),
-        "What is not covered?": "Paraphrases, other parts of a text, random sampling, and tests "
-        "of membership. See the limits.",
+        "What is not covered?": "Paraphrases, other parts of a text, "
+        f"{'' if risks.expected_if_sampled else 'random sampling, '}and tests of membership. "
+        "See the limits.",
     }
     return replace(facts(answers), style="answers")
 
@@ -152,8 +153,7 @@ def _at_risk(report: Report) -> Iterator[str]:
                 )
             )
         )
-    if generic := words.generic(report.run.risks):
-        yield generic
+    yield from filter(None, (words.generic(report.run.risks), words.sampled(report.run.risks)))
     if sensitivity := report.run.sensitivity_summary:
         yield sensitivity.in_words(n_flagged)
 

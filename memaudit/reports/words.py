@@ -105,6 +105,19 @@ def generic(risks: Risks) -> str:
     )
 
 
+def sampled(risks: Risks) -> str:
+    """Return how many different texts samples are expected to reveal, or nothing."""
+    found = {n: count for n, count in risks.expected_if_sampled.items() if count.mean >= 0.5}
+    if not found:
+        return ""
+    told = [f"{approximately(count.mean)} in {n:,}" for n, count in found.items()]
+    last = f" ({interval(found[max(found)])})"
+    return (
+        "Somebody who samples at temperature 1 sees about this many different texts, by samples of "
+        f"each: {', '.join(told)}{last}."
+    )
+
+
 def figure(value: float | None, digits: int = 3) -> str:
     """Return a number without a unit, such as an AUC; None if it is not defined."""
     return "–" if value is None else f"{value:.{digits}f}"

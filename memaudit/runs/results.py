@@ -286,6 +286,7 @@ class AuditResult:
                 self.expected_distinct.high,
             ],
             "expected_generic_distinct": self.finished.risks.expected_generic_texts,
+            "expected_if_sampled": self.finished.risks.sampled_document(),
             "windows": self.windows,
             "distinct_windows": self.distinct_windows,
             "kept_windows": self.kept_windows,

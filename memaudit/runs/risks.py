@@ -5,7 +5,7 @@ report, the gate and the filter read the same numbers.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from memaudit.classifier import RiskClassifier, find_classifier
 from memaudit.errors import ClassifierError
 from memaudit.features import objective_features, reason_in_words
-from memaudit.metrics import ExpectedCount
+from memaudit.metrics import ExpectedCount, expected_count
 from memaudit.objectives import Objective
 from memaudit.prefilter import make_prefilter
 from memaudit.runs.reading import RowWindows
@@ -181,6 +181,24 @@ class Risks:
         """Distinct texts expected to be memorized; those that share a window go together."""
         windows, n_texts = np.unique(self.texts.windows, return_counts=True)
         return self.classifier.expected_count(self.window_probabilities[windows], n_texts)
+
+    @cached_property
+    def expected_if_sampled(self) -> dict[int, ExpectedCount]:
+        """By n, distinct texts that n samples of each reveal, more likely than not.
+
+        Nothing if the classifier was not fitted for sampling.
+        """
+        windows, n_texts = np.unique(self.texts.windows, return_counts=True)
+        X = self.X[windows][:, _columns(self.classifier, self.feature_names)]
+        found = self.classifier.predict_sampled(X)
+        return {
+            each.samples: expected_count(probabilities, each.count_log_sd, n_texts)
+            for each, probabilities in zip(self.classifier.sampled, found, strict=True)
+        }
+
+    def sampled_document(self) -> dict[str, dict[str, float]]:
+        """Return `expected_if_sampled` for JSON."""
+        return {str(n): asdict(count) for n, count in self.expected_if_sampled.items()}
 
     @cached_property
     def out_of_range(self) -> dict[str, float]:

@@ -4,12 +4,13 @@ import json
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import msgspec
 import numpy as np
 import pytest
 from support.fake_run import ByteWiseEngine, audit_with
 from support.report_runs import made_up_run
 
-from memaudit.classifier import load_classifier, shipped_classifiers_dir
+from memaudit.classifier import SampledRisk, load_classifier, shipped_classifiers_dir
 from memaudit.evaluation import Rate
 from memaudit.labels import NearVerbatim, VerificationResult, match_run
 from memaudit.reports.annex import Release, annex_page
@@ -188,6 +189,12 @@ def test_every_chart_of_the_page_is_a_file_of_its_own(run, card):
         assert root.find("{http://www.w3.org/2000/svg}style") is not None
 
 
+def sampling(classifier):
+    """The classifier, fitted for samples as well."""
+    found = SampledRisk(samples=1000, slope=0.5, intercept=1.0, count_log_sd=0.3)
+    return msgspec.structs.replace(classifier, sampled=(found,))
+
+
 def test_the_annex_says_what_sampling_reveals_or_how_to_find_out(run, verified):
     """Verify knows it: a reviewer must not read that it is not covered."""
     counts = {"1": 3, "1000": 7}
@@ -199,6 +206,10 @@ def test_the_annex_says_what_sampling_reveals_or_how_to_find_out(run, verified):
         return render_markdown(annex_page(report, Release()))
 
     assert "random sampling | no | run 'memaudit verify' |" in told(None)
+    estimated = replace(run, risks=replace(run.risks, classifier=sampling(run.risks.classifier)))
+    page = render_markdown(annex_page(make_report(estimated), Release()))
+    assert "random sampling | estimated | " in page
+    assert "different texts in 1,000 samples of each |" in page
     assert "| no | run 'memaudit verify --near-verbatim 0.1' |" in told(verified)
     page = told(replace(verified, result=known))
     assert "| exact continuation by random sampling | tested | 7 examples in 1,000 samples" in page

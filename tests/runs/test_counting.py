@@ -1,5 +1,6 @@
 """The counting pass: exposure in a run, where its classifier asks for it."""
 
+import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -16,9 +17,11 @@ from support.fake_run import (
 from support.fakes import make_classifier, make_rows
 
 from memaudit import audit
+from memaudit.classifier import SampledRisk, sigmoid
 from memaudit.errors import UsageError
 from memaudit.features import EXPOSURE_FEATURES, FEATURE_SETS
 from memaudit.objectives import Objective
+from memaudit.reports import words
 from memaudit.runs import counting
 from memaudit.runs.folder import read_summary
 from memaudit.runs.manifest import Shard, read_manifest
@@ -122,6 +125,36 @@ def test_other_epochs_are_estimated_as_a_run_that_is_told_of_them(tmp_path):
 
     assert three.expected_if(objective, 9.0) == nine.expected_if(objective)
     assert three.expected_if(objective, 9.0) != three.expected_if(objective)
+
+
+def test_different_texts_that_samples_reveal_are_expected_once_each(tmp_path):
+    """The sum over texts of the classifier's own map; copies share their fate."""
+    sampled = tuple(
+        SampledRisk(samples=n, slope=0.5, intercept=i, count_log_sd=0.3)
+        for n, i in ((1, -1.0), (1000, 2.0))
+    )
+    told = msgspec.structs.replace(CLASSIFIER, sampled=sampled)
+    risks = run(tmp_path / "run", [*TEXTS, TEXTS[0]], classifier=told).finished.risks
+
+    p = risks.texts.probabilities
+    for each in sampled:
+        found = risks.expected_if_sampled[each.samples]
+        expected = sigmoid(0.5 * (np.log(p) - np.log1p(-p)) + each.intercept).sum()
+        assert found.mean == pytest.approx(expected)
+        assert found.low <= found.mean <= found.high
+    assert len(p) == len(TEXTS)
+    document = read_summary(tmp_path / "run")["expected_if_sampled"]
+    assert list(document) == ["1", "1000"]
+    assert document["1000"]["mean"] == risks.expected_if_sampled[1000].mean
+    assert f"{round(document['1000']['mean'])} in 1,000 (" in words.sampled(risks)
+
+
+def test_a_classifier_for_greedy_decoding_alone_says_nothing_of_samples(tmp_path):
+    """A sentence without a number would look like a number of none."""
+    risks = run(tmp_path / "run").finished.risks
+
+    assert risks.expected_if_sampled == {}
+    assert words.sampled(risks) == ""
 
 
 def test_what_was_counted_is_not_counted_again(tmp_path, monkeypatch):

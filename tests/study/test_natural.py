@@ -10,18 +10,18 @@ import pytest
 import torch
 import zstandard
 
-from memaudit.classifier import Calibration, find_classifier
+from memaudit.classifier import Calibration, find_classifier, sigmoid
 from memaudit.features import KNOWN_FEATURES
 from memaudit.prefilter import load_prefilter_fit, prefilter_fit_path
 from study import fit as fitting
-from study import interventions, loops, stages
+from study import interventions, loops, sampling, stages
 from study.measure import count_templates, finished_models, measure_cell, read_cell, write_cell
 from study.models import cut_model, new_model
 from study.recipe import Schedule, Size, read_recipe
 from study.report import classifiers_table, rates_table, students_table
 from study.shipping import ship
 from study.specific import halves_table, specific_table
-from study.stages import Workshop, read_tokenizer, read_windows, train_cell
+from study.stages import Workshop, load_model, read_tokenizer, read_windows, train_cell
 from study.texts import _cut_chats, cut_document
 from study.transfer import families_table, objectives_table, pilots_table, teachers_table
 
@@ -228,6 +228,25 @@ def test_a_cell_file_holds_no_text_and_is_read_back(shop, cell, tmp_path):
         np.testing.assert_allclose(found.columns[name], column, rtol=2.0**-12, atol=1e-6)
 
 
+def test_a_cell_says_how_likely_each_student_is_to_sample_a_suffix(shop, cell):
+    """By transformers' own loss over the suffix: what 1,000 samples reveal follows from it."""
+    models = finished_models(shop, cell)
+    measured = measure_cell(shop, cell, models)
+    made, prefix_len = read_windows(shop, cell), shop.recipe.regimes[cell.regime].prefix_len
+    student = load_model(shop.cell_folder(cell) / models[-1])
+    sizes = measured.columns["weight"]
+    assert len(sizes) == len(made.windows) + len(made.held_out), "small enough to keep all"
+
+    with torch.inference_mode():
+        for row, window in enumerate(made.windows[:5]):
+            ids = torch.from_numpy(window.astype(np.int64))[None]
+            labels = ids.clone()
+            labels[:, :prefix_len] = -100
+            nats = student(ids, labels=labels).loss.item() * (len(window) - prefix_len)
+            found = measured.columns[f"suffix_logprob_{models[-1]}"][row]
+            assert found == pytest.approx(-nats, rel=1e-4)
+
+
 def test_suffixes_that_share_eight_tokens_are_one_template():
     """Also by way of a third one."""
     first, last = np.arange(16), np.arange(16, 32)
@@ -286,6 +305,35 @@ def test_a_fit_ranks_and_counts_what_it_has_not_seen():
     assert [run.cell for run, _ in fitted.held_out] == [run.cell for run in known]
 
 
+def test_what_samples_reveal_is_fitted_by_log_odds_of_other_sources():
+    """As many as were found, of a run that nothing was fitted on; a file of before says nothing."""
+    runs = make_runs(("train", "train", "calibration", "test"), models=("soft",))
+    rng = np.random.default_rng(9)
+    told = [
+        replace(
+            run,
+            suffix_logprobs=60 * run.columns["teacher_suffix_min_logprob"]
+            - np.abs(rng.normal(size=len(run.recited))),
+        )
+        for run in runs
+    ]
+    *known, test = told
+    fitted = fitting.fit(known, ("log_exposure", "teacher_suffix_min_logprob"))
+
+    found = sampling.fit_sampled(fitted)
+
+    assert [each.samples for each in found] == [1, 10, 100, 1000]
+    log_odds = sampling.log_odds_of(fitted, test)
+    for each in found[1:]:
+        expected = sigmoid(each.slope * log_odds + each.intercept).sum()
+        assert expected == pytest.approx(sampling.revealed(test, each.samples).sum(), rel=0.25)
+    table = sampling.sampling_table(
+        told, {"teacher": (fitting.SHIPPED[0], fitted)}, {"teacher": found}
+    )
+    assert [row[2] for row in table.rows] == ["1", "10", "100", "1,000"]
+    assert sampling.fit_sampled(fitting.fit(runs[:3], fitted.features)) == ()
+
+
 def test_runs_that_share_a_source_are_left_out_together():
     """Else text of the very pages that are to be predicted has been seen."""
     runs = make_runs(("train", "train", "train"), models=("soft",))
@@ -340,7 +388,7 @@ def test_what_is_fitted_is_the_classifier_that_memaudit_reads(tmp_path):
     shipped = {"teacher": (spec, fitted)}
     judged = {"soft": fitting.judge_all(runs, shipped, "soft")}
 
-    ship(runs, shipped, judged, tmp_path)
+    ship(runs, shipped, {"teacher": ()}, judged, tmp_path)
 
     classifier = find_classifier(str(tmp_path / "teacher"), "teacher")
     test = next(run for run in runs if run.about["cell"]["role"] == "test")
@@ -482,7 +530,7 @@ def test_a_classifier_is_fitted_and_judged_on_students_of_its_objective():
     models = ("soft", "baseline", "plain", "hard-greedy", "hard-sampled")
     runs = make_runs(("train", "calibration", "test"), models=models)
     students = {
-        spec.name: {run.student for run in fitting._predictable(runs, spec)}
+        spec.name: {run.student for run in fitting.predictable(runs, spec)}
         for spec in fitting.SHIPPED
     }
 
