@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from memaudit.errors import ClassifierError
 from memaudit.features import FEATURE_SETS, KNOWN_FEATURES, is_aligned
 from memaudit.files import output_errors, written_file
+from memaudit.memorization import revealed_nats
 from memaudit.metrics import ExpectedCount, expected_count
 from memaudit.objectives import ObjectiveKind
 from memaudit.text import safe_text
@@ -45,33 +46,50 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SampledRisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """From a calibrated log-odds to what sampling reveals: `sigmoid(slope * log_odds + intercept)`.
+    """What sampling reveals, by the calibrated log-odds z of being memorized.
 
-    That is the probability that at least one of some samples of a window's suffix is exactly it,
-    with a probability of one half or more; at temperature 1, from the whole vocabulary. Source:
-    Hayes et al. 2024 (arXiv:2410.19482), (n, p)-discoverable extraction.
+    n samples reveal a suffix if, more likely than not, one of them is exactly it; at temperature
+    1, from the whole vocabulary. So it must cost the student at most
+    `a = -log(1 - 2**(-1 / n)) / suffix tokens` nats per token, which is as likely as
+
+        sigmoid(intercept + slope * z + (nats_slope + interaction * z) * log(a))
+
+    Source: Hayes et al. 2024 (arXiv:2410.19482), (n, p)-discoverable extraction.
     """
 
-    samples: int
-    """Of each prefix, n; from 1 on."""
-
-    slope: float
-    """At least 0."""
-
     intercept: float
-    count_log_sd: float
-    """As that of the classifier."""
+    slope: float
+    nats_slope: float
+    interaction: float
+    count_log_sds: tuple[tuple[int, float], ...]
+    """By rising n: as the `count_log_sd` of a classifier, for n samples."""
 
     def __post_init__(self) -> None:
-        limits: dict[str, tuple[float, float]] = {
-            "samples": (1, 10**9),
-            "slope": (0, _MAX_NUMBER),
-            "count_log_sd": (0, 20),
-        }
-        limits["intercept"] = (-_MAX_NUMBER, _MAX_NUMBER)
-        for field, (low, high) in limits.items():
-            if not low <= (value := getattr(self, field)) <= high:
-                raise ValueError(f"expected {field} in [{low:g}, {high:g}], got {value:g}")
+        numbers = self.intercept, self.slope, self.nats_slope, self.interaction
+        if not all(abs(number) <= _MAX_NUMBER for number in numbers):
+            raise ValueError(f"expected finite numbers up to {_MAX_NUMBER:g}")
+        samples = [n for n, log_sd in self.count_log_sds if n >= 1 and 0 <= log_sd <= 20]
+        if samples != sorted({n for n, _ in self.count_log_sds}):
+            raise ValueError("expected rising numbers of samples, each with a number in [0, 20]")
+
+    def predict(
+        self, log_odds: NDArray[np.float64], suffix_tokens: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return the probability that samples reveal each window.
+
+        Args:
+            log_odds: (n_windows,) of being memorized, calibrated.
+            suffix_tokens: (n_windows,) at least 1.
+
+        Returns:
+            (len(count_log_sds), n_windows)
+        """
+        by_nats = self.nats_slope + self.interaction * log_odds
+        found = [
+            sigmoid(self.intercept + self.slope * log_odds + by_nats * np.log(nats / suffix_tokens))
+            for nats in (revealed_nats(n) for n, _ in self.count_log_sds)
+        ]
+        return np.maximum.accumulate(np.array(found), axis=0)  # more samples never reveal less
 
 
 class ZlibRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,8 +143,8 @@ class RiskClassifier(
     feature_ranges: tuple[tuple[float, float], ...]
     """Lowest and highest value of each column in training."""
 
-    sampled: tuple[SampledRisk, ...] = ()
-    """By rising numbers of samples. Nothing: it was fitted for greedy decoding alone."""
+    sampled: SampledRisk | None = None
+    """None: it was fitted for greedy decoding alone."""
 
     zlib: ZlibRecord
     """Of the interpreter that measured the training features."""
@@ -137,9 +155,6 @@ class RiskClassifier(
     def __post_init__(self) -> None:
         _check_features(self)
         _check_numbers(self)
-        samples = [each.samples for each in self.sampled]
-        if samples != sorted(set(samples)):
-            raise ValueError("expected rising numbers of samples")
 
     @property
     def digest(self) -> str:
@@ -181,26 +196,10 @@ class RiskClassifier(
             ClassifierError: a feature is not a finite number.
             ValueError: X has another number of columns.
         """
-        return sigmoid(self._calibrated(X))
+        return sigmoid(self.calibrated_logit(X))
 
-    def predict_sampled(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the probability that samples reveal each window, see `SampledRisk`.
-
-        Args:
-            X: (n, n_features) raw features, in the order of `features`.
-
-        Returns:
-            (len(sampled), n): more samples never reveal less.
-
-        Raises:
-            ClassifierError: a feature is not a finite number.
-            ValueError: X has another number of columns.
-        """
-        log_odds = self._calibrated(X)
-        found = [sigmoid(each.slope * log_odds + each.intercept) for each in self.sampled]
-        return np.maximum.accumulate(np.array(found).reshape(-1, len(X)), axis=0)
-
-    def _calibrated(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
+    def calibrated_logit(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the log-odds of what `predict_proba` returns."""
         return self.calibration.slope * self.predict_logit(X) + self.calibration.intercept
 
     def expected_count(

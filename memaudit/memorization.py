@@ -8,6 +8,8 @@ extraction of what `--check-generate` generates, and if asked the probabilistic 
 (`engines.generation.near_verbatim_logprobs`). `shares_run` is a Python function only.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -75,6 +77,11 @@ def probabilistically_extracted(
     """
     _check_probability(probability)
     return extraction_probability(logprobs, n) >= probability
+
+
+def revealed_nats(n: int) -> float:
+    """Return what a suffix may cost, in nats, that n samples reveal more likely than not."""
+    return -math.log(-math.expm1(-math.log(2) / n))
 
 
 def _log_of_rest(logprobs: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -597,7 +597,7 @@ RULES: dict[str, Callable[[Run], NDArray[np.float64] | None]] = {
 
 def classifier_of(
     fitted: Fitted,
-    sampled: tuple[SampledRisk, ...],
+    sampled: SampledRisk | None,
     runs: Sequence[Run],
     spec: Shipped,
     provenance: dict[str, str],

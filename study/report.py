@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-import msgspec
 import numpy as np
 
 from memaudit.classifier import SampledRisk
@@ -30,7 +29,7 @@ from study.fit import (
     read_runs,
 )
 from study.interventions import interventions_table, read_interventions
-from study.sampling import fit_sampled, sampling_table
+from study.sampling import borrowed, fit_sampled, sampling_table
 from study.shipping import ship
 from study.specific import halves_table, predict_by, specific_table
 from study.tables import StudyTable, decimal, markdown, write_markdown
@@ -93,17 +92,13 @@ def _fit_all(runs: Sequence[Run]) -> dict[str, tuple[Shipped, Fitted]]:
 
 def _fit_all_sampled(
     shipped: Mapping[str, tuple[Shipped, Fitted]],
-) -> dict[str, tuple[SampledRisk, ...]]:
+) -> dict[str, SampledRisk | None]:
     """Return what samples reveal, by name; spreads of few runs are those of soft labels, too."""
     sampled = {name: fit_sampled(fitted) for name, (_, fitted) in shipped.items()}
     for name, (spec, fitted) in shipped.items():
-        if len(fitted.held_out) < MIN_RUNS:
-            sampled[name] = tuple(
-                msgspec.structs.replace(
-                    each, count_log_sd=max(each.count_log_sd, soft.count_log_sd)
-                )
-                for each, soft in zip(sampled[name], sampled[spec.feature_set], strict=True)
-            )
+        own, soft = sampled[name], sampled[spec.feature_set]
+        if len(fitted.held_out) < MIN_RUNS and own is not None and soft is not None:
+            sampled[name] = borrowed(own, soft)
     return sampled
 
 

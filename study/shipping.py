@@ -57,7 +57,7 @@ _STATISTICS = (
 def ship(
     runs: Sequence[Run],
     shipped: Mapping[str, tuple[Shipped, Fitted]],
-    sampled: Mapping[str, tuple[SampledRisk, ...]],
+    sampled: Mapping[str, SampledRisk | None],
     judged: Mapping[str, Mapping[str, Mapping[str, Judged]]],
     models: Path,
 ) -> None:

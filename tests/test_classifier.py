@@ -32,6 +32,7 @@ from memaudit.classifier import (
     zlib_record,
 )
 from memaudit.errors import ClassifierError, OutputError
+from memaudit.memorization import revealed_nats
 
 FEATURES = ("zlib_entropy", "log_occurrences", "teacher_suffix_mean_logprob")
 
@@ -56,9 +57,12 @@ def make_classifier(**changes):
     return RiskClassifier(**(fields | changes))
 
 
-SAMPLED = (
-    SampledRisk(samples=1, slope=2.0, intercept=-4.0, count_log_sd=0.5),
-    SampledRisk(samples=1000, slope=0.5, intercept=1.0, count_log_sd=0.4),
+SAMPLED = SampledRisk(
+    intercept=-1.0,
+    slope=0.5,
+    nats_slope=2.0,
+    interaction=-0.1,
+    count_log_sds=((10, 0.5), (1000, 0.4)),
 )
 
 
@@ -83,15 +87,22 @@ matrices = arrays(
 )
 
 
-def test_what_samples_reveal_follows_from_the_calibrated_log_odds():
-    """The formula on paper; and a thousand samples never reveal less than one."""
-    X = np.array([[100.0, 1.0, -2.0], [100.0, 20.0, -2.0]])  # log-odds of -2.5 and 35.5
-    found = make_classifier(sampled=SAMPLED).predict_sampled(X)
+def test_what_samples_reveal_follows_from_log_odds_and_length():
+    """The formula on paper."""
+    found = SAMPLED.predict(np.array([-2.5, 3.0]), np.array([16.0, 50.0]))
 
-    expected = sigmoid(np.array([2 * -2.5 - 4, 2 * 35.5 - 4])), sigmoid(np.array([-0.25, 18.75]))
-    np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
-    np.testing.assert_allclose(found[1], np.maximum(*expected), rtol=1e-12)
-    assert make_classifier().predict_sampled(X).shape == (0, 2)
+    assert found.shape == (2, 2)
+    for row, n in enumerate((10, 1000)):
+        short, long = (np.log(revealed_nats(n) / tokens) for tokens in (16, 50))
+        assert found[row, 0] == pytest.approx(sigmoid(-1 - 1.25 + (2 + 0.25) * short))
+        assert found[row, 1] == pytest.approx(sigmoid(-1 + 1.5 + (2 - 0.3) * long))
+
+
+def test_more_samples_never_reveal_less():
+    """Beyond the log-odds of the study the formula alone would turn round."""
+    found = SAMPLED.predict(np.array([-30.0, 0.0, 30.0]), np.full(3, 16.0))
+
+    assert (found[1] >= found[0]).all()
 
 
 def test_a_classifier_without_a_map_for_samples_keeps_its_digest(tmp_path):
@@ -105,31 +116,30 @@ def test_a_classifier_without_a_map_for_samples_keeps_its_digest(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "value", "says"),
     [
-        ("samples", 0),
-        ("samples", 10**10),
-        ("slope", -0.1),
-        ("slope", 1e60),
-        ("intercept", 1e60),
-        ("count_log_sd", -1.0),
-        ("count_log_sd", 21.0),
+        *((name, 1e60, "finite numbers") for name in ("intercept", "slope", "nats_slope")),
+        ("interaction", -1e60, "finite numbers"),
+        *(
+            ("count_log_sds", found, "rising numbers of samples")
+            for found in (
+                [[0, 0.1]],
+                [[9, 0.1], [9, 0.1]],
+                [[9, -0.1]],
+                [[9, 21]],
+                [[9, 1], [1, 1]],
+            )
+        ),
     ],
 )
-def test_a_map_for_samples_has_limits(tmp_path, field, value):
-    """A file from anywhere must not give numbers that are none, or an order turned round."""
+def test_a_map_for_samples_has_limits(tmp_path, field, value, says):
+    """A file from anywhere must not give numbers that are none."""
     save_classifier(make_classifier(sampled=SAMPLED), tmp_path)
     document = json.loads((tmp_path / FILE_NAME).read_text())
-    document["classifier"]["sampled"][0][field] = value
+    document["classifier"]["sampled"][field] = value
 
-    with pytest.raises(ClassifierError, match=f"expected {field} in"):
+    with pytest.raises(ClassifierError, match=says):
         load_classifier(write(tmp_path / "spoilt.json", document))
-
-
-def test_numbers_of_samples_rise(tmp_path):
-    """Each goes with one column of what is predicted."""
-    with pytest.raises(ValueError, match="expected rising numbers of samples"):
-        make_classifier(sampled=(SAMPLED[0], SAMPLED[0]))
 
 
 def test_a_logit_is_the_weighted_sum_of_standardised_features():

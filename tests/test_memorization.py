@@ -18,6 +18,7 @@ from memaudit.memorization import (
     longest_common_run,
     normalised_edit_distance,
     probabilistically_extracted,
+    revealed_nats,
     shares_run,
     suffix_logprob,
 )
@@ -233,3 +234,11 @@ def test_a_run_of_fifty_tokens_counts_wherever_it_stands():
     assert shares_run(np.append(np.int32(99), true[3:53]), true)
     assert not shares_run(true[3:52], true)
     assert shares_run(true[3:52], true, min_len=49)
+
+
+@pytest.mark.parametrize(("n", "nats"), [(1, np.log(2)), (10, 2.7029), (1000, 7.2748)])
+def test_what_samples_reveal_more_likely_than_not_costs_so_many_nats(n, nats):
+    """Any less likely suffix is not counted, any likelier one is."""
+    assert revealed_nats(n) == pytest.approx(nats, abs=1e-3)
+    told = probabilistically_extracted(-revealed_nats(n) + np.array([1e-9, -1e-9]), n, 0.5)
+    assert told.tolist() == [True, False]

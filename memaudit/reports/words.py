@@ -110,11 +110,11 @@ def sampled(risks: Risks) -> str:
     found = {n: count for n, count in risks.expected_if_sampled.items() if count.mean >= 0.5}
     if not found:
         return ""
-    told = [f"{approximately(count.mean)} in {n:,}" for n, count in found.items()]
-    last = f" ({interval(found[max(found)])})"
+    first, *more = (f"{approximately(count.mean)} in {n:,}" for n, count in found.items())
+    told = ", ".join([f"{first} samples of each", *more])
     return (
-        "Somebody who samples at temperature 1 sees about this many different texts, by samples of "
-        f"each: {', '.join(told)}{last}."
+        f"If people sample at temperature 1, expect this many different texts: {told} "
+        f"({interval(found[max(found)])})."
     )
 
 

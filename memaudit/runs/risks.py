@@ -188,12 +188,24 @@ class Risks:
 
         Nothing if the classifier was not fitted for sampling.
         """
+        sampled = self.classifier.sampled
+        if sampled is None:
+            return {}
         windows, n_texts = np.unique(self.texts.windows, return_counts=True)
-        X = self.X[windows][:, _columns(self.classifier, self.feature_names)]
-        found = self.classifier.predict_sampled(X)
+        X = self.X[windows]
+        nats, mean_nats = (
+            -X[:, self.feature_names.index(f"teacher_suffix_{name}")]
+            for name in ("logprob", "mean_logprob")
+        )
+        # Answers may be shorter than a window's suffix: so many tokens were scored of each.
+        tokens = np.divide(nats, mean_nats, out=np.ones(len(X)), where=mean_nats > 0).clip(min=1)
+        log_odds = self.classifier.calibrated_logit(
+            X[:, _columns(self.classifier, self.feature_names)]
+        )
+        found = sampled.predict(log_odds, np.round(tokens))
         return {
-            each.samples: expected_count(probabilities, each.count_log_sd, n_texts)
-            for each, probabilities in zip(self.classifier.sampled, found, strict=True)
+            n: expected_count(probabilities, log_sd, n_texts)
+            for (n, log_sd), probabilities in zip(sampled.count_log_sds, found, strict=True)
         }
 
     def sampled_document(self) -> dict[str, dict[str, float]]:

@@ -191,8 +191,10 @@ def test_every_chart_of_the_page_is_a_file_of_its_own(run, card):
 
 def sampling(classifier):
     """The classifier, fitted for samples as well."""
-    found = SampledRisk(samples=1000, slope=0.5, intercept=1.0, count_log_sd=0.3)
-    return msgspec.structs.replace(classifier, sampled=(found,))
+    found = SampledRisk(
+        intercept=1.0, slope=0.5, nats_slope=0.5, interaction=0.0, count_log_sds=((1000, 0.3),)
+    )
+    return msgspec.structs.replace(classifier, sampled=found)
 
 
 def test_the_annex_says_what_sampling_reveals_or_how_to_find_out(run, verified):

@@ -17,7 +17,7 @@ from support.fake_run import (
 from support.fakes import make_classifier, make_rows
 
 from memaudit import audit
-from memaudit.classifier import SampledRisk, sigmoid
+from memaudit.classifier import SampledRisk
 from memaudit.errors import UsageError
 from memaudit.features import EXPOSURE_FEATURES, FEATURE_SETS
 from memaudit.objectives import Objective
@@ -129,22 +129,25 @@ def test_other_epochs_are_estimated_as_a_run_that_is_told_of_them(tmp_path):
 
 def test_different_texts_that_samples_reveal_are_expected_once_each(tmp_path):
     """The sum over texts of the classifier's own map; copies share their fate."""
-    sampled = tuple(
-        SampledRisk(samples=n, slope=0.5, intercept=i, count_log_sd=0.3)
-        for n, i in ((1, -1.0), (1000, 2.0))
+    sampled = SampledRisk(
+        intercept=1.0,
+        slope=0.5,
+        nats_slope=0.7,
+        interaction=-0.02,
+        count_log_sds=((10, 0.3), (1000, 0.4)),
     )
     told = msgspec.structs.replace(CLASSIFIER, sampled=sampled)
     risks = run(tmp_path / "run", [*TEXTS, TEXTS[0]], classifier=told).finished.risks
 
     p = risks.texts.probabilities
-    for each in sampled:
-        found = risks.expected_if_sampled[each.samples]
-        expected = sigmoid(0.5 * (np.log(p) - np.log1p(-p)) + each.intercept).sum()
-        assert found.mean == pytest.approx(expected)
+    log_odds = np.log(p) - np.log1p(-p)
+    expected = sampled.predict(log_odds, np.full(len(p), 40.0)).sum(axis=1)
+    for i, found in enumerate(risks.expected_if_sampled.values()):
+        assert found.mean == pytest.approx(expected[i])
         assert found.low <= found.mean <= found.high
     assert len(p) == len(TEXTS)
     document = read_summary(tmp_path / "run")["expected_if_sampled"]
-    assert list(document) == ["1", "1000"]
+    assert list(document) == ["10", "1000"]
     assert document["1000"]["mean"] == risks.expected_if_sampled[1000].mean
     assert f"{round(document['1000']['mean'])} in 1,000 (" in words.sampled(risks)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import zstandard
 
-from memaudit.classifier import Calibration, find_classifier, sigmoid
+from memaudit.classifier import Calibration, find_classifier
 from memaudit.features import KNOWN_FEATURES
 from memaudit.prefilter import load_prefilter_fit, prefilter_fit_path
 from study import fit as fitting
@@ -312,6 +312,7 @@ def test_what_samples_reveal_is_fitted_by_log_odds_of_other_sources():
     told = [
         replace(
             run,
+            columns=run.columns | {"suffix_tokens": np.full(len(run.recited), 16)},
             suffix_logprobs=60 * run.columns["teacher_suffix_min_logprob"]
             - np.abs(rng.normal(size=len(run.recited))),
         )
@@ -322,16 +323,15 @@ def test_what_samples_reveal_is_fitted_by_log_odds_of_other_sources():
 
     found = sampling.fit_sampled(fitted)
 
-    assert [each.samples for each in found] == [1, 10, 100, 1000]
     log_odds = sampling.log_odds_of(fitted, test)
-    for each in found[1:]:
-        expected = sigmoid(each.slope * log_odds + each.intercept).sum()
-        assert expected == pytest.approx(sampling.revealed(test, each.samples).sum(), rel=0.25)
+    assert [n for n, _ in found.count_log_sds] == list(sampling.SAMPLES)
+    for n, p in zip(sampling.SAMPLES, sampling.predicted(found, test, log_odds), strict=True):
+        assert p.sum() == pytest.approx(sampling.revealed(test, n).sum(), rel=0.3)
     table = sampling.sampling_table(
         told, {"teacher": (fitting.SHIPPED[0], fitted)}, {"teacher": found}
     )
-    assert [row[2] for row in table.rows] == ["1", "10", "100", "1,000"]
-    assert sampling.fit_sampled(fitting.fit(runs[:3], fitted.features)) == ()
+    assert [row[3] for row in table.rows] == ["10", "100", "1,000"]
+    assert sampling.fit_sampled(fitting.fit(runs[:3], fitted.features)) is None
 
 
 def test_runs_that_share_a_source_are_left_out_together():
@@ -388,7 +388,7 @@ def test_what_is_fitted_is_the_classifier_that_memaudit_reads(tmp_path):
     shipped = {"teacher": (spec, fitted)}
     judged = {"soft": fitting.judge_all(runs, shipped, "soft")}
 
-    ship(runs, shipped, {"teacher": ()}, judged, tmp_path)
+    ship(runs, shipped, {"teacher": None}, judged, tmp_path)
 
     classifier = find_classifier(str(tmp_path / "teacher"), "teacher")
     test = next(run for run in runs if run.about["cell"]["role"] == "test")
