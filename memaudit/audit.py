@@ -14,52 +14,27 @@ No text is kept: for step 3 its tokens wait in a file without a name. A distinct
 0.5 kB of memory and a row some 40 bytes; the rest waits on the disk, ids and addresses too.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
-from memaudit.corpus.reader import corpus_stamp
-from memaudit.errors import UsageError
-from memaudit.progress import ReportProgress, tell
-from memaudit.runs.captured import CapturedScores
-from memaudit.runs.counting import RowTokens, count_exposure, count_missing
-from memaudit.runs.files import is_remote, lock_holder, scratch_folder
-from memaudit.runs.folder import (
-    LOCK,
-    MANIFEST,
-    ROWS,
-    RunFolder,
-    begin_run,
-    copy_rows,
-    keep_rows,
-    open_folder,
-)
-from memaudit.runs.manifest import Shard, read_manifest, refuse_differences
+from memaudit.progress import ReportProgress
+from memaudit.runs.counting import count_missing
+from memaudit.runs.folder import RunFolder, begin_run, keep_rows, open_folder
+from memaudit.runs.manifest import Shard
 from memaudit.runs.opening import (
     AuditInputs,
-    AuditRequest,
+    RowsRead,
     declare,
     finished_before,
-    just_read,
     open_inputs,
     open_request,
-    read_before,
+    read_rows,
 )
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
-from memaudit.runs.reading import DistinctWindows, RowLog, cut_rows
 from memaudit.runs.results import AuditResult, ReportOptions, write_results
 from memaudit.runs.scoring import Session, score_missing
-from memaudit.runs.sealed_parquet import DamagedFileError, is_whole
-from memaudit.runs.shards import (
-    KeptWindows,
-    keep_windows,
-    open_windows,
-    prepared_meant,
-)
+from memaudit.runs.shards import check_prepared, score_prepared
 from memaudit.runs.status import RunStatus, run_status
-from memaudit.text import shown_path
 
 
 def audit_corpus(
@@ -126,106 +101,24 @@ def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
     with open_folder(out) as folder:
         finished_before(folder, request, shard)  # refuses another run before models are loaded
         if prepared is not None:
-            stamp = _check_prepared(prepared, folder, request)
-            _score_prepared(folder, open_inputs(request), shard, (prepared, stamp), progress)
+            stamp = check_prepared(prepared, folder, request.corpus)
+            score_prepared(folder, open_inputs(request), shard, (prepared, stamp), progress)
         else:
-            with DistinctWindows(options.shape.length, scratch_folder(folder)) as windows:
-                _score(folder, open_inputs(request), windows, progress, shard)
+            with read_rows(open_inputs(request), folder, progress) as read:
+                _score(folder, read, Session(), progress, shard)
     return run_status(folder)  # not before it is let go: it would say that this process is at work
-
-
-def _check_prepared(place: Path, folder: Path, request: AuditRequest) -> str:
-    """Refuse a folder that all parts cannot share, before models are loaded; return the stamp."""
-    stamp = corpus_stamp(request.corpus)
-    if stamp is None:
-        raise UsageError(
-            "--prepared needs a corpus in files, or on the hub at a commit, and a teacher that is "
-            "not captured",
-            hint="leave it out, or name the commit with --revision",
-        )
-    if not is_remote(place) and place.exists() and place.samefile(folder):
-        raise UsageError(
-            f"{shown_path(place)}: is the folder of this shard alone",
-            hint="give another folder with --prepared, the same one to all shards",
-        )
-    return stamp
-
-
-def _score_prepared(
-    folder: Path,
-    inputs: AuditInputs,
-    shard: Shard,
-    prepared: tuple[Path, str],
-    progress: ReportProgress | None,
-) -> None:
-    """Score what is missing of a part, by windows that lie in a folder that all parts share."""
-    with _prepared(*prepared, inputs, progress) as (whole, windows):
-        manifest = declare(inputs, read_before(whole.manifest), shard)
-        run = begin_run(folder, manifest, restart=inputs.options.restart)
-        copy_rows(whole.folder, run)
-        score_missing(run, windows, inputs.models.score, Session(), progress)
-
-
-@contextmanager
-def _prepared(
-    place: Path, stamp: str, inputs: AuditInputs, progress: ReportProgress | None
-) -> Iterator[tuple[RunFolder, KeptWindows]]:
-    """Give the run in the folder that all parts share, and its windows: made now, or found there."""
-    if lock_holder(place / LOCK) is not None:
-        tell(f"wait for {shown_path(place)}")
-    with ExitStack() as stack:
-        with prepared_meant(), open_folder(place, waits=True) as folder:
-            try:
-                run = _prepared_run(folder, inputs)
-                windows = stack.enter_context(open_windows(run, stamp))
-            except (DamagedFileError, FileNotFoundError):
-                run = _prepare(folder, inputs, stamp, progress)
-                windows = stack.enter_context(open_windows(run, stamp))
-        yield run, windows
-
-
-def _prepared_run(folder: Path, inputs: AuditInputs) -> RunFolder:
-    """Return the run in the folder that all parts share, which must be a part's but for its chunks.
-
-    Raises:
-        FileNotFoundError: it is not there, or not whole.
-        UsageError: another run is there.
-    """
-    path = folder / MANIFEST
-    if not path.exists():
-        raise FileNotFoundError(path)
-    run = RunFolder(folder, read_manifest(path))
-    refuse_differences(folder, run.manifest, declare(inputs, read_before(run.manifest), None))
-    if not is_whole(folder / ROWS, {"memaudit.run": run.plan.fingerprint}):
-        raise FileNotFoundError(folder / ROWS)
-    return run
-
-
-def _prepare(
-    folder: Path, inputs: AuditInputs, stamp: str, progress: ReportProgress | None
-) -> RunFolder:
-    """Read the corpus, and leave in a folder what a shard needs of it; the windows last."""
-    inputs = replace(inputs, options=replace(inputs.options, restart=False))
-    with (
-        DistinctWindows(inputs.options.shape.length, scratch_folder(folder)) as windows,
-        _read(folder, inputs, windows, progress) as (run, tokens),
-    ):
-        if run.plan.epochs is not None:
-            count_exposure(run.plan, range(run.plan.n_chunks), windows, tokens, progress)
-        keep_windows(run, windows, stamp)
-    return run
 
 
 def _audit(
     folder: Path, inputs: AuditInputs, progress: ReportProgress | None, *, writes: bool
 ) -> AuditResult:
     """Score what is not scored yet, and write the results."""
-    options = inputs.options
-    with DistinctWindows(options.shape.length, scratch_folder(folder)) as windows:
-        run, session = _score(folder, inputs, windows, progress)
+    options, session = inputs.options, Session()
+    with read_rows(inputs, folder, progress) as read:
+        run, session = _score(folder, read, session, progress)
 
         def text_of(window: int) -> str:
-            token_ids = windows.window(window).tolist()
+            token_ids = read.windows.window(window).tolist()
             return inputs.models.tokenizer.decode([token_ids])[0][: options.show_text]
 
         shown = text_of if options.show_text else None
@@ -235,47 +128,18 @@ def _audit(
 
 def _score(
     folder: Path,
-    inputs: AuditInputs,
-    windows: DistinctWindows,
+    read: RowsRead,
+    session: Session,
     progress: ReportProgress | None,
     shard: Shard | None = None,
 ) -> tuple[RunFolder, Session]:
-    """Read the corpus, begin or continue the run, and score what is missing."""
-    session = Session()
-    with _read(folder, inputs, windows, progress, shard) as (run, tokens):
-        count_missing(run, windows, tokens, progress)
-        return run, score_missing(run, windows, inputs.models.score, session, progress)
-
-
-@contextmanager
-def _read(
-    folder: Path,
-    inputs: AuditInputs,
-    windows: DistinctWindows,
-    progress: ReportProgress | None,
-    shard: Shard | None = None,
-) -> Iterator[tuple[RunFolder, RowTokens]]:
-    """Read the corpus, and begin or continue its run; give that, and the tokens of the rows."""
-    place, models, choice = scratch_folder(folder), inputs.models, inputs.options.window_choice
-    with (
-        RowLog(place) as rows,
-        RowTokens(place) as tokens,
-        CapturedScores(choice, place) as captured,
-    ):
-        windows.captured = captured if models.is_captured else None
-        cuts = cut_rows(
-            inputs.rows,
-            models.tokenizer,
-            (rows, windows),
-            choice=choice,
-            progress=progress,
-            keep_tokens=tokens.append if inputs.asks_exposure else None,
-        )
-        # Only now is known what the run is: the manifest pins the texts that were read. An earlier
-        # session's chunks count if its manifest says the same, so the corpus is read at each start.
-        inputs = replace(inputs, models=models.told_by(windows.captured))
-        manifest = declare(inputs, just_read(cuts, windows, inputs.seen), shard)
-        run = begin_run(folder, manifest, restart=inputs.options.restart)
-        # Before the chunks: a folder with all its chunks can then be read without the corpus.
-        keep_rows(run, rows, cuts)
-        yield run, tokens
+    """Begin or continue the run of a corpus that was read, and score what is missing."""
+    inputs = read.inputs
+    # Only now is known what the run is: the manifest pins the texts that were read. An earlier
+    # session's chunks count if its manifest says the same, so the corpus is read at each start.
+    manifest = declare(inputs, read.corpus, shard)
+    run = begin_run(folder, manifest, restart=inputs.options.restart)
+    # Before the chunks: a folder with all its chunks can then be read without the corpus.
+    keep_rows(run, read.rows, read.cuts)
+    count_missing(run, read.windows, read.tokens, progress)
+    return run, score_missing(run, read.windows, inputs.models.score, session, progress)

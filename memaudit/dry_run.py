@@ -118,7 +118,7 @@ def plan_audit(  # audit_corpus, and when it began
         RowTokens(None) as tokens,
     ):
         rows = allowed_rows(rows, options.on_bad_row, lambda: tokenizer)
-        counts_exposure = asks_exposure(request.classifier, request.prefilter)
+        counts_exposure = asks_exposure(request)
         cuts = cut_rows(
             rows,
             tokenizer,

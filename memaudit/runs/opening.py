@@ -1,6 +1,7 @@
-"""The opening of an audit: what it is given, found and loaded, and how that is declared."""
+"""The opening of an audit: what it is given, found, loaded and read, and how that is declared."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import chain, islice
@@ -32,8 +33,11 @@ from memaudit.errors import CorpusError, UsageError
 from memaudit.exposure import GRAM_TOKENS
 from memaudit.features import EXPOSURE_FEATURES, ReferenceRole
 from memaudit.prefilter import Prefilter, make_prefilter
-from memaudit.runs.captured import told_rows
+from memaudit.progress import ReportProgress
+from memaudit.runs.captured import CapturedScores, told_rows
 from memaudit.runs.chunks import SUFFIX_TOKENS, feature_set_name
+from memaudit.runs.counting import RowTokens
+from memaudit.runs.files import scratch_folder
 from memaudit.runs.folder import MANIFEST, ROWS, RunFolder, unscored_chunks
 from memaudit.runs.manifest import (
     AnswersRead,
@@ -54,7 +58,14 @@ from memaudit.runs.models import (
     teacher_digest,
 )
 from memaudit.runs.options import AuditOptions
-from memaudit.runs.reading import AnswerCounts, DistinctWindows, RowWindows, Tokenizer
+from memaudit.runs.reading import (
+    AnswerCounts,
+    DistinctWindows,
+    RowLog,
+    RowWindows,
+    Tokenizer,
+    cut_rows,
+)
 from memaudit.runs.run import read_run
 from memaudit.runs.sealed_parquet import is_whole
 from memaudit.runs.unchanged import require_same_corpus
@@ -85,11 +96,6 @@ class AuditInputs:
     seen: CorpusSeen = field(default_factory=CorpusSeen)
     """What was found out about it, once all rows are read."""
 
-    @property
-    def asks_exposure(self) -> bool:
-        """Whether the rows are streamed past the windows to count how often their grams occur."""
-        return asks_exposure(self.classifier, self.prefilter)
-
 
 @dataclass(frozen=True, slots=True)
 class CorpusRead:
@@ -105,19 +111,6 @@ class CorpusRead:
     """As in `Manifest.corpus_read`."""
 
 
-def just_read(cuts: RowWindows, distinct: DistinctWindows, seen: CorpusSeen) -> CorpusRead:
-    """Return what is known of a corpus whose last row was read a moment ago."""
-    return CorpusRead(
-        cuts.outcomes.total(),
-        cuts.rows_hash.hexdigest(),
-        cuts.texts_hash.hexdigest(),
-        len(distinct),
-        cuts.answers,
-        cuts.raw.value,
-        seen.in_words,
-    )
-
-
 def read_before(was: Manifest) -> CorpusRead:
     """Return what is known of a corpus that the process read which wrote a manifest."""
     inputs, answers = was.inputs, was.inputs.answers or AnswerCounts()
@@ -130,6 +123,67 @@ def read_before(was: Manifest) -> CorpusRead:
         was.raw_digest,
         was.corpus_read,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class RowsRead:
+    """A corpus read to its end; what is needed of it waits in files without a name."""
+
+    inputs: AuditInputs
+    """Of a captured teacher it is known now what was captured."""
+
+    windows: DistinctWindows
+    rows: RowLog
+    cuts: RowWindows
+    tokens: RowTokens
+    """Of all rows, if the classifier looks at exposure; else none."""
+
+    @property
+    def corpus(self) -> CorpusRead:
+        """What is known of it."""
+        return CorpusRead(
+            self.cuts.outcomes.total(),
+            self.cuts.rows_hash.hexdigest(),
+            self.cuts.texts_hash.hexdigest(),
+            len(self.windows),
+            self.cuts.answers,
+            self.cuts.raw.value,
+            self.inputs.seen.in_words,
+        )
+
+
+@contextmanager
+def read_rows(
+    inputs: AuditInputs, folder: Path, progress: ReportProgress | None
+) -> Iterator[RowsRead]:
+    """Read the corpus, cut its rows into windows, and keep equal windows once.
+
+    Args:
+        inputs: what is audited, and how.
+        folder: of the run.
+        progress: told how many rows are done.
+
+    Raises:
+        CorpusError: a row is bad, or none can be scored.
+    """
+    place, choice, models = scratch_folder(folder), inputs.options.window_choice, inputs.models
+    with (
+        DistinctWindows(choice.shape.length, place) as windows,
+        RowLog(place) as rows,
+        RowTokens(place) as tokens,
+        CapturedScores(choice, place) as captured,
+    ):
+        windows.captured = captured if models.is_captured else None
+        cuts = cut_rows(
+            inputs.rows,
+            models.tokenizer,
+            (rows, windows),
+            choice=choice,
+            progress=progress,
+            keep_tokens=tokens.append if asks_exposure(inputs) else None,
+        )
+        inputs = replace(inputs, models=models.told_by(windows.captured))
+        yield RowsRead(inputs, windows, rows, cuts, tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +373,7 @@ def _chosen_inputs(
     options, prefilter, windows = asked.options, asked.prefilter, asked.options.windows
     if windows == "auto":
         windows = "answers" if has_answers else "first"
-    counts_exposure = asks_exposure(asked.classifier, prefilter)
+    counts_exposure = asks_exposure(asked)
     return {
         "corpus": {} if asked.corpus is None else asked.corpus.declared(),
         "on_bad_row": options.on_bad_row,
@@ -352,10 +406,13 @@ def chosen_prefilter(classifier: RiskClassifier, options: AuditOptions) -> Prefi
     return prefilter
 
 
-def asks_exposure(classifier: RiskClassifier, prefilter: Prefilter | None) -> bool:
-    """Whether a classifier, or the one of a prefilter, looks at exposure."""
-    estimator = None if prefilter is None else prefilter.estimator
-    used = (*classifier.features, *(() if estimator is None else estimator.features))
+def asks_exposure(asked: "AuditRequest | AuditInputs") -> bool:
+    """Whether rows are streamed past the windows to count how often their grams occur.
+
+    The classifier, or the one of the prefilter, looks at exposure then.
+    """
+    estimator = None if asked.prefilter is None else asked.prefilter.estimator
+    used = (*asked.classifier.features, *(() if estimator is None else estimator.features))
     return bool({*used} & {*EXPOSURE_FEATURES})
 
 
@@ -398,7 +455,7 @@ def declare(inputs: AuditInputs, read: CorpusRead, shard: Shard | None) -> Manif
         ClassifierError: the engine cannot tell a feature that the classifier needs.
     """
     models, options = inputs.models, inputs.options
-    features = models.features + (EXPOSURE_FEATURES if inputs.asks_exposure else ())
+    features = models.features + (EXPOSURE_FEATURES if asks_exposure(inputs) else ())
     check_features(inputs.classifier, features, models.engine)
     sensitivity, answers = SENSITIVITY_COLUMNS if options.sensitive else (), None
     if read.answers.rows:

@@ -19,23 +19,42 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from memaudit.corpus import CorpusOptions
+from memaudit.corpus.reader import corpus_stamp
 from memaudit.errors import OutputError, UsageError
+from memaudit.progress import ReportProgress, tell
 from memaudit.runs.chunks import ChunkPlan, numbers, read_failures, sort_chunks, what_is_gone
-from memaudit.runs.files import locked, output_errors
+from memaudit.runs.counting import count_exposure
+from memaudit.runs.files import is_remote, lock_holder, locked, output_errors
 from memaudit.runs.folder import (
     LOCK,
     MANIFEST,
+    ROWS,
     WINDOWS,
     RunFolder,
     begin_run,
     copy_rows,
+    keep_rows,
     open_folder,
 )
-from memaudit.runs.manifest import Shard, chunk_ranges, differences, read_manifest
+from memaudit.runs.manifest import (
+    Shard,
+    chunk_ranges,
+    differences,
+    read_manifest,
+    refuse_differences,
+)
+from memaudit.runs.opening import AuditInputs, declare, read_before, read_rows
 from memaudit.runs.reading import DistinctWindows
 from memaudit.runs.results import AuditResult, ReportOptions, write_results
-from memaudit.runs.scoring import Session, chunks_to_score
-from memaudit.runs.sealed_parquet import DamagedFileError, copy_sealed, open_sealed, sealed_writer
+from memaudit.runs.scoring import Session, chunks_to_score, score_missing
+from memaudit.runs.sealed_parquet import (
+    DamagedFileError,
+    copy_sealed,
+    is_whole,
+    open_sealed,
+    sealed_writer,
+)
 from memaudit.text import shown_path
 from memaudit.windows import NO_TOKEN
 
@@ -79,8 +98,78 @@ class KeptWindows:
         return windows.reshape(count, length)
 
 
+def check_prepared(place: Path, folder: Path, corpus: CorpusOptions) -> str:
+    """Refuse a folder that all parts cannot share, before models are loaded; return the stamp.
+
+    Args:
+        place: that folder.
+        folder: of this part alone.
+        corpus: what is audited.
+
+    Raises:
+        UsageError: it is the folder of this part, or the corpus may change unseen.
+    """
+    stamp = corpus_stamp(corpus)
+    if stamp is None:
+        raise UsageError(
+            "--prepared needs a corpus in files, or on the hub at a commit, and a teacher that is "
+            "not captured",
+            hint="leave it out, or name the commit with --revision",
+        )
+    if not is_remote(place) and place.exists() and place.samefile(folder):
+        raise UsageError(
+            f"{shown_path(place)}: is the folder of this shard alone",
+            hint="give another folder with --prepared, the same one to all shards",
+        )
+    return stamp
+
+
+def score_prepared(
+    folder: Path,
+    inputs: AuditInputs,
+    shard: Shard,
+    prepared: tuple[Path, str],
+    progress: ReportProgress | None,
+) -> None:
+    """Score what is missing of a part, by windows that lie in a folder that all parts share.
+
+    Args:
+        folder: of this part.
+        inputs: the same for all parts.
+        shard: which part it is.
+        prepared: the shared folder, and what `check_prepared` said of it.
+        progress: called now and then.
+
+    Raises:
+        MemauditError: as for `memaudit.audit.score_shard`.
+    """
+    with _prepared(*prepared, inputs, progress) as (whole, windows):
+        manifest = declare(inputs, read_before(whole.manifest), shard)
+        run = begin_run(folder, manifest, restart=inputs.options.restart)
+        copy_rows(whole.folder, run)
+        score_missing(run, windows, inputs.models.score, Session(), progress)
+
+
 @contextmanager
-def prepared_meant() -> Iterator[None]:
+def _prepared(
+    place: Path, stamp: str, inputs: AuditInputs, progress: ReportProgress | None
+) -> Iterator[tuple[RunFolder, KeptWindows]]:
+    """Give the run in the folder that all parts share, and its windows: made now, or found there."""
+    if lock_holder(place / LOCK) is not None:
+        tell(f"wait for {shown_path(place)}")
+    with ExitStack() as stack:
+        with _prepared_meant(), open_folder(place, waits=True) as folder:
+            try:
+                run = _prepared_run(folder, inputs)
+                windows = stack.enter_context(_open_windows(run, stamp))
+            except (DamagedFileError, FileNotFoundError):
+                run = _prepare(folder, inputs, stamp, progress)
+                windows = stack.enter_context(_open_windows(run, stamp))
+        yield run, windows
+
+
+@contextmanager
+def _prepared_meant() -> Iterator[None]:
     """Let the hints of errors speak of the folder that shards share, where they speak of a run's."""
     try:
         yield
@@ -90,7 +179,38 @@ def prepared_meant() -> Iterator[None]:
         raise
 
 
-def keep_windows(run: RunFolder, windows: DistinctWindows, stamp: str) -> None:
+def _prepared_run(folder: Path, inputs: AuditInputs) -> RunFolder:
+    """Return the run in the folder that all parts share, which must be a part's but for its chunks.
+
+    Raises:
+        FileNotFoundError: it is not there, or not whole.
+        UsageError: another run is there.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise FileNotFoundError(path)
+    run = RunFolder(folder, read_manifest(path))
+    refuse_differences(folder, run.manifest, declare(inputs, read_before(run.manifest), None))
+    if not is_whole(folder / ROWS, {"memaudit.run": run.plan.fingerprint}):
+        raise FileNotFoundError(folder / ROWS)
+    return run
+
+
+def _prepare(
+    folder: Path, inputs: AuditInputs, stamp: str, progress: ReportProgress | None
+) -> RunFolder:
+    """Read the corpus, and leave in a folder what a shard needs of it; the windows last."""
+    with read_rows(inputs, folder, progress) as read:
+        run = begin_run(folder, declare(read.inputs, read.corpus, None), restart=False)
+        keep_rows(run, read.rows, read.cuts)
+        if run.plan.epochs is not None:
+            chunks = range(run.plan.n_chunks)
+            count_exposure(run.plan, chunks, read.windows, read.tokens, progress)
+        _keep_windows(run, read.windows, stamp)
+    return run
+
+
+def _keep_windows(run: RunFolder, windows: DistinctWindows, stamp: str) -> None:
     """Commit the windows of a run, their exposure counted if its classifier asks for it.
 
     Raises:
@@ -107,7 +227,7 @@ def keep_windows(run: RunFolder, windows: DistinctWindows, stamp: str) -> None:
 
 
 @contextmanager
-def open_windows(run: RunFolder, stamp: str) -> Iterator[KeptWindows]:
+def _open_windows(run: RunFolder, stamp: str) -> Iterator[KeptWindows]:
     """Open the windows of a run, once every bit of them is found as it was written.
 
     Raises:

@@ -21,9 +21,8 @@ from support.fake_run import (
 )
 from support.fakes import make_classifier
 
-from memaudit import audit
 from memaudit.errors import OutputError, UsageError
-from memaudit.runs import shards
+from memaudit.runs import opening, shards
 from memaudit.runs.counting import EXPOSURE
 from memaudit.runs.files import open_path
 from memaudit.runs.folder import WINDOWS
@@ -38,7 +37,9 @@ def inputs_of(rows=None, classifier=None, **options):
     """What the shards are given."""
     rows = fake_rows(88) if rows is None else rows
     models = make_fake_models()
-    return audit.AuditInputs(rows, models, classifier or make_classifier(), fake_options(**options))
+    return opening.AuditInputs(
+        rows, models, classifier or make_classifier(), fake_options(**options)
+    )
 
 
 def unread():
@@ -154,7 +155,7 @@ def test_a_reader_that_is_killed_leaves_no_windows(tmp_path, monkeypatch):
 
 def test_of_shards_that_start_together_one_reads(tmp_path, monkeypatch):
     """The jobs of an array do; the others wait for it."""
-    read = audit.cut_rows
+    read = opening.cut_rows
 
     def slowly(*given, **named):
         with (tmp_path / "readers").open("a") as readers:
@@ -162,7 +163,7 @@ def test_of_shards_that_start_together_one_reads(tmp_path, monkeypatch):
         time.sleep(0.7)
         return read(*given, **named)
 
-    monkeypatch.setattr(audit, "cut_rows", slowly)
+    monkeypatch.setattr(opening, "cut_rows", slowly)
     parts = [tmp_path / f"part-{index}" for index in range(3)]
     pids = [
         fork(lambda i=i: score_prepared(parts[i], inputs_of(), Shard(i, 3), tmp_path / "shared"))
@@ -179,8 +180,8 @@ def test_of_shards_that_start_together_one_reads(tmp_path, monkeypatch):
 
 def test_a_shard_that_waited_and_is_refused_leaves_the_folder_as_it_is(tmp_path, monkeypatch):
     """What was made meanwhile is another's."""
-    read = audit.cut_rows
-    monkeypatch.setattr(audit, "cut_rows", lambda *a, **k: time.sleep(0.7) or read(*a, **k))
+    read = opening.cut_rows
+    monkeypatch.setattr(opening, "cut_rows", lambda *a, **k: time.sleep(0.7) or read(*a, **k))
     shared = tmp_path / "shared"
     pid = fork(lambda: score_prepared(tmp_path / "0", inputs_of(), Shard(0, 3), shared))
     while not (shared / "lock").exists() or not (shared / "lock").read_text():

@@ -151,19 +151,19 @@ def score_part(out, inputs, shard):
     """Score a shard of what is given."""
     from memaudit import audit
     from memaudit.runs.folder import open_folder
-    from memaudit.runs.reading import DistinctWindows
+    from memaudit.runs.opening import read_rows
 
-    with open_folder(out) as folder, DistinctWindows(inputs.options.shape.length) as windows:
-        audit._score(folder, inputs, windows, None, shard)
+    with open_folder(out) as folder, read_rows(inputs, folder, None) as read:
+        audit._score(folder, read, audit.Session(), None, shard)
 
 
 def score_prepared(out, inputs, shard, prepared, stamp="as it is"):
     """Likewise, by what lies in a folder that all shards share."""
-    from memaudit import audit
+    from memaudit.runs import shards
     from memaudit.runs.folder import open_folder
 
     with open_folder(out) as folder:
-        audit._score_prepared(folder, inputs, shard, (prepared, stamp), None)
+        shards.score_prepared(folder, inputs, shard, (prepared, stamp), None)
 
 
 class Interrupted(BaseException):
