@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from memaudit.errors import UsageError
 from memaudit.files import read_small
 from memaudit.objectives import Divergence, Objective
@@ -347,8 +349,6 @@ def _base(name: str, fields: Mapping[str, Any]) -> Settings:
 
 
 def _read_file(path: Path, shown: str) -> dict[str, Any]:
-    import yaml
-
     try:
         content = read_small(path, _MAX_BYTES)
     except OSError as error:

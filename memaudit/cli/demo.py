@@ -9,6 +9,7 @@ import click
 from memaudit.cli.command import Command
 from memaudit.cli.options import FOLDER
 from memaudit.errors import OutputError
+from memaudit.runs.files import output_errors, output_folder
 from memaudit.text import inert, shown_path
 
 _MODELS = ("demo-teacher", "demo-student", "demo-baseline")
@@ -23,7 +24,6 @@ def demo(folder: Path) -> None:
     They come with memaudit: nothing is downloaded. Then it says what to try.
     """
     from memaudit.classifier import shipped_classifiers_dir
-    from memaudit.runs.files import output_errors, output_folder
 
     if folder.is_dir() and any(folder.iterdir()):
         raise OutputError(

@@ -124,8 +124,6 @@ def fit(
     others to calibrate. With --recalibrate, 5 are enough: only the level of an existing
     classifier changes, not its order.
     """
-    from memaudit.reports.fit import fit_document, fit_page
-
     if len(labels) != len(scores):
         raise UsageError(
             f"expected one --labels for each --scores, got {len(labels)} and {len(scores)}",
@@ -138,6 +136,7 @@ def fit(
         return
 
     with shown.working("fit the classifier"):
+        from memaudit.reports.fit import fit_document, fit_page
         from memaudit.training.fit import fit_on_verification
 
         result = fit_on_verification(pairs, out, wanted.options(command))
@@ -152,9 +151,6 @@ def _recalibrate(
     command: str,
     shown: Shown,
 ) -> None:
-    from memaudit.reports.fit import recalibration_page
-    from memaudit.training.recalibration import recalibrate
-
     fixed = [name for name in ("feature_set", "features", "export") if getattr(wanted, name)]
     if fixed:
         raise UsageError(
@@ -163,6 +159,9 @@ def _recalibrate(
         )
 
     with shown.working("shift the classifier"):
+        from memaudit.reports.fit import recalibration_page
+        from memaudit.training.recalibration import recalibrate
+
         result = recalibrate(classifier, pairs, out, objective=wanted.objective, command=command)  # type: ignore[arg-type]  # click has checked it
     document = {"schema_version": 1, "folder": str(result.folder), **result.document()}
     shown.tell(document, recalibration_page(result))

@@ -22,6 +22,7 @@ from memaudit.cli.options import (
     output_option,
 )
 from memaudit.errors import OutputError, UsageError
+from memaudit.runs.files import committed_file
 from memaudit.text import json_text, safe_text, shown_path
 
 if TYPE_CHECKING:
@@ -148,8 +149,6 @@ class Outputs:
 
     def write(self, path: Path | None, content: str) -> None:
         """Write a file whole or not at all; without a path, to standard output."""
-        from memaudit.runs.files import committed_file
-
         if path is None:
             click.echo(content, nl=False)
             return

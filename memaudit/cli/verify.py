@@ -24,7 +24,7 @@ from memaudit.errors import UsageError
 from memaudit.objectives import DEFAULT_EPOCHS, Divergence, LabelSampling, Objective
 
 if TYPE_CHECKING:
-    from memaudit.distillation.methods import TrainingOptions
+    from memaudit.distillation import TrainingOptions
     from memaudit.integrations.trackers import Tracker
     from memaudit.labels import VerificationResult
     from memaudit.verification.examples import VerificationOptions
@@ -130,7 +130,7 @@ loss = bundle(
 
 
 def _training(dtype: str, **values: Any) -> "TrainingOptions":
-    from memaudit.distillation.methods import TrainingOptions
+    from memaudit.distillation import TrainingOptions
 
     names = {name: name for name in values}
     values = options.by_recipe(options.chosen_recipe(), names, values)
@@ -353,11 +353,11 @@ def _require_one_way(
 def _print_estimate(
     models: Models, corpus: Corpus, chosen: "VerificationOptions", shown: Shown
 ) -> None:
-    from memaudit.reports.verify import estimate_page
-    from memaudit.verification.estimate import estimate_verification
-
     assert models.student is not None  # nothing is trained for one that is distilled already
     with shown.watched() as progress:
+        from memaudit.reports.verify import estimate_page
+        from memaudit.verification.estimate import estimate_verification
+
         estimate = estimate_verification(
             models.teacher,
             models.student,

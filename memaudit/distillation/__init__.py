@@ -1,1 +1,61 @@
 """Distillation: fine-tune a model on examples, or teach it what a teacher says about them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memaudit.objectives import DEFAULT_EPOCHS
+
+TrainingExample = NDArray[np.int32] | tuple[NDArray[np.int32], int]
+"""Token ids, each (T,); with a number, so many of them at the start are read and not learnt."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """How a model is trained; the loss is the function's own."""
+
+    epochs: float = DEFAULT_EPOCHS
+    """Passes over the examples, above 0."""
+
+    learning_rate: float = 5e-5
+    """Peak, of AdamW; reached after `warmup_share` of the steps, then a cosine to zero."""
+
+    batch_size: int = 32
+    """Examples in one optimizer step, on all devices together."""
+
+    warmup_share: float = 0.05
+    """Of the steps, in [0, 1]."""
+
+    weight_decay: float = 0.0
+    seed: int = 0
+    """Of the order of the examples, and of dropout where the model has it."""
+
+    gradient_accumulation: int = 1
+    """Parts that a batch is run in: the same step, up to rounding, in less memory."""
+
+    bf16: bool = False
+    """Run in bfloat16 under autocast; the weights and the optimizer stay as they are."""
+
+    on_cpu: bool = False
+    """Train on the CPU even where there is a GPU."""
+
+    save_every: int | None = None
+    """Steps between checkpoints in the work folder, from which a killed training goes on. None
+    writes none."""
+
+    on_step: Callable[[int, int], None] | None = None
+    """Told the steps done and their total, after each step."""
+
+    def __post_init__(self) -> None:
+        if not (self.epochs > 0 and self.learning_rate > 0):
+            raise ValueError("epochs and learning_rate must be above 0")
+        if min(self.batch_size, self.gradient_accumulation) < 1:
+            raise ValueError("batch_size and gradient_accumulation must be at least 1")
+        if self.save_every is not None and self.save_every < 1:
+            raise ValueError(f"save_every must be at least 1, got {self.save_every}")
+
+    def n_steps(self, n_examples: int) -> int:
+        """Return the optimizer steps of a training on so many examples, at least 1."""
+        return max(1, round(-(-n_examples // self.batch_size) * self.epochs))

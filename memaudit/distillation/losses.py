@@ -2,29 +2,28 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div
 
 from memaudit.objectives import Divergence, Objective
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 NO_TARGET = -100
 """Label of a position that is not trained on: torch's own `ignore_index`."""
 
 FORWARD_KL = Divergence()
 
-Batch = dict[str, "Tensor"]
+Batch = dict[str, Tensor]
 """`input_ids` (B, T) int64, and `labels` of the same shape, `NO_TARGET` where there is padding."""
 
-LossFunction = Callable[[Any, Batch], "Tensor"]
+LossFunction = Callable[[Any, Batch], Tensor]
 """From a model and a batch to the mean over the batch's predictions, in nats."""
 
 
-def cross_entropy_loss(model: Any, batch: Batch) -> "Tensor":
+def cross_entropy_loss(model: Any, batch: Batch) -> Tensor:
     """Return the mean negative log-probability of the batch's next tokens."""
-    from torch.nn.functional import cross_entropy
-
     return cross_entropy(predictions(model, batch).float(), targets(batch))
 
 
@@ -38,12 +37,9 @@ def soft_loss(
         objective: its temperature and cross-entropy share.
         divergence: how the distance from the teacher is measured.
     """
-    import torch
-    from torch.nn.functional import cross_entropy
-
     share = objective.cross_entropy_share
 
-    def loss(model: Any, batch: Batch) -> "Tensor":
+    def loss(model: Any, batch: Batch) -> Tensor:
         with torch.no_grad():
             teacher_logits = predictions(teacher, batch)
         logits = predictions(model, batch)
@@ -56,11 +52,11 @@ def soft_loss(
 
 
 def soft_label_loss(
-    student_logits_NV: "Tensor",
-    teacher_logits_NV: "Tensor",
+    student_logits_NV: Tensor,
+    teacher_logits_NV: Tensor,
     temperature: float,
     divergence: Divergence = FORWARD_KL,
-) -> "Tensor":
+) -> Tensor:
     """Return T² times the divergence of teacher and student, both softened by the temperature T.
 
     The factor keeps the size of the gradient when T changes (Hinton et al. 2015,
@@ -88,11 +84,9 @@ def soft_label_loss(
 
 
 def _truncated(
-    student_NV: "Tensor", teacher_NV: "Tensor", k: int, *, tail: bool
-) -> "tuple[Tensor, Tensor]":
+    student_NV: Tensor, teacher_NV: Tensor, k: int, *, tail: bool
+) -> tuple[Tensor, Tensor]:
     """Return (N, K) or, with a tail, (N, K + 1) log-probabilities of the teacher's best tokens."""
-    import torch
-
     ids_NK = teacher_NV.topk(k, dim=-1).indices
     parts = []
     for logprobs in (student_NV, teacher_NV):
@@ -107,12 +101,10 @@ def _truncated(
     return student, teacher
 
 
-def _divergence(student_NV: "Tensor", teacher_NV: "Tensor", divergence: Divergence) -> "Tensor":
+def _divergence(student_NV: Tensor, teacher_NV: Tensor, divergence: Divergence) -> Tensor:
     """Return the mean over N of the divergence of two tables of log-probabilities, nats."""
-    import torch
-    from torch.nn.functional import kl_div
 
-    def kl(p: "Tensor", q: "Tensor") -> "Tensor":
+    def kl(p: Tensor, q: Tensor) -> Tensor:
         # torch names its arguments the other way round: this is KL(p || q).
         return kl_div(q, p, reduction="batchmean", log_target=True)
 
@@ -128,13 +120,13 @@ def _divergence(student_NV: "Tensor", teacher_NV: "Tensor", divergence: Divergen
             return beta * kl(teacher_NV, mixture) + (1 - beta) * kl(student_NV, mixture)
 
 
-def predictions(model: Any, batch: Batch) -> "Tensor":
+def predictions(model: Any, batch: Batch) -> Tensor:
     """Return (N, V) logits of the positions that have a next token."""
     logits_BTV: Tensor = model(input_ids=batch["input_ids"], use_cache=False).logits
     return logits_BTV[:, :-1][batch["labels"][:, 1:] != NO_TARGET]
 
 
-def targets(batch: Batch) -> "Tensor":
+def targets(batch: Batch) -> Tensor:
     """Return (N,) the next tokens of those positions."""
     labels_BS = batch["labels"][:, 1:]
     return labels_BS[labels_BS != NO_TARGET]

@@ -1,72 +1,22 @@
 """The ways a model is trained: on the corpus itself, or on what a teacher makes of it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit.distillation import TrainingExample, TrainingOptions
 from memaudit.distillation.losses import FORWARD_KL, cross_entropy_loss, soft_loss
-from memaudit.objectives import DEFAULT_EPOCHS, GREEDY, Divergence, LabelSampling, Objective
+from memaudit.distillation.trainer import on_policy_loss, train, training_device
+from memaudit.engines.generation import continue_prefixes
+from memaudit.objectives import GREEDY, Divergence, LabelSampling, Objective
 from memaudit.windows import window_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-TrainingExample = NDArray[np.int32] | tuple[NDArray[np.int32], int]
-"""Token ids, each (T,); with a number, so many of them at the start are read and not learnt."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingOptions:
-    """How a model is trained; the loss is the function's own."""
-
-    epochs: float = DEFAULT_EPOCHS
-    """Passes over the examples, above 0."""
-
-    learning_rate: float = 5e-5
-    """Peak, of AdamW; reached after `warmup_share` of the steps, then a cosine to zero."""
-
-    batch_size: int = 32
-    """Examples in one optimizer step, on all devices together."""
-
-    warmup_share: float = 0.05
-    """Of the steps, in [0, 1]."""
-
-    weight_decay: float = 0.0
-    seed: int = 0
-    """Of the order of the examples, and of dropout where the model has it."""
-
-    gradient_accumulation: int = 1
-    """Parts that a batch is run in: the same step, up to rounding, in less memory."""
-
-    bf16: bool = False
-    """Run in bfloat16 under autocast; the weights and the optimizer stay as they are."""
-
-    on_cpu: bool = False
-    """Train on the CPU even where there is a GPU."""
-
-    save_every: int | None = None
-    """Steps between checkpoints in the work folder, from which a killed training goes on. None
-    writes none."""
-
-    on_step: Callable[[int, int], None] | None = None
-    """Told the steps done and their total, after each step."""
-
-    def __post_init__(self) -> None:
-        if not (self.epochs > 0 and self.learning_rate > 0):
-            raise ValueError("epochs and learning_rate must be above 0")
-        if min(self.batch_size, self.gradient_accumulation) < 1:
-            raise ValueError("batch_size and gradient_accumulation must be at least 1")
-        if self.save_every is not None and self.save_every < 1:
-            raise ValueError(f"save_every must be at least 1, got {self.save_every}")
-
-    def n_steps(self, n_examples: int) -> int:
-        """Return the optimizer steps of a training on so many examples, at least 1."""
-        return max(1, round(-(-n_examples // self.batch_size) * self.epochs))
 
 
 def fine_tune(
@@ -88,8 +38,6 @@ def fine_tune(
     Raises:
         ModelError: a weight is not finite at the end.
     """
-    from memaudit.distillation.trainer import train
-
     train(model, examples, cross_entropy_loss, options, work_dir)
 
 
@@ -128,8 +76,6 @@ def distil(  # noqa: PLR0913  # who learns what from whom, and how
     if objective.kind != "soft":
         fine_tune(student, examples, options, work_dir=work_dir)
         return
-    from memaudit.distillation.trainer import on_policy_loss, train, training_device
-
     placed: Any = teacher  # torch's own `to` is wrapped in a way that types cannot follow
     placed.to(training_device(options)).eval()
     loss = soft_loss(teacher, objective, divergence)
@@ -161,8 +107,6 @@ def generate_hard_labels(
     Returns:
         in the order given, each (T,) as its example.
     """
-    from memaudit.engines.generation import continue_prefixes
-
     if prefix_len < 1:
         raise ValueError(f"prefix_len must be at least 1, got {prefix_len}")
     prefixes: dict[int, dict[bytes, NDArray[np.int32]]] = defaultdict(dict)

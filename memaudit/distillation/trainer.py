@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from memaudit.distillation import TrainingExample, TrainingOptions
 from memaudit.distillation.losses import NO_TARGET, Batch, LossFunction
-from memaudit.distillation.methods import TrainingExample, TrainingOptions
 from memaudit.engines.generation import continue_prefixes
 from memaudit.engines.locating import quiet_transformers
 from memaudit.errors import ModelError

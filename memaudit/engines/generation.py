@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import GenerationConfig
 
 from memaudit.engines.hf import HfEngine
 from memaudit.errors import ModelError
@@ -331,8 +332,6 @@ def _only_logits_decide(model: "PreTrainedModel") -> Iterator[None]:
     What a config handed to `generate` leaves open is filled in from the model's own, so that
     one must be out of the way.
     """
-    from transformers import GenerationConfig
-
     was_training, own_config = model.training, model.generation_config
     model.train(False)
     model.generation_config = GenerationConfig()
@@ -361,8 +360,6 @@ def _generate(
     sampling: LabelSampling,
 ) -> NDArray[np.int32]:
     """Return (B, n_tokens) continuations; without an EOS id, nothing stops early."""
-    from transformers import GenerationConfig
-
     untyped: Any = model
     token_ids_BP = torch.as_tensor(inputs_BP, device=model.device)
     how: dict[str, Any] = {"do_sample": False}

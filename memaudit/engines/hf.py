@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from memaudit.engines import engine_name
 from memaudit.engines.head import Head, read_head, score_position_pairs, score_positions
@@ -52,8 +53,6 @@ def compile_blocks(model: "PreTrainedModel") -> None:
     torch fuses what stands between the matrix products of a block: unfused, that reads and writes
     all hidden states a dozen times a block. One block is compiled, and its code serves them all.
     """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
     body: Module = model.base_model
     blocks: list[Module] = []
     blocks += [each for each in body.modules() if isinstance(each, GradientCheckpointingLayer)]

@@ -29,6 +29,7 @@ from memaudit.engines.model_files import (
     check_tokenizer_folder,
 )
 from memaudit.engines.quantised import UNQUANTISED_HINT, quantised_by, unpacking
+from memaudit.engines.tokenizer import difference, load_tokenizer
 from memaudit.errors import ModelError
 from memaudit.progress import tell
 from memaudit.text import safe_text, shown_path
@@ -121,8 +122,6 @@ def load_model(
     if adapter is not None:
         return _load_adapted(source, adapter, options, bases)
     with open_model(source, options) as (files, folder, where):
-        from memaudit.engines.tokenizer import load_tokenizer
-
         tokenizer = load_tokenizer(folder, where, options.add_special_tokens)
         model, unused = _load_weights(source, folder, where, options)
     return LoadedModel(source, model, tokenizer, files.digest, files, unused)
@@ -168,8 +167,6 @@ def _load_adapted(
     tokenizer = base.tokenizer
     with quiet_libraries(), _as_model_error(source):
         if adapter.has_tokenizer:
-            from memaudit.engines.tokenizer import load_tokenizer
-
             tokenizer = load_tokenizer(adapter.folder, _HERE, options.add_special_tokens)
         model = adapter.merged_into(base.model if bases is None else copy.deepcopy(base.model))
     digest = adapter.digest_with(base.digest)
@@ -185,8 +182,6 @@ def open_tokenizer(source: str, options: ModelOptions) -> "tuple[Tokenizer, str]
     Raises:
         ModelError: there is none, or a file of it is broken or not allowed.
     """
-    from memaudit.engines.tokenizer import load_tokenizer
-
     if Path(source).is_dir():
         files = check_tokenizer_folder(Path(source))
     elif is_hub_id(source):
@@ -206,8 +201,6 @@ def cuts_alike(
     Raises:
         ModelError: one cannot be loaded.
     """
-    from memaudit.engines.tokenizer import difference
-
     pairs = [(Path(source) / name, Path(other) / name) for name in _TOKENIZER_FILES]
     are_there = all(path.is_file() for pair in pairs for path in pair)
     if are_there and all(filecmp.cmp(*pair, shallow=False) for pair in pairs):
@@ -229,8 +222,6 @@ def _tokenizer_of(source: str, options: ModelOptions) -> "Tokenizer":
     if is_hub_id(source):
         return open_tokenizer(source, options)[0]
     with open_model(source, options) as (_, folder, where):
-        from memaudit.engines.tokenizer import load_tokenizer
-
         return load_tokenizer(folder, where, options.add_special_tokens)
 
 
@@ -263,8 +254,6 @@ def check_same_vocabulary(teacher: LoadedModel, reference: LoadedModel) -> None:
     Raises:
         ModelError: saying what differs.
     """
-    from memaudit.engines.tokenizer import difference
-
     found = difference(teacher.tokenizer, reference.tokenizer)
     if found is None:
         rows = [_n_rows(teacher.model), _n_rows(reference.model)]

@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer, models
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from memaudit.engines import VllmOptions
 from memaudit.engines.models import LoadedModel, ModelOptions
@@ -207,9 +209,6 @@ def _lay_out(loaded: LoadedModel, folder: Path) -> None:
     Windows are token ids already. vLLM wants a tokenizer all the same, and would try out the
     model's chat template: it gets one that knows a single token.
     """
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
     assert loaded.files is not None
     for path in loaded.files.used:
         is_weights = path.name.endswith((".safetensors", ".safetensors.index.json"))

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 
+import yaml
+from huggingface_hub import DatasetCard
+
 from memaudit.errors import UsageError
 from memaudit.reports import words
 from memaudit.reports.markdown import render_markdown
@@ -48,9 +51,6 @@ def with_card_section(card: str, run: Run) -> str:
     Raises:
         UsageError: its metadata is no YAML, or its comments do not mark one section.
     """
-    import yaml
-    from huggingface_hub import DatasetCard
-
     try:
         parsed = DatasetCard(card if card.startswith("---") else f"---\n{{}}\n---\n{card}")
     except (ValueError, yaml.YAMLError) as error:

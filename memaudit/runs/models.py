@@ -34,6 +34,7 @@ from memaudit.runs.captured import CapturedScores, score_captured
 from memaudit.runs.chunks import feature_set_name
 from memaudit.runs.manifest import ModelNames
 from memaudit.runs.options import AuditOptions
+from memaudit.runs.ray_executor import device_on_ray, score_on_ray
 from memaudit.runs.reading import Tokenizer
 from memaudit.runs.scoring import ScoreChunks, score_at_once, score_here
 from memaudit.runs.workers import score_in_workers
@@ -333,8 +334,6 @@ def _score_elsewhere(sources: ModelSources, threads: int) -> ScoreChunks:
     loader, options = partial(load_scorer, sources), sources.options
     if options.ray is None:
         return partial(score_in_workers, loader, options.workers)
-    from memaudit.runs.ray_executor import score_on_ray
-
     return partial(score_on_ray, loader, options.ray, threads)
 
 
@@ -432,8 +431,6 @@ def _device_kind(options: AuditOptions, threads: int) -> str:
         )
     if ray.gpus_per_replica == 0:
         return "cpu"
-    from memaudit.runs.ray_executor import device_on_ray
-
     return device_on_ray(ray, threads)
 
 

@@ -11,7 +11,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+import joblib
 import numpy as np
+import sklearn
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from memaudit import __version__
 from memaudit.classifier import RiskClassifier, save_classifier
@@ -139,8 +144,6 @@ def _fit(
 
 def provenance(inputs: Sequence[Input], command: str, seed: int) -> dict[str, str]:
     """Return what a classifier was made of, and by what."""
-    import sklearn
-
     tables = (f"{one.labels.sha256[:12]} by {one.scores.sha256[:12]}" for one in inputs)
     return {
         "command": command,
@@ -217,10 +220,6 @@ def sklearn_pipeline(classifier: RiskClassifier) -> "Pipeline":
     Calibration is folded into the regression. Its `predict` decides at 0.5: compare the second
     column of `predict_proba` with the classifier's threshold instead.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     calibration = classifier.calibration
     scaler = StandardScaler()
     scaler.mean_ = np.array(classifier.means)
@@ -246,8 +245,6 @@ def export_classifier(classifier: RiskClassifier, folder: Path, export: ExportFo
     path = folder / f"classifier.{export}"
     with committed_file(path) as stream:
         if export == "joblib":
-            import joblib
-
             joblib.dump(sklearn_pipeline(classifier), stream)
         else:
             stream.write(import_skops().dumps(sklearn_pipeline(classifier)))

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from memaudit.classifier import Calibration, RiskClassifier, sigmoid, zlib_record
 from memaudit.errors import ClassifierError
@@ -150,10 +153,6 @@ def fit_pipeline(
     X: NDArray[np.float64], y: NDArray[np.bool_], weights: NDArray[np.float64], C: float
 ) -> "Pipeline":
     """Return scikit-learn's scaler and logistic regression, fitted with weighted examples."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     # Standardised first: the penalty then means the same for a length and for a probability.
     pipeline = make_pipeline(
         StandardScaler(), LogisticRegression(C=C, solver="lbfgs", tol=1e-6, max_iter=10_000)
@@ -196,8 +195,6 @@ def fit_calibration(
     Targets are not 0 and 1 but as Platt 1999 smooths them, which keeps the slope finite when
     the logits separate the classes. A soft target is two weighted examples, one of each class.
     """
-    from sklearn.linear_model import LogisticRegression
-
     extracted = pooled_labels(runs)
     # Counted over examples, not over weights: the smoothing is about how much was seen.
     n_positives = int(extracted.sum())

@@ -11,6 +11,8 @@ from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from memaudit.classifier import zlib_record
 from memaudit.corpus.base import RowError
@@ -343,9 +345,6 @@ def number_texts(runs: Sequence[VerifiedRun]) -> list[VerifiedRun]:
     Texts are the same if their features are equal, or their id and address. Near-duplicates
     cannot be told without the text itself.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     # Texts are nodes that share a key, directly or through others: their connected components.
     first_with: dict[object, int] = {}
     partners = [

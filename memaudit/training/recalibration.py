@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from memaudit.classifier import (
     Calibration,
@@ -87,8 +88,6 @@ def fit_shift(log_odds: NDArray[np.float64], extracted: NDArray[np.bool_]) -> Sh
     five memorized examples moves the level without being taken at its word, and a large one
     decides alone. What is unknown comes from the curvature at the maximum (Laplace 1774).
     """
-    from scipy.optimize import minimize
-
     # Information about the level is p (1 - p): centred there, shift and slope hardly correlate.
     center = float(np.average(log_odds, weights=_information(log_odds)))
     distance = log_odds - center

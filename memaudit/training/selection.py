@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from memaudit.classifier import (
     RiskClassifier,
@@ -104,8 +106,6 @@ def select_features(
 
 
 def _folds(runs: Sequence[LabelledRun], names: Sequence[str]) -> list[_Fold]:
-    from sklearn.preprocessing import StandardScaler
-
     if sum(run.n_extracted >= MIN_RUN_POSITIVES for run in runs) < 2:
         raise ClassifierError(
             f"choosing features needs at least 2 runs with {MIN_RUN_POSITIVES} extracted "
@@ -134,8 +134,6 @@ def _folds(runs: Sequence[LabelledRun], names: Sequence[str]) -> list[_Fold]:
 
 def _cross_validated(folds: Sequence[_Fold], columns: Sequence[int]) -> float:
     """Return the mean log loss over the held-out runs, fitted on the given columns."""
-    from sklearn.linear_model import LogisticRegression
-
     values = []
     for fold in folds:
         regression = LogisticRegression(solver="lbfgs", tol=1e-4, max_iter=10_000)

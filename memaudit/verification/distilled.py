@@ -12,7 +12,10 @@ from os import PathLike, fspath
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from memaudit.corpus import corpus_of, read_corpus
+from memaudit.engines.models import load_model
 from memaudit.errors import UsageError
 from memaudit.labels import VerificationResult
 from memaudit.progress import ReportProgress
@@ -73,8 +76,6 @@ def verify_distilled(  # noqa: PLR0913  each is something a user names
     options = replace(options, model=model, **({} if told is None else told.windows))
     names, results = _names(sources := [fspath(student) for student in students]), {}
     with work_folder(out) as work:
-        from memaudit.engines.models import load_model
-
         asked = _asked(teacher, baseline, options)
         tokenizer = asked["teacher"].tokenizer
         with read_examples(
@@ -120,11 +121,7 @@ def _asked(
     options: VerificationOptions,
 ) -> "dict[str, LoadedModel]":
     """Return the models whose answers all students share, by role."""
-    from memaudit.engines.models import load_model
-
     if options.threads is not None:
-        import torch
-
         torch.set_num_threads(options.threads)
     asked = {"teacher": load_model(teacher, options.model)}
     if baseline is not None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 
 from memaudit.corpus import corpus_of, read_corpus
 from memaudit.distillation.losses import cross_entropy_loss
 from memaudit.distillation.methods import generate_hard_labels
+from memaudit.engines.generation import near_verbatim_logprobs
 from memaudit.memorization import BEAM_WIDTH
 from memaudit.progress import ReportProgress
 from memaudit.verification.examples import (
@@ -172,8 +174,6 @@ def _seconds_per_token(
     options: VerificationOptions,
 ) -> dict[str, float]:
     """Return seconds per token of a training step, of passes and of writing, on a few examples."""
-    import torch
-
     n = min(_SAMPLE_EXAMPLES, options.training.batch_size, len(examples.trained))
     # What a window lacks costs nothing to leave in: the time is that of whole windows.
     windows = models.with_bos(np.maximum(examples.trained[:n], 0))
@@ -205,8 +205,6 @@ def _seconds_per_token(
             n * options.shape.suffix_len,
         )
     if (max_distance := options.near_verbatim) is not None:
-        from memaudit.engines.generation import near_verbatim_logprobs
-
         runs["near-verbatim"] = (
             lambda: near_verbatim_logprobs(
                 teacher, list(windows), [prefix_len] * n, max_distance=max_distance

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.corpus import BadRow, Example
-from memaudit.distillation.methods import TrainingOptions
+from memaudit.distillation import TrainingOptions
 from memaudit.engines.models import ModelOptions
 from memaudit.errors import CorpusError, UsageError
 from memaudit.objectives import GREEDY, Divergence, LabelSampling, Objective

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from memaudit.engines.generation import count_generation_disagreements
 from memaudit.evaluation import RowPredictions
 from memaudit.labels import (
     ROLES,
@@ -183,8 +184,6 @@ def check_generation(
     Raises:
         ModelError: memory does not suffice.
     """
-    from memaudit.engines.generation import count_generation_disagreements
-
     # Half of them recited: among random windows hardly any would be, and nothing be checked.
     order = np.random.default_rng(seed).permutation(len(windows))
     recited = order[is_extracted[order]][: -(-n // 2)]

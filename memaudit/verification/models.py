@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
-from memaudit.distillation.methods import TrainingOptions
+from memaudit.distillation import TrainingOptions
 from memaudit.engines import Engine
+from memaudit.engines.aligned import aligned_reference
+from memaudit.engines.hf import HfEngine
 from memaudit.engines.locating import quiet_transformers
 from memaudit.engines.models import LoadedModel, check_same_vocabulary, load_model
 from memaudit.engines.tokenizer import difference
@@ -57,9 +61,6 @@ class VerificationModels:
 
     def engine(self, model: "PreTrainedModel") -> Engine:
         """Return what scores the teacher's windows on a model: one of these, or trained from one."""
-        from memaudit.engines.aligned import aligned_reference
-        from memaudit.engines.hf import HfEngine
-
         for role in self.aligned:
             if self.given[role].model is model:
                 return aligned_reference(self.given[role], self.teacher.tokenizer)
@@ -88,8 +89,6 @@ def load_models(
             hint="distil elsewhere, and give the student with --distilled",
         )
     if options.threads is not None:
-        import torch
-
         torch.set_num_threads(options.threads)
     loaded = VerificationModels(
         load_model(teacher, options.model),
@@ -151,8 +150,6 @@ def trained_model(
         options: checkpoints are added here.
         n_examples: rows of the training set.
     """
-    import torch
-
     if not folder.exists():
         checkpoints = folder.with_name(f"{folder.name}-checkpoints")
         model: Any = copy.deepcopy(initial)
@@ -184,8 +181,6 @@ def commit_folder(path: Path, write: Callable[[Path], None]) -> None:
 @contextmanager
 def model_write_errors(folder: Path) -> Iterator[None]:
     """Tell what a full disk makes torch and safetensors raise as an `OutputError`."""
-    from safetensors import SafetensorError
-
     try:
         with output_errors(folder):
             yield

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+import transformers
 from numpy.typing import NDArray
 
 from memaudit import __version__
@@ -140,9 +142,6 @@ def verify_distillation(  # noqa: PLR0913  each is something a user names
 
 def settings_of(run: Run) -> dict[str, Any]:
     """Return all that decides the numbers."""
-    import torch
-    import transformers
-
     options, training = run.options, run.options.training
     given = run.models.given
     return {

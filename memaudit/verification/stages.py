@@ -15,13 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.distillation.methods import (
-    TrainingExample,
-    TrainingOptions,
-    distil,
-    fine_tune,
-    generate_hard_labels,
-)
+from memaudit.distillation import TrainingExample, TrainingOptions
+from memaudit.distillation.methods import distil, fine_tune, generate_hard_labels
+from memaudit.engines.generation import near_verbatim_logprobs
 from memaudit.errors import UsageError
 from memaudit.files import read_small
 from memaudit.labels import GenerationCounts
@@ -284,8 +280,6 @@ def _near_verbatim(run: Run, role: str, model: "PreTrainedModel") -> NDArray[np.
     # A model with other tokens cannot continue the teacher's.
     if max_distance is None or any(given[other].model is model for other in run.models.aligned):
         return None
-    from memaudit.engines.generation import near_verbatim_logprobs
-
     report = run.stage(f"near-verbatim {role}", "windows")
     return stage_arrays(
         run.work / f"near-verbatim-{role}.npz",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.distillation.methods import TrainingOptions, fine_tune
+from memaudit.distillation import TrainingOptions
+from memaudit.distillation.methods import fine_tune
 from study.heavy.recipe import Cell, Pretraining
 from study.heavy.texts import CORPORA, texts_of_role
 from study.models import new_model

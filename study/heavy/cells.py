@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.distillation.methods import TrainingOptions, distil, fine_tune
+from memaudit.distillation import TrainingOptions
+from memaudit.distillation.methods import distil, fine_tune
 from memaudit.features import (
     FEATURE_SETS,
     ReferenceRole,

@@ -5,7 +5,8 @@ import pytest
 import torch
 from support.scratch import PREFIX_LEN, markov_windows, repeated, scratch_model
 
-from memaudit.distillation.methods import TrainingOptions, distil, fine_tune, generate_hard_labels
+from memaudit.distillation import TrainingOptions
+from memaudit.distillation.methods import distil, fine_tune, generate_hard_labels
 from memaudit.engines.hf import HfEngine
 from memaudit.memorization import extracted
 from memaudit.objectives import Objective

@@ -7,8 +7,9 @@ import pytest
 import torch
 from support.scratch import PREFIX_LEN, markov_windows, scratch_model
 
+from memaudit.distillation import TrainingOptions
 from memaudit.distillation.losses import NO_TARGET, soft_loss
-from memaudit.distillation.methods import TrainingOptions, distil, fine_tune
+from memaudit.distillation.methods import distil, fine_tune
 from memaudit.distillation.trainer import _collate, on_policy_loss, own_text
 from memaudit.engines.generation import continue_prefixes
 from memaudit.engines.hf import HfEngine

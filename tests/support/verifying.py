@@ -7,7 +7,8 @@ import torch
 from support.scratch import PREFIX_LEN, scratch_model
 from support.tiny_models import save_tokenizer
 
-from memaudit.distillation.methods import TrainingOptions, fine_tune
+from memaudit.distillation import TrainingOptions
+from memaudit.distillation.methods import fine_tune
 from memaudit.verification.examples import VerificationOptions
 from memaudit.windows import WindowShape
 

@@ -3,7 +3,7 @@
 import pytest
 from support.verifying import make_miniatures, make_options
 
-from memaudit.distillation.methods import TrainingOptions
+from memaudit.distillation import TrainingOptions
 from memaudit.engines.models import load_model
 from memaudit.objectives import Objective
 from memaudit.verification.estimate import estimate_verification

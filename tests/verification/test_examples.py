@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.fakes import ByteTokenizer, make_rows
 
 from memaudit.corpus import Example
-from memaudit.distillation.methods import TrainingOptions
+from memaudit.distillation import TrainingOptions
 from memaudit.errors import CorpusError
 from memaudit.runs.reading import RowLog, RowOutcome
 from memaudit.verification.examples import VerificationOptions, read_examples
