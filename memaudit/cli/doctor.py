@@ -4,7 +4,7 @@ import click
 
 from memaudit.cli import options
 from memaudit.cli.command import Command, Shown
-from memaudit.text import json_text
+from memaudit.reports.page import Column, Page, Section, Table, Words, facts, name
 
 _KINDS = {"good": "good", "bad": "risk", "skipped": "quiet"}
 
@@ -17,17 +17,11 @@ def doctor(context: click.Context, shown: Shown) -> int:
 
     Engines score a tiny model whose scores are known. Exit code 0 if all is well, else 2.
     """
-    from memaudit.reports.page import Column, Page, Section, Table, Words, facts, name
-    from memaudit.reports.terminal import print_page
-
     with shown.working("score a tiny model"):
         from memaudit.doctor import examine
 
         options.prepare_libraries(offline=False)
         found = examine(_listened(context))
-    if shown.as_json:
-        click.echo(json_text(found.document()))
-        return 0 if found.is_well else 2
     checks = tuple(
         (check.name, Words(check.status, _KINDS[check.status]), name(check.said, max_len=1000))  # type: ignore[arg-type]
         for check in found.checks
@@ -46,7 +40,7 @@ def doctor(context: click.Context, shown: Shown) -> int:
             Section(blocks=(facts(variables, title="Variables that are set"),)),
         ),
     )  # fmt: skip
-    print_page(page, color=shown.color)
+    shown.tell(found.document(), page)
     return 0 if found.is_well else 2
 
 

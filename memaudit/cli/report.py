@@ -11,10 +11,10 @@ from memaudit.cli import options
 from memaudit.cli.command import Command, CountRange, Shown, write_file
 from memaudit.cli.options import COUNT, FILE, FOLDER, corpus_option, input_option, output_option
 from memaudit.errors import UsageError
+from memaudit.reports.page import Page
 from memaudit.text import inert, shown_path
 
 if TYPE_CHECKING:
-    from memaudit.reports.page import Page
     from memaudit.reports.report import Report
     from memaudit.runs.run import Run
 
@@ -87,7 +87,6 @@ def report(  # noqa: PLR0913  one for each option
         from memaudit.labels import read_verified_rows
         from memaudit.reports.annex import annex_page, read_release
         from memaudit.reports.gate import gate_sentence
-        from memaudit.reports.page import Page
         from memaudit.reports.report import make_report
         from memaudit.reports.report_page import report_page, verdict
         from memaudit.runs.run import read_run
@@ -157,9 +156,7 @@ def _warnings(run: "Run") -> tuple[str, ...]:
     return warnings
 
 
-def _write(
-    page: "Page", html: Path | None, markdown: Path | None, plots: Path | None
-) -> list[Path]:
+def _write(page: Page, html: Path | None, markdown: Path | None, plots: Path | None) -> list[Path]:
     """Write what was asked for, and return the paths."""
     from memaudit.reports.charts import draw_alone
     from memaudit.reports.html import render_html

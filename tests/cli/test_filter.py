@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 from support.gated import RECITED, TEXTS, make_run
+from support.imports import COMMAND, HEAVY, loaded_after
 
 from memaudit.cli.main import run
 
@@ -115,17 +114,12 @@ def test_messages_need_the_chat_template(tmp_path, capsys):
 
 def test_nothing_heavy_is_imported():
     """A cleaning of a gigabyte should not begin with a minute of imports."""
-    program = (
-        "import sys\n"
-        "from memaudit.cli.main import run\n"
-        "code = run(['filter', '--run', 'run', '--data', 'run.jsonl', '--out', 'o.jsonl'])\n"
-        "heavy = {'torch', 'sklearn', 'transformers', 'datasets', 'pandas', 'scipy', 'vllm'}\n"
-        "sys.exit(repr(heavy & set(sys.modules)) if code or heavy & set(sys.modules) else 0)\n"
-    )
+    arguments = ["--run", "run", "--data", "run.jsonl", "--out", "o.jsonl"]
 
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    code, loaded = loaded_after(COMMAND, "filter", *arguments)
 
-    assert done.returncode == 0, done.stderr
+    assert code == 0
+    assert not loaded & HEAVY
 
 
 def test_a_file_that_is_there_is_replaced_only_by_force(capsys, tmp_path):

@@ -8,6 +8,7 @@ import sys
 
 import click
 import pytest
+from support.imports import COMMAND, loaded_after
 
 from memaudit.cli import main
 from memaudit.cli.command import HEADINGS
@@ -34,30 +35,40 @@ def failing_command():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["predict", "--help"], ["predict", "--foo"], []]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["predict", "--help"],
+        ["predict", "--foo"],
+        ["verify", "--help"],
+        [],
+    ],
 )
 def test_nothing_heavy_is_imported_before_there_is_work(arguments):
     """Help that takes seconds is help that nobody reads."""
-    script = (
-        "import sys; from memaudit.cli.main import run; run(sys.argv[1:]);"
-        f"sys.exit(', '.join(set(sys.modules) & {HEAVY!r}) or 0)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True
-    )
-
-    assert done.returncode == 0, done.stderr
+    assert not loaded_after(COMMAND, *arguments)[1] & HEAVY
 
 
 def test_what_commands_need_imports_no_library_that_runs_models():
     """A gate, a report or a run that is there already must not wait for torch."""
-    script = (
-        "import sys, memaudit.cli.predict; from memaudit.cli.main import NOT_FOR_A_GATE, cli;"
-        "list(cli.commands.values()); sys.exit(', '.join(set(sys.modules) & {*NOT_FOR_A_GATE}) or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    program = "import memaudit.cli.predict, memaudit.cli.main as it; list(it.cli.commands.values())"
 
-    assert done.returncode == 0, done.stderr
+    assert not loaded_after(program)[1] & {*main.NOT_FOR_A_GATE}
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("memaudit.corpus", {"pyarrow", "datasets", "zstandard", "torch", "numpy"}),
+        ("memaudit.engines.model_files", {"torch", "transformers", "safetensors"}),  # it runs first
+        ("memaudit.engines.models", {"torch", "transformers", "safetensors", "jinja2"}),
+        ("memaudit.classifier", {"sklearn", "scipy", "torch", "pyarrow"}),
+    ],
+)
+def test_what_many_commands_need_loads_nothing_heavy(module, heavy):
+    """A folder is scanned before a library reads it, and whoever predicts need not have fitted."""
+    assert not loaded_after(f"import {module}")[1] & heavy
 
 
 def test_help_names_every_command_and_option(capsys):

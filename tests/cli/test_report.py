@@ -2,13 +2,12 @@
 
 import html
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from cli.conftest import canary_row
 from support.fake_run import ByteWiseEngine, audit_with
+from support.imports import COMMAND, HEAVY, loaded_after
 from transformers import AutoTokenizer
 
 from memaudit.cli.main import run as memaudit
@@ -195,19 +194,12 @@ def test_plots_are_drawn_twice_the_same(folder, tmp_path):
 
 def test_neither_torch_nor_sklearn_is_imported(folder, tmp_path):
     """They take seconds to import, and nothing here needs a model."""
-    heavy = ("torch", "sklearn", "transformers", "datasets", "pandas", "scipy", "matplotlib")
-    code = (
-        "import sys; from memaudit.cli.main import run;"
-        "code = run(sys.argv[1:]);"
-        f"print(code, [name for name in {heavy} if name in sys.modules])"
-    )
     arguments = ["report", "--run", str(folder), "--html", str(tmp_path / "page.html")]
 
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
-    )
+    code, loaded = loaded_after(COMMAND, *arguments)
 
-    assert done.stdout.splitlines()[-1] == "0 []"
+    assert code == 0
+    assert not loaded & HEAVY
 
 
 def test_a_policy_makes_the_report_say_whether_the_run_passes(folder, tmp_path, capsys):

@@ -4,8 +4,6 @@ import gzip
 import io
 import json
 import lzma
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -185,15 +183,3 @@ def test_files_are_closed_when_reading_stops_early(tmp_path):
     del rows
 
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-def test_importing_the_reader_loads_no_heavy_package():
-    """`memaudit --help` has to be quick."""
-    code = (
-        "import sys, memaudit.corpus;"
-        "print({'pyarrow', 'datasets', 'zstandard', 'torch', 'numpy'} & set(sys.modules))"
-    )
-
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
-    assert found.stdout == "set()\n"
