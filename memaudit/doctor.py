@@ -129,11 +129,7 @@ class Examination:
 
 
 def examine(listened: Collection[str]) -> Examination:
-    """Look at this machine.
-
-    Args:
-        listened: names of the variables that commands take options from.
-    """
+    """Look at this machine; `listened` are the variables that commands take options from."""
     listened = {*listened, API_KEY}
     ours = sorted(name for name in os.environ if name.startswith(("MEMAUDIT_", "_MEMAUDIT_")))
     heeded = [name for name in (*ours, *_ALSO_HEEDED) if name in (*listened, *_ALSO_HEEDED)]

@@ -76,17 +76,11 @@ R = TypeVar("R", bound=Examples)
 
 
 def resamples(runs: Sequence[R], *, n: int, seed: int, resample_runs: bool) -> Iterator[list[R]]:
-    """Yield bootstrap resamples: of the runs, if asked for, and of the examples of each.
+    """Yield n bootstrap resamples: of the runs, if asked for, and of the examples of each.
 
     Examples are drawn within their run, so every run keeps its size. Resampling whole runs as
     well makes an interval cover which distillations there happen to be: the next one differs more
     from these than its examples do from each other.
-
-    Args:
-        runs: at least one.
-        n: resamples.
-        seed: the same seed gives the same resamples.
-        resample_runs: whether runs are drawn too.
     """
     rng = np.random.default_rng(seed)
     for _ in range(n):

@@ -98,12 +98,7 @@ def suffix_grams(window: NDArray[np.int32], n_suffix: int) -> NDArray[np.uint64]
 
 
 def grams_of_suffixes(windows: NDArray[np.int32], n_suffix: int) -> NDArray[np.uint64]:
-    """Return what `suffix_grams` does of each of some windows, at once: (n, n_grams).
-
-    Args:
-        windows: (n, T) token ids.
-        n_suffix: as for `suffix_grams`.
-    """
+    """Return what `suffix_grams` does of each of (n, T) windows, at once: (n, n_grams)."""
     ends = windows[:, max(0, windows.shape[1] - n_suffix - GRAM_TOKENS + 1) :]
     hashes = np.zeros(ends.size, dtype=np.uint64)
     found = gram_hashes(ends.ravel())

@@ -143,13 +143,7 @@ def exact_features(
 def one_model_features(
     role: Literal["teacher"] | ReferenceRole, scores: TokenScores, prefix_len: int
 ) -> dict[str, float]:
-    """Return the features of one window that one model tells alone, by name, the role in front.
-
-    Args:
-        role: what it is.
-        scores: its own.
-        prefix_len: tokens of the window before its suffix.
-    """
+    """Return the features of one window that one model tells alone, by name, the role in front."""
     return {name: float(value) for name, value in _one_model(role, scores, prefix_len).items()}
 
 

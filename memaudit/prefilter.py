@@ -82,9 +82,6 @@ class PrefilterFit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         An order statistic of the calibration windows: with 95 % confidence at least `survival` of
         windows like those lie at or above it (Clopper-Pearson, one-sided).
 
-        Args:
-            survival: share in (0, 1).
-
         Raises:
             UsageError: the screen was calibrated on too few windows to say so.
         """
@@ -165,11 +162,7 @@ class Prefilter(msgspec.Struct, frozen=True, kw_only=True):
         return self.highest(known) >= self.classifier.threshold
 
     def keeps(self, known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
-        """Return (n,) whether the teacher has to look at each window.
-
-        Args:
-            known: (n,) by name, `known_features`.
-        """
+        """Return (n,) whether the teacher has to look at each window, by its `known_features`."""
         could_be_flagged = self.could_be_flagged(known)
         if self.estimator is None:
             return could_be_flagged

@@ -51,9 +51,6 @@ def inert(output: str) -> str:
 
     The first character that makes a command of it is written as `\u003a`, `\u0023` or `\u005f`;
     other text stays as it is.
-
-    Args:
-        output: lines as they are about to be written, colours included.
     """
     return _COLONS.sub(r"\1\\u003a", _without_commands(output))
 

@@ -183,11 +183,7 @@ def _corpus(
 
 
 def corpus(*more: Decorator) -> Decorator:
-    """Declare how a corpus is read: `corpus: Corpus`.
-
-    Args:
-        more: options of one command alone, called like fields of `CorpusOptions`.
-    """
+    """Declare how a corpus is read: `corpus: Corpus`; `more` are options of one command alone."""
     return bundle(
         "corpus",
         _corpus,

@@ -75,15 +75,11 @@ class TopK:
 
 
 def own_and_rival(ids: Sequence[int], top: TopK) -> NDArray[np.float32]:
-    """Return what was captured of the tokens of a row.
+    """Return what was captured of the T tokens of a row.
 
     A token that is not among the k is no more probable than the least probable of them, and, with
     all others, than what they leave. It counts as if it were just as probable: never as less likely
     to be recited than it is. It is never the teacher's first choice.
-
-    Args:
-        ids: (T,) of the row.
-        top: its entries.
 
     Returns:
         (2, T): the log-probability of each token and that of the most probable other one, nats;

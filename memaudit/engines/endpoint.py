@@ -101,10 +101,6 @@ class Endpoint:
     def __init__(self, url: str, *, offline: bool = False) -> None:
         """Take an address such as `http://127.0.0.1:8000`, with or without `/v1`.
 
-        Args:
-            url: of the server.
-            offline: whether it must be on this machine.
-
         Raises:
             UsageError: it is no address, holds a password, is elsewhere, or a key would go over the
                 network in the clear.

@@ -107,11 +107,7 @@ class Difference:
 
 
 def compare_runs(first: Run, second: Run) -> Difference:
-    """Return how two runs differ. Rows are the same if they have the same id.
-
-    Args:
-        first: before.
-        second: after.
+    """Return how two runs differ, before and after. Rows are the same if they have the same id.
 
     Raises:
         UsageError: they scored different parts of rows, or their rows have no ids to tell them by.
@@ -218,12 +214,7 @@ def _side(run: Run) -> Side:
 
 
 def difference_page(found: Difference, *, n_listed: int = 10) -> Page:
-    """Return how two runs differ: the numbers side by side, then the rows.
-
-    Args:
-        found: what differs.
-        n_listed: rows listed of each kind.
-    """
+    """Return how two runs differ: the numbers side by side, then some rows of each kind."""
     before, after = found.before, found.after
     better = after.expected.mean <= before.expected.mean
     verdict: Sentence = (

@@ -24,12 +24,7 @@ _MAX_ROWS = 20
 
 
 def render_markdown(page: Page, *, level: int = 1) -> str:
-    """Return a page without its charts and its folded tables.
-
-    Args:
-        page: of any kind.
-        level: of its first heading.
-    """
+    """Return a page without its charts and its folded tables; its first heading has this level."""
     lines = [f"{'#' * level} {_escaped(page.title)}", "", _inline(page.verdict), ""]
     if page.lead:
         lines += [_inline(page.lead), ""]

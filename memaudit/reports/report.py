@@ -318,12 +318,6 @@ def read_row_texts(
 ) -> dict[int, str]:
     """Return the start of the texts of some rows, once the corpus is found to be the run's.
 
-    Args:
-        run: finished.
-        source: where its corpus is now.
-        rows: ordinals.
-        n_characters: of each text.
-
     Raises:
         UsageError: it is another corpus, or its texts come of a chat template.
         CorpusError: it cannot be read.

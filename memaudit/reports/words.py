@@ -47,11 +47,7 @@ def feature(name: str) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share in percent; what is not certain never reads as certain.
-
-    Args:
-        share: from 0 to 1; None if it is of nothing.
-    """
+    """Return a share in percent; what is not certain never reads as certain, None is a dash."""
     if share is None:
         return "–"
     if 0 < share < 0.001:

@@ -102,12 +102,7 @@ def feature_set_name(role: ReferenceRole | None) -> str:
 
 
 def write_chunk(plan: ChunkPlan, chunk: int, X: NDArray[np.float64]) -> None:
-    """Commit the features of a chunk under its name.
-
-    Args:
-        plan: of the run.
-        chunk: its number.
-        X: (n_windows, n_features) in the order of `plan.features`.
+    """Commit the features of a chunk, (n_windows, n_features) as in `plan.features`.
 
     Raises:
         OutputError: it cannot be written.

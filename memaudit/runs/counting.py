@@ -89,15 +89,7 @@ def count_exposure(
     rows: RowTokens,
     progress: ReportProgress | None = None,
 ) -> None:
-    """Count how many rows have the grams of the windows of some chunks, and note it in `windows`.
-
-    Args:
-        plan: says which windows those are.
-        chunks: their numbers.
-        windows: of the corpus.
-        rows: all of them.
-        progress: is told how many windows are done.
-    """
+    """Count how many rows have the grams of the windows of some chunks, and note it in `windows`."""
     windows.exposure = np.full((len(windows), len(_COLUMNS)), np.nan)
     n_windows = sum(len(plan.windows_of(chunk)) for chunk in chunks)
     report, done = begin_stage("count", "windows", progress), 0

@@ -310,12 +310,6 @@ ROW_SCHEMA = pa.schema(
 def write_rows(path: Path, fingerprint: str, rows: RowLog, cuts: RowWindows) -> None:
     """Commit the rows of a run; they hold no text and no token ids.
 
-    Args:
-        path: of the file.
-        fingerprint: of the run's manifest.
-        rows: of the corpus, in order.
-        cuts: which windows they were cut into.
-
     Raises:
         OutputError: it cannot be written.
     """

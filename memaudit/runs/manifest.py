@@ -245,11 +245,7 @@ class _ManifestFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def software_versions(*, sensitive: bool = False) -> dict[str, str]:
-    """Return the versions of what computes, by name; imports none of it but the detectors.
-
-    Args:
-        sensitive: whether detectors of personal data and secrets are among it.
-    """
+    """Return the versions of what computes, by name; imports none of it but the detectors."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in _PACKAGES:
         try:

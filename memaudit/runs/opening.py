@@ -158,11 +158,6 @@ def read_rows(
 ) -> Iterator[RowsRead]:
     """Read the corpus, cut its rows into windows, and keep equal windows once.
 
-    Args:
-        inputs: what is audited, and how.
-        folder: of the run.
-        progress: told how many rows are done.
-
     Raises:
         CorpusError: a row is bad, or none can be scored.
     """
@@ -289,11 +284,6 @@ def finished_before(
     """Return the run in a folder if it is the one asked for, and nothing of it is left to be done.
 
     No model is loaded for that, and none before another run is refused: digests tell models apart.
-
-    Args:
-        folder: of the run, there or not.
-        request: what is asked for.
-        shard: the part that is. None: all.
 
     Raises:
         UsageError: another run is there, or the corpus has changed.

@@ -265,11 +265,7 @@ class RowWindows:
         return np.repeat(np.arange(len(self.n_windows)), np.array(self.n_windows))
 
     def highest(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return (n_scored,) the highest value among the windows of each row.
-
-        Args:
-            values: by distinct window.
-        """
+        """Return (n_scored,) the highest of each row's windows, given a value of each distinct one."""
         starts = np.cumsum(self.n_windows, dtype=np.int64) - self.n_windows
         found: NDArray[Any] = np.maximum.reduceat(values[np.array(self.windows)], starts)
         return found

@@ -335,12 +335,6 @@ def write_results(
 ) -> AuditResult:
     """Read back a run whose chunks are all there or marked as failed; write its table and summary.
 
-    Args:
-        run: all of it, its rows committed.
-        session: for the times.
-        report: how results are told.
-        writes: whether there are to be files.
-
     Raises:
         OutputError: a chunk is missing or damaged, or the results cannot be written.
         ModelError: no row is left whose chunks are there.

@@ -101,11 +101,6 @@ class KeptWindows:
 def check_prepared(place: Path, folder: Path, corpus: CorpusOptions) -> str:
     """Refuse a folder that all parts cannot share, before models are loaded; return the stamp.
 
-    Args:
-        place: that folder.
-        folder: of this part alone.
-        corpus: what is audited.
-
     Raises:
         UsageError: it is the folder of this part, or the corpus may change unseen.
     """

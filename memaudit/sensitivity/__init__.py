@@ -308,13 +308,7 @@ def row_sensitivity(
 def summarise(
     rows: RowSensitivity, is_flagged: NDArray[np.bool_], *, finds_names: bool
 ) -> SensitivitySummary:
-    """Count rows.
-
-    Args:
-        rows: the scored ones.
-        is_flagged: (n_rows,) whether the classifier flags them.
-        finds_names: whether people's names were looked for.
-    """
+    """Count what is sensitive in the scored rows, and in the flagged ones of them."""
     personal_data, secrets = rows.has_personal_data, rows.has_secret
     return SensitivitySummary(
         personal_data=int(personal_data.sum()),

@@ -354,10 +354,6 @@ def recall_bound(n_positives: int, n_missed: int = 0) -> float:
     It holds for a threshold chosen on other examples, and for corpora and distillations like
     those of the positives. Source: Clopper & Pearson 1934 (doi:10.1093/biomet/26.4.404).
 
-    Args:
-        n_positives: extracted examples that were looked at.
-        n_missed: of these, not flagged.
-
     Returns:
         in [0, 1); 0 without a positive.
     """

@@ -159,11 +159,7 @@ class Examples:
         return told
 
     def any_of_row(self, of_windows: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return (rows in the sample,) whether it holds for any window of a row.
-
-        Args:
-            of_windows: (n,) whether it holds for each window.
-        """
+        """Return (rows in the sample,) whether a row has a window of which it holds, (n,)."""
         starts = np.cumsum(self.n_windows) - self.n_windows
         found: NDArray[np.bool_] = np.logical_or.reduceat(of_windows[self.windows_of_rows], starts)
         return found

@@ -71,13 +71,7 @@ def extract(
     shape: WindowShape,
     on_chunk: Callable[[int], None],
 ) -> dict[str, NDArray[Any]]:
-    """Return what an `Extraction` holds of every window, by one pass in float32.
-
-    Args:
-        engine: on one model in float32.
-        windows: (n, T).
-        shape: of the windows.
-        on_chunk: told the windows done.
+    """Return what an `Extraction` holds of each of (n, T) windows, by one pass in float32.
 
     Raises:
         ModelError: a score is not finite.
@@ -100,12 +94,7 @@ def extract(
 def sampled_counts(
     extractions: Mapping[str, Extraction], chosen: NDArray[np.bool_]
 ) -> dict[str, dict[str, int]] | None:
-    """Return how many of some windows n samples reveal, by role and n, see `VerificationResult`.
-
-    Args:
-        extractions: by role.
-        chosen: (n,) which windows count.
-    """
+    """Return how many of some windows n samples reveal, by role and n, see `VerificationResult`."""
     logprobs = {role: each.suffix_logprobs for role, each in extractions.items()}
     known = {role: found[chosen] for role, found in logprobs.items() if found is not None}
     if len(known) < len(logprobs):
@@ -116,12 +105,7 @@ def sampled_counts(
 def nearly_sampled(
     extractions: Mapping[str, Extraction], chosen: NDArray[np.bool_]
 ) -> dict[str, NearVerbatim] | None:
-    """Return by role what samples nearly reveal of some windows; None: nobody was asked.
-
-    Args:
-        extractions: by role.
-        chosen: (n,) which windows count.
-    """
+    """Return by role what samples nearly reveal of some windows; None: nobody was asked."""
     found = {}
     for role, each in extractions.items():
         if each.near_logprobs is not None and each.suffix_logprobs is not None:
