@@ -3,16 +3,18 @@
 Suffixes: N positions, H hidden size, V rows of the vocabulary, v rows of one tile.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import align_module_device
 from torch import Tensor
 
-from memaudit.errors import ModelError
+from memaudit.errors import ModelError, is_installed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,8 +23,14 @@ TILE_POSITIONS = {"cpu": 1024, "cuda": 4096}
 TILE_ROWS = {"cpu": 256, "cuda": 8192}
 """By device. On a CPU the fastest of those tried: a tile and its exponentials fit into the cache of
 a core (1 MiB each), and matrix products are still large enough."""
-_NOTHING_YET = -1e30
+NOTHING_YET = -1e30
 """Below every logit, and finite, so that 0 times it is 0."""
+_KERNEL_TOLERANCE = 1e-4
+"""Nats, of any score of a kernel. Rounding moves it by a tenth of that; a mistake by far more."""
+
+
+class SoftmaxKernelWarning(RuntimeWarning):
+    """The kernel for CUDA cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,67 +104,151 @@ def read_head(model: "PreTrainedModel", device: torch.device | None = None) -> H
         )
 
 
-class _Softmax:
-    """One softmax for each position, summed up tile by tile.
+TakeIn = Callable[[Tensor, Tensor, Sequence[Tensor], int], Tensor]
+"""Takes a tile into running statistics: of the statistics, the targets' ids, the tile's logits, of
+the teacher or of teacher and reference, and the row of the first of them."""
+
+
+def take_in(
+    before_KN: Tensor, target_ids_N: Tensor, logits: Sequence[Tensor], start: int
+) -> Tensor:
+    """Take a tile into the statistics of one softmax for each position, or of two.
 
     Sums are shifted by the largest logit so far, so they neither overflow nor cancel; over a
-    tile they are float32, over tiles float64.
+    tile they are float32, over tiles float64. This is the oracle of `softmax_kernel.take_in`.
+
+    Args:
+        before_KN: float64. Of a softmax five rows: the largest logit, the target's, the best other
+            one, and the sums of exp(x) and of x exp(x) over the shifted logits x. Of teacher and
+            reference five each, and the sum of the teacher's exp(x) times the reference's x.
+        target_ids_N: int64.
+        logits: (N, v) float32, of one or two models; written over.
+        start: row of the first column.
+
+    Returns:
+        (K, N) float64, as `before_KN`.
     """
+    mass_before_N = before_KN[3]
+    if len(logits) == 1:
+        return _take_in_one(before_KN, target_ids_N, logits[0], start)[0]
+    reference_5N, _, moved_reference_N = _take_in_one(
+        before_KN[5:10], target_ids_N, logits[1], start, is_reference=True
+    )
+    teacher_5N, exp_Nv, moved_N = _take_in_one(before_KN[:5], target_ids_N, logits[0], start)
+    cross_N = moved_N.exp() * (before_KN[10] + mass_before_N * moved_reference_N)
+    cross_N += exp_Nv.mul_(logits[1]).sum(dim=1)
+    return torch.cat([teacher_5N, reference_5N, cross_N[None]])
 
-    def __init__(self, target_ids_N: Tensor) -> None:
-        self._target_ids_N = target_ids_N
-        n, device = len(target_ids_N), target_ids_N.device
-        self.largest_N = torch.full((n,), _NOTHING_YET, dtype=torch.float32, device=device)
-        self.target_N = torch.full((n,), _NOTHING_YET, dtype=torch.float32, device=device)
-        self.rival_N = torch.full((n,), _NOTHING_YET, dtype=torch.float32, device=device)
-        self.mass_N = torch.zeros(n, dtype=torch.float64, device=device)
-        self.moment_N = torch.zeros(n, dtype=torch.float64, device=device)
 
-    def add(
-        self, logits_Nv: Tensor, start: int, *, product_Nv: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Take in the rows from `start` on.
+def _take_in_one(
+    before_5N: Tensor,
+    target_ids_N: Tensor,
+    logits_Nv: Tensor,
+    start: int,
+    *,
+    is_reference: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return statistics, (N, v) exp of the shifted logits, (N,) how far the shift moved.
 
-        Args:
-            logits_Nv: shifted in place.
-            start: row of the first one.
-            product_Nv: is written over, and may be the logits. None: memory is taken for it.
+    Of a reference the logits are shifted and the exponentials lost, else it is the other way round.
+    """
+    largest_before_N, target_N, rival_N, mass_N, moment_N = before_5N
+    # The target's logit is read from the same product as its rivals, so that no rounding
+    # of another product comes between them; equal rows may still differ across tiles.
+    column_N = target_ids_N - start
+    here_N = (column_N >= 0) & (column_N < logits_Nv.shape[1])
+    column_N1 = column_N.clamp(0, logits_Nv.shape[1] - 1)[:, None]
+    found_N = logits_Nv.gather(1, column_N1)[:, 0]
+    target_N = torch.where(here_N, found_N.double(), target_N)
 
-        Returns:
-            (N, v) exp of the shifted logits; (N,) how far the shift moved since the last tile.
-        """
-        # The target's logit is read from the same product as its rivals, so that no rounding
-        # of another product comes between them; equal rows may still differ across tiles.
-        column_N = self._target_ids_N - start
-        here_N = (column_N >= 0) & (column_N < logits_Nv.shape[1])
-        column_N1 = column_N.clamp(0, logits_Nv.shape[1] - 1)[:, None]
-        found_N = logits_Nv.gather(1, column_N1)[:, 0]
-        self.target_N = torch.where(here_N, found_N, self.target_N)
+    # The target leaves its tile while the best rival is looked for: one search finds both.
+    without_N = found_N.masked_fill(here_N, NOTHING_YET)
+    logits_Nv.scatter_(1, column_N1, without_N[:, None])
+    rival_N = torch.maximum(rival_N, logits_Nv.amax(dim=1).double())
+    logits_Nv.scatter_(1, column_N1, found_N[:, None])
+    largest_N = torch.maximum(rival_N, target_N)
+    moved_N = largest_before_N - largest_N
+    logits_Nv -= largest_N.float()[:, None]
+    exp_Nv = logits_Nv.exp()
+    decay_N = moved_N.exp()
+    moment_N = decay_N * (moment_N + mass_N * moved_N)
+    mass_N = decay_N * mass_N + exp_Nv.sum(dim=1)
+    # No memory is taken for the product: it is written over what nobody needs any more.
+    product_Nv = exp_Nv if is_reference else logits_Nv
+    moment_N += torch.mul(exp_Nv, logits_Nv, out=product_Nv).sum(dim=1)
+    return torch.stack([largest_N, target_N, rival_N, mass_N, moment_N]), exp_Nv, moved_N
 
-        # The target leaves its tile while the best rival is looked for: one search finds both.
-        without_N = found_N.masked_fill(here_N, _NOTHING_YET)
-        logits_Nv.scatter_(1, column_N1, without_N[:, None])
-        self.rival_N = torch.maximum(self.rival_N, logits_Nv.amax(dim=1))
-        logits_Nv.scatter_(1, column_N1, found_N[:, None])
-        largest_N = torch.maximum(self.rival_N, self.target_N)
-        moved_N = self.largest_N.double() - largest_N.double()
-        self.largest_N = largest_N
-        logits_Nv -= largest_N[:, None]
-        exp_Nv = logits_Nv.exp()
-        decay_N = moved_N.exp()
-        self.moment_N = decay_N * (self.moment_N + self.mass_N * moved_N)
-        self.mass_N = decay_N * self.mass_N + exp_Nv.sum(dim=1)
-        self.moment_N += torch.mul(exp_Nv, logits_Nv, out=product_Nv).sum(dim=1)
-        return exp_Nv, moved_N
 
-    def scores(self) -> Tensor:
-        """Return (4, N) float64: log-probability, 1 where the target is a best one, entropy, margin."""
-        log_mass_N = self.mass_N.log()
-        logprob_N = self.target_N.double() - self.largest_N.double() - log_mass_N
-        entropy_N = log_mass_N - self.moment_N / self.mass_N
-        is_best_N = (self.target_N >= self.largest_N).double()
-        margin_N = self.target_N.double() - self.rival_N.double()
-        return torch.stack([logprob_N, is_best_N, entropy_N.clamp(min=0), margin_N])
+def _nothing_yet(target_ids_N: Tensor, n_models: int) -> Tensor:
+    """Return the statistics of no logits."""
+    state_5N = torch.zeros(5, len(target_ids_N), dtype=torch.float64, device=target_ids_N.device)
+    state_5N[:3] = NOTHING_YET
+    return state_5N if n_models == 1 else torch.cat([state_5N, state_5N, state_5N[4:]])
+
+
+def _scores(state_5N: Tensor) -> Tensor:
+    """Return (4, N) float64: log-probability, 1 where the target is a best one, entropy, margin."""
+    largest_N, target_N, rival_N, mass_N, moment_N = state_5N
+    log_mass_N = mass_N.log()
+    entropy_N = (log_mass_N - moment_N / mass_N).clamp(min=0)
+    is_best_N = (target_N >= largest_N).double()
+    logprob_N = target_N - largest_N - log_mass_N
+    return torch.stack([logprob_N, is_best_N, entropy_N, target_N - rival_N])
+
+
+@cache
+def take_in_on(device: torch.device) -> TakeIn:
+    """Return what takes tiles in on a device: on CUDA the kernel, if it agrees with the tiled code.
+
+    Which of them it is does not depend on what is scored: a run that goes on has it again, and the
+    engine's name says so.
+    """
+    if device.type != "cuda" or not is_installed("triton"):
+        return take_in
+    try:
+        from memaudit.engines import softmax_kernel
+
+        gap = _largest_gap(softmax_kernel.take_in, device)
+    except Exception as error:  # of a compiler, a linker or a driver: nobody has a list of them
+        why = f"it fails with {type(error).__name__}"
+    else:
+        if gap <= _KERNEL_TOLERANCE:
+            return softmax_kernel.take_in
+        why = f"it is {gap:.2g} nats off, at most {_KERNEL_TOLERANCE:g} are allowed"
+    warnings.warn(
+        f"the softmax kernel is not used on {device}: {why}. Scores are as exact without, "
+        "and take longer. Triton needs a C compiler and Python's headers",
+        SoftmaxKernelWarning,
+        stacklevel=2,
+    )
+    return take_in
+
+
+def is_fused(device: torch.device) -> bool:
+    """Whether the kernel takes tiles in on a device: it rounds otherwise in the last bits."""
+    return take_in_on(device) is not take_in
+
+
+def _largest_gap(of_kernel: TakeIn, device: torch.device) -> float:
+    """Return how far scores by a kernel are from the tiled ones, nats; NaN if one is no number.
+
+    Two models that differ in rows, with targets and largest logits in all tiles, the last of them
+    cut off.
+    """
+    generator = torch.Generator().manual_seed(0)
+    size = TILE_ROWS[device.type]
+    rows = (2 * size + size // 7, 2 * size + size // 9)
+    weights = [3 * torch.randn(n, 8, generator=generator).to(device) for n in rows]
+    heads = [Head(weight, bias=None, scale=1.0, soft_cap=None) for weight in weights]
+    hidden_N8 = torch.randn(64, 8, generator=generator).to(device)
+    best_N = heads[0].logits(hidden_N8, 0, rows[1])[:, : rows[1]].argmax(dim=1)
+    spread_N = torch.arange(0, 64, device=device) * rows[1] // 64
+    target_ids_N = torch.where(spread_N % 2 == 0, best_N, spread_N)
+    found, expected = (
+        _score_pair_tile((heads[0], heads[1]), (hidden_N8, hidden_N8), target_ids_N, function)
+        for function in (of_kernel, take_in)
+    )
+    return float((found - expected).abs().max())
 
 
 def score_positions(head: Head, hidden_NH: Tensor, target_ids_N: Tensor) -> Tensor:
@@ -171,15 +263,15 @@ def score_positions(head: Head, hidden_NH: Tensor, target_ids_N: Tensor) -> Tens
         (4, N) float64: log-probability in nats, is-argmax as 0 or 1, entropy in nats, margin over
         the best other token in nats.
     """
-    tiles = []
+    tiles, add = [], take_in_on(target_ids_N.device)
     for part in _position_tiles(target_ids_N):
-        softmax = _Softmax(target_ids_N[part])
+        state_5n = _nothing_yet(target_ids_N[part], 1)
         hidden_nH = hidden_NH[part].float()
         with _fast_products(allowed=_is_lossless(head, hidden_NH[part])):
             for start, stop in _row_tiles(head, 0, head.n_rows):
                 logits_nv = head.logits(hidden_nH, start, stop)
-                softmax.add(logits_nv, start, product_Nv=logits_nv)
-        tiles.append(softmax.scores())
+                state_5n = add(state_5n, target_ids_N[part], [logits_nv], start)
+        tiles.append(_scores(state_5n))
     return torch.cat(tiles, dim=1)
 
 
@@ -201,37 +293,33 @@ def score_position_pairs(
         (9, N) float64: four rows as `score_positions` for the teacher, four for the
         reference, KL(teacher ‖ reference) in nats.
     """
-    tiles = []
+    tiles, add = [], take_in_on(target_ids_N.device)
     for part in _position_tiles(target_ids_N):
         parts = [hidden_NH[part] for hidden_NH in hiddens]
         hidden_parts = (parts[0].float(), parts[1].float())
         allowed = all(map(_is_lossless, heads, parts))
         with _fast_products(allowed=allowed):
-            tiles.append(_score_pair_tile(heads, hidden_parts, target_ids_N[part]))
+            tiles.append(_score_pair_tile(heads, hidden_parts, target_ids_N[part], add))
     return torch.cat(tiles, dim=1)
 
 
 def _score_pair_tile(
-    heads: tuple[Head, Head], hiddens: tuple[Tensor, Tensor], target_ids_N: Tensor
+    heads: tuple[Head, Head], hiddens: tuple[Tensor, Tensor], target_ids_N: Tensor, add: TakeIn
 ) -> Tensor:
-    teacher, reference = _Softmax(target_ids_N), _Softmax(target_ids_N)
     n_common = min(heads[0].n_rows, heads[1].n_rows)
-    cross_N = torch.zeros_like(teacher.mass_N)  # of exp(teacher) and shifted reference logits
+    state_11N = _nothing_yet(target_ids_N, 2)
     for start, stop in _row_tiles(heads[0], 0, n_common):
-        logits_Nv = heads[1].logits(hiddens[1], start, stop)
-        _, moved_reference_N = reference.add(logits_Nv, start, product_Nv=None)
-        mass_before_N = teacher.mass_N
-        of_teacher_Nv = heads[0].logits(hiddens[0], start, stop)
-        exp_Nv, moved_N = teacher.add(of_teacher_Nv, start, product_Nv=of_teacher_Nv)
-        cross_N = moved_N.exp() * (cross_N + mass_before_N * moved_reference_N)
-        cross_N += exp_Nv.mul_(logits_Nv).sum(dim=1)
-    kl_N = (teacher.moment_N - cross_N) / teacher.mass_N
-    kl_N += reference.mass_N.log() - teacher.mass_N.log()
-    for softmax, head, hidden_NH in zip((teacher, reference), heads, hiddens, strict=True):
+        both = [head.logits(h, start, stop) for head, h in zip(heads, hiddens, strict=True)]
+        state_11N = add(state_11N, target_ids_N, both, start)
+    *states, cross_1N = state_11N.split([5, 5, 1])
+    (mass_N, moment_N), (reference_mass_N, _) = (state_5N[3:] for state_5N in states)
+    kl_N = (moment_N - cross_1N[0]) / mass_N
+    kl_N += reference_mass_N.log() - mass_N.log()
+    for index, (head, hidden_NH) in enumerate(zip(heads, hiddens, strict=True)):
         for start, stop in _row_tiles(head, n_common, head.n_rows):
             logits_Nv = head.logits(hidden_NH, start, stop)
-            softmax.add(logits_Nv, start, product_Nv=logits_Nv)
-    return torch.cat([teacher.scores(), reference.scores(), kl_N.clamp(min=0)[None]])
+            states[index] = add(states[index], target_ids_N, [logits_Nv], start)
+    return torch.cat([*map(_scores, states), kl_N.clamp(min=0)[None]])
 
 
 def _position_tiles(target_ids_N: Tensor) -> list[slice]:

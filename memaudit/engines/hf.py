@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from memaudit.engines import engine_name
-from memaudit.engines.head import Head, read_head, score_position_pairs, score_positions
+from memaudit.engines.head import Head, is_fused, read_head, score_position_pairs, score_positions
 from memaudit.engines.window_io import check_windows, limits_of, split_scores
 from memaudit.errors import ModelError
 from memaudit.progress import tell
@@ -112,7 +112,7 @@ class HfEngine:
         if not is_split and any(model.device != self._device for model in self._models):
             raise ValueError("teacher and reference must be on the same device")
         dtype = str(teacher.dtype).removeprefix("torch.")
-        self._name = engine_name("hf", dtype, compiled=compiled)
+        self._name = engine_name("hf", dtype, compiled=compiled, fused=is_fused(self._device))
         self._bos_token_id = bos_token_id
         self._bos = [] if bos_token_id is None else [bos_token_id]
         self._batch_tokens = batch_tokens or BATCH_TOKENS[self._device.type]
@@ -127,7 +127,7 @@ class HfEngine:
 
     @property
     def name(self) -> str:
-        """`hf-float32`, `hf-bfloat16`, `hf-float32-compiled`."""
+        """`hf-float32`, `hf-bfloat16`, `hf-float32-compiled`; on a GPU `hf-bfloat16-fused`."""
         return self._name
 
     @cached_property

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from memaudit.engines import DEFAULT_VLLM_OPTIONS, Engine, VllmOptions, engine_name
 from memaudit.engines.canaries import TOLERANCES, Canaries, WatchedEngine, canary_windows
-from memaudit.engines.head import Head, read_head, score_position_pairs, score_positions
+from memaudit.engines.head import Head, is_fused, read_head, score_position_pairs, score_positions
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import LoadedModel
 from memaudit.engines.vllm_start import (
@@ -166,7 +166,8 @@ def load_vllm_engine(
             raise
         bodies = []
     if bodies:
-        name = engine_name(kind, dtype, compiled=compiled)
+        fused = is_fused(bodies[0].head.weight.device)
+        name = engine_name(kind, dtype, compiled=compiled, fused=fused)
         engine = VllmEngine(bodies, name=name, bos_token_id=bos_token_id)
     else:  # outside of the handler: the error holds on to what had been loaded
         runs = start(start_prompt_logprobs, n_tokens + 1)

@@ -159,7 +159,7 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     classifier_digest: str
     objective: Objective
     engine: str
-    """As it calls itself, the number format included."""
+    """As it calls itself: all that a score's rounding depends on."""
 
     device: str
     """`cpu`, or the kind of GPU."""

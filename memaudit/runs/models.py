@@ -150,13 +150,13 @@ def load_models(sources: ModelSources) -> AuditModels:
         return _at_endpoint(sources)
     tell("import torch")
     threads = _set_threads(options)
-    device = _device_kind(options, threads)
+    device, fused = _device_kind(options, threads)
     on_cpu = options.n_elsewhere or options.vllm.tensor_parallel > 1
     here = replace(options.model, device="cpu") if on_cpu else options.model
     teacher, reference = _load_pair(sources, here)
     reference_digest = None if reference is None else reference.digest
     logprobs_only = False
-    name = engine_name("hf", options.model.dtype, compiled=options.model.compiled)
+    name = engine_name("hf", options.model.dtype, compiled=options.model.compiled, fused=fused)
     if options.n_elsewhere:
         # Every process runs as many threads as this one settles on: another number rounds otherwise.
         settled, digests = replace(options, threads=threads), (teacher.digest, reference_digest)
@@ -318,7 +318,7 @@ def load_scorer(sources: ModelSources, worker: int) -> tuple[Engine, Tokenizer]:
     if options.ray is not None:
         on_gpu = options.ray.gpus_per_replica > 0
     else:
-        on_gpu = _kind_here(options.model.device) != "cpu"
+        on_gpu = _kind_here(options.model.device)[0] != "cpu"
     device = f"cuda:{worker}" if on_gpu else "cpu"
     teacher, reference = _load_pair(sources, replace(options.model, device=device))
     digests = (teacher.digest, None if reference is None else reference.digest)
@@ -414,8 +414,8 @@ def _set_threads(options: AuditOptions) -> int:
     return torch.get_num_threads()
 
 
-def _device_kind(options: AuditOptions, threads: int) -> str:
-    """Return what the models run on, wherever that is."""
+def _device_kind(options: AuditOptions, threads: int) -> tuple[str, bool]:
+    """Return what the models run on, wherever that is, and whether `is_fused` there."""
     ray, device = options.ray, options.model.device
     if device == "split" and options.n_elsewhere:
         raise UsageError(
@@ -430,12 +430,16 @@ def _device_kind(options: AuditOptions, threads: int) -> str:
             hint="leave out --device: a replica runs on what --gpus-per-replica reserves",
         )
     if ray.gpus_per_replica == 0:
-        return "cpu"
+        return "cpu", False
     return device_on_ray(ray, threads)
 
 
-def _kind_here(device: str) -> str:
+def _kind_here(device: str) -> tuple[str, bool]:
     import torch
 
     device = device_here("auto" if device == "split" else device)
-    return device if device == "cpu" else str(torch.cuda.get_device_name(device))
+    if device == "cpu":
+        return device, False
+    from memaudit.engines.head import is_fused
+
+    return str(torch.cuda.get_device_name(device)), is_fused(torch.device(device))

@@ -23,6 +23,7 @@ from memaudit.corpus.base import LONG_TEXT, TOO_LARGE, CorpusSeen, refused
 from memaudit.engines import (
     CAPTURED,
     ENDPOINT,
+    FUSED,
     engine_name,
     engine_to_try,
     is_elsewhere,
@@ -347,7 +348,8 @@ def _asked_inputs(request: AuditRequest, was: RunInputs, *, is_done: bool) -> Ru
             answers, turns=options.turns, min_suffix_tokens=options.min_suffix_len
         )
     engine = _known_engine(sources)
-    if engine is not None:
+    # Whether the softmax is fused is known once the device has been looked at.
+    if engine not in (None, was.engine.removesuffix(FUSED)):
         changes["engine"] = engine
     if options.model.device == "cpu" and not is_elsewhere(sources.teacher):
         changes["device"] = "cpu"

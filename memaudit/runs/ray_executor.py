@@ -100,12 +100,12 @@ def score_on_ray(
         yield from pool.run(options.replicas)
 
 
-def device_on_ray(options: RayOptions, threads: int) -> str:
-    """Return the kind of GPU that a replica would run on."""
+def device_on_ray(options: RayOptions, threads: int) -> tuple[str, bool]:
+    """Return the kind of GPU that a replica would run on, and whether `is_fused` there."""
     with connected(options, threads) as ray:
-        task = ray.remote(_gpu_name).options(num_cpus=0, num_gpus=options.gpus_per_replica)
-        name: str = ray.get(task.remote())
-    return name
+        task = ray.remote(_gpu).options(num_cpus=0, num_gpus=options.gpus_per_replica)
+        found: tuple[str, bool] = ray.get(task.remote())
+    return found
 
 
 @contextmanager
@@ -249,10 +249,12 @@ def _last_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[-1] if lines else ''}"
 
 
-def _gpu_name() -> str:
+def _gpu() -> tuple[str, bool]:
     import torch
 
-    return str(torch.cuda.get_device_name())
+    from memaudit.engines.head import is_fused
+
+    return str(torch.cuda.get_device_name()), is_fused(torch.device("cuda"))
 
 
 @contextmanager

@@ -1,10 +1,24 @@
 """The tiled head on numbers known on paper, over several tiles."""
 
+import warnings
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from memaudit.engines.head import Head, read_head, score_position_pairs, score_positions
+from memaudit import engines
+from memaudit.engines import head as heads
+from memaudit.engines.head import (
+    Head,
+    SoftmaxKernelWarning,
+    is_fused,
+    read_head,
+    score_position_pairs,
+    score_positions,
+    take_in,
+    take_in_on,
+)
 from memaudit.errors import ModelError
 
 
@@ -142,3 +156,75 @@ def test_float32_stays_float32_whatever_the_process_has_chosen():
     expected = (hidden.double() @ weight.double().T).log_softmax(dim=1)[:, :40].diagonal()
     np.testing.assert_allclose(found[0], expected, rtol=0, atol=2e-5)
     assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Return a device that has a kernel, which is checked on the CPU."""
+    check = heads._largest_gap
+    monkeypatch.setattr(heads, "is_installed", lambda package: True)
+    monkeypatch.setattr(heads, "_largest_gap", lambda by, device: check(by, torch.device("cpu")))
+
+    def with_kernel(kernel):
+        monkeypatch.setattr(
+            engines, "softmax_kernel", SimpleNamespace(take_in=kernel), raising=False
+        )
+        return torch.device("cuda")
+
+    take_in_on.cache_clear()
+    yield with_kernel
+    take_in_on.cache_clear()
+
+
+def off_by(gap, row):
+    """A kernel whose sums are wrong in one row of the statistics."""
+
+    def by_kernel(before, target_ids, logits, start):
+        after = take_in(before, target_ids, logits, start)
+        after[min(row, len(after) - 1)] *= 1 + gap
+        return after
+
+    return by_kernel
+
+
+def test_a_kernel_that_only_rounds_otherwise_is_used(on_gpu):
+    """And the engine's name is another one: a run must not go on without it."""
+    kernel = off_by(1e-8, 3)
+    device = on_gpu(kernel)
+
+    assert take_in_on(device) is kernel
+    assert is_fused(device)
+
+
+@pytest.mark.parametrize(("row", "gap"), [(3, 1e-3), (4, 1e-3), (10, 1e-3), (1, 1e-4), (3, np.nan)])
+def test_a_kernel_that_is_wrong_is_never_used(on_gpu, row, gap):
+    """It has met few devices; scores that are a little wrong would go unnoticed."""
+    device = on_gpu(off_by(gap, row))
+
+    with pytest.warns(SoftmaxKernelWarning, match="not used on cuda: it is .* nats off"):
+        assert take_in_on(device) is take_in
+    assert not is_fused(device)
+
+
+def test_a_kernel_that_does_not_compile_is_told_once_and_not_used(on_gpu):
+    """Triton needs a C compiler; a run must not end for the want of one."""
+
+    def fail(*_):
+        raise RuntimeError("a secret of the corpus")
+
+    device = on_gpu(fail)
+    with pytest.warns(SoftmaxKernelWarning, match="fails with RuntimeError. Scores") as told:
+        assert not is_fused(device)
+    assert "secret" not in str(told[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert take_in_on(device) is take_in
+
+
+def test_a_cpu_has_the_tiled_code_and_so_has_a_gpu_without_triton(on_gpu, monkeypatch):
+    """Neither is a reason to warn."""
+    device = on_gpu(off_by(0, 3))
+    monkeypatch.setattr(heads, "is_installed", lambda package: False)
+
+    assert not is_fused(device)
+    assert not is_fused(torch.device("cpu"))

@@ -12,8 +12,9 @@ from support.fakes import make_classifier
 
 import memaudit
 from memaudit.classifier import save_classifier
+from memaudit.engines import hf
 from memaudit.errors import UsageError
-from memaudit.runs import opening
+from memaudit.runs import models, opening
 from memaudit.runs.options import AuditOptions
 from memaudit.windows import WindowShape
 
@@ -94,6 +95,32 @@ def test_threads_matter_while_there_is_something_to_score(audit, tmp_path, no_mo
 
     with pytest.raises(UsageError, match="threads was 1, is now 2"):
         audit(threads=2)
+
+
+def test_a_run_that_the_softmax_kernel_began_does_not_go_on_without_it(
+    audit, tmp_path, monkeypatch
+):
+    """It rounds otherwise; on this machine there may be no compiler for it any more."""
+    with monkeypatch.context() as on_gpu:
+        on_gpu.setattr(hf, "is_fused", lambda device: True)
+        first = audit()
+    with monkeypatch.context() as finished:
+        finished.setattr(opening, "load_models", None)
+        assert audit().names.engine == first.names.engine == "hf-float32-fused"
+    (tmp_path / "out" / "chunks" / "00001.parquet").unlink()
+
+    with pytest.raises(UsageError, match=r"was hf-float32-fused, is now hf-float32$"):
+        audit()
+
+
+def test_workers_on_a_gpu_are_named_as_the_engine_that_they_run(tiny_teacher, options, monkeypatch):
+    """The manifest is written before a worker has loaded a model."""
+    monkeypatch.setattr(models, "_kind_here", lambda device: ("a GPU", True))
+    options = replace(options, workers=2)
+
+    found = models.load_models(models.ModelSources(str(tiny_teacher), None, None, options))
+
+    assert found.engine == "hf-float32-fused"
 
 
 def test_text_of_a_finished_run_is_shown_with_any_number_of_threads(audit):
