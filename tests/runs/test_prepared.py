@@ -20,6 +20,7 @@ from support.fake_run import (
     score_prepared,
 )
 from support.fakes import make_classifier
+from support.forks import exit_of, fork
 
 from memaudit.errors import OutputError, UsageError
 from memaudit.runs import opening, shards
@@ -62,24 +63,6 @@ def shared(tmp_path):
     """A folder in which the first shard has left the windows."""
     score_prepared(tmp_path / "first", inputs_of(), Shard(0, 3), tmp_path / "shared")
     return tmp_path / "shared"
-
-
-def fork(work):
-    """Do some work in a process of its own; return its id."""
-    pid = os.fork()
-    if pid == 0:
-        code = 70
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
-
-
-def exit_of(pid):
-    """Return how a process ended: its exit code, or minus a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.mark.parametrize("classifier", [None, ASKS_EXPOSURE], ids=["plain", "with exposure"])

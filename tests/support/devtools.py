@@ -1,6 +1,5 @@
 """A headless Chromium, driven through the DevTools protocol over a pair of pipes."""
 
-import base64
 import fcntl
 import json
 import os
@@ -82,13 +81,6 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", media=media, features=[scheme])
 
-    def picture(self, *, whole=False):
-        """Return what is to be seen, or the whole page, as PNG."""
-        answer = self.send(
-            "Page.captureScreenshot", captureBeyondViewport=whole, **_clip(self, whole)
-        )
-        return base64.b64decode(answer["data"])
-
     def complaints(self):
         """Return what the console was told, and errors that nobody caught."""
         names = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
@@ -109,13 +101,6 @@ class Browser:
             self._unread += chunk
         message, _, self._unread = self._unread.partition(b"\0")
         return json.loads(message)
-
-
-def _clip(browser, whole):
-    if not whole:
-        return {}
-    size = browser.send("Page.getLayoutMetrics")["cssContentSize"]
-    return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
 
 
 @contextmanager

@@ -17,8 +17,6 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 from memaudit.cli.signals import answer_signals, leave_at_signals  # noqa: E402
 
-SHAPE_LEN = 8
-
 
 class ByteWiseEngine:
     """Knows no language: every token's log-probability follows from its id alone."""

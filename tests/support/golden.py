@@ -25,7 +25,6 @@ PREDICTIONS = {
     "tile": ["--windows", "tile", "--prefix-tokens", "25", "--suffix-tokens", "25"],
 }
 GATE_FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
-TABLES = (".parquet",)
 NOT_COMPARED = re.compile(r"((^|/)(chunks|parts|lock|state|models)\b|\.arrow$)")
 
 _TEXT = [
@@ -132,7 +131,7 @@ class Golden:
             self.keep(f"predict-{name}", folder)
         for table in ("csv", "jsonl"):
             folder = self.scratch / table
-            self.run(f"predict-{table}", "predict", *DEMO, "--out", folder, "--format", table)
+            self.run(f"predict-{table}", "predict", *DEMO, "--out", folder, "--table-format", table)
             self.keep(f"predict-{table}", folder / f"risk.{table}")
         self.run("status", "status", self.scratch / "plain")
         self.run("status-json", "status", self.scratch / "plain", "--json")
@@ -170,6 +169,16 @@ class Golden:
         self.run(f"{name}-json", *run, "--html", page, "--json")
         self.keep(f"{name}-page", page)
         self.keep(f"{name}-note", note)
+
+    def runs(self):
+        """What differs between two runs, and why one row is at risk."""
+        plain = self.scratch / "plain"
+        for name, arguments in (
+            ("diff", ["diff", plain, self.scratch / "student"]),
+            ("explain", ["explain", "prose-020-29", "--run", plain]),
+        ):
+            self.run(name, *arguments)
+            self.run(f"{name}-json", *arguments, "--json")
 
     def filter(self):
         """Each strategy."""
@@ -212,7 +221,8 @@ def main(out):
     out.mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="golden-") as scratch:
         golden = Golden(out, Path(scratch), Path.cwd())
-        for step in (golden.predict, golden.shards, golden.gate, golden.report, golden.filter):
+        steps = (golden.predict, golden.shards, golden.gate, golden.report, golden.runs)
+        for step in (*steps, golden.filter):
             step()
         golden.verify()
         golden.errors()

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from support.forks import fork
 from support.verifying import make_miniatures, make_options
 
 import memaudit.distillation.trainer  # imported once, for all
@@ -26,19 +27,6 @@ KINDS = {
     "on-policy": {"divergence": Divergence("reverse-kl", on_policy=0.7), "near_verbatim": 0.2},
 }
 TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def start(run):
-    """Run a function in a process of its own and return its id."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            run()
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
 
 
 def cpu_seconds(pid):
@@ -76,7 +64,7 @@ def stages_left(out):
 
 def main(folder, n):
     """Kill n verifications and compare each, once it has gone on, with one left alone."""
-    finish(start(lambda: make_miniatures(folder)))
+    finish(fork(lambda: make_miniatures(folder)))
     paths = {
         "teacher": str(folder / "teacher"),
         "student": str(folder / "student"),
@@ -92,7 +80,7 @@ def main(folder, n):
     whole_seconds = {}
     for kind in KINDS:
         out = folder / f"whole-{kind}"
-        whole_seconds[kind], code = finish(start(lambda: verify(kind, out)))  # noqa: B023
+        whole_seconds[kind], code = finish(fork(lambda: verify(kind, out)))  # noqa: B023
         assert code == 0
         expected[kind] = outcome(out)
     attempt = 0
@@ -100,11 +88,11 @@ def main(folder, n):
         attempt += 1
         kind, out = list(KINDS)[len(kills) % len(KINDS)], folder / f"killed-{attempt}"
         moment = rng.uniform(0, whole_seconds[kind])
-        _, code = finish(start(lambda: verify(kind, out)), moment)  # noqa: B023
+        _, code = finish(fork(lambda: verify(kind, out)), moment)  # noqa: B023
         if code == 0:  # done before its moment came
             continue
         left = stages_left(out)
-        _, resumed = finish(start(lambda: verify(kind, out)))  # noqa: B023
+        _, resumed = finish(fork(lambda: verify(kind, out)))  # noqa: B023
         same = resumed == 0 and outcome(out) == expected[kind]
         clean = sorted(p.name for p in out.iterdir()) == [
             "verification.json",

@@ -15,9 +15,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import kill_run
+from forks import exit_of, fork
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "sample_data" / "demo.jsonl"
@@ -47,24 +49,6 @@ def audit(models, out):
     audit_rows(rows, models, classifier, out=out, options=AuditOptions(chunk_size=CHUNK_SIZE))
 
 
-def start(models, out):
-    """Audit in a fork of this process; return its id."""
-    pid = os.fork()
-    if pid == 0:
-        code = 70
-        try:
-            audit(models, out)
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
-
-
-def wait(pid):
-    """Return the exit code of a fork."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def main():
     """Kill runs, one in three once more while it is continued, and compare."""
     parser = argparse.ArgumentParser()
@@ -78,16 +62,16 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         reference, out = Path(name) / "reference", Path(name) / "killed"
         started = time.monotonic()
-        assert wait(start(models, reference)) == 0
+        assert exit_of(fork(partial(audit, models, reference))) == 0
         seconds = time.monotonic() - started
         expected = kill_run.contents(reference)
         for _ in range(given.points):
             for again in range(1 + (rng.random() < 1 / 3)):
-                pid = start(models, out)
+                pid = fork(partial(audit, models, out))
                 time.sleep(rng.uniform(0, seconds))
                 os.kill(pid, signal.SIGKILL)
-                found["killed again" if again else "killed"] += wait(pid) == -signal.SIGKILL
-            found["not continued"] += wait(start(models, out)) != 0
+                found["killed again" if again else "killed"] += exit_of(pid) == -signal.SIGKILL
+            found["not continued"] += exit_of(fork(partial(audit, models, out))) != 0
             found["different files"] += kill_run.contents(out) != expected
             shutil.rmtree(out)
     sys.stdout.write(json.dumps({"seconds of a run": round(seconds, 2), **found}) + "\n")

@@ -43,15 +43,20 @@ def make_model(family, *, seed=0, vocab_size=320, positions=256):
         "cohere": lambda: hf.CohereForCausalLM(hf.CohereConfig(**grouped, logit_scale=0.25)),
         "granite": lambda: hf.GraniteForCausalLM(hf.GraniteConfig(**grouped, logits_scaling=4.0)),
     }
+    return sharp_model(makers[family], seed).eval().requires_grad_(False)
+
+
+def sharp_model(make, seed):
+    """A model from a seed whose predictions are far from uniform."""
     torch.manual_seed(seed)
-    model = makers[family]()
+    model = make()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:
                 parameter.mul_(4.0)
             elif name.endswith("norm.weight") and "layers" not in name:
                 parameter.add_(1.0)  # the last one: sharper predictions
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def make_windows(n, *, longest=40, seed=0):

@@ -1,7 +1,6 @@
 """Miniature models on disk that vLLM's attention on a CPU can run: heads of 32."""
 
-import torch
-from support.tiny_models import save_tokenizer
+from support.tiny_models import save_tokenizer, sharp_model
 
 FAMILIES = ("gpt_neox", "olmo2", "qwen3", "llama")
 
@@ -28,15 +27,7 @@ def save_vllm_model(folder, family, *, seed=0, bos=False):
         "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**grouped, head_dim=32)),
         "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**grouped, tie_word_embeddings=True)),
     }
-    torch.manual_seed(seed)
-    model = makers[family]()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(4.0)
-            elif name.endswith("norm.weight") and "layers" not in name:
-                parameter.add_(1.0)  # the last one: sharper predictions
-    model.save_pretrained(folder)
+    sharp_model(makers[family], seed).save_pretrained(folder)
     save_tokenizer(folder, bos=bos)
     return folder
 
