@@ -19,8 +19,8 @@ from memaudit.engines.models import DEFAULT_OPTIONS as DEFAULT_MODEL_OPTIONS
 from memaudit.engines.models import ModelOptions, base_options, open_model
 from memaudit.engines.tokenizer import Tokenizer, load_tokenizer
 from memaudit.errors import ModelError, UsageError
-from memaudit.features import FEATURE_SETS, ReferenceRole
-from memaudit.prefilter import Prefilter, make_prefilter
+from memaudit.features import FEATURE_SETS
+from memaudit.prefilter import make_prefilter
 from memaudit.progress import ReportProgress
 from memaudit.runs.chunks import ChunkPlan, feature_set_name
 from memaudit.runs.counting import RowTokens, count_exposure
@@ -104,14 +104,12 @@ def plan_audit(  # audit_corpus, and when it began
             hint="run it on a part of the corpus to see how long that takes",
         )
     sources, role, options = request.sources, request.sources.role, request.options
-    chunks = _chunk_plan(role, options, request.prefilter)
     sizes, tokenizer = load_sizes(sources.teacher, options.model)
     models = {"teacher": sizes}
     if sources.reference is not None and role is not None:
         models[role], _ = load_sizes(sources.reference, options.model)
     rows = read_corpus(request.corpus, render_messages=tokenizer.render_messages)
     reading = _now()
-
     with (
         RowLog(None) as row_log,
         DistinctWindows(options.shape.length) as windows,
@@ -127,15 +125,15 @@ def plan_audit(  # audit_corpus, and when it began
             progress=progress,
             keep_tokens=tokens.append if counts_exposure else None,
         )
-        chunks = replace(chunks, n_windows=len(windows))
+        chunks = _chunk_plan(request, len(windows))
         if counts_exposure:
-            chunks = replace(chunks, epochs=options.epochs)
             count_exposure(chunks, range(chunks.n_chunks), windows, tokens, progress)
         reading_seconds, _ = _since(reading)
         kept = windows_to_score(chunks, windows, tokenizer)
         plan = _counted(cuts, chunks, options, len(kept), models)
-        n_out_of_reach = _out_of_reach(request, chunks, windows, tokenizer)
-        plan = replace(plan, out_of_reach_windows=n_out_of_reach)
+        plan = replace(
+            plan, out_of_reach_windows=_out_of_reach(request, chunks, windows, tokenizer)
+        )
         has_bos = tokenizer.bos_token_id is not None
         plan = replace(plan, extra_tokens=int(has_bos), reading_seconds=reading_seconds)
         if len(kept) == 0 or not _enough_memory(plan):
@@ -143,10 +141,9 @@ def plan_audit(  # audit_corpus, and when it began
         return replace(plan, sample=_run_sample(sources, chunks, windows, kept, started))
 
 
-def _chunk_plan(
-    role: ReferenceRole | None, options: AuditOptions, prefilter: Prefilter | None
-) -> ChunkPlan:
+def _chunk_plan(request: AuditRequest, n_windows: int) -> ChunkPlan:
     """Return the chunks that an audit would have, without a place for them."""
+    role, options = request.sources.role, request.options
     return ChunkPlan(
         folder=Path(),
         fingerprint="",
@@ -154,9 +151,10 @@ def _chunk_plan(
         role=role,
         objective=options.objective,
         features=FEATURE_SETS[feature_set_name(role)],
-        n_windows=0,
+        n_windows=n_windows,
         chunk_size=options.chunk_size_on("cuda" if _on_gpu(options) else "cpu"),
-        prefilter=prefilter,
+        prefilter=request.prefilter,
+        epochs=options.epochs if asks_exposure(request) else None,
     )
 
 

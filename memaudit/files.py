@@ -87,6 +87,8 @@ def written_file(path: Path, *, clear: bool = True) -> Iterator[BinaryIO]:
                 with suppress(OSError):  # a file system without locks
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield stream
+                # Content, then its name, then the folder that holds the name: a power cut at any
+                # moment leaves the old file or the new one, and whole.
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)

@@ -57,7 +57,12 @@ def extraction_probability(logprobs: NDArray[np.float64], n: int) -> NDArray[np.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    return -np.expm1(n * _log_of_rest(logprobs))
+    if not (logprobs <= 0).all():
+        raise ValueError("log-probabilities must be at most 0")
+    # By the log-probability log(1 - p) that a sample is something else: small p are not rounded to 0.
+    with np.errstate(divide="ignore"):  # p = 1 leaves log 0 = -inf, and a probability of 1
+        revealed: NDArray[np.float64] = -np.expm1(n * np.log1p(-np.exp(logprobs)))
+    return revealed
 
 
 def probabilistically_extracted(
@@ -75,27 +80,14 @@ def probabilistically_extracted(
     Returns:
         (W,)
     """
-    _check_probability(probability)
+    if not 0 < probability < 1:
+        raise ValueError(f"probability must be above 0 and below 1, got {probability}")
     return extraction_probability(logprobs, n) >= probability
 
 
 def revealed_nats(n: int) -> float:
     """Return what a suffix may cost, in nats, that n samples reveal more likely than not."""
     return -math.log(-math.expm1(-math.log(2) / n))
-
-
-def _log_of_rest(logprobs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return log(1 - p), the log-probability that a sample is something else."""
-    if not (logprobs <= 0).all():
-        raise ValueError("log-probabilities must be at most 0")
-    with np.errstate(divide="ignore"):  # p = 1 leaves log 0 = -inf, and a probability of 1
-        rest: NDArray[np.float64] = np.log1p(-np.exp(logprobs))
-    return rest
-
-
-def _check_probability(probability: float) -> None:
-    if not 0 < probability < 1:
-        raise ValueError(f"probability must be above 0 and below 1, got {probability}")
 
 
 def longest_common_run(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:

@@ -171,6 +171,7 @@ def _take_in_one(
     logits_Nv -= largest_N.float()[:, None]
     exp_Nv = logits_Nv.exp()
     decay_N = moved_N.exp()
+    # If the largest grows, every exp(x) so far shrinks by one factor, and every x moves with it.
     moment_N = decay_N * (moment_N + mass_N * moved_N)
     mass_N = decay_N * mass_N + exp_Nv.sum(dim=1)
     # No memory is taken for the product: it is written over what nobody needs any more.
@@ -190,6 +191,7 @@ def _scores(state_5N: Tensor) -> Tensor:
     """Return (4, N) float64: log-probability, 1 where the target is a best one, entropy, margin."""
     largest_N, target_N, rival_N, mass_N, moment_N = state_5N
     log_mass_N = mass_N.log()
+    # -Σ p log p with log p = x - log mass. Of a tie the target is a best one: either may be written.
     entropy_N = (log_mass_N - moment_N / mass_N).clamp(min=0)
     is_best_N = (target_N >= largest_N).double()
     logprob_N = target_N - largest_N - log_mass_N

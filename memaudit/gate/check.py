@@ -64,7 +64,6 @@ _ASSUMES = (
     "the corpus and the distillation are like the classifier's calibration runs, whose counts "
     "differed from expectation by as much as the next one's will"
 )
-"""Which students of a card's cells an objective is calibrated on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +100,23 @@ def check_gate(
             of something else.
         ClassifierError: the classifier is not one that is allowed, or a score is not finite.
     """
+    # Who vouches for the files is settled before anything that is read from them.
     signature = _signature(run, policy.policy, inputs)
-    # Numbers first: with NaN among the features, comparisons below would pass by accident.
+    # Numbers before rules: with NaN among the features, comparisons below would pass by accident.
     n_broken = int((~np.isfinite(run.risks.X)).any(axis=1).sum())
     if n_broken or not np.isfinite(run.probabilities[run.is_scored]).all():
         raise ClassifierError(
             f"{n_broken} windows of the run have a feature that is not a finite number",
             hint="the scores are broken: check that the model's weights hold no NaN",
         )
+    # Then what made the probabilities: a classifier or a screen of one's own could flag nothing.
     _require_classifier(run, policy.policy)
     _require_cascade(run)
     found = judged(run)
     if signature is not None:
         found = msgspec.structs.replace(found, date=signature.signed.date, signed_by=signature.key)
     require_scope(found, policy.policy, has_data=inputs.data is not None)
+    # The corpus is read once all that is cheap holds; to score windows again reads it as well.
     if inputs.rescoring is not None:
         if inputs.data is None:
             raise UsageError("to score windows again needs the corpus", hint="name it with --data")

@@ -34,6 +34,10 @@ _NOT_LEGAL = "This is evidence, not legal advice."
 _NOT_TESTED = (
     "A question that is not covered is open: nothing in this document speaks for or against it."
 )
+_BOTH_RUNS = Paragraph(
+    "'memaudit filter' cleans the corpus, and 'memaudit diff' names what was removed and what "
+    "that changed. Give both runs to the reviewer."
+)
 
 
 class Release(
@@ -99,7 +103,9 @@ def annex_page(report: Report, release: Release) -> Page:
             _section("Release context", "context", facts(_context(release))),
             _section("What was tested", "tested", _tested(report), Paragraph(_NOT_TESTED)),
             _section("Threat model and definition", "threat", _threat(report)),
-            _section("Mitigation, before and after", "mitigation", *_mitigation(report)),
+            _section(
+                "Mitigation, before and after", "mitigation", remedies_table(report), _BOTH_RUNS
+            ),
             _section("Risk that stays", "residual", _residual(report, release)),
             _section("Where reviewers ask for it", "references", _references()),
             _section("What identifies the evidence", "digests", facts(_digests(report))),
@@ -207,14 +213,6 @@ def _sampled(report: Report) -> Iterator[tuple[Sentence, ...]]:
             n = max(found, key=int)
             least = "at least " if option else ""
             yield what, "tested", f"{least}{found[n]:,} examples in {int(n):,} samples of each"
-
-
-def _mitigation(report: Report) -> tuple[Table, Paragraph]:
-    note = Paragraph(
-        "'memaudit filter' cleans the corpus, and 'memaudit diff' names what was removed and what "
-        "that changed. Give both runs to the reviewer."
-    )
-    return remedies_table(report), note
 
 
 def _residual(report: Report, release: Release) -> Table:

@@ -258,6 +258,7 @@ def locked(path: Path, *, waits: bool = False) -> Iterator[None]:
                     f"{shown_path(path)}: not a lock of memaudit",
                     hint="choose another folder with --out",
                 )
+            # What locks is the open file; who holds it is only for people to read.
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield

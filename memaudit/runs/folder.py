@@ -234,10 +234,15 @@ def copy_rows(source: Path, run: RunFolder) -> None:
     try:
         copy_sealed(path, run.folder / ROWS, metadata)
     except (DamagedFileError, FileNotFoundError) as error:
-        raise OutputError(
-            f"{shown_path(path)}: missing or damaged",
-            hint="give its 'memaudit predict' command again to write it anew",
-        ) from error
+        raise damaged_rows(path) from error
+
+
+def damaged_rows(path: Path) -> OutputError:
+    """Return the error for rows that are missing or not as they were written."""
+    return OutputError(
+        f"{shown_path(path)}: missing or damaged",
+        hint="give its 'memaudit predict' command again to write it anew",
+    )
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

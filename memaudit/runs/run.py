@@ -29,7 +29,7 @@ from memaudit.runs.chunks import (
     what_is_gone,
 )
 from memaudit.runs.files import output_errors
-from memaudit.runs.folder import MANIFEST, ROW_SCHEMA, ROWS, RunFolder
+from memaudit.runs.folder import MANIFEST, ROW_SCHEMA, ROWS, RunFolder, damaged_rows
 from memaudit.runs.manifest import Manifest, read_manifest
 from memaudit.runs.reading import Outcome, RowOutcome, RowWindows
 from memaudit.runs.risks import Risks, Worst, predict_risks
@@ -356,7 +356,7 @@ def _read_rows(run: RunFolder) -> _Rows:
         if "text" in batch.schema.names:
             texts.append(numbers(batch.column("text")).copy())
     if not (are_scored_cut and _are_all_there(run, sum(map(len, fates)), cuts)):
-        raise _damaged(run.folder / ROWS)
+        raise damaged_rows(run.folder / ROWS)
     table = pa.Table.from_batches(fates).unify_dictionaries()
     return _Rows(table, cuts, np.concatenate(texts) if texts else None)
 
@@ -367,13 +367,6 @@ def _are_all_there(run: RunFolder, n_rows: int, cuts: RowWindows) -> bool:
     so_far = np.maximum.accumulate(np.append(-1, windows))
     in_order = (windows >= 0).all() and (windows <= so_far[:-1] + 1).all()
     return bool(in_order) and (n_rows, so_far[-1] + 1) == (inputs.rows, inputs.distinct_windows)
-
-
-def _damaged(path: Path) -> OutputError:
-    return OutputError(
-        f"{shown_path(path)}: missing or damaged",
-        hint="give its 'memaudit predict' command again to write it anew",
-    )
 
 
 def _stored_rows(run: RunFolder, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -396,7 +389,7 @@ def _stored_rows(run: RunFolder, columns: list[str]) -> Iterator[pa.RecordBatch]
     except (DamagedFileError, OutputError, KeyError) as error:
         if isinstance(error.__cause__, OSError) and path.exists():
             raise  # too many open files, a broken disk: it may well be whole
-        raise _damaged(path) from error
+        raise damaged_rows(path) from error
 
 
 def _require_values(column: pa.Array, kind: pa.DataType) -> None:

@@ -78,13 +78,8 @@ def verify_distilled(  # noqa: PLR0913  each is something a user names
     with work_folder(out) as work:
         asked = _asked(teacher, baseline, options)
         tokenizer = asked["teacher"].tokenizer
-        with read_examples(
-            read_corpus(corpus, render_messages=tokenizer.render_messages),
-            tokenizer,
-            options,
-            folder=work,
-            progress=progress,
-        ) as examples:
+        rows = read_corpus(corpus, render_messages=tokenizer.render_messages)
+        with read_examples(rows, tokenizer, options, folder=work, progress=progress) as examples:
             if told is not None:  # whether they fit is better known before hours of scoring
                 match_predictions(
                     told, ((r.example_id, r.row, r.address, r.outcome) for r in examples.rows)
