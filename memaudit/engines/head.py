@@ -253,6 +253,13 @@ def _largest_gap(of_kernel: TakeIn, device: torch.device) -> float:
     return float((found - expected).abs().max())
 
 
+def score_heads(heads: Sequence[Head], hiddens: Sequence[Tensor], target_ids_N: Tensor) -> Tensor:
+    """Return `score_positions` of one head, or `score_position_pairs` of two."""
+    if len(heads) == 1:
+        return score_positions(heads[0], hiddens[0], target_ids_N)
+    return score_position_pairs((heads[0], heads[1]), (hiddens[0], hiddens[1]), target_ids_N)
+
+
 def score_positions(head: Head, hidden_NH: Tensor, target_ids_N: Tensor) -> Tensor:
     """Return what one model says about the targets.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from memaudit.engines import engine_name
-from memaudit.engines.head import Head, is_fused, read_head, score_position_pairs, score_positions
+from memaudit.engines.head import Head, is_fused, read_head, score_heads
 from memaudit.engines.window_io import check_windows, limits_of, split_scores
 from memaudit.errors import ModelError
 from memaudit.progress import tell
@@ -212,10 +212,7 @@ class HfEngine:
             _hidden(model, token_ids_BT).to(self._device).flatten(0, 1).index_select(0, places_N)
             for model in self._models
         ]
-        if len(hiddens) == 1:
-            return score_positions(self._heads[0], hiddens[0], target_ids_N).float()
-        heads = (self._heads[0], self._heads[1])
-        return score_position_pairs(heads, (hiddens[0], hiddens[1]), target_ids_N).float()
+        return score_heads(self._heads, hiddens, target_ids_N).float()
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cpu":

@@ -1,13 +1,15 @@
 """The `vllm` engine: vLLM runs the bodies of the models, and our own head reads their hidden states.
 
-vLLM hands over the hidden states of every token (pooling task `token_embed`), in float32 and after
-the final normalisation, and the head of the `hf` engine makes scores of them: log-probabilities,
-argmax, entropy and the divergence over the whole vocabulary are exact. Where it does not hand over
+vLLM has the hidden states of every token (pooling task `token_embed`), after the final
+normalisation, and the head of the `hf` engine makes scores of them: log-probabilities,
+argmax, entropy and the divergence over the whole vocabulary are exact. The hidden states stay on the
+device, and the head is there as well: vLLM hands over only where they are, because a hook on its
+pooler has kept them. With `--tensor-parallel` the model runs in processes of its own, which a hook
+of ours cannot reach back from, and they come through the memory of the host. Where it does not hand over
 hidden states, `LogprobEngine` reads what vLLM itself says of the tokens of a prompt.
 
 Teacher and reference stand side by side, each with its share of the device, and read the same
-windows one after the other. The hidden states of at most `_CALL_TOKENS` tokens are held at once,
-in memory: nothing is spooled.
+windows one after the other. The hidden states of at most `_CALL_TOKENS` tokens are held at once.
 
 vLLM runs in this process, so it is given the windows in a fixed order and schedules them alike
 each time: the same windows in the same order have the same scores to the bit.
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from memaudit.engines import DEFAULT_VLLM_OPTIONS, Engine, VllmOptions, engine_name
 from memaudit.engines.canaries import TOLERANCES, Canaries, WatchedEngine, canary_windows
-from memaudit.engines.head import Head, is_fused, read_head, score_position_pairs, score_positions
+from memaudit.engines.head import Head, is_fused, read_head, score_heads
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import LoadedModel
 from memaudit.engines.vllm_start import (
@@ -98,13 +100,7 @@ class VllmEngine(OutsideEngine[Body]):
         # in front, the first position would predict a window's first token, which has no score.
         prompts = [[*self._bos, *window[:-1].tolist()] for window in windows]
         hiddens = [self._hidden(body, prompts).to(device) for body in self._models]
-        heads = [body.head for body in self._models]
-        if len(heads) == 1:
-            scores_CN = score_positions(heads[0], hiddens[0], targets_N)
-        else:
-            scores_CN = score_position_pairs(
-                (heads[0], heads[1]), (hiddens[0], hiddens[1]), targets_N
-            )
+        scores_CN = score_heads([body.head for body in self._models], hiddens, targets_N)
         return split_scores(scores_CN.float().cpu().numpy(), windows)
 
     def _hidden(self, body: Body, prompts: list[list[int]]) -> Tensor:

@@ -26,7 +26,7 @@ from memaudit.errors import ModelError
 from memaudit.text import safe_text, shown_path
 
 _STEP_TOKENS_CPU = 1024
-_STEP_TOKENS_GPU = 8192
+_STEP_TOKENS_GPU = 16_384
 """Tokens that vLLM runs at once, at least a window's."""
 _BLOCK_TOKENS = 128
 """Of a key-value cache on a CPU."""
@@ -46,7 +46,8 @@ _VLLM_RAISES = (
 _Run = TypeVar("_Run")
 
 HiddenStates = Callable[[list[list[int]]], list[Tensor]]
-"""Gives the last hidden states (T, H), float32, of each sequence of T token ids."""
+"""Gives the last hidden states (T, H) of each sequence of T token ids, in the model's number format
+and, but for `--tensor-parallel`, where the model runs."""
 
 
 def why_not(models: Sequence[LoadedModel], options: ModelOptions) -> str | None:
@@ -266,13 +267,27 @@ def _load_pooling(folder: str, settings: dict[str, Any]) -> HiddenStates:
 
     # The activation of this pooler would scale hidden states to length 1.
     pooler = PoolerConfig(task="token_embed", use_activation=False)
+    settings = settings | {"hf_overrides": {"head_dtype": "model"}}  # of what a pooler gives
     llm = LLM(folder, runner="pooling", convert="embed", pooler_config=pooler, **settings)
     params = PoolingParams(use_activation=False)
+    kept: list[Tensor] = []
+
+    def keep(_pooler: Any, _arguments: Any, hiddens: list[Tensor]) -> list[Tensor]:
+        """Let hidden states stay on their device, and vLLM hand over their places in `kept`."""
+        places = [torch.tensor(len(kept) + i) for i in range(len(hiddens))]
+        kept.extend(torch.cat(hiddens).split([len(hidden_TH) for hidden_TH in hiddens]))
+        return places
+
+    if settings["tensor_parallel_size"] == 1:  # several run in processes of their own
+        llm.apply_model(lambda model: model.pooler.register_forward_hook(keep))
 
     def run(prompts: list[list[int]]) -> list[Tensor]:
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
         outputs = llm.encode(inputs, params, pooling_task="token_embed", use_tqdm=False)
-        return [output.outputs.data for output in outputs]
+        found = [output.outputs.data for output in outputs]
+        found = [kept[int(each)] if each.ndim == 0 else each for each in found]
+        kept.clear()
+        return found
 
     return run
 

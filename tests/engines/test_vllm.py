@@ -21,10 +21,11 @@ from support.vllm_models import FAMILIES, largest_gap, save_vllm_model
 from memaudit.audit import audit_corpus
 from memaudit.classifier import save_classifier
 from memaudit.cli.main import run
-from memaudit.engines import EndpointOptions
+from memaudit.engines import EndpointOptions, VllmOptions
 from memaudit.engines.endpoint import Endpoint, find_model, load_endpoint_engine
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import ModelOptions, load_model
+from memaudit.engines.vllm_start import start_hidden_states
 from memaudit.runs.options import AuditOptions
 from memaudit.windows import WindowShape
 
@@ -140,6 +141,36 @@ def test_order_and_batch_change_nothing_and_the_same_call_has_the_same_bits(mode
         assert a.kl_divergence.tobytes() == b.kl_divergence.tobytes()
     gaps = [largest_gap(a, first[i]) for a, i in zip(shuffled, order, strict=True)]
     assert max(gaps) <= ACROSS_BATCHES
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_hidden_states_stay_where_the_model_runs(models, monkeypatch, dtype):
+    """Carried to the host and back they would take longer than a small model on a GPU."""
+    from vllm import LLM
+
+    encode, handed_over = LLM.encode, []
+
+    def watched(*args, **kwargs):
+        outputs = encode(*args, **kwargs)
+        handed_over.extend(output.outputs.data.numel() for output in outputs)
+        return outputs
+
+    def hidden_states():
+        loaded = load_model(str(models("llama")), ModelOptions(dtype=dtype))
+        run = start_hidden_states(loaded, dtype, LONGEST, VllmOptions(), compiled=False)
+        return [hidden for _ in range(2) for hidden in run(prompts)]
+
+    prompts = [window.tolist() for window in make_windows(60, longest=LONGEST)]
+    monkeypatch.setattr(LLM, "encode", watched)
+    kept = hidden_states()
+    assert set(handed_over) == {1}
+    monkeypatch.setattr(LLM, "apply_model", lambda *_: None)
+    carried = hidden_states()
+
+    assert {hidden.dtype for hidden in kept} == {getattr(torch, dtype)}
+    for one, other in zip(kept, carried, strict=True):
+        assert torch.equal(one, other)
+    assert min(handed_over[len(kept) :]) > 1
 
 
 def test_the_process_is_left_as_it_was(models):
