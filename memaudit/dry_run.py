@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from memaudit.corpus import read_corpus
 from memaudit.cost import AuditPlan, ModelSizes, Sample
@@ -46,8 +47,6 @@ def load_sizes(
     if adapter is not None:
         return load_sizes(adapter.base, base_options(adapter, options))
     with open_model(source, options) as (_, folder, where):
-        from transformers import AutoConfig, AutoModelForCausalLM
-
         tokenizer = load_tokenizer(folder, where, options.add_special_tokens)
         config = AutoConfig.from_pretrained(folder, **where)
         with torch.device("meta"):  # shapes without memory

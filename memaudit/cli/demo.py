@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from memaudit.classifier import shipped_classifiers_dir
 from memaudit.cli.command import Command
 from memaudit.cli.options import FOLDER
 from memaudit.errors import OutputError
@@ -23,8 +24,6 @@ def demo(folder: Path) -> None:
 
     They come with memaudit: nothing is downloaded. Then it says what to try.
     """
-    from memaudit.classifier import shipped_classifiers_dir
-
     if folder.is_dir() and any(folder.iterdir()):
         raise OutputError(
             f"{shown_path(folder)}: the folder is not empty",

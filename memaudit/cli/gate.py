@@ -22,6 +22,7 @@ from memaudit.cli.options import (
     output_option,
 )
 from memaudit.errors import OutputError, UsageError
+from memaudit.reports.markdown import cut
 from memaudit.runs.files import committed_file
 from memaudit.text import json_text, safe_text, shown_path
 
@@ -371,8 +372,6 @@ def _tell_action(result: "GateResult", outputs: Outputs, root: "SourceRoot") -> 
 
 def _append_summary(markdown: str) -> None:
     """Add to the summary of the job, as far as there is room."""
-    from memaudit.reports.markdown import cut
-
     path = Path(os.environ.get("GITHUB_STEP_SUMMARY") or os.devnull)
     used = path.stat().st_size if path.is_file() else 0
     _append("GITHUB_STEP_SUMMARY", cut(markdown, max(0, _SUMMARY_BYTES - used)))

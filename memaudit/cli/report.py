@@ -11,6 +11,8 @@ from memaudit.cli import options
 from memaudit.cli.command import Command, CountRange, Shown, write_file
 from memaudit.cli.options import COUNT, FILE, FOLDER, corpus_option, input_option, output_option
 from memaudit.errors import UsageError
+from memaudit.reports.charts import draw_alone
+from memaudit.reports.markdown import render_markdown
 from memaudit.reports.page import Page
 from memaudit.text import inert, shown_path
 
@@ -158,9 +160,7 @@ def _warnings(run: "Run") -> tuple[str, ...]:
 
 def _write(page: Page, html: Path | None, markdown: Path | None, plots: Path | None) -> list[Path]:
     """Write what was asked for, and return the paths."""
-    from memaudit.reports.charts import draw_alone
     from memaudit.reports.html import render_html
-    from memaudit.reports.markdown import render_markdown
 
     files = {}
     if html:
@@ -254,7 +254,6 @@ def diff(first: Path, second: Path, markdown: Path | None, top: int, shown: Show
     """
     with shown.reading(first, second):
         from memaudit.reports.diff import compare_runs, difference_page
-        from memaudit.reports.markdown import render_markdown
         from memaudit.runs.run import read_run
 
         found = compare_runs(read_run(first), read_run(second))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from memaudit.engines import engine_name
@@ -63,8 +64,6 @@ def compile_blocks(model: "PreTrainedModel") -> None:
 @contextmanager
 def compilation_errors(model: "PreTrainedModel") -> Iterator[None]:
     """Turn what torch raises when a model cannot be compiled into one sentence."""
-    from torch._dynamo.exc import TorchDynamoException
-
     try:
         yield
     except TorchDynamoException as error:

@@ -69,12 +69,12 @@ def read_signing_key(path: Path) -> "Ed25519PrivateKey":
         MissingDependency: the package that signs is not installed.
         OutputError: the file cannot be read.
     """
-    serialization, ed25519, unsupported = _cryptography()
+    serialization, ed25519, exceptions = _cryptography()
     with output_errors(path, "read"):
         content = read_small(path, _MAX_KEY_BYTES)
     try:
         key = serialization.load_pem_private_key(content, password=None)
-    except (ValueError, TypeError, unsupported) as error:
+    except (ValueError, TypeError, exceptions.UnsupportedAlgorithm) as error:
         raise _no_key(path, "a private key") from error
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise _no_key(path, "a private key")
@@ -95,7 +95,7 @@ def read_public_keys(value: str) -> tuple[str, ...]:
     """
     if len(value) == _KEY_DIGITS and set(value) <= set("0123456789abcdef"):
         return (value,)
-    serialization, ed25519, unsupported = _cryptography()
+    serialization, ed25519, exceptions = _cryptography()
     path = Path(value)
     with output_errors(path, "read"):
         content = read_small(path, _MAX_KEY_BYTES)
@@ -103,7 +103,7 @@ def read_public_keys(value: str) -> tuple[str, ...]:
     blocks = [block + end for block in content.split(end)[:-1]]
     try:
         keys = [serialization.load_pem_public_key(block.strip()) for block in blocks]
-    except (ValueError, unsupported) as error:
+    except (ValueError, exceptions.UnsupportedAlgorithm) as error:
         raise _no_key(path, "public keys") from error
     if not keys or not all(isinstance(key, ed25519.Ed25519PublicKey) for key in keys):
         raise _no_key(path, "public keys")
@@ -157,13 +157,11 @@ def require_signature(folder: Path, keys: Collection[str], parts: Sequence[str] 
             f"{shown}: signed with the key {found.key[:12]}, which is not one that is allowed",
             hint="give its public key with --verify-key, or as one of 'signers' in the policy",
         )
-    _, ed25519, _ = _cryptography()
-    from cryptography.exceptions import InvalidSignature
-
+    _, ed25519, exceptions = _cryptography()
     try:
         public = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(found.key))
         public.verify(bytes.fromhex(found.signature), _message(found.signed))
-    except (ValueError, InvalidSignature) as error:
+    except (ValueError, exceptions.InvalidSignature) as error:
         raise UsageError(
             f"{shown}: the signature is not of the key {found.key[:12]}",
             hint="it was changed after it was signed: get it again from who made it",
@@ -255,12 +253,12 @@ def _no_key(path: Path, expected: str) -> UsageError:
     )
 
 
-def _cryptography() -> tuple[Any, Any, type[Exception]]:
-    """Return the two modules of the package that are needed, and what it raises for other keys."""
+def _cryptography() -> tuple[Any, Any, Any]:
+    """Return the modules of the package that are needed, that of its exceptions last."""
     try:
-        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography import exceptions
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
         raise MissingDependency("cryptography", needed_for="a signature", extra="sign") from error
-    return serialization, ed25519, UnsupportedAlgorithm
+    return serialization, ed25519, exceptions
