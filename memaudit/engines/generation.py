@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig
 
-from memaudit.engines.hf import HfEngine
+from memaudit.engines.hf import HfEngine, evaluating
 from memaudit.errors import ModelError
 from memaudit.memorization import (
     BEAM_WIDTH,
@@ -332,13 +332,12 @@ def _only_logits_decide(model: "PreTrainedModel") -> Iterator[None]:
     What a config handed to `generate` leaves open is filled in from the model's own, so that
     one must be out of the way.
     """
-    was_training, own_config = model.training, model.generation_config
-    model.train(False)
+    own_config = model.generation_config
     model.generation_config = GenerationConfig()
     try:
-        yield
+        with evaluating([model]):
+            yield
     finally:
-        model.train(was_training)
         model.generation_config = own_config
 
 

@@ -115,7 +115,7 @@ class HfEngine:
         self._bos_token_id = bos_token_id
         self._bos = [] if bos_token_id is None else [bos_token_id]
         self._batch_tokens = batch_tokens or BATCH_TOKENS[self._device.type]
-        with _evaluation(self._models):
+        with evaluating(self._models):
             self._heads = [
                 _checked_head(model, self._device, compiled=compiled) for model in self._models
             ]
@@ -149,7 +149,7 @@ class HfEngine:
         if self._device.type == "cpu":
             keep_freed_memory()
         scores: dict[int, WindowScores] = {}
-        with _evaluation(self._models):
+        with evaluating(self._models):
             # A GPU works on a batch while the next is made ready and queued.
             for batch, found in _one_behind(
                 (batch, self._launch([windows[i] for i in batch]))
@@ -199,7 +199,10 @@ class HfEngine:
         """
         # Position t predicts token t + 1. The last token predicts none and is not run; with a BOS
         # in front, the first position would predict a window's first token, which has no score.
-        token_ids_BT = _pad([np.concatenate([self._bos, window[:-1]]) for window in windows])
+        read = (np.concatenate([self._bos, window[:-1]]) for window in windows)
+        tensors = [torch.as_tensor(token_ids, dtype=torch.int64) for token_ids in read]
+        # Padded on the right: a causal model never looks there.
+        token_ids_BT = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
         lengths_B = torch.tensor([len(window) - 1 + len(self._bos) for window in windows])
         positions_T = torch.arange(token_ids_BT.shape[1])
         is_scored_BT = (positions_T >= len(self._bos)) & (positions_T < lengths_B[:, None])
@@ -245,7 +248,7 @@ def _to_host(scores_CN: Tensor) -> Callable[[], NDArray[np.float32]]:
 
 
 @contextmanager
-def _evaluation(models: list["PreTrainedModel"]) -> Iterator[None]:
+def evaluating(models: list["PreTrainedModel"]) -> Iterator[None]:
     """Switch dropout off, and back to what it was."""
     were_training = [model.training for model in models]
     for model in models:
@@ -255,12 +258,6 @@ def _evaluation(models: list["PreTrainedModel"]) -> Iterator[None]:
     finally:
         for model, was_training in zip(models, were_training, strict=True):
             model.train(was_training)
-
-
-def _pad(windows: list[NDArray[np.int32]]) -> Tensor:
-    """Return (B, T) int64, padded on the right: a causal model never looks there."""
-    tensors = [torch.as_tensor(window, dtype=torch.int64) for window in windows]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
 
 
 def _hidden(model: "PreTrainedModel", token_ids_BT: Tensor) -> Tensor:

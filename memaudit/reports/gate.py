@@ -103,7 +103,8 @@ def rules_table(result: "GateResult", *, title: str = "", with_marks: bool = Fal
 def _findings(result: "GateResult", n_findings: int, *, is_short: bool) -> Table:
     """Return the worst examples; if short, without what is the same in every row."""
     listed = result.findings[:n_findings]
-    folder = _shared_folder([finding.address for finding in listed]) if is_short else ""
+    shared = commonprefix([finding.address for finding in listed])  # noqa: RUF071  may be s3://
+    folder = shared[: shared.rfind("/") + 1] if is_short else ""
     has_levels = not is_short or len({finding.level for finding in listed}) > 1
     rows = []
     for finding in listed:
@@ -122,12 +123,6 @@ def _findings(result: "GateResult", n_findings: int, *, is_short: bool) -> Table
         ),
         rows=tuple(rows),
     )
-
-
-def _shared_folder(addresses: list[str]) -> str:
-    """Return the folder that all addresses start with, its slash included; empty if none."""
-    shared = commonprefix(addresses)  # noqa: RUF071  some may be relative, and `s3://` is no path
-    return shared[: shared.rfind("/") + 1]
 
 
 def bound(result: "GateResult") -> Sentence:

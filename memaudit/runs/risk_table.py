@@ -129,11 +129,8 @@ def _write_csv(
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     writer.writerow([*COLUMNS, *features])
     for record in records:
-        writer.writerow([_csv_cell(value) for value in record.values()])
+        writer.writerow(
+            f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+            for value in record.values()
+        )
     text.detach()
-
-
-def _csv_cell(value: object) -> object:
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
-        return f"'{value}"
-    return value
