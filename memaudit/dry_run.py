@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from memaudit.corpus import read_corpus
 from memaudit.cost import AuditPlan, ModelSizes, Sample
 from memaudit.engines import is_elsewhere
 from memaudit.engines.locating import adapter_of
@@ -24,11 +23,11 @@ from memaudit.features import FEATURE_SETS
 from memaudit.prefilter import make_prefilter
 from memaudit.progress import ReportProgress
 from memaudit.runs.chunks import ChunkPlan, feature_set_name
-from memaudit.runs.counting import RowTokens, count_exposure
-from memaudit.runs.models import ModelSources, load_models
-from memaudit.runs.opening import AuditRequest, allowed_rows, asks_exposure, open_request
+from memaudit.runs.counting import count_exposure
+from memaudit.runs.models import AuditModels, ModelSources, load_models
+from memaudit.runs.opening import AuditRequest, asks_exposure, open_inputs, open_request, read_rows
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
-from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, cut_rows
+from memaudit.runs.reading import DistinctWindows, RowWindows
 from memaudit.runs.scoring import ChunkWork, windows_to_score
 
 _SAMPLE_SECONDS, _SAMPLE_SECONDS_AT_MOST = 5.0, 30.0
@@ -107,29 +106,17 @@ def plan_audit(  # audit_corpus, and when it began
     models = {"teacher": sizes}
     if sources.reference is not None and role is not None:
         models[role], _ = load_sizes(sources.reference, options.model)
-    rows = read_corpus(request.corpus, render_messages=tokenizer.render_messages)
+    # Rows are read as an audit reads them, which asks models for no more than the tokenizer.
+    unloaded = AuditModels(tokenizer, lambda plan, works: iter(()), "none", sources.teacher)
     reading = _now()
-    with (
-        RowLog(None) as row_log,
-        DistinctWindows(options.shape.length) as windows,
-        RowTokens(None) as tokens,
-    ):
-        rows = allowed_rows(rows, options.on_bad_row, lambda: tokenizer)
-        counts_exposure = asks_exposure(request)
-        cuts = cut_rows(
-            rows,
-            tokenizer,
-            (row_log, windows),
-            choice=options.window_choice,
-            progress=progress,
-            keep_tokens=tokens.append if counts_exposure else None,
-        )
-        chunks = _chunk_plan(request, len(windows))
-        if counts_exposure:
-            count_exposure(chunks, range(chunks.n_chunks), windows, tokens, progress)
+    inputs = open_inputs(request, lambda: unloaded)
+    with read_rows(inputs, None, progress) as read:
+        windows, chunks = read.windows, _chunk_plan(request, len(read.windows))
+        if chunks.epochs is not None:
+            count_exposure(chunks, range(chunks.n_chunks), windows, read.tokens, progress)
         reading_seconds, _ = _since(reading)
         kept = windows_to_score(chunks, windows, tokenizer)
-        plan = _counted(cuts, chunks, options, len(kept), models)
+        plan = _counted(read.cuts, chunks, options, len(kept), models)
         plan = replace(
             plan, out_of_reach_windows=_out_of_reach(request, chunks, windows, tokenizer)
         )

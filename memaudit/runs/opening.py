@@ -155,14 +155,15 @@ class RowsRead:
 
 @contextmanager
 def read_rows(
-    inputs: AuditInputs, folder: Path, progress: ReportProgress | None
+    inputs: AuditInputs, folder: Path | None, progress: ReportProgress | None
 ) -> Iterator[RowsRead]:
     """Read the corpus, cut its rows into windows, and keep equal windows once.
 
     Raises:
         CorpusError: a row is bad, or none can be scored.
     """
-    place, choice, models = scratch_folder(folder), inputs.options.window_choice, inputs.models
+    place = None if folder is None else scratch_folder(folder)
+    choice, models = inputs.options.window_choice, inputs.models
     with (
         DistinctWindows(choice.shape.length, place) as windows,
         RowLog(place) as rows,
@@ -240,15 +241,17 @@ def open_request(
     return AuditRequest(corpus, sources, classifier, chosen_prefilter(classifier, options))
 
 
-def open_inputs(request: AuditRequest) -> AuditInputs:
-    """Find the first row of the corpus, then load the models.
+def open_inputs(
+    request: AuditRequest, load: Callable[[], AuditModels] | None = None
+) -> AuditInputs:
+    """Find the first row of the corpus, then load the models, as they are asked for or by `load`.
 
     Raises:
         CorpusError: the corpus cannot be read.
         ModelError: a model cannot be loaded, or vocabularies differ.
     """
     # Models are loaded once there is a first row: a typo in a path costs no loading.
-    models = cache(lambda: load_models(request.sources))
+    models = cache(load or (lambda: load_models(request.sources)))
     seen = CorpusSeen()
     rows = read_corpus(
         request.corpus,
