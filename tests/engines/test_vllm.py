@@ -143,6 +143,7 @@ def test_order_and_batch_change_nothing_and_the_same_call_has_the_same_bits(mode
     assert max(gaps) <= ACROSS_BATCHES
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what vLLM imports
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_hidden_states_stay_where_the_model_runs(models, monkeypatch, dtype):
     """Carried to the host and back they would take longer than a small model on a GPU."""
@@ -157,19 +158,20 @@ def test_hidden_states_stay_where_the_model_runs(models, monkeypatch, dtype):
 
     def hidden_states():
         loaded = load_model(str(models("llama")), ModelOptions(dtype=dtype))
-        run = start_hidden_states(loaded, dtype, LONGEST, VllmOptions(), compiled=False)
-        return [hidden for _ in range(2) for hidden in run(prompts)]
+        options = VllmOptions(gpu_memory_share=0.2)  # on a GPU, for each of the two
+        run = start_hidden_states(loaded, dtype, LONGEST, options, compiled=False)
+        return [hidden for _ in range(2) for hidden in run(prompts)], loaded.model.device
 
     prompts = [window.tolist() for window in make_windows(60, longest=LONGEST)]
     monkeypatch.setattr(LLM, "encode", watched)
-    kept = hidden_states()
+    kept, device = hidden_states()
     assert set(handed_over) == {1}
     monkeypatch.setattr(LLM, "apply_model", lambda *_: None)
-    carried = hidden_states()
+    carried, _ = hidden_states()
 
-    assert {hidden.dtype for hidden in kept} == {getattr(torch, dtype)}
+    assert {(hidden.device, hidden.dtype) for hidden in kept} == {(device, getattr(torch, dtype))}
     for one, other in zip(kept, carried, strict=True):
-        assert torch.equal(one, other)
+        assert torch.equal(one.cpu(), other)
     assert min(handed_over[len(kept) :]) > 1
 
 
