@@ -165,12 +165,15 @@ def _device() -> str:
     """Return what --device auto means here."""
     if not is_installed("torch"):
         return "none: torch is not installed, so no command can score"
+    names = _gpus()
+    return f"auto is cuda: {', '.join(names)}" if names else "auto is cpu: torch finds no GPU"
+
+
+def _gpus() -> list[str]:
     import torch
 
-    if not torch.cuda.is_available():
-        return "auto is cpu: torch finds no GPU"
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return f"auto is cuda: {', '.join(names)}"
+    n = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.cuda.get_device_name(i) for i in range(n)]
 
 
 def _engine() -> str:
@@ -186,10 +189,7 @@ def _engine_checks() -> list[Check]:
     """Let each engine that needs no files score the tiny model, on each kind of device."""
     if not is_installed("torch") or not is_installed("transformers"):
         return [Check("hf engine", "skipped", "torch or transformers is not installed")]
-    import torch
-
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    return [_engine_check(device) for device in devices]
+    return [_engine_check(device) for device in ("cpu", *(["cuda"] if _gpus() else []))]
 
 
 def _engine_check(device: str) -> Check:

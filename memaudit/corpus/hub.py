@@ -69,8 +69,8 @@ def read_hub(
     """
     if options.config is None and corpus.hub_id in CONFIGS_TO_CHOOSE:
         _ask_for_config(corpus.hub_id, CONFIGS_TO_CHOOSE[corpus.hub_id])
-    errors = _expected_errors()
-    dataset = _load(corpus, options, errors)
+    datasets, errors = _library()
+    dataset = _load(datasets, corpus, options, errors)
     if dataset.column_names is not None:
         wanted = project(dataset.column_names, corpus.hub_id)
         dataset = dataset.select_columns(list(wanted))
@@ -86,10 +86,10 @@ def read_hub(
         ) from error
 
 
-def _load(corpus: HubCorpus, options: CorpusOptions, errors: tuple[type[Exception], ...]) -> Any:
+def _load(
+    datasets: Any, corpus: HubCorpus, options: CorpusOptions, errors: tuple[type[Exception], ...]
+) -> Any:
     """Return a `datasets.Dataset` or `IterableDataset`."""
-    import datasets
-
     try:
         return datasets.load_dataset(
             corpus.hub_id,
@@ -111,18 +111,17 @@ def _load(corpus: HubCorpus, options: CorpusOptions, errors: tuple[type[Exceptio
             hint="check the connection and HF_HUB_OFFLINE, or give a local copy",
         ) from error
     except errors as error:
-        _explain(corpus, options, error, errors)
+        _explain(datasets, corpus, options, error, errors)
 
 
 def _explain(
+    datasets: Any,
     corpus: HubCorpus,
     options: CorpusOptions,
     error: Exception,
     errors: tuple[type[Exception], ...],
 ) -> NoReturn:
     """Raise what to choose instead, if the hub says which configurations or splits there are."""
-    import datasets
-
     split = options.split or "train"
     try:
         configs = datasets.get_dataset_config_names(corpus.hub_id, revision=corpus.revision)
@@ -156,8 +155,8 @@ def _ask_for_config(hub_id: str, configs: Sequence[str], given: str | None = Non
     )
 
 
-def _expected_errors() -> tuple[type[Exception], ...]:
-    """Return what `datasets` raises for a bad name, a bad connection or bad data."""
+def _library() -> tuple[Any, tuple[type[Exception], ...]]:
+    """Return `datasets`, and what it raises for a bad name, a bad connection or bad data."""
     try:
         import datasets
         import pyarrow as pa
@@ -165,11 +164,5 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     except ImportError as error:
         raise MissingDependency("datasets", needed_for="reading from the hub") from error
     http_error = HfHubHTTPError.__bases__[0]  # of whichever HTTP library the client is built on
-    return (
-        http_error,
-        datasets.exceptions.DatasetsError,
-        pa.ArrowException,
-        OSError,
-        ValueError,
-        RuntimeError,
-    )
+    found = (http_error, datasets.exceptions.DatasetsError, pa.ArrowException)
+    return datasets, (*found, OSError, ValueError, RuntimeError)
