@@ -14,11 +14,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from memaudit.cost import AuditPlan, ModelSizes, Sample
 from memaudit.engines import is_elsewhere
+from memaudit.engines.head import output_layer
 from memaudit.engines.locating import adapter_of
 from memaudit.engines.models import DEFAULT_OPTIONS as DEFAULT_MODEL_OPTIONS
 from memaudit.engines.models import ModelOptions, base_options, open_model
 from memaudit.engines.tokenizer import Tokenizer, load_tokenizer
-from memaudit.errors import ModelError, UsageError
+from memaudit.errors import UsageError
 from memaudit.features import FEATURE_SETS
 from memaudit.prefilter import make_prefilter
 from memaudit.progress import ReportProgress
@@ -52,12 +53,7 @@ def load_sizes(
             model: Any = AutoModelForCausalLM.from_config(
                 config, trust_remote_code=options.trust_remote_code
             )
-    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if not hasattr(head, "weight"):
-        raise ModelError(
-            f"{type(model).__name__} has no linear output layer",
-            hint="use a causal language model",
-        )
+    embeddings, head = model.get_input_embeddings(), output_layer(model)
     config = model.config.get_text_config()
     hidden, n_heads = config.hidden_size, config.num_attention_heads
     feed_forward = getattr(config, "intermediate_size", None) or 4 * hidden

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig
 
 from memaudit.engines.hf import HfEngine, evaluating
+from memaudit.engines.window_io import limits_of
 from memaudit.errors import ModelError
 from memaudit.memorization import (
     BEAM_WIDTH,
@@ -296,23 +297,13 @@ def _check_inputs(
         return
     if min(map(len, inputs)) < 1:
         raise ValueError("a prefix must have at least 1 token, or follow a BOS")
-    n_needed = max(map(len, inputs)) + n_tokens
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and n_needed > limit:
-        raise ModelError(
-            f"a prefix and its continuation have {n_needed} tokens, "
-            f"{type(model).__name__} reads at most {limit}",
-            hint="choose a shorter prefix or suffix",
-        )
     untyped: Any = model
-    n_rows = untyped.get_input_embeddings().weight.shape[0]
-    lowest, highest = min(x.min() for x in inputs), max(x.max() for x in inputs)
-    if lowest < 0 or highest >= n_rows:
-        raise ModelError(
-            f"token ids run from {lowest} to {highest}, "
-            f"{type(model).__name__} has rows for 0 to {n_rows - 1}",
-            hint="use the tokenizer that belongs to the model",
-        )
+    limits_of(model, untyped.get_input_embeddings().weight.shape[0]).check(
+        "a prefix and its continuation have",
+        max(map(len, inputs)) + n_tokens,
+        min(x.min() for x in inputs),
+        max(x.max() for x in inputs),
+    )
 
 
 def _batches(lengths: Sequence[Hashable], batch_size: int) -> Iterator[list[int]]:

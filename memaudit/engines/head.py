@@ -73,6 +73,18 @@ class Head:
         return logits_Nv
 
 
+def output_layer(model: "PreTrainedModel") -> Any:
+    """Return the linear layer that makes logits of hidden states, or raise a `ModelError`."""
+    untyped: Any = model
+    layer = untyped.get_output_embeddings()
+    if not isinstance(getattr(layer, "weight", None), Tensor):
+        raise ModelError(
+            f"{type(model).__name__} has no linear output layer",
+            hint="use a causal language model",
+        )
+    return layer
+
+
 def read_head(model: "PreTrainedModel", device: torch.device | None = None) -> Head:
     """Return the head of a causal LM; float32 weights are shared with it, others copied.
 
@@ -83,13 +95,7 @@ def read_head(model: "PreTrainedModel", device: torch.device | None = None) -> H
     Raises:
         ModelError: the model has no linear output layer.
     """
-    untyped: Any = model
-    layer = untyped.get_output_embeddings()
-    if not isinstance(getattr(layer, "weight", None), Tensor):
-        raise ModelError(
-            f"{type(model).__name__} has no linear output layer",
-            hint="use a causal language model",
-        )
+    layer = output_layer(model)
     config = model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0)
     scale /= float(getattr(config, "logits_scaling", None) or 1.0)

@@ -25,6 +25,20 @@ class ModelLimits:
     n_rows: int
     """One more than the largest token id."""
 
+    def check(self, what: str, n_tokens: int, lowest: int, highest: int) -> None:
+        """Raise a `ModelError` for what is too long, or holds ids that the model does not have."""
+        if self.n_positions is not None and n_tokens > self.n_positions:
+            raise ModelError(
+                f"{what} {n_tokens} tokens, {self.name} reads at most {self.n_positions}",
+                hint="choose a shorter prefix or suffix",
+            )
+        if lowest < 0 or highest >= self.n_rows:
+            raise ModelError(
+                f"token ids run from {lowest} to {highest}, "
+                f"{self.name} has rows for 0 to {self.n_rows - 1}",
+                hint="use the tokenizer that belongs to the model",
+            )
+
 
 def limits_of(model: "PreTrainedModel", n_rows: int) -> ModelLimits:
     """Return the limits of a model whose head has `n_rows` rows."""
@@ -49,17 +63,7 @@ def check_windows(
     lowest = min([*bos, *(window.min() for window in windows)])
     highest = max([*bos, *(window.max() for window in windows)])
     for limit in limits:
-        if limit.n_positions is not None and n_tokens > limit.n_positions:
-            raise ModelError(
-                f"a window has {n_tokens} tokens, {limit.name} reads at most {limit.n_positions}",
-                hint="choose a shorter prefix or suffix",
-            )
-        if lowest < 0 or highest >= limit.n_rows:
-            raise ModelError(
-                f"token ids run from {lowest} to {highest}, "
-                f"{limit.name} has rows for 0 to {limit.n_rows - 1}",
-                hint="use the tokenizer that belongs to the model",
-            )
+        limit.check("a window has", n_tokens, lowest, highest)
 
 
 def split_scores(

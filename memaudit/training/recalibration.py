@@ -238,8 +238,7 @@ def recalibrate(
     )
     extracted = np.concatenate([run.run.extracted for run in runs])
     X = np.concatenate([feature_matrix(run.run, before.features) for run in runs])
-    calibration = before.calibration
-    log_odds = calibration.slope * before.predict_logit(X) + calibration.intercept
+    log_odds = before.calibrated_logit(X)
     _require_pilot(log_odds, extracted, before.name)
     shift = fit_shift(log_odds, extracted)
     if abs(shift.shift) > _LARGEST_SHIFT:
