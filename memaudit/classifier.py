@@ -184,18 +184,7 @@ class RiskClassifier(
         return logits
 
     def predict_proba(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the calibrated probability that each window is memorized.
-
-        Args:
-            X: (n, n_features) raw features, in the order of `features`.
-
-        Returns:
-            (n,) in [0, 1]
-
-        Raises:
-            ClassifierError: a feature is not a finite number.
-            ValueError: X has another number of columns.
-        """
+        """Return (n,) the calibrated probability of each window, in [0, 1]; see `predict_logit`."""
         return sigmoid(self.calibrated_logit(X))
 
     def calibrated_logit(self, X: NDArray[np.float64]) -> NDArray[np.float64]:

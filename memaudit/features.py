@@ -338,9 +338,6 @@ def _sensitive_reasons(features: Mapping[str, float]) -> list[str]:
 def reason_in_words(features: Mapping[str, float]) -> str:
     """Return why a window stands out, most telling first, such as "occurs 16 times".
 
-    Args:
-        features: as `window_features` returns them.
-
     Returns:
         short phrases joined by commas; "nothing stands out" if none applies.
     """

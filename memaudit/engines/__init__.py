@@ -137,5 +137,9 @@ class Engine(Protocol):
 
         Args:
             windows: token ids, each (T,) with T >= 2; lengths may differ.
+
+        Raises:
+            ModelError: a window is too long for a model or holds ids it does not have, a score is
+                not finite, memory does not suffice for a single window, or what runs it fails.
         """
         ...

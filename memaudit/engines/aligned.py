@@ -49,11 +49,8 @@ class AlignedReference:
         and its margin is the smallest of theirs. The first token of the model's own has no
         prediction: what it covers counts as given, at 0 nats.
 
-        Args:
-            windows: the teacher's token ids, each (T,) with T >= 2.
-
         Raises:
-            ModelError: as for the engine, or the tokenizer does not say where its tokens stand.
+            ModelError: as for `Engine`, or the tokenizer does not say where its tokens stand.
         """
         texts = [self.of_windows.decode([window.tolist()])[0] for window in windows]
         own_ids = [np.array(ids, dtype=np.int32) for ids in self.own.encode(texts)]

@@ -136,15 +136,7 @@ class HfEngine:
         return HfEngine(reference, bos_token_id=self._bos_token_id, batch_tokens=self._batch_tokens)
 
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
-        """Return the scores of each window, in the order given.
-
-        Args:
-            windows: token ids, each (T,) with T >= 2; lengths may differ.
-
-        Raises:
-            ModelError: a window is too long for a model or holds ids it does not have, a score
-                is not finite, or memory does not suffice for a single window.
-        """
+        """Return the scores of each window, see `Engine`."""
         check_windows(windows, self._bos, self._limits)
         if self._device.type == "cpu":
             keep_freed_memory()

@@ -31,11 +31,6 @@ def unpacking(source: str, folder: Path, method: str | None) -> dict[str, Any]:
 
     Few machines have kernels for these formats; unpacked, a weight has the value that it stands for.
 
-    Args:
-        source: what the user calls the model.
-        folder: of its files.
-        method: as `quantised_by` returns it.
-
     Raises:
         ModelError: transformers would take the weights for what they are not.
     """

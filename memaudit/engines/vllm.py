@@ -75,15 +75,7 @@ class VllmEngine(OutsideEngine[Body]):
     """
 
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
-        """Return the scores of each window, in the order given.
-
-        Args:
-            windows: token ids, each (T,) with T >= 2; lengths may differ.
-
-        Raises:
-            ModelError: a window is too long for a model or holds ids it does not have, a score is
-                not finite, or vLLM fails.
-        """
+        """Return the scores of each window, see `Engine`."""
         check_windows(windows, self._bos, [body.limits for body in self._models])
         scores: list[WindowScores] = []
         for start, stop in _calls([len(window) - 1 + len(self._bos) for window in windows]):

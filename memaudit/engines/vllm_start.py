@@ -153,13 +153,6 @@ def start_prompt_logprobs(
 ) -> PromptLogprobs:
     """Return what runs a model with its head on sequences of up to `n_tokens`.
 
-    Args:
-        loaded: as for `start_hidden_states`, like all that is not explained.
-        dtype: of the whole model, its head included.
-        n_tokens: of the longest sequence, BOS included.
-        options: see there.
-        compiled: see there.
-
     Raises:
         VllmRefusedError, ModelError: as for `start_hidden_states`.
     """

@@ -145,15 +145,7 @@ class LogprobEngine(OutsideEngine[tuple[PromptLogprobs, ModelLimits]]):
     """
 
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
-        """Return the scores of each window, in the order given, without what needs all logits.
-
-        Args:
-            windows: token ids, each (T,) with T >= 2; lengths may differ.
-
-        Raises:
-            ModelError: a window is too long for a model or holds ids it does not have, a score is
-                not finite, or what runs the model fails.
-        """
+        """Return the scores of each window, see `Engine`, without what needs all logits."""
         check_windows(windows, self._bos, [limits for _, limits in self._models])
         prompts = [[*self._bos, *window.tolist()] for window in windows]
         found = [self._token_scores(run(prompts), windows) for run, _ in self._models]

@@ -122,11 +122,7 @@ class Explanation:
 
 
 def explain_row(run: Run, named: str) -> Explanation:
-    """Return why a row of a run has its probability.
-
-    Args:
-        run: finished.
-        named: id of the row, or its address, as reports show them.
+    """Return why the row with this id or address has its probability.
 
     Raises:
         UsageError: no row or several rows are called so, or the row was not scored.

@@ -44,13 +44,6 @@ def score_tokens(
 ) -> tuple[WindowToken, ...]:
     """Score the riskiest window of a row again, and return its tokens but the first.
 
-    Args:
-        run: finished.
-        row: ordinal of a row that was scored.
-        source: where the corpus of the run is now.
-        asked: the models of the run.
-        with_text: keep the text of each token.
-
     Raises:
         UsageError, ModelError, CorpusError: as for `read_again`.
     """
@@ -76,13 +69,6 @@ def suffix_texts(
     run: Run, rows: Sequence[int], source: str, tokenizer: str, n_characters: int
 ) -> dict[int, str]:
     """Return the start of what a student would recite of some rows: the suffix of their riskiest window.
-
-    Args:
-        run: finished.
-        rows: ordinals of rows that were scored.
-        source: where the corpus of the run is now.
-        tokenizer: the teacher's; folder or hub id.
-        n_characters: of each text.
 
     Raises:
         UsageError: it is another corpus, or another tokenizer.

@@ -142,11 +142,7 @@ def sort_chunks(plan: ChunkPlan, chunks: Iterable[int]) -> tuple[list[int], list
 
 
 def read_matrix(plan: ChunkPlan, without: Collection[int] = ()) -> NDArray[np.float64]:
-    """Return the features of all chunks: (n_windows, n_features).
-
-    Args:
-        plan: of the run.
-        without: chunks that are left out; zeros stand for their features.
+    """Return the features of all chunks: (n_windows, n_features); zeros for those left out.
 
     Raises:
         DamagedFileError, FileNotFoundError, OutputError: as for `read_chunk`.

@@ -416,12 +416,7 @@ def allowed_rows(
     on_bad_row: Literal["error", "skip"],
     tokenizer: Callable[[], Tokenizer],
 ) -> Iterator[Example | BadRow]:
-    """Yield rows; refuse the first bad one if the policy says so.
-
-    Args:
-        rows: of a corpus.
-        on_bad_row: the policy.
-        tokenizer: returns the one that has to encode them, or else they are bad.
+    """Yield rows; refuse the first bad one if the policy says so, be it for the tokenizer alone.
 
     Raises:
         CorpusError: saying what is wrong with it.
@@ -440,11 +435,6 @@ def allowed_rows(
 
 def declare(inputs: AuditInputs, read: CorpusRead, shard: Shard | None) -> Manifest:
     """Return what a run is given: all that decides a byte of its results.
-
-    Args:
-        inputs: what is audited, and how; of a captured teacher it is known what was captured.
-        read: the corpus.
-        shard: the part that is scored. None: all.
 
     Raises:
         ClassifierError: the engine cannot tell a feature that the classifier needs.

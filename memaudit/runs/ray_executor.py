@@ -79,13 +79,6 @@ def score_on_ray(
 ) -> Iterator[int]:
     """Score chunks in actors: a `ScoreChunks` once the first three are given.
 
-    Args:
-        load: called once in each actor.
-        options: which cluster, and how many actors.
-        threads: CPU threads of each actor.
-        plan: of the run; its folder is shared by all nodes.
-        works: the chunks.
-
     Raises:
         MissingDependency: Ray is not installed.
         MemauditError: what an actor met, or none could be started, or one chunk after the other

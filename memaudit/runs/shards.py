@@ -128,13 +128,6 @@ def score_prepared(
 ) -> None:
     """Score what is missing of a part, by windows that lie in a folder that all parts share.
 
-    Args:
-        folder: of this part.
-        inputs: the same for all parts.
-        shard: which part it is.
-        prepared: the shared folder, and what `check_prepared` said of it.
-        progress: called now and then.
-
     Raises:
         MemauditError: as for `memaudit.audit.score_shard`.
     """

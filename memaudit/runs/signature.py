@@ -111,12 +111,7 @@ def read_public_keys(value: str) -> tuple[str, ...]:
 
 
 def sign_folder(folder: Path, key: "Ed25519PrivateKey", parts: Sequence[str] = ()) -> str:
-    """Sign a complete run, or other results; return the signer's public key in hexadecimal.
-
-    Args:
-        folder: of the results.
-        key: the private key.
-        parts: names of the files, where it is no run.
+    """Sign a complete run, or named parts of other results; return the public key in hexadecimal.
 
     Raises:
         UsageError, OutputError: a part is missing or cannot be read, or the signature not written.
@@ -138,12 +133,7 @@ def sign_folder(folder: Path, key: "Ed25519PrivateKey", parts: Sequence[str] = (
 
 
 def require_signature(folder: Path, keys: Collection[str], parts: Sequence[str] = ()) -> Signature:
-    """Return the signature of a folder, once one of some keys made it and every part is as signed.
-
-    Args:
-        folder: of a run, or of other results.
-        keys: public keys in hexadecimal, of which any may have signed.
-        parts: as for `sign_folder`.
+    """Return the signature of a folder, once every part is as one of some keys signed it.
 
     Raises:
         UsageError: it is not signed, or by another key, or a part has changed.

@@ -297,13 +297,6 @@ def write_results(
     """Compare with predictions and write table and document; return the result as written.
 
     Neither file takes its name before both are whole.
-
-    Args:
-        out: the folder.
-        result: what was found.
-        table: row by row.
-        told: predictions for the same rows, if there are any.
-        seconds: what it took, if it is new.
     """
     if told is not None:
         columns = (table[name].to_pylist() for name in ROW_COLUMNS[:4])
