@@ -326,7 +326,10 @@ def _tell(result: "GateResult", outputs: Outputs, root: "SourceRoot", color: str
     from memaudit.reports.terminal import print_page
 
     if outputs.output_format == "github":
-        _append_summary(_rendered(result, "markdown", root))
+        # To the summary of the job, as far as there is room.
+        path = Path(os.environ.get("GITHUB_STEP_SUMMARY") or os.devnull)
+        room = max(0, _SUMMARY_BYTES - (path.stat().st_size if path.is_file() else 0))
+        _append("GITHUB_STEP_SUMMARY", cut(_rendered(result, "markdown", root), room))
     if outputs.output_format != "text":
         outputs.write(outputs.output, _rendered(result, outputs.output_format, root))
     elif outputs.output is None:
@@ -368,13 +371,6 @@ def _tell_action(result: "GateResult", outputs: Outputs, root: "SourceRoot") -> 
     values |= {name: path for name, path in files.items() if path.is_file()}
     sys.stdout.flush()
     _append("GITHUB_OUTPUT", "".join(f"{name}={value}\n" for name, value in values.items()))
-
-
-def _append_summary(markdown: str) -> None:
-    """Add to the summary of the job, as far as there is room."""
-    path = Path(os.environ.get("GITHUB_STEP_SUMMARY") or os.devnull)
-    used = path.stat().st_size if path.is_file() else 0
-    _append("GITHUB_STEP_SUMMARY", cut(markdown, max(0, _SUMMARY_BYTES - used)))
 
 
 def _append(variable: str, text: str) -> None:

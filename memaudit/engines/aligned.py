@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.corpus.base import Span
 from memaudit.engines import Engine
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import LoadedModel
@@ -58,11 +57,16 @@ class AlignedReference:
         found = []
         for window, text, ids in zip(windows, texts, own_ids, strict=True):
             if len(ids) > 1:
-                own_ends = _ends_of(self.own.token_spans(text))
+                spans = self.own.token_spans(text)
+                starts = [*(start for start, _ in spans[1:]), spans[-1][1]]
+                # Of tokens that share a character the last one has it.
+                own_ends = [min(end, start) for (_, end), start in zip(spans, starts, strict=True)]
                 scores = next(told).teacher
                 found.append(carried_over(scores, own_ends, self._ends(window, text), text))
-            else:
-                found.append(_nothing_said(len(window) - 1))
+            else:  # the model has nothing to predict
+                nothing = np.zeros(len(window) - 1, dtype=np.float32)
+                is_argmax = np.zeros(len(nothing), dtype=np.bool_)
+                found.append(TokenScores(nothing, is_argmax, entropy=None, margin=nothing))
         return [WindowScores(scores) for scores in found]
 
     def _ends(self, window: NDArray[np.int32], text: str) -> list[int]:
@@ -146,12 +150,6 @@ def carried_over(
     )
 
 
-def _ends_of(spans: Sequence[Span]) -> list[int]:
-    """Return where tokens end; of those that share a character the last one has it."""
-    starts = [*(start for start, _ in spans[1:]), spans[-1][1]]
-    return [min(end, start) for (_, end), start in zip(spans, starts, strict=True)]
-
-
 def _places(
     ends: Sequence[int], bytes_before: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -176,9 +174,3 @@ def _n_shared(start: str, text: str) -> int:
     if text.startswith(start):
         return len(start)
     return next(i for i, pair in enumerate(zip(start, text, strict=False)) if pair[0] != pair[1])
-
-
-def _nothing_said(n: int) -> TokenScores:
-    """Return the scores of a window in which the model has nothing to predict."""
-    nothing = np.zeros(n, dtype=np.float32)
-    return TokenScores(nothing, np.zeros(n, dtype=np.bool_), entropy=None, margin=nothing)

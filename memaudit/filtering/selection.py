@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, Protocol, get_args
@@ -200,16 +201,8 @@ def _select_for(
             f"at most {limit:g} allowed by the upper bound",
             hint="choose --strategy drop, or a higher --expected-at-most",
         )
-    return removing(_least(is_enough, len(order)))
-
-
-def _least(is_enough: Callable[[int], bool], highest: int) -> int:
-    """Return the least number that is enough, if more is never worse."""
-    low, high = 0, highest
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_enough(middle) else (middle + 1, high)
-    return low
+    # More is never worse, so bisection finds the least number that is enough.
+    return removing(bisect_left(range(len(order)), True, key=is_enough))
 
 
 def outlook(run: Run, selection: Selection | None, options: FilterOptions) -> Outlook:

@@ -1,5 +1,6 @@
 """What a fit on one's own verification is asked for, how well it does on the unseen, and its card."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -366,11 +367,8 @@ def misses_allowed(n_positives: int, recall: float = PROMISED_RECALL) -> int | N
     if recall_bound(n_positives) < recall:
         return None
     # The bound falls with every miss, so bisection finds the last miss that it can bear.
-    low, high = 0, n_positives
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if recall_bound(n_positives, middle) >= recall else (low, middle)
-    return low
+    misses = range(1, n_positives)
+    return bisect_left(misses, True, key=lambda n: recall_bound(n_positives, n) < recall)
 
 
 def positives_needed(recall: float = PROMISED_RECALL) -> int:
