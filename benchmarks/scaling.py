@@ -50,7 +50,7 @@ from memaudit.runs.opening import AuditInputs
 from memaudit.runs.options import AuditOptions, RayOptions
 from memaudit.runs.ray_executor import score_on_ray
 from memaudit.runs.reading import Tokenizer
-from memaudit.runs.scoring import ChunkWork, Session, chunk_features, score_chunk, score_here
+from memaudit.runs.scoring import ChunkWork, chunk_features, score_chunk, score_here
 from memaudit.scores import TokenScores, WindowScores
 from memaudit.windows import WindowShape
 
@@ -418,7 +418,7 @@ def shards(model: str, n_rows: int, row_bytes: int, n_shards: int = 16) -> dict[
     from memaudit.classifier import load_classifier
     from memaudit.runs.folder import open_folder
     from memaudit.runs.models import AuditModels
-    from memaudit.runs.opening import read_rows
+    from memaudit.runs.reading import DistinctWindows
     from memaudit.runs.shards import score_prepared
 
     def hand_out(plan: ChunkPlan, works: Iterator[ChunkWork]) -> Iterator[int]:
@@ -441,8 +441,8 @@ def shards(model: str, n_rows: int, row_bytes: int, n_shards: int = 16) -> dict[
                     place = folder / f"{kind}-shared", str(corpus_stamp(corpus))
                     score_prepared(out, inputs, shard, place, None)
                 else:
-                    with read_rows(inputs, out, None) as read:
-                        audit._score(out, read, Session(), None, shard)
+                    with DistinctWindows(_SHAPE.length, out) as windows:
+                        audit._score(out, inputs, windows, None, shard)
             return time.process_time() - begun
 
         for what, kind in (("plain", "teacher-hard"), ("exposure", "teacher")):

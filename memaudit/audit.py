@@ -19,11 +19,11 @@ from pathlib import Path
 
 from memaudit.progress import ReportProgress
 from memaudit.runs.counting import count_missing
+from memaudit.runs.files import scratch_folder
 from memaudit.runs.folder import RunFolder, begin_run, keep_rows, open_folder
 from memaudit.runs.manifest import Shard
 from memaudit.runs.opening import (
     AuditInputs,
-    RowsRead,
     declare,
     finished_before,
     open_inputs,
@@ -31,6 +31,7 @@ from memaudit.runs.opening import (
     read_rows,
 )
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
+from memaudit.runs.reading import DistinctWindows
 from memaudit.runs.results import AuditResult, ReportOptions, write_results
 from memaudit.runs.scoring import Session, score_missing
 from memaudit.runs.shards import check_prepared, score_prepared
@@ -104,8 +105,8 @@ def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
             stamp = check_prepared(prepared, folder, request.corpus)
             score_prepared(folder, open_inputs(request), shard, (prepared, stamp), progress)
         else:
-            with read_rows(open_inputs(request), folder, progress) as read:
-                _score(folder, read, Session(), progress, shard)
+            with DistinctWindows(options.shape.length, scratch_folder(folder)) as windows:
+                _score(folder, open_inputs(request), windows, progress, shard)
     return run_status(folder)  # not before it is let go: it would say that this process is at work
 
 
@@ -113,12 +114,12 @@ def _audit(
     folder: Path, inputs: AuditInputs, progress: ReportProgress | None, *, writes: bool
 ) -> AuditResult:
     """Score what is not scored yet, and write the results."""
-    options, session = inputs.options, Session()
-    with read_rows(inputs, folder, progress) as read:
-        run, session = _score(folder, read, session, progress)
+    options = inputs.options
+    with DistinctWindows(options.shape.length, scratch_folder(folder)) as windows:
+        run, session = _score(folder, inputs, windows, progress)
 
         def text_of(window: int) -> str:
-            token_ids = read.windows.window(window).tolist()
+            token_ids = windows.window(window).tolist()
             return inputs.models.tokenizer.decode([token_ids])[0][: options.show_text]
 
         shown = text_of if options.show_text else None
@@ -128,18 +129,19 @@ def _audit(
 
 def _score(
     folder: Path,
-    read: RowsRead,
-    session: Session,
+    inputs: AuditInputs,
+    windows: DistinctWindows,
     progress: ReportProgress | None,
     shard: Shard | None = None,
 ) -> tuple[RunFolder, Session]:
-    """Begin or continue the run of a corpus that was read, and score what is missing."""
-    inputs = read.inputs
-    # Only now is known what the run is: the manifest pins the texts that were read. An earlier
-    # session's chunks count if its manifest says the same, so the corpus is read at each start.
-    manifest = declare(inputs, read.corpus, shard)
-    run = begin_run(folder, manifest, restart=inputs.options.restart)
-    # Before the chunks: a folder with all its chunks can then be read without the corpus.
-    keep_rows(run, read.rows, read.cuts)
-    count_missing(run, read.windows, read.tokens, progress)
-    return run, score_missing(run, read.windows, inputs.models.score, session, progress)
+    """Read the corpus, begin or continue the run, and score what is missing."""
+    session = Session()
+    with read_rows(inputs, windows, folder, progress) as read:
+        # Only now is known what the run is: the manifest pins the texts that were read. An earlier
+        # session's chunks count if its manifest says the same, so the corpus is read at each start.
+        manifest = declare(read.inputs, read.corpus, shard)
+        run = begin_run(folder, manifest, restart=inputs.options.restart)
+        # Before the chunks: a folder with all its chunks can then be read without the corpus.
+        keep_rows(run, read.rows, read.cuts)
+        count_missing(run, windows, read.tokens, progress)
+        return run, score_missing(run, windows, inputs.models.score, session, progress)

@@ -106,8 +106,11 @@ def plan_audit(  # audit_corpus, and when it began
     unloaded = AuditModels(tokenizer, lambda plan, works: iter(()), "none", sources.teacher)
     reading = _now()
     inputs = open_inputs(request, lambda: unloaded)
-    with read_rows(inputs, None, progress) as read:
-        windows, chunks = read.windows, _chunk_plan(request, len(read.windows))
+    with (
+        DistinctWindows(options.shape.length) as windows,
+        read_rows(inputs, windows, None, progress) as read,
+    ):
+        chunks = _chunk_plan(request, len(windows))
         if chunks.epochs is not None:
             count_exposure(chunks, range(chunks.n_chunks), windows, read.tokens, progress)
         reading_seconds, _ = _since(reading)

@@ -327,13 +327,7 @@ def chosen_recipe() -> "Recipe | None":
 
 
 def by_recipe(found: Any, names: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values of options; what the user has not given comes from a part of a recipe.
-
-    Args:
-        found: the part, which may be None, or not know a value.
-        names: of its fields, by parameter.
-        values: of the parameters.
-    """
+    """Return values by parameter; what the user has not given comes from a part of a recipe, if any."""
     return {
         name: value if given(name) or (told := getattr(found, names[name], None)) is None else told
         for name, value in values.items()

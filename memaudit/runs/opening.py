@@ -155,9 +155,12 @@ class RowsRead:
 
 @contextmanager
 def read_rows(
-    inputs: AuditInputs, folder: Path | None, progress: ReportProgress | None
+    inputs: AuditInputs,
+    windows: DistinctWindows,
+    folder: Path | None,
+    progress: ReportProgress | None,
 ) -> Iterator[RowsRead]:
-    """Read the corpus, cut its rows into windows, and keep equal windows once.
+    """Read the corpus, and cut its rows into windows, of which equal ones are kept once.
 
     Raises:
         CorpusError: a row is bad, or none can be scored.
@@ -165,7 +168,6 @@ def read_rows(
     place = None if folder is None else scratch_folder(folder)
     choice, models = inputs.options.window_choice, inputs.models
     with (
-        DistinctWindows(choice.shape.length, place) as windows,
         RowLog(place) as rows,
         RowTokens(place) as tokens,
         CapturedScores(choice, place) as captured,

@@ -25,7 +25,7 @@ from memaudit.errors import OutputError, UsageError
 from memaudit.progress import ReportProgress, tell
 from memaudit.runs.chunks import ChunkPlan, numbers, read_failures, sort_chunks, what_is_gone
 from memaudit.runs.counting import count_exposure
-from memaudit.runs.files import is_remote, lock_holder, locked, output_errors
+from memaudit.runs.files import is_remote, lock_holder, locked, output_errors, scratch_folder
 from memaudit.runs.folder import (
     LOCK,
     MANIFEST,
@@ -188,13 +188,16 @@ def _prepare(
     folder: Path, inputs: AuditInputs, stamp: str, progress: ReportProgress | None
 ) -> RunFolder:
     """Read the corpus, and leave in a folder what a shard needs of it; the windows last."""
-    with read_rows(inputs, folder, progress) as read:
+    with (
+        DistinctWindows(inputs.options.shape.length, scratch_folder(folder)) as windows,
+        read_rows(inputs, windows, folder, progress) as read,
+    ):
         run = begin_run(folder, declare(read.inputs, read.corpus, None), restart=False)
         keep_rows(run, read.rows, read.cuts)
         if run.plan.epochs is not None:
             chunks = range(run.plan.n_chunks)
-            count_exposure(run.plan, chunks, read.windows, read.tokens, progress)
-        _keep_windows(run, read.windows, stamp)
+            count_exposure(run.plan, chunks, windows, read.tokens, progress)
+        _keep_windows(run, windows, stamp)
     return run
 
 

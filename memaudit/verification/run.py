@@ -198,15 +198,7 @@ def make_result(
     extractions: dict[str, Extraction],
     labels: NDArray[np.int32] | None = None,
 ) -> tuple[VerificationResult, pa.Table]:
-    """Return what was found, and the table that says it row by row.
-
-    Args:
-        run: whose windows were looked at.
-        settings: all that decides the numbers.
-        models: by role, teacher and student at least.
-        extractions: of the same models.
-        labels: (examples, T) what the teacher wrote. None: no hard labels.
-    """
+    """Return what was found, and the table that says it by row; labels, (examples, T), if hard ones."""
     trained = ~run.examples.is_held_out
     found = {role: each.extracted[trained] for role, each in extractions.items()}
     table = label_table(run.examples, found)

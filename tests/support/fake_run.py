@@ -149,10 +149,10 @@ def score_part(out, inputs, shard):
     """Score a shard of what is given."""
     from memaudit import audit
     from memaudit.runs.folder import open_folder
-    from memaudit.runs.opening import read_rows
+    from memaudit.runs.reading import DistinctWindows
 
-    with open_folder(out) as folder, read_rows(inputs, folder, None) as read:
-        audit._score(folder, read, audit.Session(), None, shard)
+    with open_folder(out) as folder, DistinctWindows(inputs.options.shape.length) as windows:
+        audit._score(folder, inputs, windows, None, shard)
 
 
 def score_prepared(out, inputs, shard, prepared, stamp="as it is"):
