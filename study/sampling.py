@@ -64,7 +64,7 @@ def _fit(known: Sequence[Told], log_sds: Mapping[int, float] | None = None) -> S
         slope=slope,
         nats_slope=nats_slope,
         interaction=interaction,
-        count_log_sds=tuple((n, max(0.1, log_sd)) for n, log_sd in log_sds.items()),
+        count_log_sds=tuple((n, max(0.1, float(log_sd))) for n, log_sd in log_sds.items()),
     )
 
 
