@@ -188,15 +188,15 @@ class Risks:
 
         Nothing if the classifier was not fitted for sampling.
         """
-        sampled = self.classifier.sampled
-        if sampled is None:
+        sampled, names = (
+            self.classifier.sampled,
+            ("teacher_suffix_logprob", "teacher_suffix_mean_logprob"),
+        )
+        if sampled is None or not {*names} <= {*self.feature_names}:
             return {}
         windows, n_texts = np.unique(self.texts.windows, return_counts=True)
         X = self.X[windows]
-        nats, mean_nats = (
-            -X[:, self.feature_names.index(f"teacher_suffix_{name}")]
-            for name in ("logprob", "mean_logprob")
-        )
+        nats, mean_nats = (-X[:, self.feature_names.index(name)] for name in names)
         # Answers may be shorter than a window's suffix: so many tokens were scored of each.
         tokens = np.divide(nats, mean_nats, out=np.ones(len(X)), where=mean_nats > 0).clip(min=1)
         log_odds = self.classifier.calibrated_logit(
