@@ -64,9 +64,9 @@ _SETTINGS = ("log_temperature",)
 
 _OF_CORPUS = ("log_exposure", "exposure_share")
 # Each has a limit that no model exceeds, so that a run knows beforehand what cannot be flagged.
+# No sum over a suffix: where all cells have one length it is the mean, and elsewhere it is not.
 _OF_LOGPROBS = (
     "prefix_mean_logprob",
-    "suffix_logprob",
     "suffix_mean_logprob",
     "suffix_min_logprob",
     "suffix_argmax_rate",

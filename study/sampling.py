@@ -42,7 +42,8 @@ def fit_sampled(fitted: Fitted) -> SampledRisk | None:
                 miss = float(np.log((found + 0.5) / (expected + 0.5)))
                 misses[n].append((miss, float(1 / (found + 0.5))))
     spread = {n: random_effect(*np.array(each).T)[1] ** 0.5 for n, each in misses.items()}
-    return _fit(known, spread)
+    # What samples reveal follows from the log-odds, and cannot be surer than their level is.
+    return _fit(known, {n: max(log_sd, fitted.log_sd) for n, log_sd in spread.items()})
 
 
 def _fit(known: Sequence[Told], log_sds: Mapping[int, float] | None = None) -> SampledRisk:

@@ -33,6 +33,18 @@ def test_a_classifier_is_shipped_for_all_models_and_objectives_and_fits_its_card
 
 @pytest.mark.parametrize("objective", get_args(ObjectiveKind))
 @pytest.mark.parametrize("feature_set", SHARED_SETS)
+def test_a_shipped_classifier_is_for_suffixes_of_any_length(feature_set, objective):
+    """Most cells have suffixes of 16 tokens: a sum over 50 is beyond all that was fitted on."""
+    classifier = find_classifier(None, feature_set, objective)
+
+    grow = ("suffix_logprob", "zlib_entropy")
+    assert [name for name in classifier.features if name.endswith(grow)] == []
+    assert classifier.sampled is not None
+    assert [n for n, _ in classifier.sampled.count_log_sds] == [10, 100, 1000]
+
+
+@pytest.mark.parametrize("objective", get_args(ObjectiveKind))
+@pytest.mark.parametrize("feature_set", SHARED_SETS)
 def test_a_card_keeps_the_roles_apart_and_shows_the_sceptics_rules(feature_set, objective):
     """Numbers from cells that were fitted on are worth nothing."""
     card = json.loads((MODELS / shipped_name(feature_set, objective) / "card.json").read_text())
