@@ -474,9 +474,9 @@ def test_what_is_flagged_is_specific_or_generic_and_as_much_is_drawn():
     assert goes["random"].sum() == n
 
 
-def test_an_intervention_counts_what_stays_and_what_goes(shop, monkeypatch):
+def test_an_intervention_counts_what_stays_and_what_goes(shop, cell, monkeypatch):
     """Every window is on one side, and the student is really trained without those that went."""
-    cell, made = shop.recipe.cells[0], read_windows(shop, shop.recipe.cells[0])
+    made = read_windows(shop, cell)
     trained = []
     monkeypatch.setattr(
         stages,
