@@ -232,11 +232,12 @@ def _classifier_target(folder):
     def take(content):
         path.write_bytes(content)
         classifier = load_classifier(path)
-        low, high = (
-            classifier.predict_proba(np.full((1, len(classifier.features)), x))[0] for x in (-9, 9)
-        )
-        assert 0 <= low <= 1
-        assert 0 <= high <= 1
+        X = np.tile([[-9.0], [9.0]], len(classifier.features))
+        found = [classifier.predict_proba(X)]
+        if classifier.sampled is not None:
+            log_odds = classifier.calibrated_logit(X)
+            found += list(classifier.sampled.predict(log_odds, np.array([1.0, 50.0])))
+        assert all(((p >= 0) & (p <= 1)).all() for p in found)
 
     return Target((path.read_bytes(), shipped.read_bytes()), take)
 
