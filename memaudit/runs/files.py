@@ -184,9 +184,9 @@ def output_folder(path: Path) -> Iterator[None]:
             if not missing and not path.is_dir():
                 missing = [path]  # to fail
             for folder in missing[::-1]:
-                folder.mkdir(mode=0o700)
-                made.append(folder)
-                sync(folder.parent)
+                if _make(folder):
+                    made.append(folder)
+                    sync(folder.parent)
             tempfile.TemporaryFile(dir=path).close()
         yield
     except BaseException:
@@ -194,6 +194,17 @@ def output_folder(path: Path) -> Iterator[None]:
             for folder in reversed(made):
                 folder.rmdir()
         raise
+
+
+def _make(folder: Path) -> bool:
+    """Make a folder, and return whether it was not there; another process may have been faster."""
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return False
+    return True
 
 
 @contextmanager

@@ -129,6 +129,10 @@ def open_folder(path: Path | str | None, *, waits: bool = False) -> Iterator[Pat
                 remove_halves(path / CHUNKS)
             yield path
         except BaseException:
+            # A signal may have come while a file was cleaned up.
+            with suppress(OSError):
+                remove_halves(path)
+                remove_halves(path / CHUNKS)
             if not is_remote(path) and not any((path / CHUNKS).glob("*.parquet")):
                 _forget(made + locks, path / CHUNKS)
             raise

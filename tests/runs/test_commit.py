@@ -1,6 +1,7 @@
 """Outputs are whole or not there, and nobody else's business."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,18 @@ def test_folders_made_for_nothing_are_removed(tmp_path):
         fail()
     assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_folder_that_another_process_makes_at_the_same_moment_is_taken(tmp_path, monkeypatch):
+    """It was not there when it was looked for. It stays, for it belongs to the other one."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.setattr(Path, "exists", lambda path: path != folder)
+
+    with pytest.raises(ValueError, match="as it goes"), output_folder(folder):
+        raise ValueError("as it goes")
+
+    assert folder.is_dir()
 
 
 def test_a_file_in_the_way_is_told(tmp_path):

@@ -416,3 +416,18 @@ def test_a_restart_that_is_interrupted_at_once_may_be_continued(finished, tmp_pa
 
     audit_with(InterruptedEngine(), tmp_path / "fresh", chunk_size=16)
     assert contents(finished) == contents(tmp_path / "fresh")
+
+
+def test_what_a_signal_left_half_written_is_removed_as_the_run_ends(tmp_path):
+    """It may come while a file is being cleaned up, and people look before the next run."""
+
+    def stopped(folder):
+        (folder / "chunks").mkdir()
+        for name in (".rows.parquet.0123abcd.tmp", "chunks/.0.parquet.0123abcd.tmp"):
+            (folder / name).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), open_folder(tmp_path / "run") as folder:
+        stopped(folder)
+
+    assert list(tmp_path.rglob("*.tmp")) == []
