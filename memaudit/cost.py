@@ -183,8 +183,9 @@ class AuditPlan:
         """Return the bytes of the weights, of a full batch in flight and of tiles of the head."""
         models, in_float32 = self.models.values(), self.dtype == "float32"
         weights = sum(model.parameters for model in models) * (4 if in_float32 else 2)
-        # The head runs in float32: a head in another format is copied, a float32 one is shared.
-        copies = 0 if in_float32 else 4 * sum(model.head_parameters for model in models)
+        # On a CPU the head runs in float32: one in another format is copied.
+        is_shared = in_float32 or device == "cuda"
+        copies = 0 if is_shared else 4 * sum(model.head_parameters for model in models)
         # Logits and their exponentials; the divergence of two models holds five such tiles.
         n_tiles = 2 if len(models) == 1 else 5
         tiles = n_tiles * 4 * TILE_POSITIONS[device] * TILE_ROWS[device]
@@ -252,8 +253,7 @@ class AuditPlan:
     def seconds_on(self, gpu: Gpu) -> float:
         """Return the time of the scoring on one such GPU: derived, not measured."""
         peak = gpu.single_flops if self.dtype == "float32" else gpu.half_flops
-        # The output layer always runs in float32.
-        return (self.body_flops / peak + self.head_flops / gpu.single_flops) / UTILISATION
+        return (self.body_flops + self.head_flops) / peak / UTILISATION
 
     def fits_on(self, gpu: Gpu) -> bool:
         """Whether the GPU has the memory that the models need."""

@@ -38,7 +38,7 @@ class Head:
     """A linear map to logits, with what some families do to the logits after it."""
 
     weight: Tensor
-    """(V, H) float32."""
+    """(V, H) float32; on CUDA bfloat16 where the model has it, see `sums_in_float32`."""
 
     bias: Tensor | None
     """(V,) float32."""
@@ -60,10 +60,19 @@ class Head:
     def logits(self, hidden_NH: Tensor, start: int, stop: int) -> Tensor:
         """Return the logits of the rows from start to stop.
 
+        Args:
+            hidden_NH: float32, or bfloat16 if the weight is that too.
+            start: the first row.
+            stop: the row after the last.
+
         Returns:
             (N, stop - start) float32.
         """
-        logits_Nv = hidden_NH @ self.weight[start:stop].T
+        weight_vH = self.weight[start:stop]
+        if hidden_NH.dtype == torch.bfloat16:
+            logits_Nv = torch.mm(hidden_NH, weight_vH.T, out_dtype=torch.float32)
+        else:
+            logits_Nv = hidden_NH @ weight_vH.float().T
         if self.bias is not None:
             logits_Nv += self.bias[start:stop]
         if self.scale != 1.0:
@@ -86,7 +95,7 @@ def output_layer(model: "PreTrainedModel") -> Any:
 
 
 def read_head(model: "PreTrainedModel", device: torch.device | None = None) -> Head:
-    """Return the head of a causal LM; float32 weights are shared with it, others copied.
+    """Return the head of a causal LM; its weight is shared with it, or a copy in float32.
 
     Args:
         model: may be split over devices, and its head lie on a disk.
@@ -100,14 +109,33 @@ def read_head(model: "PreTrainedModel", device: torch.device | None = None) -> H
     scale = float(getattr(config, "logit_scale", None) or 1.0)
     scale /= float(getattr(config, "logits_scaling", None) or 1.0)
     with align_module_device(layer):  # here for a moment, if it is elsewhere
-        bias = getattr(layer, "bias", None)
+        bias, weight = getattr(layer, "bias", None), layer.weight.detach().to(device)
+        is_bfloat16 = weight.dtype == torch.bfloat16
         return Head(
-            weight=layer.weight.detach().to(device).float(),
+            weight=weight if is_bfloat16 and sums_in_float32(weight.device) else weight.float(),
             bias=None if bias is None else bias.detach().to(device).float(),
             scale=scale,
             soft_cap=getattr(config, "final_logit_softcapping", None),
-            is_bfloat16=layer.weight.dtype == torch.bfloat16,
+            is_bfloat16=is_bfloat16,
         )
+
+
+@cache
+def sums_in_float32(device: torch.device) -> bool:
+    """Whether a device multiplies matrices of bfloat16 and gives what it summed in float32.
+
+    The product of two such numbers is a number of float32, so a head need not be copied for that.
+    PyTorch can do it on CUDA alone, and not on every device there: it is tried on a known product.
+    """
+    if device.type != "cuda":
+        return False
+    factor_NH = torch.linspace(-3, 3, 16 * 64).reshape(16, 64).bfloat16()
+    on_device = factor_NH.to(device)
+    try:
+        found = torch.mm(on_device, on_device.T, out_dtype=torch.float32).cpu()
+    except RuntimeError:
+        return False
+    return torch.allclose(found.double(), factor_NH.double() @ factor_NH.double().T, rtol=1e-5)
 
 
 TakeIn = Callable[[Tensor, Tensor, Sequence[Tensor], int], Tensor]
@@ -281,8 +309,9 @@ def score_positions(head: Head, hidden_NH: Tensor, target_ids_N: Tensor) -> Tens
     tiles, add = [], take_in_on(target_ids_N.device)
     for part in _position_tiles(target_ids_N):
         state_5n = _nothing_yet(target_ids_N[part], 1)
-        hidden_nH = hidden_NH[part].float()
-        with _fast_products(allowed=_is_lossless(head, hidden_NH[part])):
+        lossless = _is_lossless(head, hidden_NH[part])
+        hidden_nH = _factor(head, hidden_NH[part], lossless)
+        with _fast_products(allowed=lossless):
             for start, stop in _row_tiles(head, 0, head.n_rows):
                 logits_nv = head.logits(hidden_nH, start, stop)
                 state_5n = add(state_5n, target_ids_N[part], [logits_nv], start)
@@ -311,10 +340,12 @@ def score_position_pairs(
     tiles, add = [], take_in_on(target_ids_N.device)
     for part in _position_tiles(target_ids_N):
         parts = [hidden_NH[part] for hidden_NH in hiddens]
-        hidden_parts = (parts[0].float(), parts[1].float())
-        allowed = all(map(_is_lossless, heads, parts))
-        with _fast_products(allowed=allowed):
-            tiles.append(_score_pair_tile(heads, hidden_parts, target_ids_N[part], add))
+        lossless = list(map(_is_lossless, heads, parts))
+        teacher_nH, reference_nH = map(_factor, heads, parts, lossless)
+        with _fast_products(allowed=all(lossless)):
+            tiles.append(
+                _score_pair_tile(heads, (teacher_nH, reference_nH), target_ids_N[part], add)
+            )
     return torch.cat(tiles, dim=1)
 
 
@@ -352,6 +383,11 @@ def _is_lossless(head: Head, hidden_NH: Tensor) -> bool:
     if hidden_NH.dtype == torch.bfloat16 or not head.is_bfloat16:
         return head.is_bfloat16
     return bool((hidden_NH.bfloat16() == hidden_NH).all())
+
+
+def _factor(head: Head, hidden_NH: Tensor, lossless: bool) -> Tensor:
+    """Return hidden states in the format in which they are multiplied."""
+    return hidden_NH.to(head.weight.dtype if lossless else torch.float32)
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class HfEngine:
     """An `Engine` on one or two models of transformers.
 
     They run in evaluation mode, and are left as they were, but for being compiled where that is
-    asked for. Build the engine after training: a head that is not float32 is copied. The two models must share a vocabulary
+    asked for. Build the engine after training: a head may be a copy. The two models must share a vocabulary
     (`check_same_vocabulary`); rows that only one of them has are left out of the divergence, see
     `score_position_pairs`.
     """
@@ -271,7 +271,7 @@ def _checked_head(model: "PreTrainedModel", device: torch.device, *, compiled: b
     token_ids_BT = token_ids_BT.reshape(2, _PROBE_LEN)
     token_ids_BT[1, : _PROBE_LEN // 2] = token_ids_BT[0, : _PROBE_LEN // 2]
     with compilation_errors(model):
-        hidden_BTH = _hidden(model, token_ids_BT).to(device).float()
+        hidden_BTH = _hidden(model, token_ids_BT).to(device, head.weight.dtype)
     tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
     same_prefix_BTH = hidden_BTH[:, : _PROBE_LEN // 2]
     if not _close(same_prefix_BTH[0], same_prefix_BTH[1], tolerance):

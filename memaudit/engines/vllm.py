@@ -62,7 +62,7 @@ class Body:
 
     hidden_states: HiddenStates
     head: Head
-    """Float32, its own copy of the weights."""
+    """Its own copy of the weights."""
 
     limits: ModelLimits
 
@@ -209,7 +209,7 @@ def _head_device(loaded: LoadedModel, options: VllmOptions) -> torch.device:
 
 def _let_go(loaded: LoadedModel, device: torch.device) -> tuple[Head, ModelLimits]:
     """Drop a model's weights, and return a copy of its head."""
-    shared = read_head(loaded.model)
+    shared = read_head(loaded.model, device)
     bias = None if shared.bias is None else shared.bias.to(device, copy=True)
     head = replace(shared, weight=shared.weight.to(device, copy=True), bias=bias)
     limits = limits_of(loaded.model, head.n_rows)

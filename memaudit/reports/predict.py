@@ -247,9 +247,8 @@ def plan_page(plan: "AuditPlan") -> Page:
     number_format = "float32" if plan.dtype == "float32" else "bfloat16 (T4: float16)"
     note = (
         f"Times on GPUs are derived, not measured: {UTILISATION:.0%} of the published dense peak, "
-        f"transformer layers in {number_format}, output layers in float32. Time and memory here "
-        "were measured on a few windows from all over the corpus, which was read whole for this "
-        "plan."
+        f"in {number_format}. Time and memory here were measured on a few windows from all over "
+        "the corpus, which was read whole for this plan."
     )
     blocks = (_plan_counts(plan), _needs(plan), _gpus(plan))
     return Page(

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from support.tiny_models import make_model, make_windows
 
 from memaudit import engines
 from memaudit.engines import head as heads
@@ -16,9 +17,11 @@ from memaudit.engines.head import (
     read_head,
     score_position_pairs,
     score_positions,
+    sums_in_float32,
     take_in,
     take_in_on,
 )
+from memaudit.engines.hf import HfEngine
 from memaudit.errors import ModelError
 
 
@@ -133,6 +136,108 @@ def test_fast_products_are_used_only_where_they_lose_nothing(is_rounded):
     np.testing.assert_allclose(found[0], expected, rtol=0, atol=2e-5)
     np.testing.assert_allclose(same[0], expected, rtol=0, atol=2e-5)
     assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+def test_products_of_bfloat16_are_numbers_of_float32():
+    """So a head in bfloat16 loses nothing where sums are float32: 8 bits by 8 are 16 of 24."""
+    every = torch.arange(2**7, dtype=torch.int16) | 0x3F80  # all that lie in [1, 2)
+    numbers = every.view(torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    scaled = (torch.randn(4096, generator=generator) * 1e3).bfloat16()
+
+    for a in (numbers, scaled):
+        in_float32 = a.float()[:, None] * a.float()
+
+        assert torch.equal(in_float32.double(), a.double()[:, None] * a.double())
+
+
+class Cuda(str):
+    """The CPU, which says that it is a GPU."""
+
+    __slots__ = ()
+    type = "cuda"
+
+
+@pytest.fixture
+def mm_in_float32(monkeypatch):
+    """Let matrices of bfloat16 be multiplied on the CPU as PyTorch does it on CUDA."""
+    mm = torch.mm
+
+    def stand_in(a, b, out_dtype):
+        assert (a.dtype, b.dtype, out_dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+        return mm(a.float(), b.float())
+
+    sums_in_float32.cache_clear()
+    monkeypatch.setattr(torch, "mm", stand_in)
+    yield
+    sums_in_float32.cache_clear()
+
+
+@pytest.mark.usefixtures("mm_in_float32")
+def test_a_head_in_bfloat16_is_not_copied_where_sums_are_float32(monkeypatch):
+    """The copy takes twice the memory of the head; scores are the same without."""
+    models = [make_model("llama", seed=seed).bfloat16() for seed in (1, 2)]
+    windows = make_windows(30)
+    expected = HfEngine(*models).score(windows)
+    assert read_head(models[0]).weight.dtype == torch.float32
+    assert sums_in_float32(Cuda("cpu"))
+    monkeypatch.setattr(heads, "sums_in_float32", lambda device: True)
+
+    found = HfEngine(*models).score(windows)
+
+    assert read_head(models[0]).weight.data_ptr() == models[0].lm_head.weight.data_ptr()
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a.teacher.logprobs, b.teacher.logprobs)
+        np.testing.assert_array_equal(a.kl_divergence, b.kl_divergence)
+
+
+@pytest.mark.usefixtures("mm_in_float32")
+def test_hidden_states_that_bfloat16_does_not_hold_are_multiplied_in_float32():
+    """Some families normalise in float32 at the end: rounding that would change scores."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3000, 64, generator=generator).bfloat16()
+    hidden, targets = torch.randn(40, 64, generator=generator), torch.arange(40)
+
+    found = score_positions(head(weight, is_bfloat16=True), hidden, targets)
+
+    expected = score_positions(head(weight.float(), is_bfloat16=True), hidden, targets)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("mm", ["refuses", "rounds"])
+def test_a_device_that_cannot_sum_in_float32_has_a_copy(monkeypatch, mm):
+    """PyTorch refuses on the CPU; another build might give rounded sums."""
+    original = torch.mm
+    if mm == "rounds":
+        monkeypatch.setattr(torch, "mm", lambda a, b, out_dtype: original(a, b).to(out_dtype))
+    sums_in_float32.cache_clear()
+
+    assert not sums_in_float32(Cuda("cpu"))
+
+    sums_in_float32.cache_clear()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_gpu_has_the_scores_of_the_float32_head_without_its_copy(dtype):
+    """At the sizes of a run, of one model and of two, for hidden states of either format."""
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(n, 576, generator=generator) / 24 for n in (20_001, 19_000)]
+    weights = [weight.bfloat16().cuda() for weight in weights]
+    hidden = torch.randn(4099, 576, generator=generator).to("cuda", dtype)
+    targets = torch.randint(0, 19_000, (4099,), generator=generator).cuda()
+    assert sums_in_float32(hidden.device)
+
+    found, expected = (
+        score_position_pairs(
+            tuple(head(w, is_bfloat16=True) for w in ws), (hidden, hidden), targets
+        )
+        for ws in (weights, [weight.float() for weight in weights])
+    )
+
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    few = score_positions(head(weights[0], is_bfloat16=True), hidden[:100], targets[:100])
+    torch.testing.assert_close(few, found[:4, :100], rtol=0, atol=1e-4)  # in any batch
 
 
 @pytest.fixture
