@@ -277,7 +277,6 @@ def _load_weights(
     source: str, folder: Path, where: dict[str, Any], options: ModelOptions
 ) -> "tuple[PreTrainedModel, str | None]":
     """Return the model, and in words which weights of its files it does not use."""
-    import torch
     from transformers import AutoModelForCausalLM
 
     device, method = device_here(options.device), quantised_by(folder)
@@ -285,7 +284,7 @@ def _load_weights(
     loader: Any = AutoModelForCausalLM
     model, report = loader.from_pretrained(
         folder,
-        dtype=getattr(torch, options.dtype),
+        dtype=options.dtype,
         use_safetensors=True,
         output_loading_info=True,
         # Some quantised models cannot be moved once they are loaded.
@@ -315,7 +314,7 @@ def _load_weights(
             continue
         # torch has no isfinite for numbers of eight bits
         values = parameter.float() if parameter.element_size() == 1 else parameter
-        if not torch.isfinite(values).all():
+        if not values.isfinite().all():
             raise ModelError(
                 f"{shown_path(source)}: {safe_text(name)} holds values that are not finite numbers",
                 hint="get the model again, or choose an earlier checkpoint",
@@ -378,16 +377,14 @@ def _apply_rope_factors(source: str, model: "PreTrainedModel", path: Path) -> No
 
     Llama 3.1 and later have them; transformers reads neither the tensor nor a setting for it.
     """
-    import torch
     from gguf import GGUFReader
 
     tensors = GGUFReader(path).tensors
     found = next((each.data for each in tensors if each.name == "rope_freqs.weight"), None)
     if found is None:
         return
-    factors = torch.tensor(found)
-    rotaries = [module for module in model.modules() if hasattr(module, "inv_freq")]
-    if not rotaries or any(module.inv_freq.shape != factors.shape for module in rotaries):
+    rotaries: list[Any] = [module for module in model.modules() if hasattr(module, "inv_freq")]
+    if not rotaries or any(module.inv_freq.shape != found.shape for module in rotaries):
         raise ModelError(
             f"{shown_path(source)}: factors for rotary frequencies that the model does not have",
             hint="use the safetensors that the file was made from",
@@ -395,7 +392,7 @@ def _apply_rope_factors(source: str, model: "PreTrainedModel", path: Path) -> No
     for module in rotaries:
         for name in ("inv_freq", "original_inv_freq"):
             if hasattr(module, name):
-                getattr(module, name).div_(factors)
+                getattr(module, name).div_(module.inv_freq.new_tensor(found))
 
 
 def device_here(name: str) -> str:

@@ -65,9 +65,12 @@ def why_not(models: Sequence[LoadedModel], options: ModelOptions) -> str | None:
         from vllm.platforms import current_platform
     if refusal := _why_not_device(current_platform, options.device):
         return refusal
-    refusals = [_why_not_architecture(model, current_platform.is_cpu()) for model in models]
+    with _settled():
+        from vllm.model_executor.models.registry import ModelRegistry
+    on_cpu = current_platform.is_cpu()
+    refusals = [_why_not_architecture(model, ModelRegistry, on_cpu) for model in models]
     if options.compiled:
-        refusals += [_why_not_compiled(model) for model in models]
+        refusals += [_why_not_compiled(model, ModelRegistry) for model in models]
     return next((refusal for refusal in refusals if refusal), None)
 
 
@@ -93,31 +96,28 @@ def _why_not_device(platform: Any, device: str) -> str | None:
     return None
 
 
-def _why_not_architecture(model: LoadedModel, on_cpu: bool) -> str | None:
-    with _settled():
-        from vllm.model_executor.models.registry import ModelRegistry
-
-    config: Any = model.model.config
-    architecture = next(iter(config.architectures or []), "none")
+def _why_not_architecture(model: LoadedModel, registry: Any, on_cpu: bool) -> str | None:
+    architecture = _architecture(model)
     is_causal = architecture.endswith(("ForCausalLM", "LMHeadModel"))
-    if not is_causal or architecture not in ModelRegistry.get_supported_archs():
+    if not is_causal or architecture not in registry.get_supported_archs():
         return f"vLLM does not know the architecture {safe_text(architecture)}"
     if on_cpu:
         with _settled():
             from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
-        size = _attention_shape(config)[2]
+        size = _attention_shape(model.model.config)[2]
         if size not in CPUAttentionBackend.get_supported_head_sizes():
             return f"vLLM has no attention for heads of size {size} on a CPU"
     return None
 
 
-def _why_not_compiled(model: LoadedModel) -> str | None:
-    with _settled():
-        from vllm.model_executor.models.registry import ModelRegistry
+def _architecture(model: LoadedModel) -> str:
+    return next(iter(model.model.config.architectures or []), "none")
 
-    architecture = next(iter(model.model.config.architectures or []), "none")
-    entry = ModelRegistry.models.get(architecture)
+
+def _why_not_compiled(model: LoadedModel, registry: Any) -> str | None:
+    architecture = _architecture(model)
+    entry = registry.models.get(architecture)
     # It would compile at the first call, by decorations that `_classes_restored` has undone.
     if "transformers" in getattr(entry, "module_name", ""):
         return f"vLLM runs {safe_text(architecture)} by transformers' own code: not with --compile"
@@ -255,14 +255,13 @@ def _attention_shape(config: Any) -> tuple[int, int, int]:
 
 
 def _load_pooling(folder: str, settings: dict[str, Any]) -> HiddenStates:
-    from vllm import LLM, PoolingParams
-    from vllm.config import PoolerConfig
+    import vllm.config
 
     # The activation of this pooler would scale hidden states to length 1.
-    pooler = PoolerConfig(task="token_embed", use_activation=False)
+    pooler = vllm.config.PoolerConfig(task="token_embed", use_activation=False)
     settings = settings | {"hf_overrides": {"head_dtype": "model"}}  # of what a pooler gives
-    llm = LLM(folder, runner="pooling", convert="embed", pooler_config=pooler, **settings)
-    params = PoolingParams(use_activation=False)
+    llm = vllm.LLM(folder, runner="pooling", convert="embed", pooler_config=pooler, **settings)
+    params = vllm.PoolingParams(use_activation=False)
     kept: list[Tensor] = []
 
     def keep(_pooler: Any, _arguments: Any, hiddens: list[Tensor]) -> list[Tensor]:

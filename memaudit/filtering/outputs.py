@@ -250,8 +250,7 @@ def push_to_hub(out: Path, name: str, *, is_public: bool = False, api: Any = Non
         UsageError: the repository is public and that was not asked for.
         OutputError: the hub refuses or cannot be reached.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub import HfApi, errors
 
     api = api or HfApi()
     where: dict[str, Any] = {"repo_id": name, "repo_type": "dataset"}
@@ -266,7 +265,7 @@ def push_to_hub(out: Path, name: str, *, is_public: bool = False, api: Any = Non
             api.upload_folder(**where, folder_path=str(out))
         else:
             api.upload_file(**where, path_or_fileobj=str(out), path_in_repo=out.name)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise OutputError(
             f"{safe_text(name)}: cannot be uploaded: {type(error).__name__}",
             hint="check the name and the connection, and log in with: hf auth login",

@@ -1,6 +1,6 @@
 """The pages of `memaudit predict`: its summary, the plan of a dry run, and the status of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from memaudit.features import is_aligned
@@ -28,7 +28,7 @@ from memaudit.runs.results import AuditResult
 from memaudit.runs.status import RunStatus
 
 if TYPE_CHECKING:
-    from memaudit.cost import AuditPlan
+    from memaudit.cost import AuditPlan, Gpu
 
 _FLOPS_UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
 _BYTE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -242,7 +242,7 @@ def _provenance(result: AuditResult) -> Table:
 
 def plan_page(plan: "AuditPlan") -> Page:
     """Return what an audit would read, compute and need."""
-    from memaudit.cost import UTILISATION  # imports torch
+    from memaudit.cost import GPUS, UTILISATION  # imports torch
 
     number_format = "float32" if plan.dtype == "float32" else "bfloat16 (T4: float16)"
     note = (
@@ -250,7 +250,7 @@ def plan_page(plan: "AuditPlan") -> Page:
         f"in {number_format}. Time and memory here were measured on a few windows from all over "
         "the corpus, which was read whole for this plan."
     )
-    blocks = (_plan_counts(plan), _needs(plan), _gpus(plan))
+    blocks = (_plan_counts(plan), _needs(plan), _gpus(plan, GPUS))
     return Page(
         title="Plan of a run",
         verdict=Words("Nothing was written: this is a plan.", "strong"),
@@ -313,9 +313,7 @@ def _here(plan: "AuditPlan") -> str:
     )
 
 
-def _gpus(plan: "AuditPlan") -> Table:
-    from memaudit.cost import GPUS
-
+def _gpus(plan: "AuditPlan", gpus: "Iterable[Gpu]") -> Table:
     needed = _scaled(plan.model_memory("cuda"), _BYTE_UNITS)
     return Table(
         columns=(Column("on one GPU"), *numbers("time", "memory")),
@@ -323,7 +321,7 @@ def _gpus(plan: "AuditPlan") -> Table:
             (gpu.name, words.duration(plan.seconds_on(gpu)), needed)
             if plan.fits_on(gpu)
             else (gpu.name, "–", f"{needed}, too much")
-            for gpu in GPUS
+            for gpu in gpus
         ),
     )
 
