@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from io import StringIO
@@ -22,20 +23,19 @@ from memaudit.cli.options import (
     output_option,
 )
 from memaudit.errors import OutputError, UsageError
+from memaudit.gate import Rescoring
 from memaudit.reports.markdown import cut
 from memaudit.runs.files import committed_file
 from memaudit.text import json_text, safe_text, shown_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from memaudit.gate.policy import EffectivePolicy
-    from memaudit.gate.rescore import Rescoring
     from memaudit.gate.result import GateResult
-    from memaudit.reports.ci import SourceRoot
 
 _SUMMARY_BYTES = 900_000
 _KEY_FILE = ".memaudit-key"
+Render = Callable[[str], str]
+"""Makes of a result what one of the formats has."""
 _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
 
 
@@ -54,8 +54,8 @@ def _policy(policy: Path | None, policy_digest: str | None, **limits: Any) -> "E
     return effective_policy(policy, limits, pinned_digest=policy_digest)
 
 
-_held_to = bundle(
-    "policy",
+_limits = bundle(
+    "limits",
     partial(
         partial, _policy
     ),  # read once the screen says so: what reads it takes a second to import
@@ -105,13 +105,11 @@ _held_to = bundle(
 )
 
 
-def _again(rescore: int | None, teacher: str | None, reference: str | None) -> "Rescoring | None":
+def _again(rescore: int | None, teacher: str | None, reference: str | None) -> Rescoring | None:
     if rescore is None:
         return None
     if teacher is None:
         raise UsageError("--rescore needs the teacher", hint="name it with --teacher")
-    from memaudit.gate.rescore import Rescoring
-
     options.prepare_libraries(offline=False)
     return Rescoring(rescore, teacher, reference)
 
@@ -198,7 +196,7 @@ _outputs = bundle(
 
 @click.command(cls=Command)
 @input_option("--run", "What predict wrote.", PATH, name="run_folder", required=True, metavar="DIR")
-@_held_to
+@_limits
 @input_option("--verification", "What verify wrote, for the same corpus.", PATH, metavar="DIR")
 @corpus_option("--data", "The corpus: read again, and refused if it has changed.", metavar="CORPUS")
 @input_option(
@@ -220,12 +218,12 @@ _outputs = bundle(
 def gate(  # noqa: PLR0913  one for each kind of evidence
     *,
     run_folder: Path,
-    policy: "Callable[[], EffectivePolicy]",
+    limits: "Callable[[], EffectivePolicy]",
     verification: Path | None,
     data: str | None,
     baseline: Path | None,
     verify_keys: tuple[str, ...],
-    rescoring: "Rescoring | None",
+    rescoring: Rescoring | None,
     outputs: Outputs,
     shown: Shown,
 ) -> int:
@@ -237,29 +235,28 @@ def gate(  # noqa: PLR0913  one for each kind of evidence
     if shown.as_json:
         outputs = replace(outputs, output_format="json")
     with shown.reading(run_folder):
-        from memaudit.gate.check import GateInputs, check_gate
-        from memaudit.gate.identity import write_baseline
-        from memaudit.gate.policy import policy_text
-        from memaudit.gate.rules import policy_for
+        from memaudit.gate import check, identity, policy, rules
+        from memaudit.reports.ci import render, source_root
         from memaudit.runs.run import read_run
         from memaudit.runs.signature import read_public_keys
 
-        held_to, key = policy(), _key(baseline, outputs)
+        held_to, key = limits(), _key(baseline, outputs)
         keys = tuple(chain.from_iterable(map(read_public_keys, verify_keys)))
-        inputs = GateInputs(verification, data, baseline, key, rescoring, keys)
+        inputs = check.GateInputs(verification, data, baseline, key, rescoring, keys)
         run = read_run(run_folder)
-        result = replace(check_gate(run, held_to, inputs), variables=_variables(outputs))
+        result = replace(check.check_gate(run, held_to, inputs), variables=_variables(outputs))
     if outputs.write_baseline is not None and key is not None:
-        write_baseline(outputs.write_baseline, run, key)
+        identity.write_baseline(outputs.write_baseline, run, key)
     if outputs.write_policy is not None:
-        asked = policy_for(result.judged, held_to.policy, run.manifest.classifier.digest)
-        outputs.write(outputs.write_policy, policy_text(asked))
+        asked = rules.policy_for(result.judged, held_to.policy, run.manifest.classifier.digest)
+        outputs.write(outputs.write_policy, policy.policy_text(asked))
     if outputs.attest is not None:
         outputs.write(outputs.attest, json_text(result.statement(), indent=2) + "\n")
-    root = _source_root(result, run_folder, data, outputs.source_root)
-    _tell(result, outputs, root, shown.color)
+    root = source_root(result, run_folder, data, outputs.source_root)
+    rendered = partial(render, result, root)
+    _tell(result, outputs, rendered, shown.color)
     if outputs.github_files is not None:
-        _tell_action(result, outputs, root)
+        _tell_action(result, outputs, rendered)
     return result.exit_code
 
 
@@ -300,28 +297,7 @@ def _key(baseline: Path | None, outputs: Outputs) -> bytes | None:
     return key
 
 
-def _source_root(
-    result: "GateResult", run_folder: Path, data: str | None, given: Path | str | None
-) -> "SourceRoot":
-    """Return the top of the repository that code scanning takes paths from.
-
-    Git itself is not asked: it would read the settings of a checkout that may be hostile.
-    """
-    from memaudit.reports.ci import SourceRoot
-
-    here = Path.cwd()
-    for name in ("GITHUB_WORKSPACE", "CI_PROJECT_DIR"):
-        given = given or os.environ.get(name)
-    repositories = (folder for folder in (here, *here.parents) if (folder / ".git").exists())
-    top = Path(given).resolve() if given else next(repositories, here)
-    corpus = result.provenance["corpus"]
-    moved = (corpus, data) if corpus and data else None
-    # A run mostly lies below the folder that predict worked in.
-    folders = (here, *run_folder.resolve().parents)
-    return SourceRoot(str(top), tuple(map(str, folders)), moved)
-
-
-def _tell(result: "GateResult", outputs: Outputs, root: "SourceRoot", color: str) -> None:
+def _tell(result: "GateResult", outputs: Outputs, rendered: Render, color: str) -> None:
     from memaudit.reports.gate import gate_page
     from memaudit.reports.terminal import print_page
 
@@ -329,9 +305,9 @@ def _tell(result: "GateResult", outputs: Outputs, root: "SourceRoot", color: str
         # To the summary of the job, as far as there is room.
         path = Path(os.environ.get("GITHUB_STEP_SUMMARY") or os.devnull)
         room = max(0, _SUMMARY_BYTES - (path.stat().st_size if path.is_file() else 0))
-        _append("GITHUB_STEP_SUMMARY", cut(_rendered(result, "markdown", root), room))
+        _append("GITHUB_STEP_SUMMARY", cut(rendered("markdown"), room))
     if outputs.output_format != "text":
-        outputs.write(outputs.output, _rendered(result, outputs.output_format, root))
+        outputs.write(outputs.output, rendered(outputs.output_format))
     elif outputs.output is None:
         print_page(gate_page(result), color=color)
     else:
@@ -340,24 +316,7 @@ def _tell(result: "GateResult", outputs: Outputs, root: "SourceRoot", color: str
         outputs.write(outputs.output, stream.getvalue())
 
 
-def _rendered(result: "GateResult", output_format: str, root: "SourceRoot") -> str:
-    from memaudit.reports import ci
-    from memaudit.reports.gate import gate_markdown
-
-    match output_format:
-        case "sarif":
-            return ci.render_sarif(result, root=root)
-        case "junit":
-            return ci.render_junit(result)
-        case "github":
-            return ci.render_annotations(result, root=root)
-        case "markdown":
-            return gate_markdown(result)
-        case _:
-            return json_text(result.document()) + "\n"
-
-
-def _tell_action(result: "GateResult", outputs: Outputs, root: "SourceRoot") -> None:
+def _tell_action(result: "GateResult", outputs: Outputs, rendered: Render) -> None:
     """Write the files that later steps of a GitHub job use, and last of all the verdict.
 
     Nothing may fail once a verdict is told: the job would read another one than the exit code.
@@ -365,7 +324,7 @@ def _tell_action(result: "GateResult", outputs: Outputs, root: "SourceRoot") -> 
     folder = outputs.github_files
     assert folder is not None
     for kind in ("json", "sarif"):
-        outputs.write(folder / f"gate.{kind}", _rendered(result, kind, root))
+        outputs.write(folder / f"gate.{kind}", rendered(kind))
     values: dict[str, object] = {"verdict": result.verdict, "flagged": result.counts["flagged"]}
     files = {"report": folder / "report.html", "sarif": folder / "gate.sarif"}
     values |= {name: path for name, path in files.items() if path.is_file()}

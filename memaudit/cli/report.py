@@ -1,24 +1,46 @@
 """`memaudit report`, `explain` and `diff`: what finished runs say, as pages."""
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from memaudit.cli import options
-from memaudit.cli.command import Command, CountRange, Shown, write_file
+from memaudit.cli.command import Command, CountRange, Shown, bundle, write_file
 from memaudit.cli.options import COUNT, FILE, FOLDER, corpus_option, input_option, output_option
 from memaudit.errors import UsageError
+from memaudit.gate import Rescoring
 from memaudit.reports.charts import draw_alone
 from memaudit.reports.markdown import render_markdown
 from memaudit.reports.page import Page
 from memaudit.text import inert, shown_path
 
-if TYPE_CHECKING:
-    from memaudit.reports.report import Report
-    from memaudit.runs.run import Run
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where the pages of a report go. None: not written."""
+
+    html: Path | None
+    markdown: Path | None
+    annex: Path | None
+    plots: Path | None
+    """Folder."""
+
+
+_files = bundle(
+    "files",
+    Files,
+    output_option("--html", "A page that needs no network.", FILE, metavar="FILE"),
+    output_option("--markdown", "The same in short, as Markdown.", FILE, metavar="FILE"),
+    output_option(
+        "--annex",
+        "For reviewers: what was tested and what was not, as Markdown, or HTML if it ends in .html.",
+        FILE,
+        metavar="FILE",
+    ),
+    output_option("--plots", "Its charts, as SVG.", FOLDER, metavar="DIR"),
+)
 
 
 @click.command(cls=Command)
@@ -35,15 +57,7 @@ if TYPE_CHECKING:
     FILE,
     metavar="FILE",
 )
-@output_option("--html", "A page that needs no network.", FILE, metavar="FILE")
-@output_option("--markdown", "The same in short, as Markdown.", FILE, metavar="FILE")
-@output_option(
-    "--annex",
-    "For reviewers: what was tested and what was not, as Markdown, or HTML if it ends in .html.",
-    FILE,
-    metavar="FILE",
-)
-@output_option("--plots", "Its charts, as SVG.", FOLDER, metavar="DIR")
+@_files
 @output_option("--top", "Worst examples listed.", CountRange(0, 500), 200, metavar="N")
 @output_option(
     "--show-text", "Characters of the worst examples' text on the page; needs --data.", COUNT, 0
@@ -60,10 +74,7 @@ def report(  # noqa: PLR0913  one for each option
     run: Path,
     verification: Path | None,
     policy: Path | None,
-    html: Path | None,
-    markdown: Path | None,
-    annex: Path | None,
-    plots: Path | None,
+    files: Files,
     top: int,
     show_text: int,
     data: str | None,
@@ -76,43 +87,28 @@ def report(  # noqa: PLR0913  one for each option
     page is a single file that loads nothing. It names examples by id and address, and holds no
     text of the corpus unless --show-text asks for it. Only its owner can read the files.
     """
-    if not (html or markdown or annex or plots):
+    if files == Files(None, None, None, None):
         raise UsageError(
             "nothing to write, expected --html, --markdown, --annex or --plots",
             hint="add --html report.html",
         )
-    _check_text(show_text, data, html, tokenizer)
+    _check_text(show_text, data, files.html, tokenizer)
 
     with shown.reading(run):
-        from memaudit.gate.check import GateInputs, check_gate
-        from memaudit.gate.policy import effective_policy
-        from memaudit.labels import read_verified_rows
+        if tokenizer:
+            options.prepare_libraries(offline=False)
         from memaudit.reports.annex import annex_page, read_release
-        from memaudit.reports.gate import gate_sentence
-        from memaudit.reports.report import make_report
-        from memaudit.reports.report_page import report_page, verdict
-        from memaudit.runs.run import read_run
+        from memaudit.reports.report import read_report
+        from memaudit.reports.report_page import report_page, result_page
 
-        read = read_run(run)
-        warnings = _warnings(read)
-        verified = read_verified_rows(verification, read) if verification else None
-        made = make_report(read, n_worst=top, verified=verified)
-        if policy:
-            inputs = GateInputs(verification=verification, data=data)
-            held = check_gate(read, effective_policy(policy, {}), inputs, n_worst=0)
-            made = replace(made, gate=held)
-        if data and show_text:
-            texts = _worst_texts(made, data, tokenizer, show_text)
-            made = replace(made, row_texts=texts, has_suffixes=tokenizer is not None)
-        page = report_page(made)
-        written = _write(replace(page, notes=(*page.notes, *warnings)), html, markdown, plots)
-        if annex:
-            is_html = annex.suffix.lower() in (".html", ".htm")
+        made = read_report(run, top, verification, policy, data, tokenizer, show_text, warn=_warn)
+        written = _write(report_page(made), files.html, files.markdown, files.plots)
+        if files.annex:
+            is_html = files.annex.suffix.lower() in (".html", ".htm")
             page = annex_page(made, read_release(policy))
-            written += _write(page, annex if is_html else None, None if is_html else annex, None)
+            written += _write(page, *((files.annex, None) if is_html else (None, files.annex)))
     document = made.document() | {"written": [str(path) for path in written]}
-    lead = gate_sentence(made.gate) if made.gate else ""
-    shown.tell(document, Page(title="", verdict=verdict(made), lead=lead, sections=()))
+    shown.tell(document, result_page(made))
     if not shown.as_json:  # a path is one line, however long: it may be handed on
         click.echo(inert("\n".join(("", *map(shown_path, written)))))
 
@@ -131,34 +127,14 @@ def _check_text(show_text: int, data: str | None, html: Path | None, tokenizer: 
         raise UsageError("only the page shows text", hint="add --html, or leave out --show-text")
 
 
-def _worst_texts(
-    made: "Report", data: str, tokenizer: str | None, n_characters: int
-) -> dict[int, str]:
-    from memaudit.reports.report import read_row_texts
-    from memaudit.reports.tokens import suffix_texts
-
-    rows = [worst.row for worst in made.worst]
-    if tokenizer is None:
-        return read_row_texts(made.run, data, rows, n_characters)
-    options.prepare_libraries(offline=False)
-    return suffix_texts(made.run, rows, data, tokenizer, n_characters)
+def _warn(warning: str) -> None:
+    # By name: the bar that is shown meanwhile has taken its place, and makes room for it.
+    click.echo(f"warning: {warning}", sys.stderr, err=True)
 
 
-def _warnings(run: "Run") -> tuple[str, ...]:
-    """Return what beside the run must not be relied on, and say so at once."""
-    from memaudit.runs.unchanged import changed_tables
-
-    warnings = tuple(
-        f"{table} was changed after the run was made; nothing here was read from it."
-        for table in changed_tables(run)
-    )
-    for warning in warnings:
-        # By name: the bar that is shown meanwhile has taken its place, and makes room for it.
-        click.echo(f"warning: {warning}", sys.stderr, err=True)
-    return warnings
-
-
-def _write(page: Page, html: Path | None, markdown: Path | None, plots: Path | None) -> list[Path]:
+def _write(
+    page: Page, html: Path | None, markdown: Path | None = None, plots: Path | None = None
+) -> list[Path]:
     """Write what was asked for, and return the paths."""
     from memaudit.reports.html import render_html
 
@@ -212,26 +188,15 @@ def explain(  # noqa: PLR0913  one for each option
         raise UsageError("--data goes with --show-text or --teacher", hint="leave out --data")
 
     with shown.reading(run):
-        from memaudit.gate.rescore import Rescoring
-        from memaudit.reports.explain import explain_row, explanation_page
-        from memaudit.reports.html import render_html
-        from memaudit.reports.report import read_row_texts
-        from memaudit.reports.tokens import score_tokens
-        from memaudit.runs.run import read_run
-
-        read = read_run(run)
-        found = explain_row(read, row)
-        if data is not None and show_text:
-            texts = read_row_texts(read, data, [found.row], show_text)
-            found = replace(found, text=texts[found.row])
-        if data is not None and teacher is not None:
+        again = None
+        if teacher:
             options.prepare_libraries(offline=False)
             again = Rescoring(1, teacher, reference)
-            tokens = score_tokens(read, found.row, data, again, with_text=show_text > 0)
-            found = replace(found, tokens=tokens)
+        from memaudit.reports.explain import explanation_page, read_explanation
+
+        found = read_explanation(run, row, data, show_text, again)
     page = explanation_page(found)
-    if html is not None:
-        write_file(html, render_html(page).encode())
+    _write(page, html)
     if html is not None and not shown.as_json:
         click.echo(inert(shown_path(html)))
     else:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from memaudit.classifier import RiskClassifier, load_classifier, shipped_classifiers_dir
 from memaudit.errors import ClassifierError, UsageError
+from memaudit.gate import Rescoring
 from memaudit.gate.identity import (
     Baseline,
     baseline_of,
@@ -35,7 +36,7 @@ from memaudit.gate.identity import (
     window_hashes,
 )
 from memaudit.gate.policy import EffectivePolicy, GatePolicy
-from memaudit.gate.rescore import Rescoring, rescore
+from memaudit.gate.rescore import rescore
 from memaudit.gate.result import Finding, GateResult, Guarantee, Level, RuleResult, Verdict
 from memaudit.gate.rules import (
     Evidence,

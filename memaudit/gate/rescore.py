@@ -15,6 +15,7 @@ from memaudit.engines import Engine
 from memaudit.engines.models import ModelOptions
 from memaudit.errors import UsageError
 from memaudit.features import EXPOSURE_FEATURES
+from memaudit.gate import Rescoring
 from memaudit.runs.chunks import ChunkPlan, read_matrix
 from memaudit.runs.folder import RunFolder
 from memaudit.runs.models import ModelSources, load_scorer
@@ -30,20 +31,6 @@ EXACT_TOLERANCE = 1e-3
 
 ROUGH_TOLERANCE = 0.05
 """For features in bfloat16, or of another engine than the one that scores again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rescoring:
-    """What is scored again, with what."""
-
-    windows: int
-    """How many, at least 1; at most all are."""
-
-    teacher: str
-    """Folder or hub id."""
-
-    reference: str | None = None
-    """Student or baseline, if the run has one."""
 
 
 @dataclass(frozen=True, slots=True)

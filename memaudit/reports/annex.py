@@ -26,7 +26,7 @@ from memaudit.reports.page import (
     plain,
 )
 from memaudit.reports.report import Report
-from memaudit.reports.report_page import remedies_table
+from memaudit.reports.report_evidence import remedies_table
 from memaudit.text import safe_text, shown_path
 
 _NOT_GIVEN = "not given: name it in the section [release] of the policy file"

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 from memaudit import __version__
 from memaudit.corpus.discovery import has_known_ending
 from memaudit.gate.result import RULES, Finding, GateResult
+from memaudit.reports.gate import gate_markdown
 from memaudit.reports.words import percent
 from memaudit.text import inert, json_text, safe_text, shown_path
 
@@ -95,6 +96,46 @@ class SourceRoot:
         if inside:
             return inside[0].relative_to(top)
         return PurePosixPath(places[0].name if PurePosixPath(name).is_absolute() else name)
+
+
+def source_root(
+    result: GateResult, run_folder: Path, data: str | None, given: Path | str | None
+) -> SourceRoot:
+    """Return the top of the repository that code scanning takes paths from.
+
+    Git itself is not asked: it would read the settings of a checkout that may be hostile.
+
+    Args:
+        result: names the corpus as it was named to `predict`.
+        run_folder: of the run.
+        data: the corpus, as it is named now.
+        given: the top, if it was said.
+    """
+    here = Path.cwd()
+    for name in ("GITHUB_WORKSPACE", "CI_PROJECT_DIR"):
+        given = given or os.environ.get(name)
+    repositories = (folder for folder in (here, *here.parents) if (folder / ".git").exists())
+    top = Path(given).resolve() if given else next(repositories, here)
+    corpus = result.provenance["corpus"]
+    moved = (corpus, data) if corpus and data else None
+    # A run mostly lies below the folder that predict worked in.
+    folders = (here, *run_folder.resolve().parents)
+    return SourceRoot(str(top), tuple(map(str, folders)), moved)
+
+
+def render(result: GateResult, root: SourceRoot, output_format: str) -> str:
+    """Return a result in a format: sarif, junit, github, markdown or json."""
+    match output_format:
+        case "sarif":
+            return render_sarif(result, root=root)
+        case "junit":
+            return render_junit(result)
+        case "github":
+            return render_annotations(result, root=root)
+        case "markdown":
+            return gate_markdown(result)
+        case _:
+            return json_text(result.document()) + "\n"
 
 
 def find_location(address: str, root: SourceRoot) -> Location | None:

@@ -1,8 +1,9 @@
 """Why one row is at risk: what `memaudit explain` finds in a finished run, and its page."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from memaudit.errors import UsageError
 from memaudit.filtering.selection import with_fewer_copies
+from memaudit.gate import Rescoring
 from memaudit.reports import words
 from memaudit.reports.charts import Bar
 from memaudit.reports.html import render_html
@@ -28,8 +30,9 @@ from memaudit.reports.page import (
     name,
     numbers,
 )
-from memaudit.reports.tokens import WindowToken, tokens_section
-from memaudit.runs.run import Run
+from memaudit.reports.report import read_row_texts
+from memaudit.reports.tokens import WindowToken, score_tokens, tokens_section
+from memaudit.runs.run import Run, read_run
 from memaudit.text import safe_text
 
 SCHEMA_VERSION = 1
@@ -119,6 +122,31 @@ class Explanation:
         """Return what a notebook shows: the page, in a frame of its own."""
         page = escape(render_html(explanation_page(self)))
         return f'<iframe srcdoc="{page}" title="Explanation" width="100%" height="640"></iframe>'
+
+
+def read_explanation(
+    folder: Path, named: str, data: str | None, n_characters: int, again: Rescoring | None
+) -> Explanation:
+    """Read a finished run, and return why the row with this id or address has its probability.
+
+    Args:
+        folder: of the run.
+        named: the row.
+        data: the corpus, if text or tokens are shown.
+        n_characters: of the row's text that are shown.
+        again: the models that score its window's tokens. None: they are not shown.
+
+    Raises:
+        MemauditError: as `read_run`, `explain_row`, `read_row_texts` and `score_tokens` do.
+    """
+    run = read_run(folder)
+    found = explain_row(run, named)
+    if data and n_characters:
+        found = replace(found, text=read_row_texts(run, data, [found.row], n_characters)[found.row])
+    if data and again:
+        tokens = score_tokens(run, found.row, data, again, with_text=n_characters > 0)
+        found = replace(found, tokens=tokens)
+    return found
 
 
 def explain_row(run: Run, named: str) -> Explanation:

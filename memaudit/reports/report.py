@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ from memaudit.corpus import Conversation, Example, Rendered
 from memaudit.errors import UsageError
 from memaudit.evaluation import Figure
 from memaudit.filtering.selection import with_fewer_copies
+from memaudit.gate.check import GateInputs, check_gate
+from memaudit.gate.policy import effective_policy
 from memaudit.gate.result import GateResult
-from memaudit.labels import VerifiedRows
+from memaudit.labels import VerifiedRows, read_verified_rows
 from memaudit.metrics import ExpectedCount, Interval
+from memaudit.reports.tokens import suffix_texts
 from memaudit.runs.risks import Risks, Worst
-from memaudit.runs.run import Run
-from memaudit.runs.unchanged import reread_corpus
+from memaudit.runs.run import Run, read_run
+from memaudit.runs.unchanged import changed_tables, reread_corpus
 
 SCHEMA_VERSION = 1
 """Of the numbers inside a report; goes up when a reader of the old ones would misread."""
@@ -183,6 +186,8 @@ class Report:
     """Of the worst examples, by row, if it was asked for: text of the corpus."""
     has_suffixes: bool = False
     """Whether it is the start of what would be recited. Otherwise: of the row."""
+    warnings: tuple[str, ...] = ()
+    """What beside the run must not be relied on."""
 
     def document(self) -> dict[str, Any]:
         """Return the numbers as one JSON document: no id, no address and no text of the corpus."""
@@ -223,6 +228,55 @@ def make_report(run: Run, *, n_worst: int = 200, verified: VerifiedRows | None =
         card=find_card(run.risks.classifier.name, run.manifest.inputs.classifier_digest),
         verified=verified,
     )
+
+
+def read_report(  # noqa: PLR0913  one for each option of the command
+    folder: Path,
+    n_worst: int,
+    verification: Path | None,
+    policy: Path | None,
+    data: str | None,
+    tokenizer: str | None,
+    n_characters: int,
+    *,
+    warn: Callable[[str], None],
+) -> Report:
+    """Read a finished run, and return its report.
+
+    Args:
+        folder: of the run.
+        n_worst: examples that are listed.
+        verification: folder that verify wrote for the same corpus.
+        policy: file with limits to hold the run to.
+        data: the corpus, for the start of the texts of the worst examples.
+        tokenizer: of the teacher: then it is the start of their suffixes.
+        n_characters: how much of them.
+        warn: told what must not be relied on, at once.
+
+    Raises:
+        MemauditError: as `read_run`, `read_verified_rows`, `check_gate` and `read_row_texts` do.
+    """
+    run = read_run(folder)
+    warnings = tuple(
+        f"{table} was changed after the run was made; nothing here was read from it."
+        for table in changed_tables(run)
+    )
+    for warning in warnings:
+        warn(warning)
+    verified = read_verified_rows(verification, run) if verification else None
+    report = replace(make_report(run, n_worst=n_worst, verified=verified), warnings=warnings)
+    if policy:
+        inputs = GateInputs(verification=verification, data=data)
+        gate = check_gate(run, effective_policy(policy, {}), inputs, n_worst=0)
+        report = replace(report, gate=gate)
+    if data:
+        rows = [worst.row for worst in report.worst]
+        if tokenizer is None:
+            texts = read_row_texts(run, data, rows, n_characters)
+        else:
+            texts = suffix_texts(run, rows, data, tokenizer, n_characters)
+        report = replace(report, row_texts=texts, has_suffixes=tokenizer is not None)
+    return report
 
 
 def histogram(risks: Risks) -> tuple[Bin, ...]:

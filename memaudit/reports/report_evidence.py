@@ -21,7 +21,7 @@ from memaudit.reports.page import (
     name,
     numbers,
 )
-from memaudit.reports.report import OWN, Card, Report, StudyRun
+from memaudit.reports.report import OWN, Card, Report, StudyRun, remedies
 
 _METRICS = {
     "pr_auc": "average precision (PR-AUC)",
@@ -328,3 +328,16 @@ def _provenance(report: Report) -> dict[str, dict[str, object]]:
 def _spaced(values: Mapping[str, object]) -> dict[str, object]:
     """Return what was set, under names that read as words."""
     return {key.replace("_", " "): value for key, value in values.items() if value is not None}
+
+
+def remedies_table(report: Report) -> Table:
+    """Return what each way to lower the risk would leave, side by side."""
+    return Table(
+        title="Estimates, until you predict the cleaned corpus",
+        columns=(Column("what you do"), *numbers("examples left", "different texts expected")),
+        rows=tuple(
+            (Cell(text=each.name, detail=each.option), each.rows, words.expected(each.texts))
+            for each in remedies(report.run)
+        ),
+        style="numbers",
+    )

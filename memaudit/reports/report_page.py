@@ -35,13 +35,13 @@ from memaudit.reports.report import (
     Report,
     budgets,
     histogram,
-    remedies,
 )
 from memaudit.reports.report_evidence import (
     classifier_section,
     limits_section,
     provenance_section,
     reciters_of,
+    remedies_table,
     verified_section,
 )
 from memaudit.runs.risks import Worst
@@ -73,6 +73,7 @@ def report_page(report: Report) -> Page:
             limits_section(report),
             provenance_section(report),
         ),
+        notes=report.warnings,
         document=report.document(),
         made_by=report.run.manifest.names.memaudit_version,
     )
@@ -87,6 +88,12 @@ def verdict(report: Report) -> Sentence:
         f" is expected to memorize {words.approximately(expected.mean)} of "
         f"{words.examples(n_rows)} ({words.interval(expected)}).",
     )
+
+
+def result_page(report: Report) -> Page:
+    """Return what the terminal says of a report: the verdict, and the gate's if there is one."""
+    lead = gate_sentence(report.gate) if report.gate else ""
+    return Page(title="", verdict=verdict(report), lead=lead, sections=())
 
 
 def _answers(report: Report) -> Table:
@@ -297,19 +304,6 @@ def _budget(report: Report) -> Section:
     )
     blocks = (remedies_table(report), _budget_chart(found, n_flagged), table)
     return Section("What would lower the risk", "budget", "Remedies", blocks)
-
-
-def remedies_table(report: Report) -> Table:
-    """Return what each way to lower the risk would leave, side by side."""
-    return Table(
-        title="Estimates, until you predict the cleaned corpus",
-        columns=(Column("what you do"), *numbers("examples left", "different texts expected")),
-        rows=tuple(
-            (Cell(text=each.name, detail=each.option), each.rows, words.expected(each.texts))
-            for each in remedies(report.run)
-        ),
-        style="numbers",
-    )
 
 
 def _budget_chart(found: tuple[Budget, ...], n_flagged: int) -> Chart:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from memaudit.engines.models import ModelOptions, open_tokenizer
-from memaudit.gate.rescore import Rescoring, cut_again, read_again
+from memaudit.gate import Rescoring
+from memaudit.gate.rescore import cut_again, read_again
 from memaudit.reports import words
 from memaudit.reports.charts import Bar
 from memaudit.reports.page import Cell, Column, Paragraph, Section, Table, Words, numbers
