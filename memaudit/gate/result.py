@@ -41,6 +41,12 @@ RULE_OF_LEVEL: dict[Level, str] = {
 }
 """Id of the rule that a finding belongs to."""
 
+PARTS_OF_ROWS = (
+    "text_column", "layout", "mapping", "windows", "prefix_tokens", "suffix_tokens",
+)  # fmt: skip
+"""Fields of `Judged` that say what was scored of a row: runs that differ in one of them speak of
+different things."""
+
 _EXIT_CODES: dict[Verdict, int] = {"pass": 0, "fail": 1, "inconclusive": 2}
 
 

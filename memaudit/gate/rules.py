@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from memaudit.corpus.base import DEFAULT_TEMPLATE_DATE
 from memaudit.errors import UsageError
 from memaudit.gate.policy import GatePolicy
-from memaudit.gate.result import Guarantee, Judged, RuleResult, Verdict
+from memaudit.gate.result import PARTS_OF_ROWS, Guarantee, Judged, RuleResult, Verdict
 from memaudit.labels import VerifiedRows
 from memaudit.metrics import ExpectedCount
 from memaudit.runs.folder import read_summary
@@ -26,10 +26,8 @@ from memaudit.runs.unchanged import changed_tables
 from memaudit.text import safe_text
 
 _SECONDS_A_DAY = 86_400
-_EQUAL = (
-    "teacher_digest", "text_column", "layout", "windows", "prefix_tokens", "suffix_tokens",
-    "objective",
-)  # fmt: skip
+# Columns that were given another role are held against `settings`, under the name of the option.
+_EQUAL = ("teacher_digest", *(name for name in PARTS_OF_ROWS if name != "mapping"), "objective")
 _WITHIN = ("temperature", "alpha")
 """Fields of a policy that are held against fields of what was judged with the same names."""
 

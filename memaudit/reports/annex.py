@@ -173,7 +173,7 @@ def _tested(report: Report) -> Table:
 
 def _threat(report: Report) -> Bullets:
     inputs = report.run.manifest.inputs
-    n_prefix, n_suffix = inputs.prefix_tokens, inputs.suffix_tokens
+    n_prefix, n_suffix = inputs.shape.prefix_len, inputs.shape.suffix_len
     which = "first window" if inputs.windows == "first" else "windows"
     return Bullets(
         (

@@ -36,7 +36,7 @@ def card_section(run: Run) -> str:
             f"{words.expected(run.risks.expected)} of {run.n_rows:,} examples.",
         ),
         sections=(Section(blocks=(facts(dict(_facts(run))),)),),
-        notes=(words.not_a_guarantee(inputs.prefix_tokens, inputs.suffix_tokens),),
+        notes=(words.not_a_guarantee(inputs.shape),),
     )
     return f"{_START}\n{render_markdown(page, level=2)}{_END}\n"
 
@@ -88,7 +88,7 @@ def _facts(run: Run) -> Iterator[tuple[str, Sentence]]:
         if outcomes[outcome]:
             yield outcome.replace("_", " "), f"{outcomes[outcome]:,}"
     yield "at risk", f"{n_flagged:,} ({words.percent(n_flagged / run.n_rows)})"
-    yield "window", f"{inputs.prefix_tokens} + {inputs.suffix_tokens} tokens, {inputs.windows}"
+    yield "window", words.windows(inputs)
     yield "teacher", (model_name(names.teacher), f", {inputs.teacher_digest[:12]}")
     yield "classifier", (name(names.classifier), f", {inputs.classifier_digest[:12]}")
     yield "run", inputs.fingerprint[:12]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import UsageError
+from memaudit.gate.result import PARTS_OF_ROWS
 from memaudit.gate.rules import judged
 from memaudit.metrics import ExpectedCount
 from memaudit.reports import words
@@ -26,11 +27,6 @@ from memaudit.text import shown_path
 
 SCHEMA_VERSION = 1
 """Of the JSON document; goes up when a reader of the old one would misread."""
-
-_MUST_BE_EQUAL = (
-    "text_column", "layout", "mapping", "windows", "prefix_tokens", "suffix_tokens",
-)  # fmt: skip
-"""What was scored of a row: runs that differ in it speak of different things."""
 
 _MAY_DIFFER = ("teacher", "teacher_digest", "objective", "temperature", "alpha")
 _SMALLEST_CHANGE = 0.001
@@ -151,8 +147,7 @@ def _settings(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
         UsageError: one of them must not.
     """
     one, other = judged(first), judged(second)
-    apart = [key for key in _MUST_BE_EQUAL if getattr(one, key) != getattr(other, key)]
-    if apart:
+    if apart := [key for key in PARTS_OF_ROWS if getattr(one, key) != getattr(other, key)]:
         listed = ", ".join(key.replace("_", " ") for key in apart)
         raise UsageError(
             f"the runs scored different things, they differ in {listed}",

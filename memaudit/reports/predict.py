@@ -148,7 +148,7 @@ def notes(result: AuditResult) -> Iterator[str]:
         )
     if any(example.text is not None for example in result.worst):
         yield "This summary and summary.json contain text of the corpus."
-    yield words.not_a_guarantee(result.shape.prefix_len, result.shape.suffix_len)
+    yield words.not_a_guarantee(result.shape)
 
 
 def _about_models(result: AuditResult) -> Iterator[str]:

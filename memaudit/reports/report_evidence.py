@@ -240,7 +240,7 @@ def limits_section(report: Report) -> Section:
     """Return what the numbers mean, and what they do not."""
     inputs, sensitivity = report.run.manifest.inputs, report.run.sensitivity_summary
     items = [
-        words.not_a_guarantee(inputs.prefix_tokens, inputs.suffix_tokens),
+        words.not_a_guarantee(inputs.shape),
         "The expected number is the sum of the probabilities. Its interval covers chance, and a "
         "common factor by which all probabilities may be too low or too high.",
         "All copies of a text are memorized or none are, so the example count moves in jumps. "
@@ -301,7 +301,7 @@ def _provenance(report: Report) -> dict[str, dict[str, object]]:
             "sha256 of the classifier": inputs.classifier_digest,
             "sha256 of the texts": inputs.texts_digest,
             "training": words.training_in_words(inputs),
-            "windows": f"{inputs.prefix_tokens} + {inputs.suffix_tokens} tokens, {inputs.windows}",
+            "windows": words.windows(inputs),
         },
         "Computation": {
             "engine": f"{inputs.engine} on {inputs.device}",

@@ -6,6 +6,7 @@ from memaudit.evaluation import Figure, Rate
 from memaudit.metrics import ExpectedCount
 from memaudit.runs.manifest import RunInputs
 from memaudit.runs.risks import Risks
+from memaudit.windows import WindowShape
 
 NOT_FAMILIAR = "Rows unlike those the classifier was trained on"
 READ_AS_ORDER = "Use the probabilities to rank rows, not as numbers."
@@ -147,6 +148,11 @@ def training_in_words(inputs: RunInputs) -> str:
     return f"{words}, in {epochs(exposure.epochs)}"
 
 
+def windows(inputs: RunInputs) -> str:
+    """Return which windows were scored, such as "50 + 50 tokens, first"."""
+    return f"{inputs.shape.prefix_len} + {inputs.shape.suffix_len} tokens, {inputs.windows}"
+
+
 def epochs(n: float) -> str:
     """Return `1 epoch` or `2.5 epochs`."""
     return f"{n:g} {'epoch' if n == 1 else 'epochs'}"
@@ -158,12 +164,12 @@ def percent_by_name(rates: Mapping[str, float]) -> str:
     return ", ".join(f"{rate:.0%} in {name.replace('_', ' ')}" for name, rate in by_rate)
 
 
-def not_a_guarantee(prefix_tokens: int, suffix_tokens: int) -> str:
+def not_a_guarantee(shape: WindowShape) -> str:
     """Return what a low probability does not mean, which stands on every report of risks."""
     return (
         "A low probability is not a guarantee. It covers one thing: the student, given the first "
-        f"{prefix_tokens} tokens of a window, writing exactly the next {suffix_tokens} when it "
-        "always picks the most likely token. It says nothing about paraphrases, other parts of "
+        f"{shape.prefix_len} tokens of a window, writing exactly the next {shape.suffix_len} "
+        "when it always picks the most likely token. It says nothing about paraphrases, other parts of "
         "the text, or random sampling."
     )
 
