@@ -273,6 +273,11 @@ class Shown:
         else:
             print_page(page, color=self.color)
 
+    def signed(self, key: str) -> None:
+        """Name the key that results were signed with; a document is the only thing printed."""
+        if not self.as_json:
+            click.echo(f"Signed with the key {key}.")
+
     @contextmanager
     def working(
         self, what: str, *, is_logged: bool = False

@@ -1,9 +1,8 @@
 """`memaudit filter`: a corpus written again without what would be memorized of it."""
 
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -20,23 +19,12 @@ from memaudit.cli.options import (
 )
 from memaudit.errors import UsageError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from memaudit.filtering import FilterOptions
-
 _SIMILARITY = 0.8
-
-
-def _limits(**values: Any) -> "FilterOptions":
-    from memaudit.filtering import FilterOptions
-
-    return FilterOptions(**values)
 
 
 _chosen = bundle(
     "chosen",
-    partial(partial, _limits),  # made once the screen says what is done, as in gate
+    dict,
     limits_option(
         "--max-probability",
         "Rows with a higher probability are too risky. Default: the flagged rows.",
@@ -110,7 +98,7 @@ def filter_(  # noqa: PLR0913  one for each option
     data: str,
     out: Path | None,
     force: bool,
-    chosen: "Callable[[], FilterOptions]",
+    chosen: dict[str, Any],
     teacher: str | None,
     dry_run: bool,
     push_to_hub: str | None,
@@ -134,26 +122,25 @@ def filter_(  # noqa: PLR0913  one for each option
             "--push-to-hub does not go with --dry-run or --offline", hint="leave out one of them"
         )
 
-    with shown.reading(run_folder), ExitStack() as models:
+    with shown.reading(run_folder), ExitStack() as opened:
         from memaudit import filtering
         from memaudit.reports.gate import filter_page
         from memaudit.runs.run import read_run
 
-        run, tokenizer = read_run(run_folder), None
+        run, cuts = read_run(run_folder), None
         # Only the tokenizer is loaded: no model is needed to cut a corpus.
         if teacher is not None:
-            from memaudit.engines.models import open_model
-            from memaudit.engines.tokenizer import load_tokenizer
+            from memaudit.engines import models, tokenizer
 
             loading = options.model_options(offline=offline, **load)
-            _, folder, where = models.enter_context(open_model(teacher, loading))
-            tokenizer = load_tokenizer(folder, where)
+            _, folder, where = opened.enter_context(models.open_model(teacher, loading))
+            cuts = tokenizer.load_tokenizer(folder, where)
         result = filtering.filter_corpus(
             run,
             data,
             None if dry_run else out,
-            options=chosen(),
-            tokenizer=tokenizer,
+            options=filtering.FilterOptions(**chosen),
+            tokenizer=cuts,
             replaces=force,
         )
     if push_to_hub is not None and out is not None:

@@ -1,9 +1,8 @@
 """`memaudit fit`: labels and scores in, a calibrated classifier with its card out."""
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -14,43 +13,18 @@ from memaudit.cli.options import (
     FOLDER,
     OBJECTIVES,
     PATH,
-    by_name,
     input_option,
     output_option,
     training_option,
 )
 from memaudit.errors import UsageError
 
-if TYPE_CHECKING:
-    from memaudit.training.result import FitOptions
-
 _FEATURE_SETS = ("teacher", "teacher+student", "teacher+baseline")
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is fitted; fields are called as in `FitOptions`."""
-
-    feature_set: str | None
-    features: str | None
-    """Names, separated by commas. None: chosen."""
-    objective: str | None
-    calibration_share: float
-    seed: int
-    export: str | None
-
-    def options(self, command: str) -> "FitOptions":
-        """Return them as the fit takes them, with the command for its card."""
-        from memaudit.training.result import FitOptions
-
-        names = [name.strip() for name in (self.features or "").split(",")]
-        values = by_name(self) | {"features": tuple(filter(None, names)), "command": command}
-        return FitOptions(**values)
 
 
 _wanted = bundle(
     "wanted",
-    Wanted,
+    dict,
     training_option(
         "--feature-set",
         "Whose scores to fit on. Default: all that the scores have columns of.",
@@ -114,7 +88,7 @@ def fit(
     scores: tuple[Path, ...],
     recalibrate: str | None,
     out: Path,
-    wanted: Wanted,
+    wanted: dict[str, Any],
     shown: Shown,
 ) -> None:
     """Fit and calibrate a classifier on what verify found, for predict --classifier DIR.
@@ -130,7 +104,7 @@ def fit(
             hint="give them in pairs, in the same order",
         )
     pairs = list(zip(labels, scores, strict=True))
-    command = _command(pairs, {"recalibrate": recalibrate, "out": out} | by_name(wanted))
+    command = _command(pairs, {"recalibrate": recalibrate, "out": out} | wanted)
     if recalibrate is not None:
         _recalibrate(recalibrate, pairs, out, wanted, command, shown)
         return
@@ -138,8 +112,12 @@ def fit(
     with shown.working("fit the classifier"):
         from memaudit.reports.fit import fit_document, fit_page
         from memaudit.training.fit import fit_on_verification
+        from memaudit.training.result import FitOptions
 
-        result = fit_on_verification(pairs, out, wanted.options(command))
+        names = [name.strip() for name in (wanted.pop("features") or "").split(",")]
+        features = tuple(filter(None, names))
+        options = FitOptions(**wanted, features=features, command=command)
+        result = fit_on_verification(pairs, out, options)
     shown.tell(fit_document(result), fit_page(result))
 
 
@@ -147,11 +125,11 @@ def _recalibrate(
     classifier: str,
     pairs: list[tuple[Path, Path]],
     out: Path,
-    wanted: Wanted,
+    wanted: dict[str, Any],
     command: str,
     shown: Shown,
 ) -> None:
-    fixed = [name for name in ("feature_set", "features", "export") if getattr(wanted, name)]
+    fixed = [name for name in ("feature_set", "features", "export") if wanted[name]]
     if fixed:
         raise UsageError(
             f"--{fixed[0].replace('_', '-')} has no meaning with --recalibrate",
@@ -162,7 +140,7 @@ def _recalibrate(
         from memaudit.reports.fit import recalibration_page
         from memaudit.training.recalibration import recalibrate
 
-        result = recalibrate(classifier, pairs, out, objective=wanted.objective, command=command)  # type: ignore[arg-type]  # click has checked it
+        result = recalibrate(classifier, pairs, out, objective=wanted["objective"], command=command)
     document = {"schema_version": 1, "folder": str(result.folder), **result.document()}
     shown.tell(document, recalibration_page(result))
 

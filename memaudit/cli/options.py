@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -31,7 +31,6 @@ from memaudit.text import inert, safe_text
 if TYPE_CHECKING:
     from memaudit.engines.models import ModelOptions
     from memaudit.recipes import Recipe
-    from memaudit.windows import Turns, WindowChoice, WindowPolicy
 
 POSITIVE = CountRange(min=1)
 COUNT = CountRange(min=0)
@@ -62,11 +61,6 @@ sign = output_option(
     FILE,
     metavar="KEY",
 )
-
-
-def by_name(group: Any) -> dict[str, Any]:
-    """Return the fields of a group, for a dataclass whose fields are called the same."""
-    return {field.name: getattr(group, field.name) for field in fields(group)}
 
 
 # Models
@@ -265,16 +259,10 @@ def corpus_stem(source: str) -> str:
 # Windows
 
 
-def _windows(
-    prefix_tokens: int,
-    suffix_tokens: int,
-    windows: "WindowPolicy",
-    turns: "Turns",
-    min_suffix_len: int,
-) -> "WindowChoice":
-    from memaudit.windows import WindowChoice, WindowShape
+def _windows(prefix_tokens: int, suffix_tokens: int, **which: Any) -> dict[str, Any]:
+    from memaudit.windows import WindowShape
 
-    return WindowChoice(WindowShape(prefix_tokens, suffix_tokens), windows, turns, min_suffix_len)
+    return {"shape": WindowShape(prefix_tokens, suffix_tokens), **which}
 
 
 window = bundle(

@@ -39,9 +39,7 @@ def predict_all(
     if result.errors:
         raise failure_error(result.failures, result.errors)
     if key is not None:
-        signer = sign_folder(out, key)
-        if not shown.as_json:
-            click.echo(f"Signed with the key {signer}.")
+        shown.signed(sign_folder(out, key))
     if not shown.as_json and result.flagged:
         click.echo(inert(_next_steps(out, audit["data"].source)))
     if shown.as_json:

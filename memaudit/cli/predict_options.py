@@ -27,15 +27,12 @@ from memaudit.cli.options import (
 )
 from memaudit.cli.signals import Stopped
 from memaudit.errors import UsageError
-from memaudit.files import TableFormat
 from memaudit.objectives import DEFAULT_EPOCHS, Objective
 from memaudit.runs.files import output_errors
 
 if TYPE_CHECKING:
-    from memaudit.engines import EndpointOptions, EngineName, VllmOptions
     from memaudit.integrations.trackers import Tracker
     from memaudit.runs.options import RayOptions
-    from memaudit.windows import WindowChoice
 
 DEFAULT_SURVIVAL = 0.995
 """Share of flagged windows that a cascade must still find."""
@@ -136,22 +133,11 @@ epochs = bundle(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What is written; fields are called as in `AuditOptions`."""
-
-    restart: bool
-    table_format: TableFormat
-    n_worst: int
-    show_text: int
-    sensitive: bool
-
-
-def _output(table_format: str | None, top: int, **values: Any) -> Output:
+def _output(table_format: str | None, top: int, **values: Any) -> dict[str, Any]:
     given = click.get_current_context().params
     _, old = options.split_formats(given["formats"])
     chosen = options.chosen_table_format(table_format, old, quiet=given["quiet"])
-    return Output(table_format=chosen, n_worst=top, **values)
+    return {"table_format": chosen, "n_worst": top, **values}
 
 
 out = output_option(
@@ -176,27 +162,13 @@ output = bundle(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """What runs the models, and how fast; fields are called as in `AuditOptions`."""
-
-    engine: "EngineName"
-    vllm: "VllmOptions"
-    endpoint: "EndpointOptions"
-    workers: int
-    threads: int | None
-    chunk_size: int | None
-    survival: float | None
-    """Share of flagged windows that a cascade must still find. None: no cascade."""
-
-
 def _speed(
     tensor_parallel: int,
     gpu_memory_share: float,
     cascade: bool,
     survival: float | None,
     **values: Any,
-) -> Speed:
+) -> dict[str, Any]:
     from memaudit.engines import EndpointOptions, VllmOptions
 
     if survival is not None and not cascade:
@@ -210,7 +182,7 @@ def _speed(
         values.pop("requests"),
         _temperature(values.pop("captured_temperature")),
     )
-    return Speed(vllm=vllm, endpoint=endpoint, survival=survival, **values)
+    return {"vllm": vllm, "endpoint": endpoint, "survival": survival, **values}
 
 
 def _temperature(captured: float | None) -> float:
@@ -396,12 +368,12 @@ def predict(  # noqa: PLR0913  one for each group of options
     *,
     models: Models,
     corpus: Corpus,
-    window: "WindowChoice",
+    window: dict[str, Any],
     objective: Objective,
     epochs: float,
     out: Path | None,
-    output: Output,
-    speed: Speed,
+    output: dict[str, Any],
+    speed: dict[str, Any],
     machines: Machines,
     dry_run: bool,
     sign: Path | None,
@@ -432,14 +404,9 @@ def predict(  # noqa: PLR0913  one for each group of options
                 model=models.load,
                 objective=objective,
                 epochs=epochs,
-                shape=window.shape,
-                windows=window.policy,
-                turns=window.turns,
-                min_suffix_len=window.min_suffix_len,
                 on_bad_row=corpus.on_bad_row,
                 ray=machines.ray,
-                **options.by_name(speed),
-                **options.by_name(output),
+                **(window | speed | output),
             ),
         }
         if dry_run:

@@ -50,15 +50,13 @@ def merge(
     """
     with shown.working("put the shards together"):
         from memaudit.reports.predict import summary_page
-        from memaudit.runs.results import ReportOptions
-        from memaudit.runs.shards import merge_runs
-        from memaudit.runs.signature import read_signing_key, sign_folder
+        from memaudit.runs import results, shards, signature
 
         # Before the work: a key that cannot be read is found now.
-        key = None if sign is None else read_signing_key(sign)
-        chosen = ReportOptions(chosen_table_format(table_format, old_format), top)
-        result = merge_runs(folders, out, report=chosen)
-        signer = None if key is None else sign_folder(out, key)
+        key = None if sign is None else signature.read_signing_key(sign)
+        chosen = results.ReportOptions(chosen_table_format(table_format, old_format), top)
+        result = shards.merge_runs(folders, out, report=chosen)
+        signer = None if key is None else signature.sign_folder(out, key)
     shown.tell(result.document(), summary_page(result))
-    if signer is not None and not shown.as_json:
-        click.echo(f"Signed with the key {signer}.")
+    if signer is not None:
+        shown.signed(signer)

@@ -1,6 +1,5 @@
 """`memaudit verify`: really distil a student, and see what it recites."""
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from memaudit.distillation import TrainingOptions
     from memaudit.integrations.trackers import Tracker
     from memaudit.labels import VerificationResult
-    from memaudit.verification.examples import VerificationOptions
-    from memaudit.windows import WindowChoice
 
 
 def _models(teacher: str, student: str, baseline: str | None, **load: Any) -> Models:
@@ -54,16 +51,9 @@ models = bundle(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What the objective leaves open; fields are called as in `VerificationOptions`."""
-
-    divergence: Divergence
-    labels: LabelSampling
-
-
-def _loss(label_temperature: float, label_top_p: float, **values: Any) -> Loss:
-    return Loss(_divergence(**values), LabelSampling(label_temperature, label_top_p))
+def _loss(label_temperature: float, label_top_p: float, **values: Any) -> dict[str, Any]:
+    labels = LabelSampling(label_temperature, label_top_p)
+    return {"divergence": _divergence(**values), "labels": labels}
 
 
 def _divergence(on_policy: float, **values: Any) -> Divergence:
@@ -164,20 +154,9 @@ training = bundle(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Study:
-    """What is verified; fields are called as in `VerificationOptions`."""
-
-    sample: int | None
-    held_out_share: float
-    check_generate: int
-    near_verbatim: float | None
-    keep_models: bool
-
-
 study = bundle(
     "study",
-    Study,
+    dict,
     options.corpus_option(
         "--sample", "Number of rows to verify, drawn at random. Default: all.", POSITIVE
     ),
@@ -201,6 +180,7 @@ study = bundle(
         metavar="SHARE",
     ),
     output_option("--keep-models", "Keep baseline and student in DIR.", is_flag=True),
+    options.threads,
 )
 
 COMMON = (
@@ -244,7 +224,6 @@ COMMON = (
 )
 @output_option("--dry-run", "Print what it would cost; train nothing.", is_flag=True)
 @options.sign
-@options.threads
 @options.log_to
 @options.shown
 def verify(  # noqa: PLR0913  one for each group of options
@@ -252,16 +231,15 @@ def verify(  # noqa: PLR0913  one for each group of options
     models: Models,
     distilled: tuple[str, ...],
     corpus: Corpus,
-    window: "WindowChoice",
+    window: dict[str, Any],
     objective: Objective,
-    loss: Loss,
+    loss: dict[str, Any],
     training: "TrainingOptions",
-    study: Study,
+    study: dict[str, Any],
     predictions: Path | None,
     out: Path | None,
     dry_run: bool,
     sign: Path | None,
-    threads: int | None,
     log_to: "Tracker | None",
     shown: Shown,
 ) -> None:
@@ -272,27 +250,22 @@ def verify(  # noqa: PLR0913  one for each group of options
     at any moment, the same command goes on where it was. With --distilled instead of --student,
     it asks a student that you trained elsewhere; several get a folder each in DIR.
     """
-    _require_one_way(models, distilled, study, dry_run=dry_run)
+    _require_one_way(models, distilled, dry_run=dry_run, keep_models=study["keep_models"])
     from memaudit.verification.examples import VerificationOptions
 
-    if objective.kind == "sampled" and not loss.labels.settings:
-        loss = replace(loss, labels=LabelSampling(1.0, loss.labels.top_p))
+    if objective.kind == "sampled" and not loss["labels"].settings:
+        loss["labels"] = LabelSampling(1.0, loss["labels"].top_p)
     chosen = VerificationOptions(
         objective=objective,
         training=training,
-        shape=window.shape,
-        windows=window.policy,
-        turns=window.turns,
-        min_suffix_len=window.min_suffix_len,
         on_bad_row=corpus.on_bad_row,
         model=models.load,
-        threads=threads,
-        **options.by_name(loss),
-        **options.by_name(study),
+        **(loss | window | study),
     )
     out = out or Path("runs") / f"{corpus.stem}-verified"
+    given: dict[str, Any] = {"baseline": models.baseline, "options": chosen}
     if dry_run:
-        _print_estimate(models, corpus, chosen, shown)
+        _print_estimate(models, corpus, given, shown)
         return
     from memaudit.integrations.trackers import log_scalars, require_tracker
     from memaudit.labels import PARTS
@@ -300,28 +273,25 @@ def verify(  # noqa: PLR0913  one for each group of options
 
     require_tracker(log_to)
     key = None if sign is None else read_signing_key(sign)
-    given: dict[str, Any] = {"baseline": models.baseline, "options": chosen, "out": out}
+    given |= {"predictions": predictions, "out": out}
     with shown.watched(f"give the same command again to go on in {out}") as progress:
-        given |= {"predictions": predictions, "progress": progress}
-        results = _verify(models, distilled, corpus, given)
+        results = _verify(models, distilled, corpus, given | {"progress": progress})
     _show(results, out, shown)
     for name, result in results.items():
         log_scalars(log_to, result.document(), out / name)
-        signer = None if key is None else sign_folder(out / name, key, PARTS)
-        if signer is not None and not shown.as_json:
-            click.echo(f"Signed with the key {signer}.")
+        if key is not None:
+            shown.signed(sign_folder(out / name, key, PARTS))
 
 
 def _verify(
-    models: Models, distilled: tuple[str, ...], corpus: Corpus, given: dict[str, Any]
+    models: Models, students: tuple[str, ...], corpus: Corpus, given: dict[str, Any]
 ) -> "dict[str, VerificationResult]":
     """Return what was found, by the name of the student; one that is distilled here has none."""
-    from memaudit.verification.distilled import verify_distilled
-    from memaudit.verification.run import verify_distillation
+    from memaudit.verification import distilled, run
 
     if models.student is None:
-        return verify_distilled(models.teacher, distilled, corpus.rows, **given)
-    return {"": verify_distillation(models.teacher, models.student, corpus.rows, **given)}
+        return distilled.verify_distilled(models.teacher, students, corpus.rows, **given)
+    return {"": run.verify_distillation(models.teacher, models.student, corpus.rows, **given)}
 
 
 def _show(results: "dict[str, VerificationResult]", out: Path, shown: Shown) -> None:
@@ -336,34 +306,27 @@ def _show(results: "dict[str, VerificationResult]", out: Path, shown: Shown) -> 
 
 
 def _require_one_way(
-    models: Models, distilled: tuple[str, ...], study: Study, *, dry_run: bool
+    models: Models, distilled: tuple[str, ...], *, dry_run: bool, keep_models: bool
 ) -> None:
     if bool(distilled) == (models.student is not None):
         raise UsageError(
             "expected --student or --distilled, got " + ("both" if distilled else "neither"),
             hint="--student is distilled here; --distilled is a student that you have distilled",
         )
-    if distilled and (dry_run or study.keep_models):
+    if distilled and (dry_run or keep_models):
         raise UsageError(
             f"{'--dry-run' if dry_run else '--keep-models'} has no meaning with --distilled",
             hint="nothing is trained: leave it out",
         )
 
 
-def _print_estimate(
-    models: Models, corpus: Corpus, chosen: "VerificationOptions", shown: Shown
-) -> None:
+def _print_estimate(models: Models, corpus: Corpus, given: dict[str, Any], shown: Shown) -> None:
     assert models.student is not None  # nothing is trained for one that is distilled already
     with shown.watched() as progress:
         from memaudit.reports.verify import estimate_page
         from memaudit.verification.estimate import estimate_verification
 
         estimate = estimate_verification(
-            models.teacher,
-            models.student,
-            corpus.rows,
-            baseline=models.baseline,
-            options=chosen,
-            progress=progress,
+            models.teacher, models.student, corpus.rows, **given, progress=progress
         )
     shown.tell(estimate.document(), estimate_page(estimate))
