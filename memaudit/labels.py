@@ -322,7 +322,7 @@ def _require_same_settings(result: VerificationResult, run: Run, where: str) -> 
     expected |= {"divergence": None, "top_k": None, "on_policy": None}
     expected["label_temperature"] = 1.0 if inputs.objective.kind == "sampled" else None
     # A student that was distilled elsewhere is known after its training alone.
-    if inputs.feature_set == "teacher+student" and "distilled" not in settings:
+    if inputs.role == "student" and "distilled" not in settings:
         expected["student_digest"] = inputs.reference_digest
     found = [name for name, value in expected.items() if settings.get(name) != value]
     if inputs.windows != settings.get("windows", "first"):

@@ -152,14 +152,15 @@ def notes(result: AuditResult) -> Iterator[str]:
 
 
 def _about_models(result: AuditResult) -> Iterator[str]:
-    if result.finished.manifest.unused_weights:
-        yield f"Is this the model that was trained? {result.finished.manifest.unused_weights}."
+    manifest = result.finished.manifest
+    if manifest.unused_weights:
+        yield f"Is this the model that was trained? {manifest.unused_weights}."
     if result.objective.kind == "cross-entropy":
         yield (
             "With plain fine-tuning the teacher stands for the student: the number holds if the teacher "
             "was trained on this corpus, too. Of one that was not, it says nothing."
         )
-    if is_aligned(result.names.feature_set):
+    if is_aligned(manifest.inputs.role or ""):
         yield (
             "The second model has a tokenizer of its own. It was compared with the teacher character "
             "by character. The shipped classifiers do not look at it: it is in the table, and "

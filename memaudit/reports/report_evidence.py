@@ -288,7 +288,7 @@ def _provenance(report: Report) -> dict[str, dict[str, object]]:
     inputs, names, classifier = manifest.inputs, manifest.names, manifest.classifier
     reference = {}
     if names.reference is not None:
-        role = inputs.feature_set.removeprefix("teacher+").replace("_", " ")
+        role = str(inputs.role).replace("_", " ")
         reference = {role: names.reference, f"sha256 of the {role}": inputs.reference_digest or ""}
     groups: dict[str, dict[str, object]] = {
         "Run": {

@@ -82,12 +82,11 @@ class RunFolder:
     def plan(self) -> ChunkPlan:
         """Where its chunks are and what they hold."""
         inputs = self.manifest.inputs
-        role = inputs.feature_set.partition("+")[2]
         return ChunkPlan(
             folder=self.folder / CHUNKS,
             fingerprint=inputs.fingerprint,
             shape=inputs.shape,
-            role=role or None,  # type: ignore[arg-type]  # a key of FEATURE_SETS
+            role=inputs.role,
             objective=inputs.objective,
             features=inputs.features,
             n_windows=inputs.distinct_windows,

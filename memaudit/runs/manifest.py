@@ -13,6 +13,7 @@ import msgspec
 
 from memaudit.classifier import RiskClassifier, ZlibRecord
 from memaudit.errors import OutputError, UsageError
+from memaudit.features import ReferenceRole
 from memaudit.objectives import Objective
 from memaudit.prefilter import Prefilter
 from memaudit.runs.files import committed_file, output_errors, read_content
@@ -200,6 +201,11 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     def shape(self) -> WindowShape:
         """Of the windows."""
         return WindowShape(self.prefix_tokens, self.suffix_tokens)
+
+    @property
+    def role(self) -> ReferenceRole | None:
+        """What the second model is. None: there is none."""
+        return self.feature_set.partition("+")[2] or None  # type: ignore[return-value]
 
     @property
     def window_choice(self) -> WindowChoice:
