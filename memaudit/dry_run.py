@@ -20,10 +20,10 @@ from memaudit.engines.models import DEFAULT_OPTIONS as DEFAULT_MODEL_OPTIONS
 from memaudit.engines.models import ModelOptions, base_options, open_model
 from memaudit.engines.tokenizer import Tokenizer, load_tokenizer
 from memaudit.errors import UsageError
-from memaudit.features import FEATURE_SETS
+from memaudit.features import FEATURE_SETS, feature_set_name
 from memaudit.prefilter import make_prefilter
 from memaudit.progress import ReportProgress
-from memaudit.runs.chunks import ChunkPlan, feature_set_name
+from memaudit.runs.chunks import ChunkPlan
 from memaudit.runs.counting import count_exposure
 from memaudit.runs.models import AuditModels, ModelSources, load_models
 from memaudit.runs.opening import AuditRequest, asks_exposure, open_inputs, open_request, read_rows

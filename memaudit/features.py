@@ -119,24 +119,28 @@ KNOWN_FEATURES: dict[str, tuple[str, ...]] = {
 """Which features exist, in their order. A classifier uses some of its set."""
 
 
+def feature_set_name(role: ReferenceRole | None) -> str:
+    """Return the key of `FEATURE_SETS` for a teacher and, if it has a role, a reference."""
+    return "teacher" if role is None else f"teacher+{role}"
+
+
 def exact_features(
-    feature_set: str, *, logprobs_only: bool, lacks_context: bool = False
+    role: ReferenceRole | None, *, logprobs_only: bool, lacks_context: bool
 ) -> tuple[str, ...]:
-    """Return the features of a set that an engine can tell.
+    """Return the features of a teacher, and of a reference, that an engine can tell.
 
     Args:
-        feature_set: key of `FEATURE_SETS`.
+        role: what the reference is. None: there is none.
         logprobs_only: the engine tells neither entropies nor divergences. What needs them is left
             out: an approximation under the same name would be taken for the exact one.
         lacks_context: the engine tells nothing of some tokens before a suffix.
     """
-    names = FEATURE_SETS[feature_set]
+    names = FEATURE_SETS[feature_set_name(role)]
     if lacks_context:
         names = tuple(name for name in names if name not in _CONTEXT_FEATURES)
     if not logprobs_only:
         return names
-    roles = ("teacher", feature_set.removeprefix("teacher+"))
-    absent = {f"{role}_{name}" for role in roles for name in _ENTROPY_FEATURES}
+    absent = {f"{each}_{name}" for each in ("teacher", role) for name in _ENTROPY_FEATURES}
     return tuple(name for name in names if name not in absent and "kl_divergence" not in name)
 
 
@@ -298,16 +302,15 @@ def perplexity(logprobs: NDArray[Any]) -> Numbers:
     return perplexities
 
 
-def min_k_logprob(logprobs: NDArray[Any], share: float = 0.2) -> Numbers:
-    """Return the mean log-probability of the least probable tokens, nats.
+def min_k_logprob(logprobs: NDArray[Any]) -> Numbers:
+    """Return the mean log-probability of the least probable fifth of the tokens, nats.
 
     Source: Shi et al. 2023 (arXiv:2310.16789), Min-K%.
 
     Args:
-        logprobs: (S,) or (n, S) nats.
-        share: of the tokens, in (0, 1]; at least one token is taken.
+        logprobs: (S,) or (n, S) nats; at least one token is taken.
     """
-    k = max(1, int(logprobs.shape[-1] * share))
+    k = max(1, int(logprobs.shape[-1] * 0.2))
     return mean(np.sort(logprobs, axis=-1)[..., :k])
 
 

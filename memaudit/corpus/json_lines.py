@@ -18,6 +18,7 @@ from memaudit.corpus.base import (
 )
 from memaudit.corpus.byte_streams import OpenFile, copy_lines, split_lines
 from memaudit.corpus.cuts import cut_json
+from memaudit.corpus.layouts import kind_of
 from memaudit.errors import CorpusError
 
 MAX_ARRAY_BYTES = 128 * MIB
@@ -144,7 +145,8 @@ def parse_object(data: bytes, unit: str = "line", *, allow_nan: bool = False) ->
     except json.JSONDecodeError as error:
         raise RowError(f"not valid JSON at character {error.pos + 1}") from error
     if not isinstance(value, dict):
-        raise RowError(f"expected a JSON object, got {_KINDS[type(value)]}")
+        got = "a string" if isinstance(value, str) else kind_of(value)
+        raise RowError(f"expected a JSON object, got {got}")
     return value
 
 
@@ -220,14 +222,6 @@ def _constant(name: str) -> float:
     raise RowError(f"{name} is not JSON")
 
 
-_KINDS: dict[type, str] = {
-    list: "a list",
-    str: "a string",
-    int: "a number",
-    float: "a number",
-    bool: "a boolean",
-    type(None): "null",
-}
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object,
     parse_int=_integer,

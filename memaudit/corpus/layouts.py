@@ -41,10 +41,10 @@ def _preference(row: Mapping[str, object]) -> Content:
     if prompt is not None and type(prompt) is type(chosen):
         return _continued(row, "chosen")
     if isinstance(chosen, str) and isinstance(rejected, str):
-        return Rendered(chosen, ((_shared(chosen, rejected), len(chosen)),))
+        return Rendered(chosen, ((n_shared(chosen, rejected), len(chosen)),))
     if isinstance(chosen, list) and isinstance(rejected, list):
         # What both share is the prompt; of two equal answers the last message is the answer.
-        n_context = min(_shared(chosen, rejected), len(chosen) - 1)
+        n_context = min(n_shared(chosen, rejected), len(chosen) - 1)
         return _conversation(chosen, row, n_context)
     raise RowError(
         "expected two strings or two lists of messages in 'chosen' and 'rejected', "
@@ -52,7 +52,8 @@ def _preference(row: Mapping[str, object]) -> Content:
     )
 
 
-def _shared(one: str | list[object], other: str | list[object]) -> int:
+def n_shared(one: str | list[object], other: str | list[object]) -> int:
+    """Return how many characters, or messages, two texts or lists have in common at their start."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 

@@ -82,9 +82,13 @@ def read_corpus(
         rows = _rows_in_memory(options, chooser)
     elif options.source == "-":
         # Whoever started us may have closed it.
-        rows = _stdin_rows(stdin or (sys.stdin.buffer if sys.stdin else io.BytesIO()), options)
+        stdin = stdin or (sys.stdin.buffer if sys.stdin else io.BytesIO())
+        blocks = read_blocks(stdin, "stdin", None, options)
+        items = read_json_lines(blocks, options.max_row_bytes)
+        rows = (_Row("stdin", "stdin", item) for item in items)
     elif (corpus := _hub_corpus(options)) is not None:
-        rows = _hub_rows(corpus, options, chooser)
+        read = read_hub(corpus, options, chooser.project)
+        rows = (_Row(corpus.hub_id, corpus.hub_id, item) for item in read)
     elif options.config is not None or options.revision is not None:
         raise UsageError(
             "a configuration and a revision are for corpora on the hub, got files",
@@ -203,21 +207,10 @@ def _hub_corpus(options: CorpusOptions) -> HubCorpus | None:
     return parse_hub_id(options)
 
 
-def _hub_rows(corpus: HubCorpus, options: CorpusOptions, chooser: ColumnChooser) -> Iterator[_Row]:
-    for item in read_hub(corpus, options, chooser.project):
-        yield _Row(corpus.hub_id, corpus.hub_id, item)
-
-
 def _rows_in_memory(options: CorpusOptions, chooser: ColumnChooser) -> Iterator[_Row]:
     name = shown_path(options.source)
     for number, row in enumerate(_values(options.rows, name, chooser.project), start=1):
         yield _Row(options.source, name, record_of(number, row))
-
-
-def _stdin_rows(stdin: BinaryIO, options: CorpusOptions) -> Iterator[_Row]:
-    blocks = read_blocks(stdin, "stdin", None, options)
-    for item in read_json_lines(blocks, options.max_row_bytes):
-        yield _Row("stdin", "stdin", item)
 
 
 def _file_rows(
@@ -247,7 +240,10 @@ def _values(rows: Any, shown: str, project: ProjectColumns) -> Iterator[Mapping[
     if hasattr(rows, "iloc"):  # a frame of pandas; by way of Arrow, mixed columns would be refused
         rows = rows.set_axis([str(name) for name in rows.columns], axis="columns")
         rows = rows[list(project(list(rows.columns), shown))]
-        return (_row(row) for part in _parts(rows) for row in part)
+        parts = (rows.iloc[i : i + _ROWS_AT_ONCE] for i in range(0, len(rows), _ROWS_AT_ONCE))
+        # As objects, in which null is no NaN: of a whole frame that would take many times its place.
+        plain = (part.astype(object).where(part.notna(), None) for part in parts)
+        return (_row(row) for part in plain for row in part.to_dict("records"))
     if hasattr(rows, "__arrow_c_stream__"):
         from memaudit.corpus.columnar import stream_rows
 
@@ -264,12 +260,6 @@ def _values(rows: Any, shown: str, project: ProjectColumns) -> Iterator[Mapping[
         f"got {type(rows).__name__}",
         hint="give rows with one column for each part of the text",
     )
-
-
-def _parts(frame: Any) -> Iterator[list[dict[str, object]]]:
-    for start in range(0, len(frame), _ROWS_AT_ONCE):
-        part = frame.iloc[start : start + _ROWS_AT_ONCE]
-        yield part.astype(object).where(part.notna(), None).to_dict("records")
 
 
 def _row(row: Mapping[Any, Any], *, keeps_null: bool = False) -> dict[str, object]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memaudit.corpus.layouts import n_shared
 from memaudit.engines import Engine
 from memaudit.engines.hf import HfEngine
 from memaudit.engines.models import LoadedModel
@@ -74,7 +75,7 @@ class AlignedReference:
         ids = window.tolist()
         starts = self.of_windows.decode([ids[:n] for n in range(1, len(ids))])
         # A token may end in the midst of a character: it is not there yet.
-        return [*(_n_shared(start, text) for start in starts), len(text)]
+        return [*(n_shared(start, text) for start in starts), len(text)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +169,3 @@ def _places(
     piece = np.searchsorted(edges, reached, side="left") - 1
     piece[is_empty] += 1
     return bytes_before[edges], np.clip(piece, 0, max(0, len(edges) - 2))
-
-
-def _n_shared(start: str, text: str) -> int:
-    if text.startswith(start):
-        return len(start)
-    return next(i for i, pair in enumerate(zip(start, text, strict=False)) if pair[0] != pair[1])

@@ -84,14 +84,11 @@ def split_scores(
             hint="load the model in float32, or get its files again",
         )
     ends = np.cumsum([len(window) - 1 for window in windows])
-    return [_window_scores(part) for part in np.split(scores_CN, ends[:-1], axis=1)]
-
-
-def _window_scores(scores_CS: NDArray[np.float32]) -> WindowScores:
-    teacher = _token_scores(scores_CS[:4])
-    if len(scores_CS) == 4:
-        return WindowScores(teacher)
-    return WindowScores(teacher, _token_scores(scores_CS[4:8]), scores_CS[8])
+    parts = np.split(scores_CN, ends[:-1], axis=1)
+    if len(scores_CN) == 4:
+        return [WindowScores(_token_scores(part)) for part in parts]
+    # The reference's four rows, and the divergence of the two.
+    return [WindowScores(_token_scores(p[:4]), _token_scores(p[4:8]), p[8]) for p in parts]
 
 
 def _token_scores(scores_4S: NDArray[np.float32]) -> TokenScores:

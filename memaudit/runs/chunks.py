@@ -96,11 +96,6 @@ class ChunkPlan:
         }
 
 
-def feature_set_name(role: ReferenceRole | None) -> str:
-    """Return the key of `FEATURE_SETS` for a teacher and, if it has a role, a reference."""
-    return "teacher" if role is None else f"teacher+{role}"
-
-
 def write_chunk(plan: ChunkPlan, chunk: int, X: NDArray[np.float64]) -> None:
     """Commit the features of a chunk, (n_windows, n_features) as in `plan.features`.
 

@@ -28,10 +28,9 @@ from memaudit.engines.models import (
     open_tokenizer,
 )
 from memaudit.errors import ModelError, UsageError
-from memaudit.features import ReferenceRole, exact_features, is_aligned
+from memaudit.features import ReferenceRole, exact_features, feature_set_name, is_aligned
 from memaudit.progress import tell
 from memaudit.runs.captured import CapturedScores, score_captured
-from memaudit.runs.chunks import feature_set_name
 from memaudit.runs.manifest import ModelNames
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.ray_executor import device_on_ray, score_on_ray
@@ -83,9 +82,7 @@ class AuditModels:
     def features(self) -> tuple[str, ...]:
         """Names of the features that the engine can tell, those of the corpus among them."""
         return exact_features(
-            feature_set_name(self.role),
-            logprobs_only=self.logprobs_only,
-            lacks_context=self.lacks_context,
+            self.role, logprobs_only=self.logprobs_only, lacks_context=self.lacks_context
         )
 
     @property

@@ -32,11 +32,11 @@ from memaudit.engines import (
 from memaudit.engines.models import model_digest
 from memaudit.errors import CorpusError, UsageError
 from memaudit.exposure import GRAM_TOKENS
-from memaudit.features import EXPOSURE_FEATURES, ReferenceRole
+from memaudit.features import EXPOSURE_FEATURES, ReferenceRole, feature_set_name
 from memaudit.prefilter import Prefilter, make_prefilter
 from memaudit.progress import ReportProgress
 from memaudit.runs.captured import CapturedScores, told_rows
-from memaudit.runs.chunks import SUFFIX_TOKENS, feature_set_name
+from memaudit.runs.chunks import SUFFIX_TOKENS
 from memaudit.runs.counting import RowTokens
 from memaudit.runs.files import scratch_folder
 from memaudit.runs.folder import MANIFEST, ROWS, RunFolder, unscored_chunks
