@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import TrainerCallback
 
 from memaudit.errors import UsageError
-from memaudit.runs.run import read_run
+from memaudit.runs.run import Run, read_run
 from memaudit.windows import cut_windows
 
 _BATCH = 16
@@ -55,19 +55,8 @@ class MemorizationCallback(TrainerCallback):
             UsageError: there is no such run, it is of other rows, or its windows are not the
                 starts of rows.
         """
-        found = read_run(Path(run))
+        found = _read_run_of(run, len(texts))
         inputs = found.manifest.inputs
-        if inputs.windows != "first":
-            raise UsageError(
-                f"{run}: a run whose windows are chosen by {inputs.windows}, expected first",
-                hint="predict with --windows first for the callback",
-            )
-        if len(texts) != len(found.probabilities):
-            n_there = len(found.probabilities)
-            raise UsageError(
-                f"{run}: a run on {n_there:,} rows, and {len(texts):,} texts are given",
-                hint="give the rows that 'memaudit predict' read, all of them and in that order",
-            )
         self.every, self.budget, self.time_share = every, budget, time_share
         self.prefix_len = inputs.shape.prefix_len
         self._trainer: Any = None
@@ -132,3 +121,20 @@ class MemorizationCallback(TrainerCallback):
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits
         is_argmax = logits[:, self.prefix_len - 1 :].argmax(dim=-1) == ids[:, self.prefix_len :]
         return int(is_argmax.all(dim=1).sum())
+
+
+def _read_run_of(folder: str | Path, n_texts: int) -> Run:
+    """Read a run; its windows must be the starts of rows, of which there must be as many as texts."""
+    run = read_run(Path(folder))
+    if run.manifest.inputs.windows != "first":
+        raise UsageError(
+            f"{folder}: a run whose windows are chosen by {run.manifest.inputs.windows}, "
+            "expected first",
+            hint="predict with --windows first for the callback",
+        )
+    if n_texts != len(run.probabilities):
+        raise UsageError(
+            f"{folder}: a run on {len(run.probabilities):,} rows, and {n_texts:,} texts are given",
+            hint="give the rows that 'memaudit predict' read, all of them and in that order",
+        )
+    return run

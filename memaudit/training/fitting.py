@@ -121,16 +121,10 @@ def fit_classifier(  # noqa: PLR0913  # a classifier is made of all of these
     """
     _require_enough(runs, calibration_runs)
     X = np.concatenate([feature_matrix(run, features) for run in runs])
-    scaler, regression = fit_pipeline(X, pooled_labels(runs), example_weights(runs), C)
-    held_out = [feature_matrix(run, features) for run in calibration_runs]
-    logits = [regression.decision_function(scaler.transform(rows)) for rows in held_out]
-    calibration = fit_calibration(logits, calibration_runs)
-    if calibration.slope <= 0:
-        raise ClassifierError(
-            "the fit ranks the calibration runs backwards: higher risk, fewer extracted",
-            hint="calibrate on runs like those that the classifier is fitted on",
-        )
-    probabilities = [calibrated_probabilities(calibration, run_logits) for run_logits in logits]
+    pipeline = fit_pipeline(X, pooled_labels(runs), example_weights(runs), C)
+    scaler, regression = pipeline
+    logits = [pipeline.decision_function(feature_matrix(run, features)) for run in calibration_runs]
+    calibration = _rising_calibration(logits, calibration_runs)
     return RiskClassifier(
         name=name,
         feature_set=feature_set,
@@ -141,7 +135,9 @@ def fit_classifier(  # noqa: PLR0913  # a classifier is made of all of these
         coefficients=tuple(regression.coef_[0].tolist()),
         intercept=float(regression.intercept_[0]),
         calibration=calibration,
-        threshold=best_threshold(probabilities, calibration_runs),
+        threshold=best_threshold(
+            [calibrated_probabilities(calibration, each) for each in logits], calibration_runs
+        ),
         count_log_sd=count_log_sd(logits, calibration_runs),
         feature_ranges=tuple(zip(X.min(axis=0).tolist(), X.max(axis=0).tolist(), strict=True)),
         zlib=zlib_record(),
@@ -185,6 +181,19 @@ def _require_enough(runs: Sequence[LabelledRun], calibration: Sequence[LabelledR
             f"got {len(shared)} in both, such as {min(shared)}",
             hint="hold whole runs out for calibration",
         )
+
+
+def _rising_calibration(
+    logits: Sequence[NDArray[np.float64]], runs: Sequence[LabelledRun]
+) -> Calibration:
+    """Return the calibration of a fit that ranks the runs rightly."""
+    calibration = fit_calibration(logits, runs)
+    if calibration.slope <= 0:
+        raise ClassifierError(
+            "the fit ranks the calibration runs backwards: higher risk, fewer extracted",
+            hint="calibrate on runs like those that the classifier is fitted on",
+        )
+    return calibration
 
 
 def fit_calibration(

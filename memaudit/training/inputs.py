@@ -313,10 +313,7 @@ def join_tables(labels: Table, scores: Table, *, name: str, features: Sequence[s
     positives = np.bincount(example_of, weights=label_of[used])
     copies = np.bincount(example_of)
     columns = {feature: X[firsts, i] for i, feature in enumerate(features)}
-    first_rows = used[firsts].tolist()
-    has_places = {"id", "address"} <= scores.texts.keys()
-    ids, addresses = (scores.texts.get(key, [""] * scores.n_rows) for key in ("id", "address"))
-    ordinals = scores.numbers.get("row", np.full(scores.n_rows, np.nan)).tolist()
+    ids, places = _ids_and_places(scores, used[firsts].tolist(), name)
     return VerifiedRun(
         LabelledRun(name, columns | _other_labels(labels, match[used[firsts]]), positives > 0),
         JoinCounts(
@@ -328,15 +325,23 @@ def join_tables(labels: Table, scores: Table, *, name: str, features: Sequence[s
             distinct=len(firsts),
             conflicting=int(((positives > 0) & (positives < copies)).sum()),
         ),
-        ids=tuple(f"{ordinals[row]:.0f} {ids[row]}" for row in first_rows),
-        # Ids alone are equal in unrelated corpora: without addresses no row is another's.
-        places=tuple(
-            f"{ids[row]}\0{addresses[row]}" if has_places else f"{name}\0{row}"
-            for row in first_rows
-        ),
-        digests=digests,
+        ids,
+        places,
+        digests,
         texts=np.full(len(firsts), -1, dtype=np.int64),
     )
+
+
+def _ids_and_places(
+    scores: Table, rows: Sequence[int], name: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what rows are called in their own run, and what they are called in any run."""
+    ids, addresses = (scores.texts.get(key, [""] * scores.n_rows) for key in ("id", "address"))
+    ordinals = scores.numbers.get("row", np.full(scores.n_rows, np.nan)).tolist()
+    # Ids alone are equal in unrelated corpora: without addresses no row is another's.
+    has_places = {"id", "address"} <= scores.texts.keys()
+    places = (f"{ids[row]}\0{addresses[row]}" if has_places else f"{name}\0{row}" for row in rows)
+    return tuple(f"{ordinals[row]:.0f} {ids[row]}" for row in rows), tuple(places)
 
 
 def number_texts(runs: Sequence[VerifiedRun]) -> list[VerifiedRun]:

@@ -239,15 +239,7 @@ def recalibrate(
     extracted = np.concatenate([run.run.extracted for run in runs])
     X = np.concatenate([feature_matrix(run.run, before.features) for run in runs])
     log_odds = before.calibrated_logit(X)
-    _require_pilot(log_odds, extracted, before.name)
-    shift = fit_shift(log_odds, extracted)
-    if abs(shift.shift) > _LARGEST_SHIFT:
-        raise ClassifierError(
-            f"the pilot contradicts the classifier {before.name}: it expects "
-            f"{sigmoid(log_odds).sum():,.1f} memorized examples, "
-            f"the labels say {int(extracted.sum()):,}",
-            hint="check that labels and scores are of the same rows, or fit a classifier of your own",
-        )
+    shift = _believable_shift(log_odds, extracted, before.name)
     result = Recalibrated(
         classifier=_shifted(before, shift, classifier_name(out), provenance(inputs, command, 0)),
         before=before,
@@ -265,7 +257,10 @@ def recalibrate(
     return result
 
 
-def _require_pilot(log_odds: NDArray[np.float64], extracted: NDArray[np.bool_], name: str) -> None:
+def _believable_shift(
+    log_odds: NDArray[np.float64], extracted: NDArray[np.bool_], name: str
+) -> Shift:
+    """Return the shift of a pilot that is large enough and does not contradict the classifier."""
     n_positives = int(extracted.sum())
     for kind, n_found in (
         ("memorized", n_positives),
@@ -283,6 +278,14 @@ def _require_pilot(log_odds: NDArray[np.float64], extracted: NDArray[np.bool_], 
             f"classifier {name} ranks the pilot no better than chance (ROC-AUC {auc:.2f})",
             hint="check that labels and scores are of the same rows",
         )
+    shift = fit_shift(log_odds, extracted)
+    if abs(shift.shift) > _LARGEST_SHIFT:
+        raise ClassifierError(
+            f"the pilot contradicts the classifier {name}: it expects "
+            f"{sigmoid(log_odds).sum():,.1f} memorized examples, the labels say {n_positives:,}",
+            hint="check that labels and scores are of the same rows, or fit a classifier of your own",
+        )
+    return shift
 
 
 def _shifted(

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from memaudit.corpus import corpus_of, read_corpus
 from memaudit.engines.models import load_model
 from memaudit.errors import UsageError
 from memaudit.labels import VerificationResult
 from memaudit.progress import ReportProgress
 from memaudit.runs.files import output_folder
-from memaudit.verification.examples import DEFAULT_OPTIONS, VerificationOptions, read_examples
+from memaudit.verification.examples import DEFAULT_OPTIONS, VerificationOptions, make_task
 from memaudit.verification.models import VerificationModels, check_readable
-from memaudit.verification.predictions import match_predictions, read_predictions
+from memaudit.verification.predictions import Predictions
 from memaudit.verification.run import finished, make_result, settings_of, write_results
 from memaudit.verification.stages import Run, begin, extraction, finish, work_folder
 from memaudit.windows import without_padding
@@ -69,21 +68,12 @@ def verify_distilled(  # noqa: PLR0913  each is something a user names
     Raises:
         CorpusError, ModelError, UsageError, OutputError: as `verify_distillation`.
     """
-    out, options = Path(out), replace(options, held_out_share=0.0)
-    told = None if predictions is None else read_predictions(predictions, options.shape)
-    corpus = corpus_of(data)
-    model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
-    options = replace(options, model=model, **({} if told is None else told.windows))
+    task = make_task(data, predictions, replace(options, held_out_share=0.0))
+    out, options = Path(out), task.options
     names, results = _names(sources := [fspath(student) for student in students]), {}
     with work_folder(out) as work:
         asked = _asked(teacher, baseline, options)
-        tokenizer = asked["teacher"].tokenizer
-        rows = read_corpus(corpus, render_messages=tokenizer.render_messages)
-        with read_examples(rows, tokenizer, options, folder=work, progress=progress) as examples:
-            if told is not None:  # whether they fit is better known before hours of scoring
-                match_predictions(
-                    told, ((r.example_id, r.row, r.address, r.outcome) for r in examples.rows)
-                )
+        with task.examples(asked["teacher"].tokenizer, work, progress) as examples:
             answers: dict[str, Extraction] = {}
             bases: dict[str, LoadedModel] | None = {} if len(names) > 1 else None
             for name, source in zip(names, sources, strict=True):
@@ -92,7 +82,7 @@ def verify_distilled(  # noqa: PLR0913  each is something a user names
                 models = VerificationModels(asked["teacher"], student, asked.get("baseline"))
                 run = Run(work, models, examples, options, progress)
                 folder = out / name if len(names) > 1 else out
-                results[name] = _verified(run, folder, told, answers)
+                results[name] = _verified(run, folder, task.told, answers)
         finish(work)
     return results
 
@@ -125,7 +115,7 @@ def _asked(
 
 
 def _verified(
-    run: Run, folder: Path, told: Any, answers: "dict[str, Extraction]"
+    run: Run, folder: Path, told: Predictions | None, answers: "dict[str, Extraction]"
 ) -> VerificationResult:
     """Return what one student recites; `answers` keeps those of the other models."""
     started = time.monotonic()

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 import torch
 
-from memaudit.corpus import corpus_of, read_corpus
 from memaudit.distillation.losses import cross_entropy_loss
 from memaudit.distillation.methods import generate_hard_labels
 from memaudit.engines.generation import near_verbatim_logprobs
@@ -20,7 +19,7 @@ from memaudit.verification.examples import (
     DEFAULT_OPTIONS,
     Examples,
     VerificationOptions,
-    read_examples,
+    make_task,
 )
 from memaudit.verification.models import VerificationModels, check_readable, load_models
 from memaudit.windows import without_padding
@@ -92,13 +91,9 @@ def estimate_verification(
     Raises:
         CorpusError, ModelError: as `verify_distillation`.
     """
-    corpus = corpus_of(data)
-    model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
-    options = replace(options, model=model)
-    models = load_models(teacher, student, baseline, options)
-    tokenizer = models.teacher.tokenizer
-    rows = read_corpus(corpus, render_messages=tokenizer.render_messages)
-    with read_examples(rows, tokenizer, options, folder=None, progress=progress) as examples:
+    task = make_task(data, None, options)
+    models = load_models(teacher, student, baseline, task.options)
+    with task.examples(models.teacher.tokenizer, None, progress) as examples:
         check_readable(models, without_padding(examples.windows[0]))
         n_rows = len(examples.training_set(examples.trained))
         window_len = options.shape.length + len(models.bos)

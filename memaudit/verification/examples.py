@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.corpus import BadRow, Example
+from memaudit.corpus import BadRow, CorpusOptions, Example, corpus_of, read_corpus
 from memaudit.distillation import TrainingOptions
 from memaudit.engines.models import ModelOptions
 from memaudit.errors import CorpusError, UsageError
@@ -18,6 +18,7 @@ from memaudit.objectives import GREEDY, Divergence, LabelSampling, Objective
 from memaudit.progress import ReportProgress
 from memaudit.runs.opening import allowed_rows
 from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, Tokenizer, cut_rows
+from memaudit.verification.predictions import Predictions, match_predictions, read_predictions
 from memaudit.windows import MIN_SUFFIX_LEN, Turns, WindowChoice, WindowPolicy, WindowShape
 
 
@@ -109,6 +110,47 @@ class VerificationOptions:
 
 DEFAULT_OPTIONS = VerificationOptions()
 """Three epochs of soft labels at temperature 2, all rows, a tenth of the windows held out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A corpus, what was predicted of it, and how it is verified."""
+
+    corpus: CorpusOptions
+    told: Predictions | None
+    options: VerificationOptions
+    """Of the windows that were predicted, and with the special tokens of the corpus."""
+
+    @contextmanager
+    def examples(
+        self, tokenizer: Tokenizer, folder: Path | None, progress: ReportProgress | None
+    ) -> "Iterator[Examples]":
+        """Read the corpus, as `read_examples` does, and see that what was predicted is of it."""
+        rows = read_corpus(self.corpus, render_messages=tokenizer.render_messages)
+        read = read_examples(rows, tokenizer, self.options, folder=folder, progress=progress)
+        with read as examples:
+            if self.told is not None:  # whether they fit is better known before hours of training
+                places = ((r.example_id, r.row, r.address, r.outcome) for r in examples.rows)
+                match_predictions(self.told, places)
+            yield examples
+
+
+def make_task(data: object, predictions: Path | None, options: VerificationOptions) -> Task:
+    """Return what is to be done.
+
+    Args:
+        data: the corpus, as `audit_corpus` takes it.
+        predictions: a folder that `memaudit predict` wrote for the same corpus.
+        options: how it is verified; where there are predictions, their windows are taken.
+
+    Raises:
+        UsageError: the folder is none that predict wrote, or speaks of other windows.
+    """
+    told = None if predictions is None else read_predictions(predictions, options.shape)
+    corpus = corpus_of(data)
+    model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
+    options = replace(options, model=model, **({} if told is None else told.windows))
+    return Task(corpus, told, options)
 
 
 _HELD_OUT_SEED = 1

@@ -27,7 +27,6 @@ import transformers
 from numpy.typing import NDArray
 
 from memaudit import __version__
-from memaudit.corpus import corpus_of, read_corpus
 from memaudit.errors import UsageError
 from memaudit.evaluation import Rate, compare
 from memaudit.labels import (
@@ -44,7 +43,7 @@ from memaudit.labels import (
 from memaudit.progress import ReportProgress
 from memaudit.runs.files import committed_file
 from memaudit.text import shown_path
-from memaudit.verification.examples import DEFAULT_OPTIONS, VerificationOptions, read_examples
+from memaudit.verification.examples import DEFAULT_OPTIONS, VerificationOptions, make_task
 from memaudit.verification.extraction import (
     Extraction,
     extraction_sets,
@@ -55,11 +54,7 @@ from memaudit.verification.extraction import (
     with_predictions,
 )
 from memaudit.verification.models import check_readable, load_models, save_tokenizer
-from memaudit.verification.predictions import (
-    Predictions,
-    match_predictions,
-    read_predictions,
-)
+from memaudit.verification.predictions import Predictions, match_predictions
 from memaudit.verification.stages import (
     Run,
     baseline_model,
@@ -112,28 +107,14 @@ def verify_distillation(  # noqa: PLR0913  each is something a user names
     """
     started = time.monotonic()
     out = Path(out)
-    told = None if predictions is None else read_predictions(predictions, options.shape)
-    corpus = corpus_of(data)
-    model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
-    options = replace(options, model=model, **({} if told is None else told.windows))
+    task = make_task(data, predictions, options)
     with work_folder(out) as work:
-        models = load_models(teacher, student, baseline, options)
-        rows = read_corpus(corpus, render_messages=models.teacher.tokenizer.render_messages)
-        with read_examples(
-            rows,
-            models.teacher.tokenizer,
-            options,
-            folder=work,
-            progress=progress,
-        ) as examples:
-            if told is not None:  # whether they fit is better known before training
-                match_predictions(
-                    told, ((r.example_id, r.row, r.address, r.outcome) for r in examples.rows)
-                )
-            run = Run(work, models, examples, options, progress)
+        models = load_models(teacher, student, baseline, task.options)
+        with task.examples(models.teacher.tokenizer, work, progress) as examples:
+            run = Run(work, models, examples, task.options, progress)
             settings = settings_of(run)
             found = finished(out, settings) or _distilled(run, settings)
-        result = write_results(out, *found, told, seconds=time.monotonic() - started)
+        result = write_results(out, *found, task.told, seconds=time.monotonic() - started)
         if options.keep_models:
             _keep_models(run, out)
         finish(work)
