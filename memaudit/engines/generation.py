@@ -105,7 +105,6 @@ def count_generation_disagreements(
     prefix_len: int,
     *,
     bos_token_id: int | None = None,
-    batch_size: int = 16,
 ) -> GenerationCheck:
     """Ask for each window both ways whether its suffix is extracted, and compare.
 
@@ -117,7 +116,6 @@ def count_generation_disagreements(
         windows: token ids, each longer than `prefix_len`; at least one.
         prefix_len: tokens of a window before its suffix, at least 1.
         bos_token_id: put in front of every window.
-        batch_size: of the generation; the pass chooses its own.
 
     Raises:
         ModelError: as `HfEngine.score` and `continue_prefixes`.
@@ -132,7 +130,6 @@ def count_generation_disagreements(
         [window[:prefix_len] for window in windows],
         max(map(len, suffixes)),
         bos_token_id=bos_token_id,
-        batch_size=batch_size,
     )
     generated = [c[: len(true)] for c, true in zip(continuations, suffixes, strict=True)]
     by_pass = [extracted(score, prefix_len) for score in scores]

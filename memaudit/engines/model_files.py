@@ -76,29 +76,6 @@ def _file_digest(path: Path, size: int, modified: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def find_gguf(path: Path) -> Path | None:
-    """Return the GGUF file that a path names, or that is the only model in a folder, else None.
-
-    Raises:
-        ModelError: the file is not GGUF, or the folder holds several.
-    """
-    if not path.is_dir():
-        if path.suffix != ".gguf":
-            return None
-        check_gguf(path)
-        return path
-    names = [entry.name for entry in path.iterdir()]
-    if "config.json" in names or any(name.endswith(".safetensors") for name in names):
-        return None
-    ggufs = sorted(name for name in names if name.endswith(".gguf"))
-    if len(ggufs) > 1:
-        raise ModelError(
-            f"{shown_path(path)}: {len(ggufs)} GGUF files: {_listed(ggufs)}",
-            hint="name one of the files itself",
-        )
-    return find_gguf(path / ggufs[0]) if ggufs else None
-
-
 def check_gguf(path: Path) -> ModelFiles:
     """Return a GGUF file as a model, once its header looks like one.
 
@@ -172,9 +149,16 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles
         ModelError: a file is missing, broken or not allowed.
     """
     folder, entries = _entries(folder)
-    gguf = find_gguf(folder)
-    if gguf is not None:
-        return check_gguf(gguf)
+    names = [path.name for path in entries]
+    if "config.json" not in names and not any(name.endswith(".safetensors") for name in names):
+        ggufs = [name for name in names if name.endswith(".gguf")]
+        if len(ggufs) > 1:
+            raise ModelError(
+                f"{shown_path(folder)}: {len(ggufs)} GGUF files: {_listed(ggufs)}",
+                hint="name one of the files itself",
+            )
+        if ggufs:
+            return check_gguf(folder / ggufs[0])
     _check_config_is_there(folder)
     if not trust_remote_code:
         _check_no_code(entries)

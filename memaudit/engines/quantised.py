@@ -56,26 +56,21 @@ def unpacking(source: str, folder: Path, method: str | None) -> dict[str, Any]:
 
 
 def _misfit(folder: Path) -> str | None:
-    """Return what the blocks of FP8 weights do not fit, if they can be told at all."""
-    try:
-        return _cut_block(folder)
-    except (TypeError, LookupError, ArithmeticError):  # sizes that are no positive numbers
-        return "weight_block_size"
-
-
-def _cut_block(folder: Path) -> str | None:
     """Return the name of an FP8 weight whose last block is cut off, if there is one.
 
     transformers takes all blocks to be of one size then, and most values get a wrong scale.
     """
     headers = (header_of(path)[1] for path in sorted(folder.glob("*.safetensors")))
-    shapes = {name: each["shape"] for header in headers for name, each in header.items()}
     blocks = (_settings(folder) or {}).get("weight_block_size") or (128, 128)
-    for name, grid in shapes.items():
-        weight = name.removesuffix("_scale_inv")
-        sizes = zip(shapes.get(weight, ())[-2:], grid[-2:], blocks, strict=False)
-        for n, n_blocks, block in sizes if weight != name else ():
-            # Experts may be scaled in other blocks than the rest.
-            if 1 < n_blocks == -(-n // block) and n % block:
-                return weight
+    try:
+        shapes = {name: each["shape"] for header in headers for name, each in header.items()}
+        for name, grid in shapes.items():
+            weight = name.removesuffix("_scale_inv")
+            sizes = zip(shapes.get(weight, ())[-2:], grid[-2:], blocks, strict=False)
+            for n, n_blocks, block in sizes if weight != name else ():
+                # Experts may be scaled in other blocks than the rest.
+                if 1 < n_blocks == -(-n // block) and n % block:
+                    return weight
+    except (TypeError, LookupError, ArithmeticError):  # sizes that are no positive numbers
+        return "weight_block_size"
     return None

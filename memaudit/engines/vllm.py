@@ -140,7 +140,7 @@ def load_vllm_engine(
     bos_token_id = teacher.tokenizer.bos_token_id
     dtype = str(teacher.model.dtype).removeprefix("torch.")
     # Every model is let go before the first is taken over: that is when memory is shortest.
-    parts = [_let_go(model, _head_device(model, options)) for model in loaded]
+    parts = [_let_go(model, options) for model in loaded]
     start = partial(_start_each, loaded, dtype, options, compiled=compiled)
     kind, n_tokens = f"vllm-{vllm_version()}", window_len - 1 + (bos_token_id is not None)
     engine: Engine
@@ -200,15 +200,11 @@ def _start_each(
     ]
 
 
-def _head_device(loaded: LoadedModel, options: VllmOptions) -> torch.device:
-    """Return where a head runs: a model that several GPUs share was loaded on the CPU."""
-    if options.tensor_parallel > 1 and torch.cuda.is_available():
-        return torch.device("cuda")
-    return loaded.model.device
-
-
-def _let_go(loaded: LoadedModel, device: torch.device) -> tuple[Head, ModelLimits]:
+def _let_go(loaded: LoadedModel, options: VllmOptions) -> tuple[Head, ModelLimits]:
     """Drop a model's weights, and return a copy of its head."""
+    device = loaded.model.device
+    if options.tensor_parallel > 1 and torch.cuda.is_available():
+        device = torch.device("cuda")  # a model that several GPUs share was loaded on the CPU
     shared = read_head(loaded.model, device)
     bias = None if shared.bias is None else shared.bias.to(device, copy=True)
     head = replace(shared, weight=shared.weight.to(device, copy=True), bias=bias)

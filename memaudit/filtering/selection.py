@@ -133,27 +133,18 @@ def select_rows(run: Run, options: FilterOptions, texts: NDArray[np.int64]) -> S
     """
     if options.expected_at_most is not None:
         return _select_for(run, options, texts, options.expected_at_most)
-    return _applied(run, options, texts, _risky_rows(run, options))
-
-
-def _risky_rows(run: Run, options: FilterOptions) -> NDArray[np.bool_]:
-    """Return (n_rows,) which rows are too risky by a limit on each."""
+    risky = run.is_flagged
     if options.max_probability is not None:
-        return run.is_scored & (run.probabilities > options.max_probability)
-    if options.top is not None:
-        risky = np.zeros(run.n_rows, dtype=np.bool_)
-        risky[_riskiest_first(run)[: options.top]] = True
-        return risky
-    return run.is_flagged
+        risky = run.is_scored & (run.probabilities > options.max_probability)
+    elif options.top is not None:
+        risky = np.isin(np.arange(run.n_rows), _riskiest_first(run)[: options.top])
+    return _applied(run, options, texts, risky)
 
 
 def _riskiest_first(run: Run) -> NDArray[np.int64]:
     """Return the scored rows, copies side by side, of equally risky ones the first first."""
     rows = np.flatnonzero(run.is_scored)
-    windows, first, inverse = np.unique(
-        run.worst_windows[rows], return_index=True, return_inverse=True
-    )
-    del windows
+    _, first, inverse = np.unique(run.worst_windows[rows], return_index=True, return_inverse=True)
     return rows[np.lexsort((rows, first[inverse], -run.probabilities[rows]))]
 
 
@@ -186,9 +177,7 @@ def _select_for(
     order = _riskiest_first(run)
 
     def removing(n: int) -> Selection:
-        risky = np.zeros(run.n_rows, dtype=np.bool_)
-        risky[order[:n]] = True
-        return _applied(run, options, texts, risky)
+        return _applied(run, options, texts, np.isin(np.arange(run.n_rows), order[:n]))
 
     def is_enough(n: int) -> bool:
         return outlook(run, removing(n), options).expected.high <= limit

@@ -242,7 +242,6 @@ def _evidence(
     return Evidence(
         run=run,
         counts=counts,
-        recited=run.is_recited,
         expected=expected,
         guarantee=_guarantee(run, expected),
         verified=verified,
@@ -298,7 +297,7 @@ def _levels(evidence: Evidence, policy: GatePolicy) -> Iterator[tuple[Level, NDA
     if policy.max_verified is not None and evidence.verified is not None:
         yield "verified", evidence.verified.recited
     if policy.max_recited is not None:
-        yield "recited", evidence.recited
+        yield "recited", evidence.run.is_recited
     predicted = sensitive_rows(policy, evidence.run)
     if policy.max_rate is not None or policy.max_expected is not None:
         predicted |= evidence.run.is_flagged
@@ -353,7 +352,7 @@ def _counts(evidence: Evidence) -> dict[str, int]:
         **outcomes,
         "counted": int(evidence.counts.sum()),
         "flagged": int((evidence.run.is_flagged & evidence.counts).sum()),
-        "recited": int((evidence.recited & evidence.counts).sum()),
+        "recited": int((evidence.run.is_recited & evidence.counts).sum()),
     }
 
 

@@ -113,7 +113,10 @@ def rescore(run: Run, source: str, asked: Rescoring) -> int:
     with read_again(run, source, asked) as read:
         whole = RunFolder(run.folder, run.manifest).plan
         stored = read_matrix(whole)[:, [whole.features.index(name) for name in plan.features]]
-        chosen = _choose(stored, asked.windows)
+        # By a seed that nobody knows before: who forges a run cannot tell which will be looked at.
+        scored = np.flatnonzero(~np.isnan(stored).any(axis=1))
+        n_again = min(asked.windows, len(scored))
+        chosen = np.sort(np.random.default_rng().choice(scored, size=n_again, replace=False))
         token_ids = np.concatenate([read.windows.read(int(i), 1) for i in chosen])
         work = ChunkWork(0, token_ids, read.windows.occurrences[chosen])
     again = chunk_features(plan, read.engine, read.tokenizer, work)
@@ -135,13 +138,6 @@ def _plan(run: Run) -> ChunkPlan:
     plan = RunFolder(run.folder, run.manifest).plan
     features = tuple(name for name in plan.features if name not in EXPOSURE_FEATURES)
     return replace(plan, features=features, prefilter=None, epochs=None)
-
-
-def _choose(stored: NDArray[np.float64], n_windows: int) -> NDArray[np.int64]:
-    """Return the places of some windows that were scored, by a seed that nobody knows before."""
-    scored = np.flatnonzero(~np.isnan(stored).any(axis=1))
-    rng = np.random.default_rng()
-    return np.sort(rng.choice(scored, size=min(n_windows, len(scored)), replace=False))
 
 
 def _differences(

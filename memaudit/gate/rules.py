@@ -208,9 +208,6 @@ class Evidence:
     counts: NDArray[np.bool_]
     """(n_rows,) scored rows that count: all, or the new ones."""
 
-    recited: NDArray[np.bool_]
-    """(n_rows,) whether the teacher recites the suffix of the row's worst window."""
-
     expected: ExpectedCount
     """Of the rows that count."""
 
@@ -257,7 +254,7 @@ def _results(policy: GatePolicy, evidence: Evidence) -> Iterator[RuleResult]:
     if policy.max_expected is not None:
         yield _expected(policy, policy.max_expected, evidence)
     if policy.max_recited is not None:
-        n_recited = int((evidence.recited & evidence.counts).sum())
+        n_recited = int((evidence.run.is_recited & evidence.counts).sum())
         yield _result(
             "MEM003",
             n_recited,

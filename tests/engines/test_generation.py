@@ -81,7 +81,7 @@ def test_one_pass_and_generation_agree_in_every_family(family):
     broken = [with_another_token(window, PREFIX_LEN + i) for i, window in enumerate(recited)]
     windows = [window for pair in zip(recited, broken, strict=True) for window in pair]
 
-    check = count_generation_disagreements(model, windows, PREFIX_LEN, batch_size=5)
+    check = count_generation_disagreements(model, windows, PREFIX_LEN)
 
     assert (check.n_windows, check.disagreements, check.ties) == (24, (), ())
     assert check.n_extracted_one_pass == check.n_extracted_generated == 12

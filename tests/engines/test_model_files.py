@@ -13,7 +13,6 @@ from memaudit.engines.model_files import (
     check_folder,
     check_gguf,
     files_digest,
-    find_gguf,
 )
 from memaudit.errors import ModelError
 
@@ -524,7 +523,6 @@ def test_a_gguf_file_is_found_by_its_name_or_as_the_only_one_of_a_folder(tmp_pat
     """People name either."""
     path = tmp_path / "m.gguf"
     path.write_bytes(GGUF)
-    assert find_gguf(path) == find_gguf(tmp_path) == path
     assert check_folder(tmp_path).gguf_file == check_gguf(path).gguf_file == "m.gguf"
     assert digest_of(tmp_path) == digest_of(path)
     before = digest_of(path)
@@ -532,13 +530,10 @@ def test_a_gguf_file_is_found_by_its_name_or_as_the_only_one_of_a_folder(tmp_pat
     assert digest_of(path) != before
 
 
-def test_what_is_no_gguf_model_is_not_found(folder, tmp_path):
-    """None leaves the path to the reader of folders, or of the hub."""
+def test_a_gguf_file_beside_another_model_is_not_meant(folder):
+    """Who means it names the file itself."""
     (folder / "m.gguf").write_bytes(GGUF)
-    assert find_gguf(folder) is None
-    assert find_gguf(tmp_path / "owner" / "name") is None
-    (tmp_path / "empty").mkdir()
-    assert find_gguf(tmp_path / "empty") is None
+    assert check_folder(folder).gguf_file is None
 
 
 @pytest.mark.parametrize(
@@ -575,7 +570,7 @@ def test_several_gguf_files_in_a_folder_are_a_question(tmp_path):
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(GGUF)
     with pytest.raises(ModelError, match=r"2 GGUF files: a\.gguf, b\.gguf") as caught:
-        find_gguf(tmp_path)
+        check_folder(tmp_path)
     assert "name one" in caught.value.hint
 
 
@@ -593,7 +588,7 @@ def test_a_gguf_file_without_its_magic_is_refused(tmp_path, content):
     """The name is no proof."""
     path = tmp_path / "m.gguf"
     path.write_bytes(content)
-    for find in (find_gguf, check_gguf, digest_of):
+    for find in (check_gguf, digest_of):
         with pytest.raises(ModelError, match="not a GGUF file"):
             find(path)
 
@@ -604,7 +599,7 @@ def test_a_gguf_file_of_an_unknown_version_is_refused(tmp_path, version):
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<I", version))
     with pytest.raises(ModelError, match=f"got {version}"):
-        find_gguf(path)
+        check_gguf(path)
 
 
 def test_a_gguf_name_that_is_missing_or_a_pipe_is_refused(tmp_path):
@@ -612,4 +607,4 @@ def test_a_gguf_name_that_is_missing_or_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "m.gguf")
     for name in ("m.gguf", "gone.gguf"):
         with pytest.raises(ModelError, match="no such file"):
-            find_gguf(tmp_path / name)
+            check_gguf(tmp_path / name)
