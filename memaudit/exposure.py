@@ -108,6 +108,7 @@ class GramCounts:
         # Most grams of a corpus are not asked for: one bit says so.
         n_bits = max(16, (len(self._asked) * _BITS_PER_GRAM).bit_length())
         self._bit_shift = np.uint64(64 - n_bits)
+        # With 32 to 64 bits for each gram asked for, 1.6 to 3 % of all others pass.
         bits = np.zeros(1 << n_bits, dtype=np.bool_)
         bits[self._asked >> self._bit_shift] = True
         self._bitmap = np.packbits(bits, bitorder="little")
@@ -122,7 +123,9 @@ class GramCounts:
         found = [self._found(rows, start) for start in range(0, len(rows), _BLOCK)]
         places = np.concatenate([np.empty(0, np.int64), *(each for each, _ in found)])
         begins = np.concatenate([np.empty(0, np.int64), *(each for _, each in found)])
+        # The next end of a row behind a gram says which row it is in.
         row_of = np.searchsorted(np.flatnonzero(rows == BETWEEN), begins)
+        # Row and gram as one number: equal neighbours are a row that has a gram twice.
         pairs = np.sort(row_of * max(1, len(self._asked)) + places)
         pairs = pairs[np.diff(pairs, prepend=-1) > 0]
         row_of, places = np.divmod(pairs, max(1, len(self._asked)))
@@ -132,15 +135,19 @@ class GramCounts:
         self, rows: NDArray[np.int32], start: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return which of the asked grams begin in a block, and where each does."""
+        # The last grams of a block end in the next one.
         hashes = gram_hashes(rows[start : start + _BLOCK + GRAM_TOKENS - 1])
         bits = hashes >> self._bit_shift
+        # Bit b is in byte b / 8, as `np.packbits` lays them out.
         flags = self._bitmap[bits >> np.uint64(3)] >> bits.astype(np.uint8) % 8
         begins = np.flatnonzero(flags & 1)
         likely = hashes[begins]
         buckets = (likely >> self._shift).astype(np.int64)
         places, stops = self._starts[buckets], self._starts[buckets + 1]
+        # A bucket holds less than one hash on average, so a few steps reach the end of the largest.
         for _ in range(self._largest):
             places += (places < stops) & (self._asked[places - (places == stops)] < likely)
+        # At the end of a bucket there is nothing to compare: the entry before it does not count.
         is_asked = (places < stops) & (self._asked[places - (places == stops)] == likely)
         return places[is_asked].astype(np.int64), begins[is_asked] + start
 
@@ -161,6 +168,7 @@ def summarise(counts: NDArray[np.int64], n_grams: NDArray[np.int64], least: int 
     counts = np.maximum(counts, least)
     starts = np.cumsum(n_grams) - n_grams
     median, share = np.ones(len(n_grams)), np.zeros(len(n_grams))
+    # Windows with equally many grams are one matrix: their number is small, that of windows is not.
     for n in np.unique(n_grams[n_grams > 0]).tolist():
         chosen = np.flatnonzero(n_grams == n)
         each = counts[starts[chosen, None] + np.arange(n)]

@@ -68,6 +68,7 @@ REFERENCE_FEATURES = tuple(
 )
 """Features that a reference of the teacher's vocabulary tells alone, without the teacher."""
 
+# The order is that of the columns in every run.
 _TEACHER_FEATURES = (
     *CORPUS_FEATURES,
     *(f"teacher_{name}" for name in _MODEL_FEATURES),
@@ -187,6 +188,7 @@ def _one_model(
     suffix_logprobs = suffix(scores.logprobs, prefix_len)
     prefix_logprobs = scores.logprobs[..., : prefix_len - 1]
     margins = suffix(scores.margin, prefix_len).astype(np.float64)
+    # A prefix of one token has no prediction of its own to average.
     nothing = np.zeros(scores.logprobs.shape[:-1])
     features = {
         f"{role}_perplexity": perplexity(scores.logprobs),
@@ -197,6 +199,7 @@ def _one_model(
         f"{role}_suffix_min_logprob": suffix_logprobs.min(axis=-1),
         f"{role}_suffix_argmax_rate": mean(suffix(scores.is_argmax, prefix_len)),
         f"{role}_suffix_min_margin": margins.min(axis=-1),
+        # The log of a product of sigmoids: about 0 where every token is far ahead of its rival.
         f"{role}_suffix_margin_log_odds": -np.logaddexp(0.0, -margins).sum(axis=-1),
     }
     if scores.entropy is not None:
@@ -324,6 +327,7 @@ def zlib_entropy(text: str) -> float:
 
 
 def _utf8(text: str) -> bytes:
+    # Decoded tokens may hold lone surrogates, for which UTF-8 has no bytes.
     return text.encode("utf-8", errors="surrogatepass")
 
 
@@ -347,6 +351,7 @@ def reason_in_words(features: Mapping[str, float]) -> str:
     reasons = _sensitive_reasons(features)
     if features["occurrences"] > 1:
         reasons.append(f"occurs {int(features['occurrences'])} times")
+    # The limits from here on are for readers: no probability rests on them.
     exposure = features.get("exposure_median", 1.0)
     if exposure > features["occurrences"]:
         reasons.append(f"much of it is in {int(exposure)} rows")

@@ -18,6 +18,7 @@ BLOCK_BYTES = MIB
 MAX_WHOLE_BYTES = GIB
 """Formats read from their end are unpacked in memory first, up to this size."""
 
+# A small file may repeat one line a thousand times: so little fills no memory.
 _RATIO_FREE_BYTES = 64 * MIB
 _ZSTD_WINDOW_BYTES = 2 * GIB  # what --long=31 writes, as large public dumps do; used as it fills
 _UTF8_BOM = b"\xef\xbb\xbf"
@@ -214,6 +215,7 @@ def split_lines(
             yield _line(number, parts, length, max_bytes)
             number, length, parts = number + 1, 0, []
         elif length > max_bytes + 2:  # 2 for a line end
+            # Too long already: its last byte is kept alone, for it may be a part of the line end.
             parts = [parts[-1][-1:]]
     if length:
         yield _line(number, parts, length, max_bytes)
@@ -306,6 +308,7 @@ def _unpacked_member(
     yield block
     while not member.eof:
         data = _more(file, compression) if member.needs_input else b""
+        # Output may be left when the input has ended: it is cut off only if none comes either.
         cut_off = member.needs_input and not data and not block
         block = member.decompress(data, BLOCK_BYTES)
         if cut_off and not block:

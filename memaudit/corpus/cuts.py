@@ -115,6 +115,7 @@ def place_cuts(
     cursor = 0
     for path, string in _strings(list(values.items())):
         stripped = string.strip()  # as many templates do
+        # First behind the last string: the same words may stand before it, too.
         tries = ((string, cursor), (stripped, cursor), (string, 0), (stripped, 0))
         found = ((part, text.find(part, since)) for part, since in tries if part)
         part, start = next(((part, start) for part, start in found if start >= 0), ("", 0))

@@ -26,6 +26,7 @@ class Delimited:
             CorpusError: the header cannot be read or lacks a column.
         """
         lines = _RecordLines(split_lines(file.blocks(), file.max_row_bytes), file.max_row_bytes)
+        # Not strict, it would guess what a quote in the wrong place means.
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         try:
             header = _next_fields(reader, lines)

@@ -227,6 +227,7 @@ def _cannot_list(error: OSError) -> NoReturn:
 
 def _require_inside(path: Path, limit: Path) -> None:
     try:
+        # A folder that was downloaded must not make us read other files of this machine.
         inside = path.resolve().is_relative_to(limit)
     except (OSError, RuntimeError):  # a link to itself
         inside = False

@@ -65,9 +65,12 @@ def parquet_columns(file: BinaryIO) -> list[ParquetColumn]:
         ValueError, LookupError, RecursionError, struct.error: the footer is damaged.
     """
     file.seek(-8, 2)
+    # The last 8 bytes are the length of the footer and the magic.
     (length,) = struct.unpack("<I4x", file.read(8))
     file.seek(-8 - length, 2)
     footer = _struct(BytesIO(file.read(length)))
+    # `row_groups` of the file, `columns` of each, `meta_data` of those. Below: 3 the path, 4 the
+    # codec, 7 the packed size, 9 the first page of data, 11 that of a dictionary.
     columns = [column[3] for group in footer[4] for column in group[1]]
     return [
         ParquetColumn(
@@ -99,6 +102,7 @@ def refuse_large_pages(file: BinaryIO, wanted: set[str], shown: str) -> None:
         while place < column.start + column.packed:
             file.seek(place)
             header = BytesIO(file.read(_HEADER_BYTES))
+            # 2 is the size unpacked, 3 packed.
             sizes = _struct(header)  # `PageHeader`
             # Arrow takes the last 32 bits of either, and has room for as much before it reads.
             if not (0 <= sizes[3] <= end - place and 0 <= sizes[2] < 1 << 31):
@@ -181,6 +185,7 @@ def _byte(stream: BytesIO) -> int:
 
 def _varint(stream: BytesIO) -> int:
     value = 0
+    # 64 bits take ten bytes of seven each: more is damaged.
     for shift in range(0, 70, 7):
         read = _byte(stream)
         value |= (read & 127) << shift
@@ -231,6 +236,8 @@ class _FlatTable:
 
     def compressed_buffers(self) -> list[tuple[int, int]]:
         """Offset and length of each buffer of a message's record batch, if they are compressed."""
+        # Of a message: 1 its kind, 2 what it holds, 3 the length of its body. Of a batch: 2 its
+        # buffers, 3 their compression.
         kind = self.content[self.field(1)] if self.field(1) else 0
         batch = self.table(2)
         if kind == 2 and batch is not None:  # a dictionary, with a batch of its values
@@ -241,5 +248,6 @@ class _FlatTable:
         if vector is None:
             return []
         (n,) = struct.unpack_from("<I", self.content, vector.place)
+        # A buffer begins with 8 bytes for its unpacked length: one that is no longer is empty.
         pairs = struct.iter_unpack("<qq", self.content[vector.place + 4 :][: 16 * n])
         return [(offset, length) for offset, length in pairs if length > 8]

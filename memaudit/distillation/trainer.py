@@ -207,11 +207,13 @@ def _arguments(options: TrainingOptions, work_dir: Path, n_examples: int) -> Tra
         bf16=options.bf16,
         use_cpu=_use_cpu(options),
         save_strategy="no" if options.save_every is None else "steps",
+        # Without checkpoints any number will do but 0.
         save_steps=options.save_every or 500,
         save_total_limit=2,  # the older one goes only once the newer one is marked
         logging_strategy="no",
         report_to=[],
         disable_tqdm=True,
+        # The examples are arrays, and have no columns.
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )

@@ -133,6 +133,7 @@ def carried_over(
     np.add.at(nats, own_of[1:], scores.logprobs.astype(np.float64))
     is_argmax = np.ones(n_own, dtype=np.bool_)
     np.logical_and.at(is_argmax, own_of[1:], scores.is_argmax)
+    # A piece without a prediction must not be the smallest.
     margin = np.full(n_own, scores.margin.max())
     np.minimum.at(margin, own_of[1:], scores.margin)
     starts = np.maximum(own_places[:-1, None], places[None, :-1])
@@ -140,7 +141,9 @@ def carried_over(
     share_of_own = shared / np.maximum(1, np.diff(own_places))[:, None]
     n_tokens = np.bincount(of_token[1:], minlength=len(places) - 1)  # the first is not predicted
     touches = shared > 0
+    # Several tokens that end in one piece share its nats evenly.
     found_nats = nats @ share_of_own / np.maximum(1, n_tokens)
+    # A piece that a token does not touch has no say in it.
     found_argmax = (is_argmax[:, None] | ~touches).all(axis=0)
     found_margin = np.where(touches, margin[:, None], np.inf).min(axis=0)
     return TokenScores(

@@ -63,6 +63,7 @@ def canary_windows(
         n_ids: one more than the largest token id.
         length: tokens of each, at least 2.
     """
+    # The same in every process, for their scores are compared.
     rng = np.random.default_rng(0)
     passage = np.asarray(encode([_PASSAGE])[0] or [0], dtype=np.int32)
     prose = np.resize(passage, length)

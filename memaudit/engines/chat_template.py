@@ -33,6 +33,7 @@ class TemplateProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # No variable of this process, such as a key, is for a template to see.
             env={},
         )
         self._ask(

@@ -204,6 +204,7 @@ def near_verbatim_logprobs(
             n_done += len(batch)
             if on_windows is not None:
                 on_windows(n_done)
+    # Rounding may add up to a little more than 1.
     return np.minimum(found, 0.0)
 
 
@@ -235,6 +236,7 @@ def _near_mass(
     rows_WBD = np.broadcast_to(np.arange(suffix_len + 1), (n_windows, width, suffix_len + 1))
     for place in range(suffix_len - 1):
         near_WBV = _near_logprobs(logits_WBV, rows_WBD, suffixes_WS, place, n_edits)
+        # Sums are kept in float64. To choose the likeliest texts float32 is enough.
         scores_WBV = total_WB.float()[..., None] + near_WBV
         # The true suffix always stays, as text 0.
         scores_WBV[:, 0].scatter_(1, true_WS[:, place, None], torch.inf)
@@ -305,6 +307,7 @@ def _check_inputs(
 
 def _batches(lengths: Sequence[Hashable], batch_size: int) -> Iterator[list[int]]:
     """Yield indices of inputs of one length."""
+    # Without padding no text depends on those beside it.
     by_length: dict[Hashable, list[int]] = {}
     for index, length in enumerate(lengths):
         by_length.setdefault(length, []).append(index)

@@ -126,6 +126,7 @@ def find_adapter(folder: Path) -> Adapter | None:
             f"{shown}: an adapter whose config does not name its base model",
             hint="write the base model's folder or hub id as base_model_name_or_path",
         )
+    # A base that is named by a path may have been saved beside its adapter.
     beside = folder / base
     is_here = not Path(base).exists() and beside.is_dir()
     revision = found.get("revision")
@@ -231,6 +232,7 @@ def download(
                 source,
                 revision=options.revision,
                 allow_patterns=[*patterns, *code],
+                # Subfolders, and these files, hold the same weights once more.
                 ignore_patterns=["*/*", "consolidated*"],
                 local_files_only=options.offline,
             )

@@ -423,6 +423,7 @@ def header_of(path: Path) -> tuple[int, dict[str, Any]]:
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
+    # Of two weights with one name each reader could take another.
     if len(found) < len(pairs):
         raise ValueError("a name is there twice")
     return found

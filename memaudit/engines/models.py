@@ -168,6 +168,7 @@ def _load_adapted(
     with quiet_libraries(), _as_model_error(source):
         if adapter.has_tokenizer:
             tokenizer = load_tokenizer(adapter.folder, _HERE, options.add_special_tokens)
+        # To merge changes the weights, and another adapter may need them as they are.
         model = adapter.merged_into(base.model if bases is None else copy.deepcopy(base.model))
     digest = adapter.digest_with(base.digest)
     return LoadedModel(source, model, tokenizer, digest, unused=base.unused)
@@ -201,6 +202,7 @@ def cuts_alike(
     Raises:
         ModelError: one cannot be loaded.
     """
+    # Where the files are equal, no tokenizer needs to be loaded.
     pairs = [(Path(source) / name, Path(other) / name) for name in _TOKENIZER_FILES]
     are_there = all(path.is_file() for pair in pairs for path in pair)
     if are_there and all(filecmp.cmp(*pair, shallow=False) for pair in pairs):
@@ -258,6 +260,7 @@ def check_same_vocabulary(teacher: LoadedModel, reference: LoadedModel) -> None:
     if found is None:
         rows = [_n_rows(teacher.model), _n_rows(reference.model)]
         n_ids = min(teacher.tokenizer.n_ids, reference.tokenizer.n_ids)
+        # Rows beyond the ids are padding, and models of one family are padded differently.
         if rows[0] != rows[1] and min(rows) < n_ids:
             found = f"{rows[0]} and {rows[1]} embedding rows for {n_ids} token ids"
     if found is not None:

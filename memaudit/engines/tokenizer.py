@@ -99,10 +99,13 @@ class Tokenizer:
             text: of any length.
             whole: whether it must be encoded as a whole, to know where its tokens stand.
         """
+        # A character has at most four bytes, and most texts need not be encoded to know that.
         if len(text) <= _AT_ONCE // 4 or len(text.encode()) <= _AT_ONCE:
             return True
         if whole or not self._cuts_at_spaces:
             return False
+        # A piece is doubled until it ends behind a space: it may have twice the characters of the
+        # longest word, of up to four bytes each.
         spaces = (place.start() for place in re.finditer(r"(?<=\S) (?=\S)", text))
         return all(b - a <= _AT_ONCE // 8 for a, b in pairwise(chain([0], spaces, [len(text)])))
 
@@ -148,6 +151,7 @@ class Tokenizer:
         n_tokens += 1  # a BOS token may be left out
         found: list[list[int]] = [[] for _ in texts]
         left = list(range(len(texts)))
+        # A guess: what turns out too short is tried again at twice the length.
         length = int(n_tokens * self._characters_per_token) + self._margin
         while left:
             # Not much more than what would be cut off is no reason to look for a place.
@@ -168,6 +172,7 @@ class Tokenizer:
         space = self._last_space(piece)
         ids: list[int] = encoding.ids[: self._token_behind(encoding, space) or 0]
         if ids:  # for the next texts: it changes what is tried, never what is found
+            # Half as much again as this text took: a second try costs more than some characters.
             self._characters_per_token = 0.9 * self._characters_per_token + 0.15 * space / len(ids)
         return ids
 
@@ -344,6 +349,7 @@ class Tokenizer:
             return bos if self._add_special_tokens == "yes" else None
         plain = self._tokenizer("a", add_special_tokens=False)["input_ids"]
         default = self._tokenizer("a")["input_ids"]
+        # One that stands there without special tokens, too, would be put in front twice.
         return bos if default[:1] == [bos] and plain[:1] != [bos] else None
 
     @cached_property

@@ -162,6 +162,7 @@ def _applied(
     rows = np.flatnonzero(np.isin(run.worst_windows, windows) & run.is_scored)
     rows = rows[np.argsort(groups[rows], kind="stable")]
     _, starts, counts = np.unique(groups[rows], return_index=True, return_counts=True)
+    # The place of a row in its group: those in front stay.
     goes = np.arange(len(rows)) - np.repeat(starts, counts) >= options.max_copies
     removed, kept = nothing.copy(), no_row.copy()
     removed[rows[goes]] = True

@@ -131,8 +131,10 @@ def known_rows(run: Run, baseline: Baseline, key: bytes) -> NDArray[np.bool_]:
     for window, count, *hashes in zip(
         windows.tolist(), row_counts.tolist(), first, second, strict=True
     ):
+        # What rounding has moved over a border of one grid the other still knows.
         n_known[window] = min(count, max(left[0][hashes[0]], left[1][hashes[1]]))
         for counts, digest in zip(left, hashes, strict=True):
+            # Of several windows with one hash no more are known than there were.
             counts[digest] -= n_known[window]
     known = np.zeros(run.n_rows, dtype=np.bool_)
     for row, window in enumerate(run.worst_windows.tolist()):

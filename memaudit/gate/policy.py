@@ -286,6 +286,7 @@ def _parse(section: Mapping[str, Any], where: str) -> GatePolicy:
 
 
 def _refuse_unknown(section: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    # A limit under a misspelt key would not be asked for, and the gate would pass.
     for key in section:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
@@ -314,6 +315,8 @@ def _require_digest(found: EffectivePolicy, pinned: str) -> None:
 
 
 def _require_no_weaker(pinned: GatePolicy, asked: GatePolicy) -> None:
+    # A flag can change a limit and not unset it, so where one is pinned there is a number to
+    # compare.
     weaker = [
         name
         for name in (*LIMITS, "max_bad_rows")

@@ -90,6 +90,7 @@ def run_date(run: Run) -> str | None:
 
 def policy_for(found: Judged, policy: GatePolicy, classifier_digest: str) -> GatePolicy:
     """Return a policy with the same limits that asks for what this run scored, and its corpus."""
+    # Rounded down: the run that the policy is made from must pass it.
     share = math.floor(100 * found.scored / max(1, found.rows)) / 100
     looked_at = None
     if found.looked_at is not None:

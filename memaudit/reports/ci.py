@@ -221,6 +221,7 @@ def _result(
         },
         "locations": [_physical(location)],
         "partialFingerprints": {"memauditRow/v1": str(finding.fingerprint)},
+        # SARIF ranks from 0 to 100.
         "rank": round(100 * finding.probability, 3),
     }
 

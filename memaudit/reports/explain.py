@@ -226,6 +226,7 @@ def _contributions(run: Run, window: int) -> tuple[float, tuple[Contribution, ..
     classifier, risks = run.manifest.classifier, run.risks
     slope = classifier.calibration.slope
     x = risks.X[window, [risks.feature_names.index(each) for each in classifier.features]]
+    # The log-odds are a sum over the features, so that each has a part of its own.
     added = slope * np.array(classifier.coefficients) * (x - classifier.means) / classifier.scales
     weighed = np.array(classifier.coefficients) != 0  # one without a weight only has a range
     each = map(
@@ -256,6 +257,7 @@ def _remedies(run: Run, window: int, occurrences: int, probability: float) -> li
         column = names.index("log_temperature")
         lowest, highest = classifier.feature_ranges[classifier.features.index("log_temperature")]
         for temperature in _TEMPERATURES:
+            # The range may end at a logarithm that was rounded.
             if temperature == 1.0 or not lowest <= math.log(temperature) <= highest + 1e-9:
                 continue
             x[column] = math.log(temperature)

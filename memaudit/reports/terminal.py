@@ -162,6 +162,7 @@ def _widths(columns: tuple[Column, ...], cells: list[list[Text]], width: int) ->
         elif column.breaks == "words":
             needed.append(longest)
         else:
+            # Ids and paths may be broken, but not into pieces that nobody can read.
             needed.append(min(wanted[-1], max(longest, width // 3)))
     room = width - _GAP * (len(columns) - 1)
     return _shared_out(wanted, needed, room)

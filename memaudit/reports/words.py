@@ -91,6 +91,7 @@ def expected(count: ExpectedCount) -> str:
 def generic(risks: Risks) -> str:
     """Return how many of the texts expected have wording that other rows have too, or nothing."""
     count, expected = risks.expected_generic_texts, risks.expected_texts.mean
+    # What rounds to no text is not worth a sentence.
     if count is None or expected < 0.5:
         return ""
     texts = f"the {approximately(expected)} different texts expected"
