@@ -14,7 +14,7 @@ from typing import NoReturn
 from memaudit.corpus.base import CorpusOptions
 from memaudit.corpus.byte_streams import OpenFile
 from memaudit.corpus.formats import FORMATS
-from memaudit.errors import CorpusError
+from memaudit.errors import CorpusError, UsageError
 from memaudit.files import read_small
 from memaudit.text import safe_text, shown_path
 
@@ -118,6 +118,36 @@ def _split_name(name: str) -> str | None:
         if any(word in others for word in words):
             return split
     return None
+
+
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class HubCorpus:
+    """A corpus on the hub."""
+
+    hub_id: str
+    """`org/name`."""
+
+    revision: str | None
+    """Branch, tag or commit; None is the main branch."""
+
+
+def hub_corpus(options: CorpusOptions) -> HubCorpus | None:
+    """Return the hub corpus that `org/name[@revision]` names, if no file or folder has that name.
+
+    Raises:
+        UsageError: two different revisions are asked for.
+    """
+    match = _HUB_ID.fullmatch(options.source)
+    if match is None or os.path.lexists(options.source) or has_known_ending(options.source):
+        return None
+    if match["revision"] and options.revision not in (None, match["revision"]):
+        raise UsageError(
+            f"two revisions, {match['revision']} and {options.revision}", hint="give one of the two"
+        )
+    return HubCorpus(match["id"], match["revision"] or options.revision)
 
 
 def without_ending(source: str) -> str:

@@ -1,14 +1,29 @@
-"""Rows from a corpus on the Hugging Face hub, read by `datasets`; code of a corpus never runs."""
+"""Rows from a corpus on the Hugging Face hub, read by `datasets`; code of a corpus never runs.
+
+Imported where such a corpus is read: `datasets` takes a second.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from memaudit.corpus.base import CorpusOptions, ProjectColumns, Record
-from memaudit.errors import CorpusError, MissingDependency, UsageError
+import datasets
+import pyarrow as pa
+from huggingface_hub.errors import HfHubHTTPError
 
-_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
+from memaudit.corpus.base import CorpusOptions, ProjectColumns, Record
+from memaudit.corpus.discovery import HubCorpus
+from memaudit.errors import CorpusError
+
+_ERRORS: tuple[type[Exception], ...] = (
+    HfHubHTTPError.__bases__[0],  # of whichever HTTP library the client is built on
+    datasets.exceptions.DatasetsError,
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    RuntimeError,
+)
+"""What `datasets` raises for a bad name, a bad connection or bad data."""
 
 CONFIGS_TO_CHOOSE: dict[str, tuple[str, ...]] = {
     "Salesforce/wikitext": (
@@ -29,48 +44,17 @@ CONFIGS_TO_CHOOSE: dict[str, tuple[str, ...]] = {
 """Well-known corpora that have no default configuration: said before anything is fetched."""
 
 
-@dataclass(frozen=True, slots=True)
-class HubCorpus:
-    """A corpus on the hub."""
-
-    hub_id: str
-    """`org/name`."""
-
-    revision: str | None
-    """Branch, tag or commit; None is the main branch."""
-
-
-def parse_hub_id(options: CorpusOptions) -> HubCorpus | None:
-    """Return the hub corpus that `org/name[@revision]` names; None if it has another form.
-
-    Raises:
-        UsageError: two different revisions are asked for.
-    """
-    match = _HUB_ID.fullmatch(options.source)
-    if match is None:
-        return None
-    if match["revision"] and options.revision not in (None, match["revision"]):
-        raise UsageError(
-            f"two revisions, {match['revision']} and {options.revision}", hint="give one of the two"
-        )
-    return HubCorpus(match["id"], match["revision"] or options.revision)
-
-
 def read_hub(
-    corpus: HubCorpus,
-    options: CorpusOptions,
-    project: ProjectColumns,
+    corpus: HubCorpus, options: CorpusOptions, project: ProjectColumns
 ) -> Iterator[Record]:
     """Yield the rows of a split.
 
     Raises:
         CorpusError: it cannot be reached, does not exist, or a configuration must be chosen.
-        MissingDependency: `datasets` is not installed.
     """
     if options.config is None and corpus.hub_id in CONFIGS_TO_CHOOSE:
         _ask_for_config(corpus.hub_id, CONFIGS_TO_CHOOSE[corpus.hub_id])
-    datasets, errors = _library()
-    dataset = _load(datasets, corpus, options, errors)
+    dataset = _load(corpus, options)
     if dataset.column_names is not None:
         wanted = project(dataset.column_names, corpus.hub_id)
         dataset = dataset.select_columns(list(wanted))
@@ -79,16 +63,14 @@ def read_hub(
         for values in dataset:
             number += 1
             yield Record(number, number, values, "row")
-    except errors as error:
+    except _ERRORS as error:
         raise CorpusError(
             f"{corpus.hub_id}: reading stopped after row {number:,}: {type(error).__name__}",
             hint="try again, or download it and give the files",
         ) from error
 
 
-def _load(
-    datasets: Any, corpus: HubCorpus, options: CorpusOptions, errors: tuple[type[Exception], ...]
-) -> Any:
+def _load(corpus: HubCorpus, options: CorpusOptions) -> Any:
     """Return a `datasets.Dataset` or `IterableDataset`."""
     try:
         return datasets.load_dataset(
@@ -110,17 +92,11 @@ def _load(
             f"{corpus.hub_id}: no such file or folder here, and the hub cannot be reached",
             hint="check the connection and HF_HUB_OFFLINE, or give a local copy",
         ) from error
-    except errors as error:
-        _explain(datasets, corpus, options, error, errors)
+    except _ERRORS as error:
+        _explain(corpus, options, error)
 
 
-def _explain(
-    datasets: Any,
-    corpus: HubCorpus,
-    options: CorpusOptions,
-    error: Exception,
-    errors: tuple[type[Exception], ...],
-) -> NoReturn:
+def _explain(corpus: HubCorpus, options: CorpusOptions, error: Exception) -> NoReturn:
     """Raise what to choose instead, if the hub says which configurations or splits there are."""
     split = options.split or "train"
     try:
@@ -130,7 +106,7 @@ def _explain(
         splits = datasets.get_dataset_split_names(
             corpus.hub_id, options.config, revision=corpus.revision
         )
-    except errors:
+    except _ERRORS:
         splits = []
     if splits and re.split(r"[\[+]", split)[0] not in splits:
         raise CorpusError(
@@ -153,16 +129,3 @@ def _ask_for_config(hub_id: str, configs: Sequence[str], given: str | None = Non
         f"{hub_id}: no configuration {given}" if given else f"{hub_id}: has several configurations",
         hint=f"choose with --config-name one of: {', '.join(configs)}",
     )
-
-
-def _library() -> tuple[Any, tuple[type[Exception], ...]]:
-    """Return `datasets`, and what it raises for a bad name, a bad connection or bad data."""
-    try:
-        import datasets
-        import pyarrow as pa
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
-        raise MissingDependency("datasets", needed_for="reading from the hub") from error
-    http_error = HfHubHTTPError.__bases__[0]  # of whichever HTTP library the client is built on
-    found = (http_error, datasets.exceptions.DatasetsError, pa.ArrowException)
-    return datasets, (*found, OSError, ValueError, RuntimeError)

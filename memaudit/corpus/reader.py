@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,13 +24,18 @@ from memaudit.corpus.base import (
     record_of,
 )
 from memaudit.corpus.byte_streams import read_blocks
-from memaudit.corpus.discovery import SourceFile, find_files, has_known_ending, open_regular
+from memaudit.corpus.discovery import (
+    HubCorpus,
+    SourceFile,
+    find_files,
+    hub_corpus,
+    open_regular,
+)
 from memaudit.corpus.formats import FORMATS
-from memaudit.corpus.hub import HubCorpus, parse_hub_id, read_hub
 from memaudit.corpus.json_lines import read_json_lines
 from memaudit.corpus.layouts import Content, kind_of
 from memaudit.corpus.shapes import ColumnChooser, read_content, read_id, render_content
-from memaudit.errors import CorpusError, UsageError
+from memaudit.errors import CorpusError, MissingDependency, UsageError
 from memaudit.files import forbid_core_dumps
 from memaudit.text import safe_text, shown_path
 
@@ -86,9 +90,8 @@ def read_corpus(
         blocks = read_blocks(stdin, "stdin", None, options)
         items = read_json_lines(blocks, options.max_row_bytes)
         rows = (_Row("stdin", "stdin", item) for item in items)
-    elif (corpus := _hub_corpus(options)) is not None:
-        read = read_hub(corpus, options, chooser.project)
-        rows = (_Row(corpus.hub_id, corpus.hub_id, item) for item in read)
+    elif (corpus := hub_corpus(options)) is not None:
+        rows = _hub_rows(corpus, options, chooser)
     elif options.config is not None or options.revision is not None:
         raise UsageError(
             "a configuration and a revision are for corpora on the hub, got files",
@@ -112,7 +115,7 @@ def corpus_stamp(options: CorpusOptions) -> str | None:
     """
     if options.rows is not None or options.source == "-" or options.captured:
         return None
-    corpus = _hub_corpus(options)
+    corpus = hub_corpus(options)
     if corpus is not None:
         return corpus.revision if re.fullmatch("[0-9a-f]{40}", corpus.revision or "") else None
     files = find_files(options.source, options.split)
@@ -200,11 +203,13 @@ def _rendered(
     return render_content(content, render_messages, options.max_row_bytes)
 
 
-def _hub_corpus(options: CorpusOptions) -> HubCorpus | None:
-    """Return the hub corpus that is meant, if no file or folder has that name."""
-    if os.path.lexists(options.source) or has_known_ending(options.source):
-        return None
-    return parse_hub_id(options)
+def _hub_rows(corpus: HubCorpus, options: CorpusOptions, chooser: ColumnChooser) -> Iterator[_Row]:
+    try:
+        from memaudit.corpus.hub import read_hub
+    except ImportError as error:
+        raise MissingDependency("datasets", needed_for="reading from the hub") from error
+    for item in read_hub(corpus, options, chooser.project):
+        yield _Row(corpus.hub_id, corpus.hub_id, item)
 
 
 def _rows_in_memory(options: CorpusOptions, chooser: ColumnChooser) -> Iterator[_Row]:
