@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -153,12 +153,49 @@ class RiskClassifier(
     """Data, recipe, seeds, command and versions, for people."""
 
     def __post_init__(self) -> None:
-        _check_features(self)
-        _check_numbers(self)
+        self._check_features()
+        self._check_numbers()
+
+    def _check_features(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError("expected a name of at most 100 letters, digits and ._+-")
+        if self.feature_set not in FEATURE_SETS:
+            raise ValueError(f"unknown feature set, expected one of {', '.join(FEATURE_SETS)}")
+        used = set(self.features)
+        in_order = [name for name in KNOWN_FEATURES[self.feature_set] if name in used]
+        if not used or in_order != list(self.features):
+            raise ValueError(
+                f"expected features of the set {self.feature_set}, each once, in its order"
+            )
+
+    def _check_numbers(self) -> None:
+        n_features = len(self.features)
+        for field in ("means", "scales", "coefficients", "feature_ranges"):
+            length = len(getattr(self, field))
+            if length != n_features:
+                raise ValueError(f"expected {n_features} {field}, got {length}")
+        numbers = np.concatenate(
+            [
+                [self.intercept, self.calibration.slope, self.calibration.intercept],
+                *(self.means, self.scales, self.coefficients),
+                np.ravel(self.feature_ranges),
+            ]
+        )
+        if not (np.abs(numbers) <= _MAX_NUMBER).all():
+            raise ValueError(f"expected finite numbers up to {_MAX_NUMBER:g}")
+        if min(self.scales) < 1 / _MAX_NUMBER or self.calibration.slope <= 0:
+            raise ValueError("expected scales and a calibration slope above 0")
+        if any(low > high for low, high in self.feature_ranges):
+            raise ValueError("expected feature ranges with low <= high")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"expected a threshold between 0 and 1, got {self.threshold:g}")
+        if not 0 <= self.count_log_sd <= 20:
+            raise ValueError(f"expected count_log_sd in [0, 20], got {self.count_log_sd:g}")
 
     @property
     def digest(self) -> str:
         """Hexadecimal SHA-256 of the classifier as canonical JSON."""
+        # Sorted: the digest outlives another order of the fields in this file.
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
     def predict_logit(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -206,11 +243,15 @@ class RiskClassifier(
         Returns:
             shares in [0, 1]; 0 for no rows.
         """
+        rates = self.is_outside(X).sum(axis=0) / max(1, len(X))
+        return {name: float(rate) for name, rate in zip(self.features, rates, strict=True)}
+
+    def is_outside(self, X: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return (n, n_features) whether a value of raw features is beyond its range in training."""
         X = self._checked(X)
         lowest, highest = np.array(self.feature_ranges).T
-        n_outside = ((lowest > X) | (highest < X)).sum(axis=0)
-        rates = n_outside / max(1, len(X))
-        return {name: float(rate) for name, rate in zip(self.features, rates, strict=True)}
+        outside: NDArray[np.bool_] = (lowest > X) | (highest < X)
+        return outside
 
     def _checked(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
         if X.ndim != 2 or X.shape[1] != len(self.features):
@@ -242,46 +283,9 @@ class _Header(msgspec.Struct):
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return 1 / (1 + exp(-logits)), without overflow at either end."""
+    # Of a number up to 0 alone: exp(800) would be infinite, and the quotient no number.
     decayed = np.exp(-np.abs(logits))
     return np.where(logits >= 0, 1.0, decayed) / (1.0 + decayed)
-
-
-def _check_features(classifier: RiskClassifier) -> None:
-    if not _NAME.fullmatch(classifier.name):
-        raise ValueError("expected a name of at most 100 letters, digits and ._+-")
-    if classifier.feature_set not in FEATURE_SETS:
-        raise ValueError(f"unknown feature set, expected one of {', '.join(FEATURE_SETS)}")
-    used = set(classifier.features)
-    in_order = [name for name in KNOWN_FEATURES[classifier.feature_set] if name in used]
-    if not used or in_order != list(classifier.features):
-        raise ValueError(
-            f"expected features of the set {classifier.feature_set}, each once, in its order"
-        )
-
-
-def _check_numbers(classifier: RiskClassifier) -> None:
-    n_features = len(classifier.features)
-    for field in ("means", "scales", "coefficients", "feature_ranges"):
-        length = len(getattr(classifier, field))
-        if length != n_features:
-            raise ValueError(f"expected {n_features} {field}, got {length}")
-    numbers = np.concatenate(
-        [
-            [classifier.intercept, classifier.calibration.slope, classifier.calibration.intercept],
-            *(classifier.means, classifier.scales, classifier.coefficients),
-            np.ravel(classifier.feature_ranges),
-        ]
-    )
-    if not (np.abs(numbers) <= _MAX_NUMBER).all():
-        raise ValueError(f"expected finite numbers up to {_MAX_NUMBER:g}")
-    if min(classifier.scales) < 1 / _MAX_NUMBER or classifier.calibration.slope <= 0:
-        raise ValueError("expected scales and a calibration slope above 0")
-    if any(low > high for low, high in classifier.feature_ranges):
-        raise ValueError("expected feature ranges with low <= high")
-    if not 0 < classifier.threshold < 1:
-        raise ValueError(f"expected a threshold between 0 and 1, got {classifier.threshold:g}")
-    if not 0 <= classifier.count_log_sd <= 20:
-        raise ValueError(f"expected count_log_sd in [0, 20], got {classifier.count_log_sd:g}")
 
 
 def load_classifier(path: Path) -> RiskClassifier:
@@ -292,6 +296,7 @@ def load_classifier(path: Path) -> RiskClassifier:
     """
     where = safe_text(str(path))
     content = _read_limited(path, where)
+    # How pickles begin, and the archives of torch and skops.
     if content.startswith((b"\x80", b"PK")):
         raise ClassifierError(
             f"{where}: expected a JSON classifier, got a pickle or an archive",
@@ -361,6 +366,7 @@ def save_classifier(classifier: RiskClassifier, path: Path) -> None:
 def shipped_classifiers_dir() -> Path:
     """Return the folder of the classifiers that come with memaudit."""
     package = Path(__file__).parent
+    # A wheel has the models inside the package, a checkout has them beside it.
     inside_wheel = package / "models"
     return inside_wheel if inside_wheel.is_dir() else package.parent / "models"
 
@@ -391,6 +397,7 @@ def find_classifier(
     """
     name = shipped_name(feature_set, objective) if name_or_path is None else name_or_path
     choices = sorted(file.parent.name for file in shipped_classifiers_dir().glob(f"*/{FILE_NAME}"))
+    # A shipped name comes before a path: a folder called "teacher" must not change what it means.
     if name in choices:
         path = shipped_classifiers_dir() / name
     elif name_or_path is not None and os.path.lexists(name):
@@ -445,18 +452,18 @@ def check_features(classifier: RiskClassifier, features: Sequence[str], engine: 
 
 
 def zlib_record() -> ZlibRecord:
-    """Return which zlib this interpreter has, told by what it does to 64 fixed texts."""
-    lengths = [len(zlib.compress(text, level=6)) for text in _golden_texts()]
-    digest = hashlib.sha256(",".join(map(str, lengths)).encode()).hexdigest()
-    return ZlibRecord(version=zlib.ZLIB_RUNTIME_VERSION, golden_sha256=digest)
+    """Return which zlib this interpreter has, told by what it does to 64 fixed texts.
 
-
-def _golden_texts() -> Iterator[bytes]:
-    """Yield 64 texts of 20 to 5,000 bytes with the redundancy of prose."""
+    They have 20 to 5,000 bytes and the redundancy of prose.
+    """
     words = b"the of and to in a is that for it as was with be by on not he his but at are".split()
+    lengths = []
     for i in range(64):
         stream = hashlib.shake_256(bytes([i])).digest(6 + 20 * i)
-        yield b" ".join(words[byte % len(words)] + b"%d" % (byte % 7) for byte in stream)
+        text = b" ".join(words[byte % len(words)] + b"%d" % (byte % 7) for byte in stream)
+        lengths.append(len(zlib.compress(text, level=6)))
+    digest = hashlib.sha256(",".join(map(str, lengths)).encode()).hexdigest()
+    return ZlibRecord(version=zlib.ZLIB_RUNTIME_VERSION, golden_sha256=digest)
 
 
 def check_zlib(classifier: RiskClassifier) -> None:

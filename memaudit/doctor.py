@@ -133,25 +133,21 @@ def examine(listened: Collection[str]) -> Examination:
     listened = {*listened, API_KEY}
     ours = sorted(name for name in os.environ if name.startswith(("MEMAUDIT_", "_MEMAUDIT_")))
     heeded = [name for name in (*ours, *_ALSO_HEEDED) if name in (*listened, *_ALSO_HEEDED)]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Examination(
-        facts=_facts(),
+        facts={
+            "memaudit": _version("memaudit-distill"),
+            "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+            "packages": ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
+            "cores": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",
+            "memory": f"{memory / 1e9:.1f} GB",
+            "device": _device(),
+            "engine": _engine(),
+        },
         checks=(*_engine_checks(), _zlib_check(), _disk_check()),
         variables=tuple(name for name in heeded if name in os.environ),
         ignored=tuple(name for name in ours if name not in listened),
     )
-
-
-def _facts() -> dict[str, str]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "memaudit": _version("memaudit-distill"),
-        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        "packages": ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
-        "cores": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",
-        "memory": f"{memory / 1e9:.1f} GB",
-        "device": _device(),
-        "engine": _engine(),
-    }
 
 
 def _version(package: str) -> str:

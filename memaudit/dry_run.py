@@ -114,14 +114,19 @@ def plan_audit(  # audit_corpus, and when it began
         if chunks.epochs is not None:
             count_exposure(chunks, range(chunks.n_chunks), windows, read.tokens, progress)
         reading_seconds, _ = _since(reading)
-        kept = windows_to_score(chunks, windows, tokenizer)
-        plan = _counted(read.cuts, chunks, options, len(kept), models)
+        kept, n_out_of_reach = windows_to_score(chunks, windows, tokenizer), 0
+        if request.prefilter is None:
+            bound = replace(chunks, prefilter=make_prefilter(request.classifier, 1.0))
+            n_out_of_reach = len(windows) - len(windows_to_score(bound, windows, tokenizer))
         plan = replace(
-            plan, out_of_reach_windows=_out_of_reach(request, chunks, windows, tokenizer)
+            _counted(read.cuts, chunks, options, len(kept), models),
+            out_of_reach_windows=n_out_of_reach,
+            extra_tokens=int(tokenizer.bos_token_id is not None),
+            reading_seconds=reading_seconds,
         )
-        has_bos = tokenizer.bos_token_id is not None
-        plan = replace(plan, extra_tokens=int(has_bos), reading_seconds=reading_seconds)
-        if len(kept) == 0 or not _enough_memory(plan):
+        available = _bytes_in("/proc/meminfo", "MemAvailable")  # None where it is not said
+        fits = plan.device != "cpu" or available is None or plan.model_memory("cpu") <= available
+        if len(kept) == 0 or not fits:
             return plan
         return replace(plan, sample=_run_sample(sources, chunks, windows, kept, started))
 
@@ -141,15 +146,6 @@ def _chunk_plan(request: AuditRequest, n_windows: int) -> ChunkPlan:
         prefilter=request.prefilter,
         epochs=options.epochs if asks_exposure(request) else None,
     )
-
-
-def _out_of_reach(
-    request: AuditRequest, chunks: ChunkPlan, windows: DistinctWindows, tokenizer: "Tokenizer"
-) -> int:
-    if request.prefilter is not None:
-        return 0
-    bound = replace(chunks, prefilter=make_prefilter(request.classifier, 1.0))
-    return len(windows) - len(windows_to_score(bound, windows, tokenizer))
 
 
 def _on_gpu(options: AuditOptions) -> bool:
@@ -181,12 +177,6 @@ def _counted(
     )
 
 
-def _enough_memory(plan: AuditPlan) -> bool:
-    """Whether this machine has the memory to load the models; True where it does not say."""
-    available = _bytes_in("/proc/meminfo", "MemAvailable")
-    return plan.device != "cpu" or available is None or plan.model_memory("cpu") <= available
-
-
 def _run_sample(
     sources: ModelSources,
     chunks: ChunkPlan,
@@ -205,6 +195,7 @@ def _run_sample(
 
     def score(n: int) -> tuple[float, float]:
         """Return how long a chunk of windows takes, its features and its file included."""
+        # From all over the corpus: its files may differ in how long their windows are.
         chosen = kept[np.linspace(0, len(kept) - 1, n).astype(np.int64)]
         token_ids = np.stack([windows.window(int(index)) for index in chosen])
         counted = None if windows.exposure is None else windows.exposure[chosen]

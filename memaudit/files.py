@@ -31,6 +31,7 @@ TableFormat = Literal["parquet", "jsonl", "csv"]
 TABLE_FORMATS: tuple[TableFormat, ...] = get_args(TableFormat)
 
 _PR_SET_DUMPABLE = 4
+# Never a file or a link that somebody else has put there: it may lead to another file.
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SECONDS_FOR_A_READER = 5.0
 _OWN_DESCRIPTOR = re.compile(r"/proc/(\d+)/fd/(\d+)")
@@ -84,6 +85,7 @@ def written_file(path: Path, *, clear: bool = True) -> Iterator[BinaryIO]:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             with os.fdopen(os.open(temporary, _NEW, 0o600), "w+b") as stream:
+                # Held while it is written: `remove_abandoned` takes only what nobody holds.
                 with suppress(OSError):  # a file system without locks
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield stream
@@ -143,6 +145,7 @@ def read_small(path: Path, max_bytes: int) -> bytes:
         OSError: it is not there, is no regular file, has more bytes, or cannot be read.
     """
     with open_regular(path) as stream:
+        # One byte too many tells that there are more.
         content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"more than {max_bytes:,} bytes", str(path))

@@ -223,6 +223,8 @@ def labels_digest(table: pa.Table) -> str:
     """Return sha256 over rows and labels, whatever predictions stand beside them."""
     digest = hashlib.sha256()
     for name in (*ROW_COLUMNS, "set", "example"):
+        # Of the values, not of the bytes: each version of pyarrow writes the same table
+        # differently.
         digest.update(repr((name, table[name].to_pylist())).encode())
     return digest.hexdigest()
 
@@ -325,6 +327,7 @@ def _require_same_settings(result: VerificationResult, run: Run, where: str) -> 
     if inputs.role == "student" and "distilled" not in settings:
         expected["student_digest"] = inputs.reference_digest
     found = [name for name, value in expected.items() if settings.get(name) != value]
+    # Settings name the windows, turns and shortest suffix only where they decide anything.
     if inputs.windows != settings.get("windows", "first"):
         found.append("windows")
     answers = None if inputs.windows == "first" else inputs.answers

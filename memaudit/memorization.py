@@ -38,6 +38,7 @@ def suffix_logprob(scores: TokenScores, prefix_len: int) -> float:
     Returns:
         at most 0.
     """
+    # Rounding may leave a log-probability just above 0, that is a probability above 1.
     return min(0.0, float(suffix(scores.logprobs, prefix_len).sum(dtype=np.float64)))
 
 

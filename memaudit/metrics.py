@@ -51,6 +51,7 @@ def roc_auc(extracted: NDArray[np.bool_], probabilities: NDArray[np.float64]) ->
     if n_pairs == 0:
         return None
     _, inverse, counts = np.unique(probabilities, return_inverse=True, return_counts=True)
+    # The ranks of the positives tell how many pairs they win (Mann & Whitney 1947); ties share one.
     average_ranks = np.cumsum(counts) - (counts - 1) / 2
     rank_sum = float(average_ranks[inverse][extracted].sum())
     return (rank_sum - n_positives * (n_positives + 1) / 2) / n_pairs
@@ -67,6 +68,7 @@ def pr_auc(extracted: NDArray[np.bool_], probabilities: NDArray[np.float64]) -> 
     n_positives = int(extracted.sum())
     if n_positives == 0:
         return None
+    # One threshold for each different score: equal ones are flagged together.
     levels, inverse = np.unique(-probabilities, return_inverse=True)
     n_flagged = np.cumsum(np.bincount(inverse, minlength=len(levels)))
     gained = np.bincount(inverse[extracted], minlength=len(levels))
@@ -150,6 +152,7 @@ def clopper_pearson(n_hits: int, n_trials: int, confidence: float = 0.95) -> Int
         raise ValueError(f"expected 0 <= n_hits <= n_trials, got {n_hits} of {n_trials}")
     tail = (1 - confidence) / 2
     n_misses = n_trials - n_hits
+    # Without a hit, or without a miss, that end is exact: there is no quantile of a or b = 0.
     low = _beta_quantile(tail, n_hits, n_misses + 1) if n_hits else 0.0
     high = 1.0 - _beta_quantile(tail, n_misses, n_hits + 1) if n_misses else 1.0
     return Interval(low, high)
@@ -161,6 +164,7 @@ def _beta_quantile(probability: float, a: int, b: int) -> float:
     Not scipy's: a gate needs intervals, and is installed without scipy.
     """
     low, high = 0.0, 1.0
+    # It ends at the latest where no float lies between the two ends.
     while low < (middle := (low + high) / 2) < high and high - low > 1e-15 * high:
         if _beta_cdf(middle, a, b) < probability:
             low = middle

@@ -168,9 +168,8 @@ class Prefilter(msgspec.Struct, frozen=True, kw_only=True):
             return could_be_flagged
         X = _columns(self.estimator, known)
         likely = self.estimator.predict_proba(X) >= self.cutoff
-        lowest, highest = np.array(self.estimator.feature_ranges).T
         # The calibration says nothing about windows unlike those the screen has seen.
-        unfamiliar = ((lowest > X) | (highest < X)).any(axis=1)
+        unfamiliar = self.estimator.is_outside(X).any(axis=1)
         kept: NDArray[np.bool_] = could_be_flagged & (likely | unfamiliar)
         return kept
 

@@ -358,6 +358,8 @@ def _read_file(path: Path, shown: str) -> dict[str, Any]:
         ) from error
     try:
         is_json = path.suffix == ".json"
+        # The safe loader: YAML can name Python objects to be made, and the file may come
+        # from anywhere.
         found = json.loads(content) if is_json else yaml.safe_load(content)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(

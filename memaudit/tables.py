@@ -31,6 +31,7 @@ LABEL_COLUMNS = ("extracted_by_student", "extracted_by_teacher", "extracted_by_b
 _TEXT_COLUMNS = ("id", "address", "outcome")
 _NUMBER_COLUMNS = ("row", *LABEL_COLUMNS, "probability", "flagged", *ALL_FEATURES)
 _COLUMNS = {*_TEXT_COLUMNS, *_NUMBER_COLUMNS}
+# csv has no types: booleans and what is missing are words there.
 _WORDS = {"true": 1.0, "false": 0.0, "": math.nan}
 
 
@@ -93,6 +94,8 @@ def read_table(path: Path) -> Table:
             raise CorpusError(f"{shown}:{record.place}: {record.reason}", hint="write it again")
         if n_rows == 0:
             texts = {name: [] for name in _TEXT_COLUMNS if name in record.values}
+            # Eight bytes a number: a list would take four times as many for a table
+            # of millions of rows.
             numbers = {name: array("d") for name in _NUMBER_COLUMNS if name in record.values}
         try:
             _append(record, texts, numbers)

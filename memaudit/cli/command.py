@@ -358,29 +358,32 @@ def option(
     return click.option(*names, cls=Option, heading=heading, help=help, type=kind, **settings)
 
 
-def bundle(name: str, build: Callable[..., object], *options: Decorator) -> Decorator:
+def bundle(*options: Decorator) -> Callable[[Callable[..., object]], Decorator]:
     """Declare options that a command is handed as one value.
 
+    Below it stands the function that makes that value of the options' own. The command has a
+    parameter of its name, and it is called before the command is.
+
     Args:
-        name: the command's parameter.
-        build: makes the value of the options' own; called before the command is.
         options: what `option` has returned.
     """
+    return lambda build: functools.partial(_with_bundle, build, options)
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def with_bundle(**values: Any) -> Any:
-            own = {key: values.pop(key) for key in keys}
-            return command(**{name: build(**own)}, **values)
 
-        before = len(getattr(with_bundle, "__click_params__", []))
-        # Decorators apply from the bottom up, and so do these: help shows them as they are listed.
-        for declare in reversed(options):
-            declare(with_bundle)
-        keys = [param.name for param in with_bundle.__click_params__[before:]]  # type: ignore[attr-defined]
-        return with_bundle
+def _with_bundle(
+    build: Callable[..., object], options: Sequence[Decorator], command: Callable[..., Any]
+) -> Callable[..., Any]:
+    @functools.wraps(command)
+    def with_bundle(**values: Any) -> Any:
+        own = {key: values.pop(key) for key in keys}
+        return command(**{build.__name__: build(**own)}, **values)
 
-    return decorate
+    before = len(getattr(with_bundle, "__click_params__", []))
+    # Decorators apply from the bottom up, and so do these: help shows them as they are listed.
+    for declare in reversed(options):
+        declare(with_bundle)
+    keys = [param.name for param in with_bundle.__click_params__[before:]]  # type: ignore[attr-defined]
+    return with_bundle
 
 
 def _check_utf8(value: object, param: click.Parameter, ctx: click.Context) -> None:

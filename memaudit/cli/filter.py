@@ -22,9 +22,7 @@ from memaudit.errors import UsageError
 _SIMILARITY = 0.8
 
 
-_chosen = bundle(
-    "chosen",
-    dict,
+@bundle(
     limits_option(
         "--max-probability",
         "Rows with a higher probability are too risky. Default: the flagged rows.",
@@ -60,6 +58,9 @@ _chosen = bundle(
         metavar="SIMILARITY",
     ),
 )
+def chosen(**values: Any) -> dict[str, Any]:
+    """Return the fields of `FilterOptions`; made once the screen says what is done."""
+    return values
 
 
 @click.command("filter", cls=Command)
@@ -77,7 +78,7 @@ _chosen = bundle(
     metavar="FILE",
 )
 @output_option("--force", "Replace FILE if it is there.", is_flag=True)
-@_chosen
+@chosen
 @models_option(
     "--teacher",
     "Its tokenizer counts tokens, and renders messages if the corpus has them.",

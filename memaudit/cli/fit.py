@@ -22,9 +22,7 @@ from memaudit.errors import UsageError
 _FEATURE_SETS = ("teacher", "teacher+student", "teacher+baseline")
 
 
-_wanted = bundle(
-    "wanted",
-    dict,
+@bundle(
     training_option(
         "--feature-set",
         "Whose scores to fit on. Default: all that the scores have columns of.",
@@ -49,6 +47,9 @@ _wanted = bundle(
     training_option("--seed", "Seed of that split.", COUNT, 0),
     output_option("--export", "Also write an equal scikit-learn pipeline.", ("joblib", "skops")),
 )
+def wanted(**values: Any) -> dict[str, Any]:
+    """Return the fields of `FitOptions`."""
+    return values
 
 
 @click.command(cls=Command)
@@ -80,7 +81,7 @@ _wanted = bundle(
     metavar="DIR",
     required=True,
 )
-@_wanted
+@wanted
 @options.shown
 def fit(
     *,

@@ -39,26 +39,7 @@ Render = Callable[[str], str]
 _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
 
 
-def _policy(policy: Path | None, policy_digest: str | None, **limits: Any) -> "EffectivePolicy":
-    # A variable that was never set arrives as an empty text. Click drops empty variables itself.
-    from memaudit.gate.policy import effective_policy
-
-    prefix = f"{click.get_current_context().auto_envvar_prefix}_"
-    empty = [name for name, value in os.environ.items() if name.startswith(prefix) and not value]
-    if policy_digest == "" or empty:
-        what = empty[0] if empty else "the digest of the policy"
-        raise UsageError(
-            f"{safe_text(what)} is empty, so it would ask for nothing",
-            hint="give it a value, or leave it out",
-        )
-    return effective_policy(policy, limits, pinned_digest=policy_digest)
-
-
-_limits = bundle(
-    "limits",
-    partial(
-        partial, _policy
-    ),  # read once the screen says so: what reads it takes a second to import
+@bundle(
     limits_option(
         "--policy",
         "TOML with a section [gate] or [tool.memaudit.gate]. Default: memaudit.toml, else pyproject.toml.",
@@ -103,20 +84,12 @@ _limits = bundle(
         default=None,
     ),
 )
+def limits(**values: Any) -> dict[str, Any]:
+    """Return them as given; the policy is read once the screen says so."""
+    return values
 
 
-def _again(rescore: int | None, teacher: str | None, reference: str | None) -> Rescoring | None:
-    if rescore is None:
-        return None
-    if teacher is None:
-        raise UsageError("--rescore needs the teacher", hint="name it with --teacher")
-    options.prepare_libraries(offline=False)
-    return Rescoring(rescore, teacher, reference)
-
-
-_rescoring = bundle(
-    "rescoring",
-    _again,
+@bundle(
     input_option(
         "--rescore",
         "Score N random windows again and compare; needs --data and --teacher.",
@@ -130,6 +103,14 @@ _rescoring = bundle(
         "--reference", "With --rescore: the run's student or baseline, if any.", metavar="MODEL"
     ),
 )
+def rescoring(rescore: int | None, teacher: str | None, reference: str | None) -> Rescoring | None:
+    """Return what is scored again, if anything is."""
+    if rescore is None:
+        return None
+    if teacher is None:
+        raise UsageError("--rescore needs the teacher", hint="name it with --teacher")
+    options.prepare_libraries(offline=False)
+    return Rescoring(rescore, teacher, reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +136,7 @@ class Outputs:
             stream.write(content.encode())
 
 
-_outputs = bundle(
-    "outputs",
-    Outputs,
+@bundle(
     input_option(
         "--key-file",
         f"Key of the hashes in a baseline file and in SARIF; made if missing. Default: {_KEY_FILE}, "
@@ -192,11 +171,14 @@ _outputs = bundle(
         metavar="DIR",
     ),
 )
+def outputs(**values: Any) -> Outputs:
+    """Return what is written."""
+    return Outputs(**values)
 
 
 @click.command(cls=Command)
 @input_option("--run", "What predict wrote.", PATH, name="run_folder", required=True, metavar="DIR")
-@_limits
+@limits
 @input_option("--verification", "What verify wrote, for the same corpus.", PATH, metavar="DIR")
 @corpus_option("--data", "The corpus: read again, and refused if it has changed.", metavar="CORPUS")
 @input_option(
@@ -212,13 +194,13 @@ _outputs = bundle(
     multiple=True,
     metavar="KEY",
 )
-@_rescoring
-@_outputs
+@rescoring
+@outputs
 @options.shown
 def gate(  # noqa: PLR0913  one for each kind of evidence
     *,
     run_folder: Path,
-    limits: "Callable[[], EffectivePolicy]",
+    limits: dict[str, Any],
     verification: Path | None,
     data: str | None,
     baseline: Path | None,
@@ -240,7 +222,7 @@ def gate(  # noqa: PLR0913  one for each kind of evidence
         from memaudit.runs.run import read_run
         from memaudit.runs.signature import read_public_keys
 
-        held_to, key = limits(), _key(baseline, outputs)
+        held_to, key = _policy(**limits), _key(baseline, outputs)
         keys = tuple(chain.from_iterable(map(read_public_keys, verify_keys)))
         inputs = check.GateInputs(verification, data, baseline, key, rescoring, keys)
         run = read_run(run_folder)
@@ -258,6 +240,21 @@ def gate(  # noqa: PLR0913  one for each kind of evidence
     if outputs.github_files is not None:
         _tell_action(result, outputs, rendered)
     return result.exit_code
+
+
+def _policy(policy: Path | None, policy_digest: str | None, **limits: Any) -> "EffectivePolicy":
+    # A variable that was never set arrives as an empty text. Click drops empty variables itself.
+    from memaudit.gate.policy import effective_policy
+
+    prefix = f"{click.get_current_context().auto_envvar_prefix}_"
+    empty = [name for name, value in os.environ.items() if name.startswith(prefix) and not value]
+    if policy_digest == "" or empty:
+        what = empty[0] if empty else "the digest of the policy"
+        raise UsageError(
+            f"{safe_text(what)} is empty, so it would ask for nothing",
+            hint="give it a value, or leave it out",
+        )
+    return effective_policy(policy, limits, pinned_digest=policy_digest)
 
 
 def _variables(outputs: Outputs) -> tuple[str, ...]:

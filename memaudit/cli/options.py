@@ -168,19 +168,10 @@ row_format = corpus_option(
 )
 
 
-def _corpus(
-    data: str, formats: tuple[str, ...], on_bad_row: Literal["error", "skip"], **how: Any
-) -> Corpus:
-    how["config"] = how.pop("config_name")
-    shape, _ = split_formats(formats)
-    return Corpus(CorpusOptions(data, shape=shape, **how), on_bad_row)  # type: ignore[arg-type]  # click has checked it
-
-
 def corpus(*more: Decorator) -> Decorator:
     """Declare how a corpus is read: `corpus: Corpus`; `more` are options of one command alone."""
-    return bundle(
-        "corpus",
-        _corpus,
+
+    @bundle(
         data,
         row_format,
         corpus_option(
@@ -227,6 +218,14 @@ def corpus(*more: Decorator) -> Decorator:
             "error",
         ),
     )
+    def corpus(
+        data: str, formats: tuple[str, ...], on_bad_row: Literal["error", "skip"], **how: Any
+    ) -> Corpus:
+        how["config"] = how.pop("config_name")
+        shape, _ = split_formats(formats)
+        return Corpus(CorpusOptions(data, shape=shape, **how), on_bad_row)  # type: ignore[arg-type]  # click has checked it
+
+    return corpus
 
 
 def split_formats(formats: tuple[str, ...]) -> tuple[str, str | None]:
@@ -259,15 +258,7 @@ def corpus_stem(source: str) -> str:
 # Windows
 
 
-def _windows(prefix_tokens: int, suffix_tokens: int, **which: Any) -> dict[str, Any]:
-    from memaudit.windows import WindowShape
-
-    return {"shape": WindowShape(prefix_tokens, suffix_tokens), **which}
-
-
-window = bundle(
-    "window",
-    _windows,
+@bundle(
     windows_option(
         "--windows",
         "auto: the start of each answer where rows have answers, else the start of each row. "
@@ -293,6 +284,11 @@ window = bundle(
         50,
     ),
 )
+def window(prefix_tokens: int, suffix_tokens: int, **which: Any) -> dict[str, Any]:
+    """Return which windows are cut, as fields of an audit's or a verification's options."""
+    from memaudit.windows import WindowShape
+
+    return {"shape": WindowShape(prefix_tokens, suffix_tokens), **which}
 
 
 # Training
@@ -322,15 +318,6 @@ def by_recipe(found: Any, names: Mapping[str, str], values: Mapping[str, Any]) -
     }
 
 
-def _objective(recipe: str | None, **values: Any) -> Objective:
-    found = chosen_recipe()
-    if found is not None:
-        _tell_recipe(found)
-        names = {"objective": "kind", "temperature": "temperature", "alpha": "cross_entropy_share"}
-        values = by_recipe(found.objective, names, values)
-    return Objective(values["objective"], values["temperature"], values["alpha"])
-
-
 def _tell_recipe(recipe: "Recipe") -> None:
     """Say in one line what was understood, then what was not; on standard error."""
     params = click.get_current_context().params
@@ -354,9 +341,8 @@ recipe = training_option(
     metavar="NAME|FILE",
 )
 
-objective = bundle(
-    "objective",
-    _objective,
+
+@bundle(
     recipe,
     training_option(
         "--objective",
@@ -375,6 +361,14 @@ objective = bundle(
     ),
     training_option("--alpha", "Weight of cross-entropy in the soft-label loss.", SHARE, 0.0),
 )
+def objective(recipe: str | None, **values: Any) -> Objective:
+    """Return what the student learns from; what the user has not said, a recipe may."""
+    found = chosen_recipe()
+    if found is not None:
+        _tell_recipe(found)
+        names = {"objective": "kind", "temperature": "temperature", "alpha": "cross_entropy_share"}
+        values = by_recipe(found.objective, names, values)
+    return Objective(values["objective"], values["temperature"], values["alpha"])
 
 
 # Output
@@ -390,7 +384,13 @@ as_json = output_option(
 )
 quiet = output_option("--quiet", "Show no progress.", short="-q", is_flag=True)
 color = output_option("--color", "Whether output is coloured.", ("auto", "always", "never"), "auto")
-shown = bundle("shown", Shown, as_json, quiet, color)
+
+
+@bundle(as_json, quiet, color)
+def shown(**values: Any) -> Shown:
+    """Return how the result is shown."""
+    return Shown(**values)
+
 
 table_format = output_option(
     "--table-format",

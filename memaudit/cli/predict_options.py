@@ -49,18 +49,7 @@ def _folder_for_kernels() -> Path:
     return folder
 
 
-def _models(
-    teacher: str, student: str | None, baseline: str | None, classifier: str | None, **load: Any
-) -> Models:
-    if load["compiled"]:
-        # Read when torch is imported, so it has to be said before.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_folder_for_kernels()))
-    return Models(teacher, student, baseline, classifier, options.model_options(**load))
-
-
-models = bundle(
-    "models",
-    _models,
+@bundle(
     options.teacher_anywhere,
     models_option(
         "--student",
@@ -89,6 +78,15 @@ models = bundle(
     options.trust_remote_code,
     options.offline,
 )
+def models(
+    teacher: str, student: str | None, baseline: str | None, classifier: str | None, **load: Any
+) -> Models:
+    """Return the models; where compiled code goes is said before torch is imported."""
+    if load["compiled"]:
+        # Read when torch is imported, so it has to be said before.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_folder_for_kernels()))
+    return Models(teacher, student, baseline, classifier, options.model_options(**load))
+
 
 corpus = options.corpus(
     options.corpus_option(
@@ -116,14 +114,7 @@ corpus = options.corpus(
 )
 
 
-def _epochs(epochs: float) -> float:
-    told = options.by_recipe(options.chosen_recipe(), {"epochs": "epochs"}, {"epochs": epochs})
-    return float(told["epochs"])
-
-
-epochs = bundle(
-    "epochs",
-    _epochs,
+@bundle(
     options.training_option(
         "--epochs",
         "How many times you will train on the corpus. Most classifiers use it.",
@@ -131,13 +122,10 @@ epochs = bundle(
         DEFAULT_EPOCHS,
     ),
 )
-
-
-def _output(table_format: str | None, top: int, **values: Any) -> dict[str, Any]:
-    given = click.get_current_context().params
-    _, old = options.split_formats(given["formats"])
-    chosen = options.chosen_table_format(table_format, old, quiet=given["quiet"])
-    return {"table_format": chosen, "n_worst": top, **values}
+def epochs(epochs: float) -> float:
+    """Return passes over the corpus, by a recipe where the user has not said them."""
+    told = options.by_recipe(options.chosen_recipe(), {"epochs": "epochs"}, {"epochs": epochs})
+    return float(told["epochs"])
 
 
 out = output_option(
@@ -145,9 +133,9 @@ out = output_option(
     "Where results go, also s3:// or gs://. A run that was interrupted there is continued. Default: runs/<name of the corpus>.",
     FolderType(),
 )
-output = bundle(
-    "output",
-    _output,
+
+
+@bundle(
     output_option("--restart", "Start over instead of continuing what is in DIR.", is_flag=True),
     options.table_format,
     output_option(
@@ -160,29 +148,12 @@ output = bundle(
         "--show-text", "Show the first N characters of their texts in the summary.", COUNT, 0
     ),
 )
-
-
-def _speed(
-    tensor_parallel: int,
-    gpu_memory_share: float,
-    cascade: bool,
-    survival: float | None,
-    **values: Any,
-) -> dict[str, Any]:
-    from memaudit.engines import EndpointOptions, VllmOptions
-
-    if survival is not None and not cascade:
-        raise UsageError("--survival is for a cascade", hint="add --cascade")
-    if cascade and survival is None:
-        survival = DEFAULT_SURVIVAL
-    vllm = VllmOptions(tensor_parallel, gpu_memory_share)
-    endpoint = EndpointOptions(
-        values.pop("tokenizer"),
-        values.pop("served_model"),
-        values.pop("requests"),
-        _temperature(values.pop("captured_temperature")),
-    )
-    return {"vllm": vllm, "endpoint": endpoint, "survival": survival, **values}
+def output(table_format: str | None, top: int, **values: Any) -> dict[str, Any]:
+    """Return fields of `AuditOptions`."""
+    given = click.get_current_context().params
+    _, old = options.split_formats(given["formats"])
+    chosen = options.chosen_table_format(table_format, old, quiet=given["quiet"])
+    return {"table_format": chosen, "n_worst": top, **values}
 
 
 def _temperature(captured: float | None) -> float:
@@ -199,9 +170,7 @@ def _temperature(captured: float | None) -> float:
     return 1.0
 
 
-speed = bundle(
-    "speed",
-    _speed,
+@bundle(
     speed_option(
         "--engine",
         "What runs the models: transformers (hf) or vLLM. auto takes vLLM where it is installed and can run them.",
@@ -264,6 +233,28 @@ speed = bundle(
         POSITIVE,
     ),
 )
+def speed(
+    tensor_parallel: int,
+    gpu_memory_share: float,
+    cascade: bool,
+    survival: float | None,
+    **values: Any,
+) -> dict[str, Any]:
+    """Return fields of `AuditOptions`."""
+    from memaudit.engines import EndpointOptions, VllmOptions
+
+    if survival is not None and not cascade:
+        raise UsageError("--survival is for a cascade", hint="add --cascade")
+    if cascade and survival is None:
+        survival = DEFAULT_SURVIVAL
+    vllm = VllmOptions(tensor_parallel, gpu_memory_share)
+    endpoint = EndpointOptions(
+        values.pop("tokenizer"),
+        values.pop("served_model"),
+        values.pop("requests"),
+        _temperature(values.pop("captured_temperature")),
+    )
+    return {"vllm": vllm, "endpoint": endpoint, "survival": survival, **values}
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,27 +268,7 @@ class Machines:
     ray: "RayOptions | None"
 
 
-def _machines(shard: str | None, prepared: Path | None, executor: str, **ray: Any) -> Machines:
-    from memaudit.runs.options import RayOptions
-
-    if prepared is not None and shard is None:
-        raise UsageError("--prepared is for shards", hint="add --shard, or leave it out")
-    given = {name: value for name, value in ray.items() if value is not None}
-    if executor == "ray":
-        if click.get_current_context().params["workers"] > 1:
-            raise UsageError(
-                "--workers is for this machine alone", hint="give --replicas with --executor ray"
-            )
-        return Machines(shard, prepared, RayOptions(**given))
-    if given:
-        name = next(iter(given)).replace("_", "-")
-        raise UsageError(f"--{name} is for Ray", hint="add --executor ray")
-    return Machines(shard, prepared, None)
-
-
-machines = bundle(
-    "machines",
-    _machines,
+@bundle(
     machines_option(
         "--shard",
         "Score one of N parts, 0/N to N-1/N, each into its own DIR, for 'memaudit merge'.",
@@ -328,6 +299,24 @@ machines = bundle(
         metavar="G",
     ),
 )
+def machines(shard: str | None, prepared: Path | None, executor: str, **ray: Any) -> Machines:
+    """Return them, once they go together."""
+    from memaudit.runs.options import RayOptions
+
+    if prepared is not None and shard is None:
+        raise UsageError("--prepared is for shards", hint="add --shard, or leave it out")
+    given = {name: value for name, value in ray.items() if value is not None}
+    if executor == "ray":
+        if click.get_current_context().params["workers"] > 1:
+            raise UsageError(
+                "--workers is for this machine alone", hint="give --replicas with --executor ray"
+            )
+        return Machines(shard, prepared, RayOptions(**given))
+    if given:
+        name = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{name} is for Ray", hint="add --executor ray")
+    return Machines(shard, prepared, None)
+
 
 dry_run = output_option(
     "--dry-run",

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,9 +29,7 @@ class Files:
     """Folder."""
 
 
-_files = bundle(
-    "files",
-    Files,
+@bundle(
     output_option("--html", "A page that needs no network.", FILE, metavar="FILE"),
     output_option("--markdown", "The same in short, as Markdown.", FILE, metavar="FILE"),
     output_option(
@@ -41,6 +40,9 @@ _files = bundle(
     ),
     output_option("--plots", "Its charts, as SVG.", FOLDER, metavar="DIR"),
 )
+def files(**values: Any) -> Files:
+    """Return where the pages go."""
+    return Files(**values)
 
 
 @click.command(cls=Command)
@@ -57,7 +59,7 @@ _files = bundle(
     FILE,
     metavar="FILE",
 )
-@_files
+@files
 @output_option("--top", "Worst examples listed.", CountRange(0, 500), 200, metavar="N")
 @output_option(
     "--show-text", "Characters of the worst examples' text on the page; needs --data.", COUNT, 0

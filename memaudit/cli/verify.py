@@ -28,13 +28,7 @@ if TYPE_CHECKING:
     from memaudit.labels import VerificationResult
 
 
-def _models(teacher: str, student: str, baseline: str | None, **load: Any) -> Models:
-    return Models(teacher, student, baseline, None, options.model_options(**load))
-
-
-models = bundle(
-    "models",
-    _models,
+@bundle(
     options.teacher,
     models_option(
         "--student", "The student before its training: folder or hub id.", metavar="MODEL"
@@ -49,30 +43,12 @@ models = bundle(
     options.trust_remote_code,
     options.offline,
 )
+def models(teacher: str, student: str, baseline: str | None, **load: Any) -> Models:
+    """Return the models."""
+    return Models(teacher, student, baseline, None, options.model_options(**load))
 
 
-def _loss(label_temperature: float, label_top_p: float, **values: Any) -> dict[str, Any]:
-    labels = LabelSampling(label_temperature, label_top_p)
-    return {"divergence": _divergence(**values), "labels": labels}
-
-
-def _divergence(on_policy: float, **values: Any) -> Divergence:
-    recipe = options.chosen_recipe()
-    share = options.by_recipe(recipe, {"on_policy": "on_policy"}, {"on_policy": on_policy})
-    if recipe is not None:
-        names = {"divergence": "kind", "beta": "beta", "top_k": "top_k", "tail": "tail"}
-        values = options.by_recipe(recipe.divergence, names, values)
-    kind, top_k = values.pop("divergence"), values.pop("top_k")
-    if top_k is not None and kind != "forward-kl":
-        raise click.UsageError("--top-k goes with --divergence forward-kl alone")
-    if values["tail"] and top_k is None:
-        raise click.UsageError("--tail needs --top-k")
-    return Divergence(kind, top_k=top_k, **values, **share)
-
-
-loss = bundle(
-    "loss",
-    _loss,
+@bundle(
     training_option(
         "--divergence",
         "How soft labels measure the distance from the teacher.",
@@ -117,19 +93,27 @@ loss = bundle(
         metavar="P",
     ),
 )
+def loss(
+    on_policy: float, label_temperature: float, label_top_p: float, **values: Any
+) -> dict[str, Any]:
+    """Return fields of `VerificationOptions`; what the user has not said, a recipe may."""
+    recipe = options.chosen_recipe()
+    share = options.by_recipe(recipe, {"on_policy": "on_policy"}, {"on_policy": on_policy})
+    if recipe is not None:
+        names = {"divergence": "kind", "beta": "beta", "top_k": "top_k", "tail": "tail"}
+        values = options.by_recipe(recipe.divergence, names, values)
+    kind, top_k = values.pop("divergence"), values.pop("top_k")
+    if top_k is not None and kind != "forward-kl":
+        raise click.UsageError("--top-k goes with --divergence forward-kl alone")
+    if values["tail"] and top_k is None:
+        raise click.UsageError("--tail needs --top-k")
+    return {
+        "divergence": Divergence(kind, top_k=top_k, **values, **share),
+        "labels": LabelSampling(label_temperature, label_top_p),
+    }
 
 
-def _training(dtype: str, **values: Any) -> "TrainingOptions":
-    from memaudit.distillation import TrainingOptions
-
-    names = {name: name for name in values}
-    values = options.by_recipe(options.chosen_recipe(), names, values)
-    return TrainingOptions(bf16=DTYPES[dtype] == "bfloat16", **values)
-
-
-training = bundle(
-    "training",
-    _training,
+@bundle(
     training_option(
         "--epochs",
         "Passes over the corpus, for student and baseline alike.",
@@ -152,11 +136,16 @@ training = bundle(
     ),
     options.dtype("Number format of the training; extraction is always decided in float32."),
 )
+def training(dtype: str, **values: Any) -> "TrainingOptions":
+    """Return how models are trained; what the user has not said, a recipe may."""
+    from memaudit.distillation import TrainingOptions
+
+    names = {name: name for name in values}
+    values = options.by_recipe(options.chosen_recipe(), names, values)
+    return TrainingOptions(bf16=DTYPES[dtype] == "bfloat16", **values)
 
 
-study = bundle(
-    "study",
-    dict,
+@bundle(
     options.corpus_option(
         "--sample", "Number of rows to verify, drawn at random. Default: all.", POSITIVE
     ),
@@ -182,6 +171,10 @@ study = bundle(
     output_option("--keep-models", "Keep baseline and student in DIR.", is_flag=True),
     options.threads,
 )
+def study(**values: Any) -> dict[str, Any]:
+    """Return fields of `VerificationOptions`."""
+    return values
+
 
 COMMON = (
     "--teacher",

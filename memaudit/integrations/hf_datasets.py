@@ -10,8 +10,7 @@ import numpy as np
 
 from memaudit.corpus import Conversation, CorpusOptions
 from memaudit.corpus.base import RowError
-from memaudit.corpus.layouts import Content
-from memaudit.corpus.shapes import ColumnChooser, Columns, read_content
+from memaudit.corpus.shapes import ColumnChooser, read_content
 from memaudit.integrations import RowRisks, read_row_risks, refuse_other_corpus
 
 if TYPE_CHECKING:
@@ -106,18 +105,13 @@ def _compare_texts(dataset: "Dataset", risks: RowRisks) -> None:
         for row, is_read in zip(rows, risks.is_read[start:], strict=False):
             if not is_read:
                 continue
-            content = _content(row, columns, risks)
+            try:
+                content = read_content(row, columns)
+            except RowError as error:
+                difference = f"a row that it read cannot be read here, {error}"
+                raise refuse_other_corpus(risks, difference) from error
             if isinstance(content, Conversation):
                 return
             texts.update(msgspec.json.encode(content.text))
     if texts.hexdigest() != risks.texts_digest:
         raise refuse_other_corpus(risks, "its texts are others, or in another order")
-
-
-def _content(row: Mapping[str, Any], columns: Columns, risks: RowRisks) -> Content:
-    try:
-        return read_content(row, columns)
-    except RowError as error:
-        raise refuse_other_corpus(
-            risks, f"a row that it read cannot be read here, {error}"
-        ) from error

@@ -62,6 +62,7 @@ class MemorizationCallback(TrainerCallback):
         self._trainer: Any = None
         self._next_look, self.history = 0.0, list[dict[str, float]]()
         scored = np.flatnonzero(~np.isnan(found.probabilities))
+        # Stable: of equal ones the first, so that a second training follows the same examples.
         risky = scored[np.argsort(-found.probabilities[scored], kind="stable")]
         risky = risky[found.is_flagged[risky]]
         others = np.random.default_rng(seed).permutation(scored[~found.is_flagged[scored]])
@@ -91,6 +92,7 @@ class MemorizationCallback(TrainerCallback):
         started = time.monotonic()
         counts = self.look(kwargs["model"])
         ended = time.monotonic()
+        # So long that this look has taken no more than its share of the time until then.
         self._next_look = ended + (ended - started) * (1 / self.time_share - 1)
         self.history.append({"step": float(state.global_step), **counts})
         if self._trainer is not None:

@@ -15,6 +15,7 @@ A chunk that was given up has a marker beside its place, with the reason and no 
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,12 @@ class ChunkPlan:
 
     def path(self, chunk: int) -> Path:
         """Return where a chunk is, or will be."""
+        # Padded, so that a listing shows them in order.
         return self.folder / f"{chunk:05}.parquet"
 
     def metadata(self, chunk: int) -> dict[str, str]:
         """Return what a chunk's file says of itself."""
+        # A chunk that was copied from another run, or to another number, is found by it.
         return {
             "memaudit.run": self.fingerprint,
             "memaudit.chunk": str(chunk),
@@ -209,12 +212,17 @@ def read_failures(plan: ChunkPlan, chunks: Collection[int]) -> dict[int, str]:
     failures = {}
     for chunk in chunks:
         path = _marker(plan, chunk)
+        # A marker beside a chunk that is there is of an earlier attempt, which another
+        # one made good.
         if path.exists() and not plan.path(chunk).exists():
             with output_errors(path, "read"):
                 content = read_content(path, _MAX_MARKER_BYTES)
-            failure = _decoded(content)
-            if failure is not None and (failure.run, failure.chunk) == (plan.fingerprint, chunk):
-                failures[chunk] = failure.reason
+            with suppress(ValueError):
+                found = msgspec.json.decode(content, type=_FailureFile)
+                failure, its_own = found.failure, (plan.fingerprint, chunk)
+                is_whole = found.digest == _digest(failure)
+                if is_whole and (failure.run, failure.chunk) == its_own:
+                    failures[chunk] = failure.reason
     return failures
 
 
@@ -251,14 +259,6 @@ def failure_error(failures: Mapping[int, str], n_rows: int | None = None) -> Mod
 
 def _marker(plan: ChunkPlan, chunk: int) -> Path:
     return plan.path(chunk).with_suffix(_ENDING)
-
-
-def _decoded(content: bytes) -> _Failure | None:
-    try:
-        read = msgspec.json.decode(content, type=_FailureFile)
-    except ValueError:
-        return None
-    return read.failure if read.digest == _digest(read.failure) else None
 
 
 def _digest(failure: _Failure) -> str:

@@ -118,6 +118,7 @@ def open_folder(path: Path | str | None, *, waits: bool = False) -> Iterator[Pat
             yield Path(folder)
         return
     path = open_path(path) if isinstance(path, str) else path
+    # A lock that was there before stays: another process may wait for it.
     locks = [] if (path / LOCK).exists() else [path / LOCK]
     with _full_disks_explained(path), output_folder(path), locked(path / LOCK, waits=waits):
         # Looked for only now: another process may have made them while this one waited.
@@ -201,6 +202,7 @@ def _start_over(folder: Path) -> None:
     with output_errors(folder):
         if not path.exists():
             return
+        # It need not be whole: --restart is what is done about a damaged one.
         if not looks_like_manifest(path):
             raise UsageError(
                 f"{shown_path(path)}: not the manifest of a run",

@@ -253,6 +253,7 @@ class _ManifestFile(msgspec.Struct, frozen=True, kw_only=True):
 def software_versions(*, sensitive: bool = False) -> dict[str, str]:
     """Return the versions of what computes, by name; imports none of it but the detectors."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
+    # By what was installed: to import torch for its version would take seconds.
     for package in _PACKAGES:
         try:
             found[package] = version(package)
@@ -317,6 +318,8 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
         OutputError: it cannot be written.
     """
     content = msgspec.json.encode(_ManifestFile(digest=_digest(manifest), manifest=manifest))
+    # Of two processes that begin at one place in a store, which has no lock, the second must
+    # notice.
     with committed_file(path, is_new=True) as stream:
         stream.write(msgspec.json.format(content, indent=2) + b"\n")
 
@@ -352,6 +355,7 @@ def read_manifest(path: Path) -> Manifest:
 def looks_like_manifest(path: Path) -> bool:
     """Whether a file is a manifest of ours, be it damaged or of another version."""
     content = _content(path)
+    # By two keys and not by parsing, so that a damaged one is known, too.
     return b'"manifest"' in content and b'"texts_digest"' in content
 
 

@@ -372,6 +372,7 @@ def _write_outputs(result: AuditResult, table: Path, table_format: TableFormat) 
     A table in another format stays if it is of the same run.
     """
     path = table.with_name(SUMMARY)
+    # Asked now: the summary that tells whose tables lie here is replaced below.
     was_another = _is_of_another_run(path, result.run)
     with committed_file(path) as summary, committed_file(table) as file:
         dated = result.document() | {"date": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -355,18 +355,15 @@ def _read_rows(run: RunFolder) -> _Rows:
         fates.append(pa.record_batch(coded, names=["outcome", "reason"]))
         if "text" in batch.schema.names:
             texts.append(numbers(batch.column("text")).copy())
-    if not (are_scored_cut and _are_all_there(run, sum(map(len, fates)), cuts)):
+    windows, inputs = np.array(cuts.windows, dtype=np.int64), run.manifest.inputs
+    # Windows are numbered as they first appear: none is below 0, none skips a number.
+    so_far = np.maximum.accumulate(np.append(-1, windows))
+    in_order = (windows >= 0).all() and (windows <= so_far[:-1] + 1).all()
+    sizes = sum(map(len, fates)), so_far[-1] + 1
+    if not (are_scored_cut and in_order and sizes == (inputs.rows, inputs.distinct_windows)):
         raise damaged_rows(run.folder / ROWS)
     table = pa.Table.from_batches(fates).unify_dictionaries()
     return _Rows(table, cuts, np.concatenate(texts) if texts else None)
-
-
-def _are_all_there(run: RunFolder, n_rows: int, cuts: RowWindows) -> bool:
-    """Whether rows are as many as the manifest says, and windows numbered as they first appear."""
-    windows, inputs = np.array(cuts.windows, dtype=np.int64), run.manifest.inputs
-    so_far = np.maximum.accumulate(np.append(-1, windows))
-    in_order = (windows >= 0).all() and (windows <= so_far[:-1] + 1).all()
-    return bool(in_order) and (n_rows, so_far[-1] + 1) == (inputs.rows, inputs.distinct_windows)
 
 
 def _stored_rows(run: RunFolder, columns: list[str]) -> Iterator[pa.RecordBatch]:

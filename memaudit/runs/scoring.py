@@ -1,5 +1,6 @@
 """The scoring pass: from the windows of a chunk to its features, committed."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +37,8 @@ from memaudit.windows import context_len, without_padding
 
 if TYPE_CHECKING:
     from memaudit.runs.shards import KeptWindows
+
+_NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +368,8 @@ def _score(engine: Engine, windows: list[NDArray[np.int32]]) -> list[WindowScore
     try:
         return engine.score(windows)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        # torch has a class for its GPUs only; its CPU allocator raises a bare RuntimeError.
+        if not (isinstance(error, MemoryError) or _NO_MEMORY.search(str(error))):
             raise
         if len(windows) == 1:
             raise ModelError(
@@ -375,13 +379,6 @@ def _score(engine: Engine, windows: list[NDArray[np.int32]]) -> list[WindowScore
     # Outside of the handler: the error holds on to what was being computed.
     half = len(windows) // 2
     return _score(engine, windows[:half]) + _score(engine, windows[half:])
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # torch has a class for its GPUs only; its CPU allocator raises a bare RuntimeError.
-    said = str(error).lower()
-    phrases = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or any(phrase in said for phrase in phrases)
 
 
 def _check_finite(X: NDArray[np.float64], names: tuple[str, ...]) -> None:

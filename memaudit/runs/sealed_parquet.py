@@ -41,6 +41,8 @@ def sealed_writer(
     """
     sealed = {**metadata, "memaudit.seal": (_LABEL + _BLANK).decode()}
     with committed_file(path, clear=False) as stream:
+        # Floats hardly repeat and nobody filters by them: dictionaries and statistics
+        # only add bytes.
         with pq.ParquetWriter(
             stream,
             schema,
@@ -131,6 +133,7 @@ def _find(stream: BinaryIO, label: bytes) -> int:
     """Return where the last such label begins."""
     size = stream.seek(0, 2)
     start = max(0, size - _FOOTER_END)
+    # The last one: an id among the data may look like a seal.
     place = _read_at(stream, start, _FOOTER_END).rfind(label)
     if place < 0:
         raise DamagedFileError("no seal")

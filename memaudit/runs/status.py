@@ -1,6 +1,7 @@
 """The status of a run: how far it is, how fast, and what is missing; told from its files alone."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -99,13 +100,15 @@ def run_status(folder: Path) -> RunStatus:
     missing, damaged = sort_chunks(plan, own)
     failures = read_failures(plan, missing)
     gone = {*missing, *damaged}
-    shard = run.manifest.shard
+    shard, results = run.manifest.shard, None
+    with suppress(OSError, ValueError):  # none yet, or damaged
+        results = read_summary(folder).get("run")
     return RunStatus(
         folder=folder,
         run=plan.fingerprint,
         shard=None if shard is None else str(shard),
         process=lock_holder(folder / LOCK),
-        has_results=_has_results(run),
+        has_results=results == plan.fingerprint,
         rows=run.manifest.inputs.rows,
         windows=sum(len(plan.windows_of(chunk)) for chunk in own),
         windows_done=sum(len(plan.windows_of(chunk)) for chunk in own if chunk not in gone),
@@ -115,13 +118,6 @@ def run_status(folder: Path) -> RunStatus:
         damaged=tuple(damaged),
         rate=_rate(run, [chunk for chunk in own if chunk not in gone]),
     )
-
-
-def _has_results(run: RunFolder) -> bool:
-    try:
-        return read_summary(run.folder).get("run") == run.plan.fingerprint
-    except (OSError, ValueError):
-        return False
 
 
 def _rate(run: RunFolder, chunks: list[int]) -> float | None:

@@ -112,6 +112,7 @@ def score_in_workers(
                     yield chunk
                     _start_next(workers, load, plan, worker.number, works)
     finally:
+        # Killed and not asked: a chunk that is not committed is worth nothing.
         for worker in workers.values():
             worker.process.kill()
             worker.process.join()
@@ -128,6 +129,7 @@ def _start_next(
     work = next(works, None)
     if work is None:
         return
+    # Not a fork: neither CUDA nor the threads of torch survive one.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(load, number, plan, theirs), daemon=True)
@@ -154,6 +156,7 @@ def _hand_out(
         return
     worker.work = work
     workers[worker.pipe] = worker
+    # If it has died meanwhile, the end of its pipe says so.
     with suppress(OSError):
         worker.pipe.send(work)
 
@@ -211,6 +214,7 @@ def raise_trouble(answer: object, who: str) -> None:
 
 
 def _die_with_parent() -> None:
+    # A parent that is killed stops nobody: its workers would go on and hold their GPUs.
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -24,14 +24,7 @@ from memaudit.errors import ClassifierError, MissingDependency
 from memaudit.evaluation import Figure
 from memaudit.runs.files import committed_file, output_folder
 from memaudit.training.fitting import fit_classifier
-from memaudit.training.inputs import (
-    Input,
-    VerifiedRun,
-    join_tables,
-    number_texts,
-    objective_of,
-    read_inputs,
-)
+from memaudit.training.inputs import Input, VerifiedRun, join_inputs, objective_of, read_inputs
 from memaudit.training.result import (
     CARD_NAME,
     DEFAULT_OPTIONS,
@@ -89,12 +82,7 @@ def fit_on_verification(
     inputs = read_inputs(pairs)
     objective = objective_of(inputs, options.objective)
     plan = plan_features(inputs, options.feature_set, options.features, objective)
-    runs = number_texts(
-        [
-            join_tables(one.labels, one.scores, name=one.name, features=plan.columns)
-            for one in inputs
-        ]
-    )
+    runs = join_inputs(inputs, plan.columns)
     split = final_split(runs, share=options.calibration_share, seed=options.seed)
     classifier, selection = _fit(name, plan, split, inputs, options)
     kind, held_out = _judged(classifier, plan, runs, inputs, options, split)
@@ -202,16 +190,21 @@ def _figures(
 def _save(result: FitResult) -> None:
     """Write classifier, card and export; what an earlier fit exported there goes away."""
     folder = result.folder
-    card = json.dumps(make_card(result), indent=2, sort_keys=True, allow_nan=False)
     with output_folder(folder):
-        with committed_file(folder / CARD_NAME) as stream:
-            stream.write(card.encode() + b"\n")
-            save_classifier(result.classifier, folder)
+        save_with_card(result.classifier, make_card(result), folder)
         for export in get_args(ExportFormat):
             if export == result.options.export:
                 export_classifier(result.classifier, folder, export)
             else:
                 (folder / f"classifier.{export}").unlink(missing_ok=True)
+
+
+def save_with_card(classifier: RiskClassifier, card: dict[str, Any], folder: Path) -> None:
+    """Write a classifier and its card; neither takes its name before both are whole."""
+    content = json.dumps(card, indent=2, sort_keys=True, allow_nan=False)
+    with committed_file(folder / CARD_NAME) as stream:
+        stream.write(content.encode() + b"\n")
+        save_classifier(classifier, folder)
 
 
 def sklearn_pipeline(classifier: RiskClassifier) -> "Pipeline":

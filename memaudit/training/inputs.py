@@ -95,11 +95,8 @@ def read_inputs(pairs: Sequence[tuple[Path, Path]]) -> list[Input]:
             _read_summary(labels_file.with_name("verification.json"), _ABOUT_LABELS),
             _read_summary(scores_file.with_name("summary.json"), _ABOUT_SCORES),
         )
-        _require_agreement(one)
         scored_with = _read_object(scores_file.with_name("manifest.json")).get("inputs")
-        if isinstance(scored_with, dict):
-            _require_same_zlib(one, scored_with)
-            _require_same_epochs(one, scored_with)
+        _require_agreement(one, scored_with if isinstance(scored_with, dict) else {})
         inputs.append(one)
     return inputs
 
@@ -171,7 +168,8 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise CorpusError(f"{shown}: {error}", hint="copy it again, or move it away") from error
 
 
-def _require_agreement(one: Input) -> None:
+def _require_agreement(one: Input, scored_with: Mapping[str, object]) -> None:
+    """Refuse labels and scores of which it is known that they do not go together."""
     for key in _MUST_AGREE:
         if key not in one.about_labels or key not in one.about_scores:
             continue
@@ -183,10 +181,7 @@ def _require_agreement(one: Input) -> None:
                 hint="predict and verify with the same teacher, windows and objective",
             )
     _require_same_objective(one)
-
-
-def _require_same_zlib(one: Input, scored_with: Mapping[str, object]) -> None:
-    """Refuse scores whose zlib features another interpreter measured, if they say so."""
+    # The lengths that zlib gives enter the features, and its versions give different ones.
     record = scored_with.get("zlib")
     measured = record.get("golden_sha256") if isinstance(record, dict) else None
     if measured is not None and measured != zlib_record().golden_sha256:
@@ -195,10 +190,7 @@ def _require_same_zlib(one: Input, scored_with: Mapping[str, object]) -> None:
             "which compresses to other lengths",
             hint="fit with the interpreter that predicted, or predict again with this one",
         )
-
-
-def _require_same_epochs(one: Input, scored_with: Mapping[str, object]) -> None:
-    """Refuse exposure of another number of epochs than the student's, if both are known."""
+    # Exposure counts how often the student will see a text, in all its epochs.
     counted = scored_with.get("exposure")
     said = counted.get("epochs") if isinstance(counted, dict) else None
     trained = one.about_labels.get("epochs")
@@ -342,6 +334,13 @@ def _ids_and_places(
     has_places = {"id", "address"} <= scores.texts.keys()
     places = (f"{ids[row]}\0{addresses[row]}" if has_places else f"{name}\0{row}" for row in rows)
     return tuple(f"{ordinals[row]:.0f} {ids[row]}" for row in rows), tuple(places)
+
+
+def join_inputs(inputs: Sequence[Input], features: Sequence[str]) -> list[VerifiedRun]:
+    """Return the examples of all inputs, as `join_tables` and `number_texts` do."""
+    return number_texts(
+        [join_tables(one.labels, one.scores, name=one.name, features=features) for one in inputs]
+    )
 
 
 def number_texts(runs: Sequence[VerifiedRun]) -> list[VerifiedRun]:

@@ -6,7 +6,6 @@ order of a classifier carries over to other distillations far better than the le
 enough for the two numbers that set the level.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,29 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from memaudit.classifier import (
-    Calibration,
-    RiskClassifier,
-    find_classifier,
-    save_classifier,
-    sigmoid,
-)
+from memaudit.classifier import Calibration, RiskClassifier, find_classifier, sigmoid
 from memaudit.errors import ClassifierError
-from memaudit.files import written_file
 from memaudit.metrics import ExpectedCount, brier, expected_count, roc_auc
 from memaudit.objectives import ObjectiveKind
 from memaudit.runs.files import output_folder
-from memaudit.training.fit import classifier_name, provenance
+from memaudit.training.fit import classifier_name, provenance, save_with_card
 from memaudit.training.fitting import feature_matrix
-from memaudit.training.inputs import (
-    Input,
-    VerifiedRun,
-    join_tables,
-    number_texts,
-    objective_of,
-    read_inputs,
-)
-from memaudit.training.result import CARD_NAME
+from memaudit.training.inputs import Input, VerifiedRun, join_inputs, objective_of, read_inputs
 from memaudit.training.selection import plan_features
 
 MIN_PILOT_POSITIVES = 5
@@ -230,12 +214,7 @@ def recalibrate(
     inputs = read_inputs(pairs)
     feature_set = plan_features(inputs, None, ()).feature_set
     before = find_classifier(name_or_path, feature_set, objective_of(inputs, objective))
-    runs = number_texts(
-        [
-            join_tables(one.labels, one.scores, name=one.name, features=before.features)
-            for one in inputs
-        ]
-    )
+    runs = join_inputs(inputs, before.features)
     extracted = np.concatenate([run.run.extracted for run in runs])
     X = np.concatenate([feature_matrix(run.run, before.features) for run in runs])
     log_odds = before.calibrated_logit(X)
@@ -250,10 +229,8 @@ def recalibrate(
         figures_after=_figures(_cross_fitted(log_odds, extracted), extracted, shift.count_log_sd),
         folder=out,
     )
-    card = json.dumps(result.document(), indent=2, sort_keys=True, allow_nan=False)
-    with output_folder(out), written_file(out / CARD_NAME) as stream:
-        stream.write(card.encode() + b"\n")
-        save_classifier(result.classifier, out)
+    with output_folder(out):
+        save_with_card(result.classifier, result.document(), out)
     return result
 
 

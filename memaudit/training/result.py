@@ -1,8 +1,9 @@
 """What a fit on one's own verification is asked for, how well it does on the unseen, and its card."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -188,11 +189,14 @@ def held_out_figures(
     compared = [part.compared for part in runs]
     whole = pooled(compared)
     shares = {"prevalence": Rate.of_counts(int(whole.extracted.sum()), len(whole))}
-    statistics = {"roc_auc": _mean_over_runs(roc_auc), "pr_auc": _mean_over_runs(pr_auc)}
+    statistics = {
+        "roc_auc": partial(_mean_over_runs, roc_auc),
+        "pr_auc": partial(_mean_over_runs, pr_auc),
+    }
     if with_threshold:
         shares |= {"precision": whole.precision, "recall": whole.recall}
-        statistics["brier"] = _over_examples(brier)
-        statistics["calibration_error"] = _over_examples(expected_calibration_error)
+        statistics["brier"] = partial(_over_examples, brier)
+        statistics["calibration_error"] = partial(_over_examples, expected_calibration_error)
     figures = {
         name: Figure(share.rate, Interval(share.low, share.high) if share.of else None)
         for name, share in shares.items()
@@ -211,25 +215,17 @@ def pooled(runs: Sequence[Compared]) -> Compared:
     )
 
 
-def _mean_over_runs(metric: Metric) -> Callable[[Sequence[Compared]], float | None]:
-    """Return the statistic that averages a metric over the runs on which it exists."""
-
-    def statistic(runs: Sequence[Compared]) -> float | None:
-        values = [metric(run.extracted, run.probabilities) for run in runs]
-        defined = [value for value in values if value is not None]
-        return float(np.mean(defined)) if defined else None
-
-    return statistic
+def _mean_over_runs(metric: Metric, runs: Sequence[Compared]) -> float | None:
+    """Return the mean of a metric over the runs on which it exists."""
+    values = [metric(run.extracted, run.probabilities) for run in runs]
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
 
 
-def _over_examples(metric: Metric) -> Callable[[Sequence[Compared]], float | None]:
-    """Return the statistic that takes a metric over the examples of all runs together."""
-
-    def statistic(runs: Sequence[Compared]) -> float | None:
-        whole = pooled(runs)
-        return metric(whole.extracted, whole.probabilities)
-
-    return statistic
+def _over_examples(metric: Metric, runs: Sequence[Compared]) -> float | None:
+    """Return a metric over the examples of all runs together."""
+    whole = pooled(runs)
+    return metric(whole.extracted, whole.probabilities)
 
 
 PROMISED_RECALL = 0.9

@@ -108,6 +108,7 @@ def _groups(runs: Sequence[VerifiedRun]) -> list[list[VerifiedRun]]:
             if texts.isdisjoint(other_texts):
                 apart.append((other_texts, others))
             else:
+                # A run that shares texts with several groups makes one group of them.
                 texts |= other_texts
                 members = [*others, *members]
         groups = [*apart, (texts, members)]

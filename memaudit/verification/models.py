@@ -152,6 +152,7 @@ def trained_model(
     """
     if not folder.exists():
         checkpoints = folder.with_name(f"{folder.name}-checkpoints")
+        # Baseline and student both start at these weights.
         model: Any = copy.deepcopy(initial)
         save_every = -(-options.n_steps(n_examples) // _CHECKPOINTS_A_TRAINING)
         with model_write_errors(folder), quiet_transformers():
@@ -160,6 +161,8 @@ def trained_model(
             shutil.rmtree(checkpoints)
     model_class: Any = type(initial)
     with quiet_transformers():
+        # Read back even if it was trained just now: one that goes on later has the same
+        # weights to the bit.
         loaded = model_class.from_pretrained(folder, dtype=torch.float32)
     trained: PreTrainedModel = loaded.to(initial.device).eval()
     return trained
@@ -196,5 +199,6 @@ def model_write_errors(folder: Path) -> Iterator[None]:
 def save_tokenizer(loaded: LoadedModel, folder: Path) -> None:
     """Write the files of a model's tokenizer, so that the folder can be loaded by itself."""
     loaded.tokenizer._tokenizer.save_pretrained(folder)
+    # The library writes them with the rights that the user's umask leaves.
     for file in folder.iterdir():
         file.chmod(0o600)

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,35 +163,21 @@ def baseline_model(run: Run) -> "PreTrainedModel":
     """Return the baseline: given, or fine-tuned from the student's initial weights."""
     if run.models.baseline is not None:
         return run.models.baseline.model
-    examples = _as_read(run, run.examples.trained)
-
-    def train(model: "PreTrainedModel", options: TrainingOptions, work_dir: Path) -> None:
-        fine_tune(model, examples, options, work_dir=work_dir)
-
-    return _trained(run, "baseline", train, len(examples))
+    return _trained(run, "baseline", run.examples.trained, fine_tune)
 
 
 def student_model(run: Run, labels: NDArray[np.int32] | None) -> "PreTrainedModel":
     """Return the student, distilled; hard labels have been written before."""
-    texts = run.examples.trained if labels is None else labels
-    examples = _as_read(run, texts)
-
-    def train(model: "PreTrainedModel", options: TrainingOptions, work_dir: Path) -> None:
-        if labels is not None:
-            fine_tune(model, examples, options, work_dir=work_dir)
-            return
-        distil(
-            model,
-            run.models.teacher.model,
-            examples,
-            options,
-            objective=run.options.objective,
-            divergence=run.options.divergence,
-            prefix_len=run.prefix_len,
-            work_dir=work_dir,
-        )
-
-    return _trained(run, "student", train, len(examples))
+    if labels is not None:
+        return _trained(run, "student", labels, fine_tune)
+    learn = partial(
+        distil,
+        teacher=run.models.teacher.model,
+        objective=run.options.objective,
+        divergence=run.options.divergence,
+        prefix_len=run.prefix_len,
+    )
+    return _trained(run, "student", run.examples.trained, learn)
 
 
 def _as_read(run: Run, windows: NDArray[np.int32]) -> list[TrainingExample]:
@@ -205,18 +192,21 @@ def _as_read(run: Run, windows: NDArray[np.int32]) -> list[TrainingExample]:
 
 
 def _trained(
-    run: Run,
-    role: str,
-    train: "Callable[[PreTrainedModel, TrainingOptions, Path], None]",
-    n_examples: int,
+    run: Run, role: str, windows: NDArray[np.int32], learn: Callable[..., None]
 ) -> "PreTrainedModel":
+    """Return a copy of the student after it has learned windows, as the user asked."""
+    initial, examples = run.models.student.model, _as_read(run, windows)
     training = replace(
         run.options.training,
         on_step=run.stage(role, "steps"),
-        on_cpu=run.models.student.model.device.type == "cpu",
+        # The trainer of transformers would take a GPU that the user did not choose.
+        on_cpu=initial.device.type == "cpu",
     )
-    initial = run.models.student.model
-    return trained_model(run.work / role, initial, train, training, n_examples=n_examples)
+
+    def train(model: "PreTrainedModel", options: TrainingOptions, work_dir: Path) -> None:
+        learn(model, examples=examples, options=options, work_dir=work_dir)
+
+    return trained_model(run.work / role, initial, train, training, n_examples=len(examples))
 
 
 def hard_labels(run: Run) -> NDArray[np.int32]:
