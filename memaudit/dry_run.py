@@ -24,7 +24,7 @@ from memaudit.features import FEATURE_SETS, feature_set_name
 from memaudit.prefilter import make_prefilter
 from memaudit.progress import ReportProgress
 from memaudit.runs.chunks import ChunkPlan
-from memaudit.runs.counting import count_exposure
+from memaudit.runs.counting import available_memory, count_exposure
 from memaudit.runs.models import AuditModels, ModelSources, load_models
 from memaudit.runs.opening import AuditRequest, asks_exposure, open_inputs, open_request, read_rows
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
@@ -124,7 +124,7 @@ def plan_audit(  # audit_corpus, and when it began
             extra_tokens=int(tokenizer.bos_token_id is not None),
             reading_seconds=reading_seconds,
         )
-        available = _bytes_in("/proc/meminfo", "MemAvailable")  # None where it is not said
+        available = available_memory()
         fits = plan.device != "cpu" or available is None or plan.model_memory("cpu") <= available
         if len(kept) == 0 or not fits:
             return plan

@@ -31,6 +31,9 @@ _BITS_PER_GRAM = 32
 _BLOCK = 1 << 15
 """Tokens whose hashes are computed at once: they and what they are made from stay in the cache."""
 
+_AT_ONCE = 1 << 20
+"""Grams that are arranged or summed up at once."""
+
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _MIXER = 0xBF58476D1CE4E5B9
 
@@ -91,45 +94,66 @@ def grams_of_suffixes(windows: NDArray[np.int32], n_suffix: int) -> NDArray[np.u
     return hashes.reshape(ends.shape)[:, : max(0, ends.shape[1] - GRAM_TOKENS + 1)]
 
 
-class GramCounts:
-    """How many rows have each of some grams."""
+class GramTable:
+    """Grams that are asked for, so arranged that rows can be streamed past them.
+
+    It has nothing but arrays, and does not change: processes of one machine can share it.
+    """
 
     def __init__(self, hashes: NDArray[np.uint64]) -> None:
-        """Take the hashes of the grams that are asked for, in any order; some may be equal."""
-        self._asked, self._places = np.unique(hashes, return_inverse=True)
-        self._counts = np.zeros(len(self._asked), dtype=np.int64)
+        """Take (n,) hashes, in any order; some may be equal."""
+        ordered = np.sort(hashes)
+        self._asked = ordered[np.diff(ordered, prepend=~ordered[:1]) != 0]
         # Hashes spread evenly: the first bits say where to look, better than a binary search.
         n_bits = max(8, len(self._asked).bit_length())
         self._shift = np.uint64(64 - n_bits)
-        buckets = (self._asked >> self._shift).astype(np.int64)
-        sizes = np.bincount(buckets, minlength=1 << n_bits)
-        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
-        self._largest = int(sizes.max())
+        self._starts = np.zeros((1 << n_bits) + 1, dtype=np.int32)
         # Most grams of a corpus are not asked for: one bit says so.
         n_bits = max(16, (len(self._asked) * _BITS_PER_GRAM).bit_length())
         self._bit_shift = np.uint64(64 - n_bits)
         # With 32 to 64 bits for each gram asked for, 1.6 to 3 % of all others pass.
-        bits = np.zeros(1 << n_bits, dtype=np.bool_)
-        bits[self._asked >> self._bit_shift] = True
-        self._bitmap = np.packbits(bits, bitorder="little")
+        self._bitmap = np.zeros(1 << (n_bits - 3), dtype=np.uint8)
+        for start in range(0, len(self._asked), _AT_ONCE):  # what it takes meanwhile stays small
+            part = self._asked[start : start + _AT_ONCE]
+            buckets = (part >> self._shift).astype(np.int64)
+            sizes = np.bincount(buckets - buckets[0])
+            self._starts[buckets[0] + 1 :][: len(sizes)] += sizes.astype(np.int32)
+            bits = part >> self._bit_shift
+            firsts = np.flatnonzero(np.diff(bits >> np.uint64(3), prepend=np.uint64(2**63)))
+            flags = np.uint8(1) << (bits & np.uint64(7)).astype(np.uint8)
+            self._bitmap[bits[firsts] >> np.uint64(3)] |= np.bitwise_or.reduceat(flags, firsts)
+        self._largest = int(self._starts.max())
+        np.cumsum(self._starts, out=self._starts)
 
-    def add(self, rows: NDArray[np.int32], weights: NDArray[np.int64] | None = None) -> None:
+    def __len__(self) -> int:
+        """Different grams."""
+        return len(self._asked)
+
+    def count(
+        self, rows: NDArray[np.int32], weights: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Count some rows, each gram once in each.
 
         Args:
             rows: (n,) token ids, `BETWEEN` after each row.
             weights: (n_rows,) how often each row stands in the corpus. None: once.
+
+        Returns:
+            (n_found,) places in the table of the grams that occur, each once, and how many rows
+            have each.
         """
         found = [self._found(rows, start) for start in range(0, len(rows), _BLOCK)]
         places = np.concatenate([np.empty(0, np.int64), *(each for each, _ in found)])
         begins = np.concatenate([np.empty(0, np.int64), *(each for _, each in found)])
-        # The next end of a row behind a gram says which row it is in.
-        row_of = np.searchsorted(np.flatnonzero(rows == BETWEEN), begins)
-        # Row and gram as one number: equal neighbours are a row that has a gram twice.
-        pairs = np.sort(row_of * max(1, len(self._asked)) + places)
+        ends = np.flatnonzero(rows == BETWEEN)
+        # Gram and row as one number: equal neighbours are a row that has a gram twice. The next end
+        # of a row behind a gram says which row it is in.
+        pairs = np.sort(places * (len(ends) + 1) + np.searchsorted(ends, begins))
         pairs = pairs[np.diff(pairs, prepend=-1) > 0]
-        row_of, places = np.divmod(pairs, max(1, len(self._asked)))
-        np.add.at(self._counts, places, 1 if weights is None else weights[row_of])
+        places, row_of = np.divmod(pairs, len(ends) + 1)
+        firsts = np.flatnonzero(np.diff(places, prepend=-1))
+        each = np.ones_like(row_of) if weights is None else weights[row_of]
+        return places[firsts].astype(np.int32), np.add.reduceat(each, firsts)
 
     def _found(
         self, rows: NDArray[np.int32], start: int
@@ -138,23 +162,49 @@ class GramCounts:
         # The last grams of a block end in the next one.
         hashes = gram_hashes(rows[start : start + _BLOCK + GRAM_TOKENS - 1])
         bits = hashes >> self._bit_shift
-        # Bit b is in byte b / 8, as `np.packbits` lays them out.
+        # Bit b is in byte b / 8, the lowest first.
         flags = self._bitmap[bits >> np.uint64(3)] >> bits.astype(np.uint8) % 8
         begins = np.flatnonzero(flags & 1)
-        likely = hashes[begins]
-        buckets = (likely >> self._shift).astype(np.int64)
+        places, is_asked = self.places_of(hashes[begins])
+        return places[is_asked].astype(np.int64), begins[is_asked] + start
+
+    def places_of(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Return (n,) where each of some hashes stands, and whether it does at all."""
+        buckets = (hashes >> self._shift).astype(np.int64)
         places, stops = self._starts[buckets], self._starts[buckets + 1]
         # A bucket holds less than one hash on average, so a few steps reach the end of the largest.
         for _ in range(self._largest):
-            places += (places < stops) & (self._asked[places - (places == stops)] < likely)
+            places += (places < stops) & (self._asked[places - (places == stops)] < hashes)
         # At the end of a bucket there is nothing to compare: the entry before it does not count.
-        is_asked = (places < stops) & (self._asked[places - (places == stops)] == likely)
-        return places[is_asked].astype(np.int64), begins[is_asked] + start
+        is_asked = (places < stops) & (self._asked[places - (places == stops)] == hashes)
+        return places, is_asked
+
+
+class GramCounts:
+    """How many rows have each of some grams."""
+
+    def __init__(self, hashes: NDArray[np.uint64]) -> None:
+        """Take (n,) hashes of the grams that are asked for, in any order; some may be equal."""
+        self._hashes = hashes
+        self.table = GramTable(hashes)
+        self._counts = np.zeros(len(self.table), dtype=np.int64)
+
+    def add(self, rows: NDArray[np.int32], weights: NDArray[np.int64] | None = None) -> None:
+        """Count some rows, given as to `GramTable.count`."""
+        self.add_counted(*self.table.count(rows, weights))
+
+    def add_counted(self, places: NDArray[np.int32], n_rows: NDArray[np.int64]) -> None:
+        """Add what `GramTable.count` found in some rows, here or in another process."""
+        self._counts[places] += n_rows
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """(n,) for each of the hashes as they were given: how many of the rows have it."""
-        return self._counts[self._places]
+        counts = np.empty(len(self._hashes), dtype=np.int64)
+        for start in range(0, len(counts), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            counts[part] = self._counts[self.table.places_of(self._hashes[part])[0]]
+        return counts
 
 
 def summarise(counts: NDArray[np.int64], n_grams: NDArray[np.int64], least: int = 1) -> Exposure:
@@ -165,13 +215,13 @@ def summarise(counts: NDArray[np.int64], n_grams: NDArray[np.int64], least: int 
         n_grams: (n,) grams of each window.
         least: what a gram counts as that no row has. 1: its text is added to the corpus.
     """
-    counts = np.maximum(counts, least)
     starts = np.cumsum(n_grams) - n_grams
     median, share = np.ones(len(n_grams)), np.zeros(len(n_grams))
     # Windows with equally many grams are one matrix: their number is small, that of windows is not.
     for n in np.unique(n_grams[n_grams > 0]).tolist():
-        chosen = np.flatnonzero(n_grams == n)
-        each = counts[starts[chosen, None] + np.arange(n)]
-        median[chosen] = np.median(each, axis=1)
-        share[chosen] = (each > 1).mean(axis=1)
+        alike = np.flatnonzero(n_grams == n)
+        for chosen in np.array_split(alike, len(alike) * n // _AT_ONCE + 1):
+            each = np.maximum(counts[starts[chosen, None] + np.arange(n)], least)
+            median[chosen] = np.median(each, axis=1)
+            share[chosen] = (each > 1).mean(axis=1)
     return Exposure(median, share)

@@ -133,6 +133,38 @@ def answer_suffixes(
                 yield start, stop
 
 
+def windows_of(
+    token_ids: Sequence[int], answers: tuple[tuple[int, int], ...] | None, choice: WindowChoice
+) -> Iterator[NDArray[np.int32]]:
+    """Yield the windows of an example, given as `encode_examples` gives it."""
+    if answers is None or choice.policy == "first":
+        return cut_windows(token_ids, choice.shape, choice.policy)
+    return cut_answers(
+        token_ids,
+        answers if choice.turns == "all" else answers[-1:],
+        choice.shape,
+        tiled=choice.policy == "tile",
+        min_suffix_len=choice.min_suffix_len,
+    )
+
+
+def risky_spans(
+    token_ids: list[int], answers: tuple[tuple[int, int], ...] | None, choice: WindowChoice
+) -> list[tuple[int, int]]:
+    """Return what must not leak of each window that `windows_of` yields, in tokens.
+
+    Of an answer its own tokens: what precedes it is context. Of other text the whole window.
+    """
+    shape = choice.shape
+    if answers is None or choice.policy == "first":
+        starts = window_starts(len(token_ids), shape, choice.policy)
+        return [(start, start + shape.length) for start in starts]
+    answers = answers if choice.turns == "all" else answers[-1:]
+    tiled = choice.policy == "tile"
+    suffixes = answer_suffixes(answers, shape, tiled=tiled, min_suffix_len=choice.min_suffix_len)
+    return list(suffixes)
+
+
 def without_padding(window: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return the tokens of a window: (T,) with T >= 2."""
     tokens: NDArray[np.int32] = window[window != NO_TOKEN]

@@ -69,7 +69,7 @@ def test_a_reference_is_sized_up_beside_the_teacher(tiny_teacher, tiny_student, 
 
 def test_a_model_that_does_not_fit_is_planned_without_a_sample(tiny_teacher, corpus, monkeypatch):
     """Half an answer is better than a machine that swaps."""
-    monkeypatch.setattr(dry_run, "_bytes_in", lambda path, field: 0)
+    monkeypatch.setattr(dry_run, "available_memory", lambda: 0)
     monkeypatch.setattr(dry_run, "load_models", None)
 
     plan = plan_audit(str(tiny_teacher), corpus, options=OPTIONS)

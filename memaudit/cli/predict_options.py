@@ -282,7 +282,7 @@ class Machines:
     ),
     machines_option(
         "--executor",
-        "Score in processes on this machine, or in Ray actors.",
+        "Score in processes on this machine, or tokenise, count and score on Ray.",
         ("local", "ray"),
         "local",
     ),

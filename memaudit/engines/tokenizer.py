@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -82,6 +83,21 @@ class Tokenizer:
         self._templates: dict[str, TemplateProcess] = {}
         self._steady: set[str] = set()
         self._characters_per_token = 4.0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as bytes, of which another process makes a tokenizer once: it takes seconds.
+
+        Raises:
+            PicklingError: it comes with code of its own, which other processes do not find.
+        """
+        try:
+            content = pickle.dumps((self._tokenizer, self._add_special_tokens), protocol=5)
+        except Exception as error:  # of any kind, from the library in Rust
+            raise pickle.PicklingError(type(error).__name__) from None
+        if type(self._tokenizer).__module__.startswith("transformers_modules"):
+            raise pickle.PicklingError("code of its own")
+        key = hashlib.sha256(content).hexdigest()
+        return _unpacked, (pickle.PickleBuffer(content), key)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Return the token ids of each text, with no special token added.
@@ -397,6 +413,15 @@ class Tokenizer:
             self.probe_ids,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+_UNPACKED: dict[str, Tokenizer] = {}
+
+
+def _unpacked(content: Any, key: str) -> Tokenizer:
+    if key not in _UNPACKED:
+        _UNPACKED[key] = Tokenizer(*pickle.loads(content))
+    return _UNPACKED[key]
 
 
 def load_tokenizer(

@@ -17,10 +17,10 @@ from memaudit.corpus.cuts import cut_string, cut_values, place_cuts
 from memaudit.errors import MissingDependency, UsageError
 from memaudit.features import EXPOSURE_FEATURES
 from memaudit.metrics import ExpectedCount
-from memaudit.runs.reading import Tokenizer, encode_examples, risky_spans, windows_of
+from memaudit.runs.reading import Tokenizer, encode_examples
 from memaudit.runs.risks import Risks
 from memaudit.runs.run import Run
-from memaudit.windows import window_key
+from memaudit.windows import risky_spans, window_key, windows_of
 
 Strategy = Literal["drop", "deduplicate", "downsample", "excise"]
 """What happens to a risky row: it goes; of equal texts one stays; of rows with equal windows a few

@@ -21,10 +21,11 @@ from memaudit.engines.captured import (
 )
 from memaudit.engines.tokenizer import Tokenizer
 from memaudit.runs.chunks import ChunkPlan
-from memaudit.runs.reading import NamelessFile, encode_examples, windows_of
+from memaudit.runs.files import NamelessFile
 from memaudit.runs.reading import Tokenizer as RowTokenizer
+from memaudit.runs.reading import encode_examples
 from memaudit.runs.scoring import ChunkWork, score_chunk
-from memaudit.windows import NO_TOKEN, WindowChoice, without_padding
+from memaudit.windows import NO_TOKEN, WindowChoice, windows_of, without_padding
 
 
 def told_rows(

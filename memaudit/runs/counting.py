@@ -3,12 +3,19 @@
 Only where a classifier looks at exposure. The rows' tokens wait for it in a file without a name:
 the grams of all windows are known only when the last row was read, and a pipe can be read once.
 
+On Ray too they wait in that file of the driver, rather than in the object store of the nodes where
+they were made. The file has no name, and what Ray spills to a disk has one and outlives a crash. A
+lost object could only be rebuilt from the texts, which the driver would have to keep instead. And
+little is gained: 4 bytes a token are sent in a tenth of the time that it takes to count it.
+
 Every shard counts its own windows in the whole corpus, as it cuts the whole corpus, unless shards
 share the reading: then one counts them all. Counts of
 parts would add up, but then no shard could score a window before all others had read theirs.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +24,18 @@ from numpy.typing import NDArray
 from memaudit.exposure import BETWEEN, GramCounts, grams_of_suffixes, suffix_grams, summarise
 from memaudit.progress import ReportProgress, begin_stage
 from memaudit.runs.chunks import ChunkPlan, numbers
-from memaudit.runs.files import output_errors
+from memaudit.runs.files import NamelessFile, output_errors
 from memaudit.runs.folder import EXPOSURE, RunFolder, unscored_chunks
-from memaudit.runs.reading import DistinctWindows, NamelessFile
+from memaudit.runs.reading import HERE, DistinctWindows, Tasks
 from memaudit.runs.sealed_parquet import is_whole, open_sealed, sealed_writer
 from memaudit.windows import NO_TOKEN, without_padding
 
 _COLUMNS = ("median", "share")
-_GRAMS_AT_ONCE = 1 << 23
-"""About 0.5 GB of memory. More are counted in several passes over the rows."""
+_LEAST_GRAMS, _MOST_GRAMS = 1 << 23, 1 << 30
+"""Counted in one pass over the rows, if there are so many. The numbers in a table have 32 bits."""
+
+_BYTES_PER_GRAM, _SHARED_BYTES_PER_GRAM = 50, 24
+"""Of memory at the height of a pass, measured 39 to 47; of that in the table, which tasks share."""
 
 _TOKENS_AT_ONCE = 1 << 20
 _TOKEN = np.dtype("<i4")
@@ -34,9 +44,14 @@ _TOKEN = np.dtype("<i4")
 class RowTokens(NamelessFile):
     """The tokens of all rows of a corpus."""
 
-    def append(self, token_ids: Sequence[int]) -> None:
-        """Add the row after the others."""
-        self._append(np.array([*token_ids, BETWEEN], dtype=_TOKEN).tobytes())
+    def __init__(self, folder: Path | None, tasks: Tasks = HERE) -> None:
+        """Open an empty file; `tasks` count in it."""
+        super().__init__(folder)
+        self.tasks = tasks
+
+    def append(self, token_ids: NDArray[np.int32]) -> None:
+        """Add rows after the others, `BETWEEN` after each."""
+        self._append(token_ids.astype(_TOKEN).tobytes())
 
     def parts(self) -> Iterator[NDArray[np.int32]]:
         """Yield some rows at a time, `BETWEEN` after each. Nothing may be kept meanwhile."""
@@ -93,21 +108,67 @@ def count_exposure(
     windows.exposure = np.full((len(windows), len(_COLUMNS)), np.nan)
     n_windows = sum(len(plan.windows_of(chunk)) for chunk in chunks)
     report, done = begin_stage("count", "windows", progress), 0
-    for indices, grams in _in_passes(plan, chunks, windows):
-        counts = GramCounts(np.concatenate(grams))
-        for part in rows.parts():
-            counts.add(part)
+    at_once = grams_at_once(rows.tasks.shared_bytes)
+    for indices, hashes, n_grams in _in_passes(plan, chunks, windows, at_once):
+        counts = GramCounts(hashes)
+        for counted in rows.tasks.map(counts.table.count, rows.parts()):
+            counts.add_counted(*counted)
             report(done, n_windows)
-        found = summarise(counts.counts, np.array([len(each) for each in grams], np.int64))
+        found = summarise(counts.counts, n_grams)
         windows.exposure[indices] = np.column_stack([found.median, found.share])
         done += len(indices)
         report(done, n_windows)
 
 
+def grams_at_once(shared_bytes: int | None = None) -> int:
+    """Return how many grams are counted in one pass over the rows.
+
+    As many as fit into a quarter of the memory that is available now, at 50 bytes each: several
+    shards may count on one machine, and the rows' tokens are read faster from what is left. Never
+    fewer than 2^23, which take 0.4 GB, unless their table of 24 bytes each does not fit into
+    `shared_bytes`; never more than 2^30, which take 54 GB.
+    """
+    n = min(max(_LEAST_GRAMS, (available_memory() or 0) // 4 // _BYTES_PER_GRAM), _MOST_GRAMS)
+    return n if shared_bytes is None else max(1, min(n, shared_bytes // _SHARED_BYTES_PER_GRAM))
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Return the bytes that this process may still take, by the machine and by its cgroups.
+
+    None: the system, whose files lie in `root`, does not say.
+    """
+    if not (root / "proc/meminfo").exists():
+        return None
+    found = [1024 * _number_in(root / "proc/meminfo", "MemAvailable:")]
+    cgroups = root / "proc/self/cgroup"
+    for line in cgroups.read_text().splitlines() if cgroups.exists() else ():
+        _, controllers, name = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        mount = root / "sys/fs/cgroup" / controllers
+        limit, usage = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            if controllers
+            else ("memory.max", "memory.current")
+        )
+        # In a container the name may be that of the host: then the mount is the container's own.
+        for folder in (mount / name[1:], *(mount / name[1:]).parents):
+            with suppress(OSError, ValueError):  # not there, or `max`
+                free = int((folder / limit).read_text()) - int((folder / usage).read_text())
+                # What was read from files counts as used, and is given up first.
+                found.append(free + _number_in(folder / "memory.stat", "inactive_file"))
+    return max(0, min(found))
+
+
+def _number_in(path: Path, name: str) -> int:
+    lines = (line.split() for line in path.read_text().splitlines())
+    return int(next((line[1] for line in lines if line[0] == name), 0))
+
+
 def _in_passes(
-    plan: ChunkPlan, chunks: Sequence[int], windows: DistinctWindows
-) -> Iterator[tuple[list[int], list[NDArray[np.uint64]]]]:
-    """Yield windows and their grams, as many at a time as are counted in one pass."""
+    plan: ChunkPlan, chunks: Sequence[int], windows: DistinctWindows, at_once: int
+) -> Iterator[tuple[list[int], NDArray[np.uint64], NDArray[np.int64]]]:
+    """Yield windows, their grams and how many each has, of as many as are counted in one pass."""
     indices, grams, n_grams = list[int](), list[NDArray[np.uint64]](), 0
     for chunk in chunks:
         part = plan.windows_of(chunk)
@@ -125,8 +186,7 @@ def _in_passes(
         indices += part
         grams += found
         n_grams += sum(map(len, found))
-        if n_grams >= _GRAMS_AT_ONCE:
-            yield indices, grams
-            indices, grams, n_grams = [], [], 0
-    if indices:
-        yield indices, grams
+        if n_grams >= at_once or chunk == chunks[-1]:
+            each, hashes = np.array([len(one) for one in grams], np.int64), np.concatenate(grams)
+            done, indices, grams, n_grams = indices, [], [], 0  # not held through the pass
+            yield done, hashes, each

@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
 from urllib.parse import unquote, urlsplit
 
 from memaudit.errors import MissingDependency, OutputError
@@ -335,3 +336,35 @@ def _is_still_there(path: Path, descriptor: int) -> bool:
     except FileNotFoundError:
         return False
     return os.path.samestat(found, os.fstat(descriptor))
+
+
+class NamelessFile:
+    """A file only this process can reach: it has no name, so a crash leaves nothing behind."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Open it in a folder, or where the system keeps temporary files."""
+        self._place = folder or Path(tempfile.gettempdir())
+        with output_errors(self._place):
+            self._file = tempfile.TemporaryFile(dir=self._place)  # noqa: SIM115  closed by __exit__
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # What is left in its buffer finds no room where the disk was full before, and nobody wants it.
+        with suppress(OSError):
+            self._file.close()
+
+    def _append(self, content: bytes) -> None:
+        with output_errors(self._place):
+            self._file.write(content)
+
+    def _seek(self, place: int) -> None:
+        # Writes what is still in the buffer: the disk may turn out to be full only now.
+        with output_errors(self._place):
+            self._file.seek(place)

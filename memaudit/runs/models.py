@@ -1,6 +1,8 @@
 """The models of a run: loaded in this process, or in each worker."""
 
 import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,14 +35,19 @@ from memaudit.progress import tell
 from memaudit.runs.captured import CapturedScores, score_captured
 from memaudit.runs.manifest import ModelNames
 from memaudit.runs.options import AuditOptions
-from memaudit.runs.ray_executor import device_on_ray, score_on_ray
-from memaudit.runs.reading import Tokenizer
+from memaudit.runs.ray_executor import device_on_ray, score_on_ray, tasks_on_ray
+from memaudit.runs.reading import HERE, Tasks, Tokenizer
 from memaudit.runs.scoring import ScoreChunks, score_at_once, score_here
 from memaudit.runs.workers import score_in_workers
 from memaudit.text import safe_text
 
 if TYPE_CHECKING:
     from memaudit.engines.endpoint import Endpoint, EndpointModel
+
+
+def tasks_here() -> AbstractContextManager[Tasks]:
+    """Give this process."""
+    return nullcontext(HERE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,9 @@ class AuditModels:
 
     unused: str | None = None
     """In words why the models may be others than those that were trained, see `LoadedModel`."""
+
+    tasks: Callable[[], AbstractContextManager[Tasks]] = tasks_here
+    """Gives what tokenises texts and counts grams, for the time that it is needed."""
 
     canary: float | None = None
     """What a teacher whose files are not here says about the canaries: the mean log-probability of
@@ -175,6 +185,7 @@ def load_models(sources: ModelSources) -> AuditModels:
         logprobs_only=logprobs_only,
         device=device,
         threads=threads,
+        tasks=tasks_here if options.ray is None else partial(tasks_on_ray, options.ray, threads),
         unused="; ".join(each.unused for each in (teacher, reference) if each and each.unused)
         or None,
     )

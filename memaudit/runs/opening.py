@@ -168,8 +168,9 @@ def read_rows(
     place = None if folder is None else scratch_folder(folder)
     choice, models = inputs.options.window_choice, inputs.models
     with (
+        models.tasks() as tasks,
         RowLog(place) as rows,
-        RowTokens(place) as tokens,
+        RowTokens(place, tasks) as tokens,
         CapturedScores(choice, place) as captured,
     ):
         windows.captured = captured if models.is_captured else None
@@ -180,6 +181,7 @@ def read_rows(
             choice=choice,
             progress=progress,
             keep_tokens=tokens.append if asks_exposure(inputs) else None,
+            tasks=tasks,
         )
         inputs = replace(inputs, models=models.told_by(windows.captured))
         yield RowsRead(inputs, windows, rows, cuts, tokens)

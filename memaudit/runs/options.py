@@ -13,13 +13,13 @@ from memaudit.windows import MIN_SUFFIX_LEN, Turns, WindowChoice, WindowPolicy, 
 
 @dataclass(frozen=True, slots=True)
 class RayOptions:
-    """Where and how widely a corpus is scored on Ray."""
+    """Where and how widely a corpus is cut, counted and scored on Ray."""
 
     address: str | None = None
     """Of a cluster, such as `auto`. None: one on this machine, for the time of the run."""
 
     replicas: int = 1
-    """Actors that score."""
+    """Actors that score; before them, as many tasks cut and count as they have threads."""
 
     gpus_per_replica: float = 0.0
     """What each of them reserves. 0: models run on CPUs."""

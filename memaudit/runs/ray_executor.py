@@ -1,4 +1,8 @@
-"""Actors on a Ray cluster that share the chunks of a run.
+"""A Ray cluster: tasks that tokenise and count, and actors that share the chunks of a run.
+
+The driver reads the corpus, and sends texts and tokens to tasks without a state, some parts ahead of
+the one whose answer comes next. It keeps what it sent until the answer is here: Ray gives it to
+another process when one dies, or to another node.
 
 Ray promises that a task runs at least once. A chunk is the same file whoever commits it and however
 often; so all that is asked of Ray is to carry chunks to actors, and to say when one is lost. An
@@ -12,20 +16,25 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from pickle import PicklingError
+from shutil import disk_usage
 from typing import Any
 
 from memaudit.engines import Engine
 from memaudit.errors import MissingDependency, ModelError
 from memaudit.files import forbid_core_dumps
 from memaudit.runs.chunks import ChunkPlan
+from memaudit.runs.counting import available_memory
 from memaudit.runs.manifest import software_versions
 from memaudit.runs.options import RayOptions
-from memaudit.runs.reading import Tokenizer
+from memaudit.runs.reading import Answer, Part, Tasks, Tokenizer
 from memaudit.runs.scoring import ChunkWork, score_chunk
-from memaudit.runs.workers import Attempts, LoadScorer, raise_trouble, trouble_of
+from memaudit.runs.workers import MAX_ATTEMPTS, Attempts, LoadScorer, raise_trouble, trouble_of
 
 _MAX_STILLBORN = 3
 """Actors that may die in a row before they have loaded their models."""
@@ -33,8 +42,11 @@ _MAX_STILLBORN = 3
 _SECONDS_FOR_A_START = 1800
 """How long to wait for a first actor: a cluster may have to grow, and models to be loaded."""
 
-_OBJECT_STORE_BYTES = 100 * 1024**2
-"""Of a cluster of our own: chunks small enough travel without it."""
+_OBJECT_STORE_BYTES, _BYTES_A_TASK = 100 * 1024**2, 64 * 1024**2
+"""Of a cluster of our own, beside the grams: for chunks, and for the parts of the corpus that are
+under way to a task. It must hold them all: what does not fit, Ray writes into a file."""
+
+_IN_MEMORY = Path("/dev/shm")
 
 
 class Replica:
@@ -48,17 +60,7 @@ class Replica:
         """Load the models; return what went wrong, or None."""
         forbid_core_dumps()  # Ray started this process, so it inherits no limit from us
         try:
-            found = software_versions(sensitive=self._plan.is_sensitive)
-            differing = [
-                f"{name} {found.get(name)} instead of {version}"
-                for name, version in self._versions.items()
-                if found.get(name) != version
-            ]
-            if differing:
-                raise ModelError(
-                    f"a node of the cluster has other software: {', '.join(differing)}",
-                    hint="install the same versions on all nodes: others give other numbers",
-                )
+            _require_same(frozenset(self._versions.items()), sensitive=self._plan.is_sensitive)
             self._scorer = self._load(0)
         except Exception as error:
             return trouble_of(error)
@@ -93,6 +95,102 @@ def score_on_ray(
         yield from pool.run(options.replicas)
 
 
+@contextmanager
+def tasks_on_ray(options: RayOptions, threads: int) -> Iterator[Tasks]:
+    """Give tasks on a cluster, as many at once as there are threads in its replicas, or twice that.
+
+    The connection is also that of the scoring within.
+
+    Raises:
+        MissingDependency, ModelError: as for `connected`.
+    """
+    with connected(options, threads) as ray:
+        yield _RayTasks(ray, options.replicas * threads)
+
+
+class _RayTasks(Tasks):
+    def __init__(self, ray: Any, n_at_once: int) -> None:
+        self._ray, self._n_at_once = ray, n_at_once
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        stores = [
+            int(node["object_store_memory"]) for node in nodes if "object_store_memory" in node
+        ]
+        # A table may still be there when the next one comes.
+        self.shared_bytes = min(stores) // 2 if stores else None
+
+    def map(self, function: Callable[[Part], Answer], parts: Iterable[Part]) -> Iterator[Answer]:
+        """Yield what a function makes of each part, in order.
+
+        Raises:
+            MemauditError: what a task met, or it could not be run.
+            WorkerError: a task crashed; with its traceback.
+        """
+        try:
+            shared = self._ray.put(function)
+        except PicklingError:  # a tokenizer that comes with code of its own
+            yield from map(function, parts)
+            return
+        task = self._ray.remote(_answer).options(num_cpus=1, max_retries=MAX_ATTEMPTS - 1)
+        versions, ahead = frozenset(software_versions().items()), deque[tuple[Any, Any]]()
+        for part in parts:
+            sent = self._ray.put(part)
+            ahead.append((task.remote(shared, sent, versions), sent))
+            if len(ahead) == 2 * self._n_at_once:
+                yield self._heard(*ahead.popleft())
+        while ahead:
+            yield self._heard(*ahead.popleft())
+
+    def _heard(self, ref: Any, sent: Any) -> Any:
+        """Return the answer of a task; `sent` is only kept until it is here."""
+        try:
+            answer = self._ray.get(ref, timeout=_SECONDS_FOR_A_START)
+        except self._ray.exceptions.GetTimeoutError as error:
+            raise ModelError(
+                f"no task on Ray has answered within {_SECONDS_FOR_A_START // 60} minutes",
+                hint="compare with 'ray status' whether the cluster has a core that is free",
+            ) from error
+        except self._ray.exceptions.RayError as error:
+            raise ModelError(
+                f"a part of the corpus was given up on Ray: {_last_line(error)}",
+                hint="is this version of memaudit installed on all nodes, and is there memory?",
+            ) from error
+        raise_trouble(answer, "a task")
+        return answer
+
+
+def _answer(
+    function: Callable[[Part], Answer], part: Part, versions: frozenset[tuple[str, str]]
+) -> object:
+    """Apply a function in a task; return what went wrong, if anything did."""
+    forbid_core_dumps()  # Ray started this process, so it inherits no limit from us
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # it has one core
+    try:
+        _require_same(versions)
+        return function(part)
+    except Exception as error:
+        return trouble_of(error)
+
+
+@cache
+def _require_same(versions: frozenset[tuple[str, str]], *, sensitive: bool = False) -> None:
+    """Refuse a node whose software is not the driver's.
+
+    Raises:
+        ModelError: naming what differs.
+    """
+    found = software_versions(sensitive=sensitive)
+    differing = [
+        f"{name} {found.get(name)} instead of {version}"
+        for name, version in sorted(versions)
+        if found.get(name) != version
+    ]
+    if differing:
+        raise ModelError(
+            f"a node of the cluster has other software: {', '.join(differing)}",
+            hint="install the same versions on all nodes: others give other numbers",
+        )
+
+
 def device_on_ray(options: RayOptions, threads: int) -> tuple[str, bool]:
     """Return the kind of GPU that a replica would run on, and whether `is_fused` there."""
     with connected(options, threads) as ray:
@@ -115,10 +213,17 @@ def connected(options: RayOptions, threads: int) -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise MissingDependency("ray", needed_for="--executor ray", extra="ray") from error
+    if ray.is_initialized():  # by what this is a part of: reading, counting and scoring share it
+        yield ray
+        return
     where: dict[str, Any] = {"address": options.address}
     if options.address is None:
         where = {"num_cpus": options.replicas * threads, "include_dashboard": False}
-        where["object_store_memory"] = _OBJECT_STORE_BYTES
+        least = _OBJECT_STORE_BYTES + options.replicas * threads * _BYTES_A_TASK
+        # Were it larger than the file system in memory, Ray would put all of it on a disk.
+        free = disk_usage(_IN_MEMORY).free if _IN_MEMORY.exists() else 0
+        more = (available_memory() or 0) // 4  # for grams; it takes memory only as it fills
+        where["object_store_memory"] = max(least, min(least + more, free))
     with _same_signals():
         try:
             ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)

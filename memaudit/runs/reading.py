@@ -5,15 +5,13 @@ a distinct window takes about 200 bytes of memory, whatever its length, and a ro
 """
 
 import hashlib
-import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, islice, tee
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,15 +20,13 @@ from numpy.typing import NDArray
 from memaudit.corpus import BadRow, Conversation, Example, Rendered
 from memaudit.corpus.base import RawDigest, Span, text_key
 from memaudit.errors import CorpusError
+from memaudit.exposure import BETWEEN
 from memaudit.progress import ReportProgress, begin_stage
-from memaudit.runs.files import output_errors
+from memaudit.runs.files import NamelessFile
 from memaudit.windows import (
     WindowChoice,
-    answer_suffixes,
-    cut_answers,
-    cut_windows,
     window_key,
-    window_starts,
+    windows_of,
     without_padding,
 )
 
@@ -43,33 +39,26 @@ class Tokenizer(Protocol):
 
     def encode(self, texts: list[str], /) -> list[list[int]]:
         """Return the token ids of each text."""
-        ...
 
     def can_encode(self, text: str, /, *, whole: bool) -> bool:
         """Whether the tokens of a text take a bounded amount of memory."""
-        ...
 
     def encode_starts(self, texts: list[str], n_tokens: int, /) -> list[list[int]]:
         """Return the token ids of each text, of a long one at least so many of the first."""
-        ...
 
     def decode(self, token_ids: list[list[int]], /) -> list[str]:
         """Return the text of each sequence of token ids."""
-        ...
 
     def encode_answers(
         self, texts: list[str], answers: list[tuple[Span, ...]], /
     ) -> list[tuple[list[int], tuple[Span, ...]]]:
         """Return the token ids of each text, and which of them are its answers."""
-        ...
 
     def without_bos(self, ids: list[int], /) -> list[int]:
         """Return token ids without a BOS token at their start, where engines put one in front."""
-        ...
 
     def render_messages(self, conversation: Conversation, /) -> Rendered:
         """Return the text that the chat template makes of messages, and where its answers are."""
-        ...
 
 
 Outcome = Literal["scored", "screened", "too_short", "bad", "error"]
@@ -87,38 +76,6 @@ class RowOutcome(msgspec.Struct, frozen=True, array_like=True):
     address: str
     outcome: Outcome
     reason: str = ""
-
-
-class NamelessFile:
-    """A file only this process can reach: it has no name, so a crash leaves nothing behind."""
-
-    def __init__(self, folder: Path | None) -> None:
-        """Open it in a folder, or where the system keeps temporary files."""
-        self._place = folder or Path(tempfile.gettempdir())
-        with output_errors(self._place):
-            self._file = tempfile.TemporaryFile(dir=self._place)  # noqa: SIM115  closed by __exit__
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # What is left in its buffer finds no room where the disk was full before, and nobody wants it.
-        with suppress(OSError):
-            self._file.close()
-
-    def _append(self, content: bytes) -> None:
-        with output_errors(self._place):
-            self._file.write(content)
-
-    def _seek(self, place: int) -> None:
-        # Writes what is still in the buffer: the disk may turn out to be full only now.
-        with output_errors(self._place):
-            self._file.seek(place)
 
 
 class RowLog(NamelessFile):
@@ -217,6 +174,74 @@ class DistinctWindows(NamelessFile):
 
 _ROWS_AT_ONCE, _CHARACTERS_AT_ONCE = 256, 1_000_000
 
+Part = TypeVar("Part")
+Answer = TypeVar("Answer")
+
+
+class Tasks:
+    """Where functions that take long are applied to the parts of a corpus: in this process."""
+
+    shared_bytes: int | None = None
+    """What such a function may hold. None: as much as there is."""
+
+    def map(self, function: Callable[[Part], Answer], parts: Iterable[Part]) -> Iterator[Answer]:
+        """Yield what a function, which can be pickled, makes of each part, in order."""
+        return map(function, parts)
+
+
+HERE = Tasks()
+
+
+@dataclass(frozen=True, slots=True)
+class CutTexts:
+    """What some texts were cut into."""
+
+    n_tokens: list[int]
+    """Of each text, or of its start where no more was needed."""
+
+    answers: list[tuple[Span, ...] | None]
+    """Of each text, in tokens. None: all of it is trained on."""
+
+    n_windows: list[int]
+    windows: NDArray[np.int32]
+    """(n_windows.sum(), window_len) token ids, text after text."""
+
+    tokens: NDArray[np.int32] | None
+    """(n,) of all texts, `BETWEEN` after each. None: they were not to be kept."""
+
+    def __iter__(self) -> Iterator[tuple[int, tuple[Span, ...] | None, list[NDArray[np.int32]]]]:
+        """Yield of each text how many tokens it has, its answers and its windows."""
+        windows = iter(self.windows)
+        for n_tokens, answers, n in zip(self.n_tokens, self.answers, self.n_windows, strict=True):
+            yield n_tokens, answers, list(islice(windows, n))
+
+
+@dataclass(frozen=True, slots=True)
+class Cutter:
+    """Cuts texts into tokens and windows; can be pickled."""
+
+    tokenizer: Tokenizer
+    choice: WindowChoice
+    keeps_tokens: bool
+    """Whether all tokens of the texts are wanted beside the windows."""
+
+    def __call__(self, texts: list[Rendered]) -> CutTexts:
+        """Return what some texts are cut into."""
+        choice = self.choice
+        # Of a row without answers nothing is looked at behind its first window, unless it is tiled
+        # or its tokens are kept to count exposure in.
+        needs_all = choice.policy == "tile" or self.keeps_tokens
+        encoded = encode_examples(texts, self.tokenizer, None if needs_all else choice.shape.length)
+        windows = [list(windows_of(ids, answers, choice)) for ids, answers in encoded]
+        rows = [np.array([*ids, BETWEEN], np.int32) for ids, _ in encoded if self.keeps_tokens]
+        return CutTexts(
+            [len(ids) for ids, _ in encoded],
+            [answers for _, answers in encoded],
+            [len(each) for each in windows],
+            np.array([*chain(*windows)], np.int32).reshape(-1, choice.shape.length),
+            np.concatenate([np.empty(0, np.int32), *rows]) if self.keeps_tokens else None,
+        )
+
 
 @dataclass(slots=True)
 class AnswerCounts:
@@ -231,6 +256,19 @@ class AnswerCounts:
     all_windows: int = 0
     unseen_rows: int = 0
     """Rows of those no trained token of which lies in the suffix of a window."""
+
+    def add(
+        self, answers: tuple[Span, ...], windows: Sequence[NDArray[np.int32]], choice: WindowChoice
+    ) -> None:
+        """Count a row with answers, and its windows."""
+        n_seen = len(windows)
+        if choice.policy == "first":
+            start, end = choice.shape.prefix_len, choice.shape.length
+            n_seen = int(bool(windows) and any(a < end and b > start for a, b in answers))
+        self.rows += 1
+        self.windows += n_seen
+        self.all_windows += len(windows)
+        self.unseen_rows += n_seen == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +328,8 @@ def cut_rows(
     *,
     choice: WindowChoice,
     progress: ReportProgress | None = None,
-    keep_tokens: Callable[[list[int]], None] | None = None,
+    keep_tokens: Callable[[NDArray[np.int32]], None] | None = None,
+    tasks: Tasks = HERE,
 ) -> RowWindows:
     """Give every row its outcome and keep its windows.
 
@@ -300,7 +339,8 @@ def cut_rows(
         kept: where rows and windows go, both empty.
         choice: which windows of a row are cut.
         progress: told how many rows are done, after each batch.
-        keep_tokens: given the token ids of each row that can be read.
+        keep_tokens: given the token ids of the rows that can be read, `BETWEEN` after each.
+        tasks: where texts are tokenised and cut.
 
     Raises:
         CorpusError: no row can be scored.
@@ -308,31 +348,29 @@ def cut_rows(
     row_log, distinct = kept
     report = begin_stage("read", "rows", progress)
     cuts = RowWindows()
-    # Of a row without answers nothing is looked at behind its first window, unless it is tiled or
-    # its tokens are kept to count exposure in.
-    n_tokens = None if choice.policy == "tile" or keep_tokens is not None else choice.shape.length
-    for batch in _batches(rows):
-        examples = [row for row in batch if isinstance(row, Example)]
-        cuts.texts_hash.update(b"".join(msgspec.json.encode(row.text) for row in examples))
-        encoded = iter(encode_examples(examples, tokenizer, n_tokens))
+    cutter = Cutter(tokenizer, choice, keeps_tokens=keep_tokens is not None)
+    # Tasks may be some batches ahead of what is kept here.
+    batches, ahead = tee(_batches(rows))
+    for batch, found in zip(batches, tasks.map(cutter, map(texts_of, ahead)), strict=True):
+        if keep_tokens is not None and found.tokens is not None:
+            keep_tokens(found.tokens)
+        each = iter(found)
         for row in batch:
             cuts.raw.add(row)
             cuts.text_keys.extend(text_key(row))
             if isinstance(row, BadRow):
                 outcome = _outcome(row, "bad", row.reason)
             else:
-                token_ids, answers = next(encoded)
-                if keep_tokens is not None:
-                    keep_tokens(token_ids)
-                windows = list(windows_of(token_ids, answers, choice))
+                cuts.texts_hash.update(msgspec.json.encode(row.text))
+                n_tokens, answers, windows = next(each)
                 if answers is not None:
-                    _count(cuts.answers, answers, windows, choice)
+                    cuts.answers.add(answers, windows, choice)
                 of_answers = answers is not None and choice.policy != "first"
                 counted_from = choice.shape.prefix_len if of_answers else 0
-                indices = [distinct.add(each, counted_from=counted_from) for each in windows]
+                indices = [distinct.add(one, counted_from=counted_from) for one in windows]
                 if distinct.captured is not None and row.logprobs is not None:
-                    distinct.captured.add(row.logprobs, len(token_ids), answers, indices)
-                outcome = _example_outcome(row, (token_ids, answers), len(indices), choice)
+                    distinct.captured.add(row.logprobs, n_tokens, answers, indices)
+                outcome = _example_outcome(row, n_tokens, answers, len(windows), choice)
                 cuts.windows.extend(indices)
                 cuts.n_windows.extend([len(indices)] if indices else [])
             cuts.outcomes[outcome.outcome] += 1
@@ -348,8 +386,15 @@ _Encoded = tuple[list[int], tuple[Span, ...] | None]
 """Token ids, and which of them are trained on; None: all."""
 
 
+def texts_of(batch: list[Example | BadRow]) -> list[Rendered]:
+    """Return what is cut of some rows, without what else they hold: less has to be pickled."""
+    return [
+        Rendered(row.text, row.answers, row.token_ids) for row in batch if isinstance(row, Example)
+    ]
+
+
 def encode_examples(
-    examples: list[Example], tokenizer: Tokenizer, n_tokens: int | None = None
+    examples: Sequence[Example | Rendered], tokenizer: Tokenizer, n_tokens: int | None = None
 ) -> list[_Encoded]:
     """Return the tokens of each example, and its answers in tokens.
 
@@ -385,63 +430,17 @@ def encode_examples(
     return [found[i] for i in range(len(examples))]
 
 
-def windows_of(
-    token_ids: Sequence[int], answers: tuple[Span, ...] | None, choice: WindowChoice
-) -> Iterator[NDArray[np.int32]]:
-    """Yield the windows of an example, given as `encode_examples` gives it."""
-    if answers is None or choice.policy == "first":
-        return cut_windows(token_ids, choice.shape, choice.policy)
-    return cut_answers(
-        token_ids,
-        answers if choice.turns == "all" else answers[-1:],
-        choice.shape,
-        tiled=choice.policy == "tile",
-        min_suffix_len=choice.min_suffix_len,
-    )
-
-
-def risky_spans(
-    token_ids: list[int], answers: tuple[Span, ...] | None, choice: WindowChoice
-) -> list[Span]:
-    """Return what must not leak of each window that `windows_of` yields, in tokens.
-
-    Of an answer its own tokens: what precedes it is context. Of other text the whole window.
-    """
-    shape = choice.shape
-    if answers is None or choice.policy == "first":
-        starts = window_starts(len(token_ids), shape, choice.policy)
-        return [(start, start + shape.length) for start in starts]
-    answers = answers if choice.turns == "all" else answers[-1:]
-    tiled = choice.policy == "tile"
-    suffixes = answer_suffixes(answers, shape, tiled=tiled, min_suffix_len=choice.min_suffix_len)
-    return list(suffixes)
-
-
-def _count(
-    counts: AnswerCounts,
-    answers: tuple[Span, ...],
-    windows: Sequence[NDArray[np.int32]],
-    choice: WindowChoice,
-) -> None:
-    """Count a row with answers, and its windows."""
-    n_seen = len(windows)
-    if choice.policy == "first":
-        start, end = choice.shape.prefix_len, choice.shape.length
-        n_seen = int(bool(windows) and any(a < end and b > start for a, b in answers))
-    counts.rows += 1
-    counts.windows += n_seen
-    counts.all_windows += len(windows)
-    counts.unseen_rows += n_seen == 0
-
-
 def _example_outcome(
-    example: Example, encoded: _Encoded, n_windows: int, choice: WindowChoice
+    example: Example,
+    n_tokens: int,
+    answers: tuple[Span, ...] | None,
+    n_windows: int,
+    choice: WindowChoice,
 ) -> RowOutcome:
     if n_windows > 0:
         return _outcome(example, "scored", "")
-    token_ids, answers = encoded
     if answers is None or choice.policy == "first":
-        reason = f"{len(token_ids)} tokens, a window needs {choice.shape.length}"
+        reason = f"{n_tokens} tokens, a window needs {choice.shape.length}"
     elif not answers:
         reason = "no answer: nothing of it is trained on"
     else:

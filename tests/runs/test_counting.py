@@ -170,13 +170,62 @@ def test_what_was_counted_is_not_counted_again(tmp_path, monkeypatch):
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
-def test_several_passes_and_small_parts_count_the_same(tmp_path, monkeypatch):
-    """Memory is bounded whatever the size of the corpus."""
-    run(tmp_path / "whole")
-    monkeypatch.setattr(counting, "_GRAMS_AT_ONCE", 30)
+@pytest.mark.parametrize(("grams", "n_passes"), [(1000, 1), (300, 3), (30, 19)])
+def test_several_passes_and_small_parts_count_the_same(tmp_path, monkeypatch, grams, n_passes):
+    """Memory is bounded whatever the size of the corpus, and the rows are read as often as needed."""
+    run(tmp_path / "whole", chunk_size=1)
+    passes, parts = [], counting.RowTokens.parts
+    monkeypatch.setattr(
+        counting.RowTokens, "parts", lambda rows: passes.append(rows) or parts(rows)
+    )
+    monkeypatch.setattr(counting, "_LEAST_GRAMS", 1)
+    monkeypatch.setattr(counting, "available_memory", lambda: grams * 4 * counting._BYTES_PER_GRAM)
     monkeypatch.setattr(counting, "_TOKENS_AT_ONCE", 7)
-    run(tmp_path / "run")
+    run(tmp_path / "run", chunk_size=1)
+    assert len(passes) == n_passes
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+def test_as_many_grams_are_counted_at_once_as_memory_allows(monkeypatch):
+    """At least as many as before it was looked at, but where tasks share a smaller table."""
+    for gib, grams in ((None, 1 << 23), (1, 1 << 23), (200, (50 << 30) // 50), (999, 1 << 30)):
+        monkeypatch.setattr(counting, "available_memory", lambda gib=gib: gib and gib << 30)
+        assert counting.grams_at_once() == grams
+        assert counting.grams_at_once(24_000) == 1000
+        assert counting.grams_at_once(1 << 50) == grams
+
+
+def files_of(root, files):
+    """Files of a system, by path."""
+    for path, content in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(content)
+    return root
+
+
+def test_available_memory_is_what_the_machine_and_every_cgroup_leave(tmp_path):
+    """In a container or a job the machine's memory is not ours; file caches are given up."""
+    machine = {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 8000 kB\n"}
+    assert counting.available_memory(tmp_path / "another system") is None
+    assert counting.available_memory(files_of(tmp_path / "none", machine)) == 8000 * 1024
+
+    job = {
+        "proc/self/cgroup": "0::/slurm/job\n",
+        "sys/fs/cgroup/slurm/job/memory.max": "max\n",
+        "sys/fs/cgroup/slurm/job/memory.current": "9\n",
+        "sys/fs/cgroup/slurm/memory.max": "5000\n",
+        "sys/fs/cgroup/slurm/memory.current": "3000\n",
+        "sys/fs/cgroup/slurm/memory.stat": "active_file 70\ninactive_file 700\n",
+    }
+    assert counting.available_memory(files_of(tmp_path / "job", machine | job)) == 2700
+
+    container = {
+        "proc/self/cgroup": "5:cpu:/\n4:memory:/docker/8d16\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "5000\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": "5001\n",
+        "sys/fs/cgroup/memory/memory.stat": "inactive_file 0\n",
+    }
+    assert counting.available_memory(files_of(tmp_path / "docker", machine | container)) == 0
 
 
 def test_shards_merged_say_what_the_whole_says(tmp_path):

@@ -60,19 +60,9 @@ class FailingEngine(ByteWiseEngine):
         self._trouble, self._marker = trouble, marker
 
     def score(self, windows):
-        if self._trouble == "is killed once" and not Path(self._marker).exists():
-            Path(self._marker).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self._trouble == "is killed":
-            os.kill(os.getpid(), signal.SIGKILL)
         if self._trouble == "is killed by row 24" and bytes(windows[0].tolist()) == b"090053 i":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self._trouble == "refuses":
-            from memaudit.errors import ModelError
-
-            raise ModelError("broken weights", hint="get them again")
-        if self._trouble == "crashes":
-            raise ZeroDivisionError("a bug")
+        meet(self._trouble, self._marker)
         return super().score(windows)
 
 
@@ -81,6 +71,34 @@ def load_failing(trouble, marker, worker):
     from support.fakes import ByteTokenizer
 
     return FailingEngine(trouble, marker), ByteTokenizer()
+
+
+def make_failing_tokenizer(trouble, marker=""):
+    """One token a byte; trouble at the row that says `row 24`."""
+    from support.fakes import ByteTokenizer
+
+    class FailingTokenizer(ByteTokenizer):
+        def encode(self, texts):
+            for text in texts:
+                if "row 24" in text:
+                    meet(trouble, marker, text)
+            return super().encode(texts)
+
+    return FailingTokenizer()
+
+
+def meet(trouble, marker, text=""):
+    """Refuse, crash or die; `is killed once` dies only where there is no marker yet."""
+    if trouble == "is killed" or (trouble == "is killed once" and not Path(marker).exists()):
+        if marker:
+            Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if trouble == "refuses":
+        from memaudit.errors import ModelError
+
+        raise ModelError("broken weights", hint="get them again")
+    if trouble == "crashes":
+        raise ZeroDivisionError(f"a bug at {text}")
 
 
 def make_fake_models(seconds=0.0, workers=1, **changes):
