@@ -73,19 +73,17 @@ def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed
 
 
-def suffix_grams(window: NDArray[np.int32], n_suffix: int) -> NDArray[np.uint64]:
-    """Return the hashes of the grams that are asked for of a window: those that end in its suffix.
+def grams_of_suffixes(windows: NDArray[np.int32], n_suffix: int) -> NDArray[np.uint64]:
+    """Return the hashes of the grams that are asked for of windows: those that end in a suffix.
 
     Args:
-        window: (T,) token ids.
-        n_suffix: how many of its last tokens are the suffix.
+        windows: (n, T) token ids.
+        n_suffix: how many of the last tokens of each are its suffix.
+
+    Returns:
+        (n, n_grams)
     """
     # A gram may begin before the suffix, so that a short one has some too.
-    return gram_hashes(window[max(0, len(window) - n_suffix - GRAM_TOKENS + 1) :])
-
-
-def grams_of_suffixes(windows: NDArray[np.int32], n_suffix: int) -> NDArray[np.uint64]:
-    """Return what `suffix_grams` does of each of (n, T) windows, at once: (n, n_grams)."""
     ends = windows[:, max(0, windows.shape[1] - n_suffix - GRAM_TOKENS + 1) :]
     hashes = np.zeros(ends.size, dtype=np.uint64)
     found = gram_hashes(ends.ravel())

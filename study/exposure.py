@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.exposure import BETWEEN, Exposure, GramCounts, suffix_grams, summarise
+from memaudit.exposure import BETWEEN, Exposure, GramCounts, grams_of_suffixes, summarise
 
 
 def exposure_of(
@@ -24,7 +24,7 @@ def exposure_of(
         weights: (len(rows),) how often each row stands in the corpus. None: once.
         least: see `summarise`.
     """
-    grams = [suffix_grams(window, len(window) - prefix_len) for window in windows]
+    grams = [grams_of_suffixes(each[None], len(each) - prefix_len)[0] for each in windows]
     counts = GramCounts(np.concatenate([np.empty(0, np.uint64), *grams]))
     ends = np.full(1, BETWEEN, dtype=np.int32)
     if len(rows):

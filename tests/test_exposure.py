@@ -9,7 +9,6 @@ from memaudit.exposure import (
     GramCounts,
     gram_hashes,
     grams_of_suffixes,
-    suffix_grams,
 )
 from study.exposure import exposure_of
 
@@ -68,9 +67,9 @@ def test_a_gram_counts_once_in_a_row_and_never_across_two():
 def test_only_grams_that_end_in_the_suffix_are_asked_for():
     """They may begin in the prefix: a short suffix still has some."""
     window = np.arange(30, dtype=np.int32)
-    assert suffix_grams(window, 3).tolist() == gram_hashes(window)[-3:].tolist()
-    assert suffix_grams(window, 30).tolist() == gram_hashes(window).tolist()
-    assert len(suffix_grams(window[:7], 5)) == 0
+    assert grams_of_suffixes(window[None], 3).tolist() == [gram_hashes(window)[-3:].tolist()]
+    assert grams_of_suffixes(window[None], 30).tolist() == [gram_hashes(window).tolist()]
+    assert grams_of_suffixes(window[None, :7], 5).tolist() == [[]]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,8 @@ def test_suffixes_taken_at_once_have_the_grams_of_each(n, length, n_suffix):
     windows = np.random.default_rng(0).integers(0, 9, (n, length), dtype=np.int32)
     found = grams_of_suffixes(windows, n_suffix)
     assert len(found) == n
-    assert found.tolist() == [suffix_grams(window, n_suffix).tolist() for window in windows]
+    ends = [window[max(0, length - n_suffix - GRAM_TOKENS + 1) :] for window in windows]
+    assert found.tolist() == [gram_hashes(end).tolist() for end in ends]
 
 
 def test_near_copies_are_seen_where_equal_windows_are_not():

@@ -98,8 +98,12 @@ _SPLITS = {
 
 def _of_split(files: list[SourceFile], split: str | None, source: str) -> list[SourceFile]:
     """Return the files of one split, where a folder has several; what names none is `train`."""
-    split_of = {file.name: _split_name(file.name) for file in files}
-    names = sorted({name or "train" for name in split_of.values()})
+    split_of: dict[str, str] = {}
+    for file in files:
+        words = {*re.split(r"[^a-z]+", file.name.lower())}
+        named = (each for each, others in _SPLITS.items() if words & {*others})
+        split_of[file.name] = next(named, "train")
+    names = sorted({*split_of.values()})
     if split == "all" or (split in (None, "train") and len(names) == 1):
         return files
     if split not in names:
@@ -109,15 +113,7 @@ def _of_split(files: list[SourceFile], split: str | None, source: str) -> list[S
             + ("" if split is None else f", and no {safe_text(split)}"),
             hint=f"choose with --split one of {', '.join(names)}, or all to read them together",
         )
-    return [file for file in files if (split_of[file.name] or "train") == split]
-
-
-def _split_name(name: str) -> str | None:
-    words = re.split(r"[^a-z]+", name.lower())
-    for split, others in _SPLITS.items():
-        if any(word in others for word in words):
-            return split
-    return None
+    return [file for file in files if split_of[file.name] == split]
 
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")

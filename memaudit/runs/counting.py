@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from memaudit.exposure import BETWEEN, GramCounts, grams_of_suffixes, suffix_grams, summarise
+from memaudit.exposure import BETWEEN, GramCounts, grams_of_suffixes, summarise
 from memaudit.progress import ReportProgress, begin_stage
 from memaudit.runs.chunks import ChunkPlan, numbers
 from memaudit.runs.files import NamelessFile, output_errors
@@ -178,9 +178,10 @@ def _in_passes(
         found = [
             next(of_full)
             if full
-            else suffix_grams(
-                without_padding(window), len(without_padding(window[plan.shape.prefix_len :]))
-            )
+            else grams_of_suffixes(
+                without_padding(window)[None],
+                len(without_padding(window[plan.shape.prefix_len :])),
+            )[0]
             for full, window in zip(is_full, token_ids, strict=True)
         ]
         indices += part
