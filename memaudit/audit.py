@@ -14,23 +14,26 @@ No text is kept: for step 3 its tokens wait in a file without a name. A distinct
 0.5 kB of memory and a row some 40 bytes; the rest waits on the disk, ids and addresses too.
 """
 
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
+from memaudit.engines import COMPILED
 from memaudit.progress import ReportProgress
 from memaudit.runs.counting import count_missing
 from memaudit.runs.files import scratch_folder
-from memaudit.runs.folder import RunFolder, begin_run, keep_rows, open_folder
-from memaudit.runs.manifest import Shard
+from memaudit.runs.folder import MANIFEST, RunFolder, begin_run, keep_rows, open_folder
+from memaudit.runs.manifest import Shard, read_manifest
 from memaudit.runs.opening import (
     AuditInputs,
+    AuditRequest,
     declare,
     finished_before,
     open_inputs,
     open_request,
     read_rows,
 )
-from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions
+from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions, refuse_to_time
 from memaudit.runs.reading import DistinctWindows
 from memaudit.runs.results import AuditResult, ReportOptions, write_results
 from memaudit.runs.scoring import Session, score_missing
@@ -73,6 +76,7 @@ def audit_corpus(
     """
     request = open_request(teacher, data, student, baseline, options)
     with open_folder(out) as folder:
+        request = _decided(request, folder)
         run = finished_before(folder, request)
         if run is not None:
             session = Session(kept_windows=run.plan.n_windows)
@@ -99,6 +103,8 @@ def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
     comes reads the corpus and leaves its windows there, as token ids.
     """
     request = open_request(teacher, data, student, baseline, options)
+    if options.model.compiled is None:
+        refuse_to_time(options, is_shard=True)
     with open_folder(out) as folder:
         finished_before(folder, request, shard)  # refuses another run before models are loaded
         if prepared is not None:
@@ -108,6 +114,17 @@ def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
             with DistinctWindows(options.shape.length, scratch_folder(folder)) as windows:
                 _score(folder, open_inputs(request), windows, progress, shard)
     return run_status(folder)  # not before it is let go: it would say that this process is at work
+
+
+def _decided(request: AuditRequest, folder: Path) -> AuditRequest:
+    """Return the same; if a run in a folder found out whether to compile, that holds."""
+    options = request.options
+    is_begun = (folder / MANIFEST).exists() and not options.restart
+    if options.model.compiled is not None or not is_begun:
+        return request
+    compiled = COMPILED in read_manifest(folder / MANIFEST).inputs.engine.split("-")
+    options = replace(options, model=replace(options.model, compiled=compiled))
+    return replace(request, sources=replace(request.sources, options=options))
 
 
 def _audit(
@@ -137,6 +154,10 @@ def _score(
     """Read the corpus, begin or continue the run, and score what is missing."""
     session = Session()
     with read_rows(inputs, windows, folder, progress) as read:
+        # Also what scores is settled only now: compiling pays in a long run.
+        if (settle := read.inputs.models.settle) is not None:
+            inputs = replace(inputs, models=settle(read.inputs.models, windows))
+            read = replace(read, inputs=inputs)
         # Only now is known what the run is: the manifest pins the texts that were read. An earlier
         # session's chunks count if its manifest says the same, so the corpus is read at each start.
         manifest = declare(read.inputs, read.corpus, shard)

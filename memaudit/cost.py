@@ -105,6 +105,9 @@ class Sample:
     """Peak bytes of this process so far, and of its models on a GPU. None: the system does not
     say."""
 
+    compile_choice: str | None = None
+    """In words whether compiling the models would pay. None: nobody asked."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditPlan:
@@ -289,6 +292,7 @@ class AuditPlan:
             "estimated_seconds": self.seconds,
             "estimated_cpu_seconds": self.cpu_seconds,
             "calibration": sampled,
+            "compile_choice": None if self.sample is None else self.sample.compile_choice,
             "gpus": [
                 {
                     "name": gpu.name,

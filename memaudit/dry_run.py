@@ -229,6 +229,7 @@ def _run_sample(
         cpu_seconds_before=cpu_seconds_before,
         total_seconds=_since(loading)[0],
         memory=memory,
+        compile_choice=models.settle and models.settle(models, windows).compile_choice,
     )
 
 

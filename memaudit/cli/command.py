@@ -210,6 +210,16 @@ class FiniteRange(click.FloatRange):
         return checked
 
 
+class SwitchType(click.Choice[str]):
+    """A choice that was a switch: its variable goes on to take what switches take."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return one of the choices."""
+        switched = dict.fromkeys(("1", "true", "t", "yes", "y"), "on")
+        switched |= dict.fromkeys(("0", "false", "f", "no", "n"), "off")
+        return super().convert(switched.get(str(value).lower(), value), param, ctx)
+
+
 class DeviceType(click.ParamType[str]):
     """Where models run."""
 

@@ -111,7 +111,7 @@ def model_options(
     model_revision: str | None,
     trust_remote_code: bool,
     offline: bool,
-    compiled: bool = False,
+    compiled: bool | None = False,
 ) -> "ModelOptions":
     """Return how models are loaded, and tell the libraries that load them."""
     prepare_libraries(offline=offline)

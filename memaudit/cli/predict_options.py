@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli import options
-from memaudit.cli.command import Command, FiniteRange, FolderType, Shown, bundle
+from memaudit.cli.command import Command, FiniteRange, FolderType, Shown, SwitchType, bundle
 from memaudit.cli.options import (
     COUNT,
     POSITIVE,
@@ -70,9 +70,13 @@ def _folder_for_kernels() -> Path:
     options.dtype("Number format of the models; bfloat16 is faster and less exact."),
     speed_option(
         "--compile",
-        "Compile the models first: a tenth to a fifth faster, after half a minute; needs a C++ compiler.",
+        "Compile the models first: up to a fifth faster, after half a minute; needs a C++ compiler. auto: "
+        "time both ways if the run is long, and take what pays.",
+        SwitchType(("auto", "on", "off")),
+        "off",
         name="compiled",
-        is_flag=True,
+        is_flag=False,
+        flag_value="on",
     ),
     options.model_revision,
     options.trust_remote_code,
@@ -82,7 +86,8 @@ def models(
     teacher: str, student: str | None, baseline: str | None, classifier: str | None, **load: Any
 ) -> Models:
     """Return the models; where compiled code goes is said before torch is imported."""
-    if load["compiled"]:
+    load["compiled"] = {"on": True, "off": False, "auto": None}[load["compiled"]]
+    if load["compiled"] is not False:
         # Read when torch is imported, so it has to be said before.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_folder_for_kernels()))
     return Models(teacher, student, baseline, classifier, options.model_options(**load))

@@ -75,13 +75,16 @@ def is_elsewhere(source: str) -> bool:
     return source == CAPTURED or is_endpoint(source)
 
 
+COMPILED = "compiled"
+"""In the name of an engine whose models are compiled."""
+
 FUSED = "-fused"
 """Ends the name of an engine whose softmax is summed up by the kernel for CUDA."""
 
 
-def engine_name(kind: str, dtype: str, *, compiled: bool, fused: bool = False) -> str:
+def engine_name(kind: str, dtype: str, *, compiled: bool | None, fused: bool = False) -> str:
     """Return what reports call an engine: all of it that a score's rounding depends on."""
-    return "-".join([kind, dtype, *(["compiled"] if compiled else [])]) + FUSED * fused
+    return "-".join([kind, dtype, *([COMPILED] if compiled else [])]) + FUSED * fused
 
 
 def engine_to_try(name: EngineName, vllm: VllmOptions, *, elsewhere: bool) -> EngineName:

@@ -1,6 +1,7 @@
 """The `hf` engine: any causal LM that transformers loads, on a CPU or a GPU."""
 
 import ctypes
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from memaudit.engines import engine_name
+from memaudit.engines import Engine, engine_name
 from memaudit.engines.head import Head, is_fused, read_head, score_heads
 from memaudit.engines.window_io import check_windows, limits_of, split_scores
 from memaudit.errors import ModelError
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16_384}
 """Tokens run at once unless said otherwise, by kind of device; padding counts."""
 _PROBE_LEN = 8
+_TIMED_WINDOWS = 20
+"""Scored each time: a batch of the usual windows on a CPU."""
+_ROUNDS = 6
+"""In each of which both ways are timed, one after the other."""
+_COMPILING = 30.0
+"""Seconds that compiling is taken to last until it has been done: 5 to 35 were measured."""
+_AT_LEAST = 50
+"""A run must take that many times as long as finding out: it costs 2 % of a run at most."""
 
 _Item = TypeVar("_Item")
 _Later = Callable[[], list[WindowScores]]
@@ -71,6 +80,68 @@ def compilation_errors(model: "PreTrainedModel") -> Iterator[None]:
             f"{type(model).__name__} cannot be compiled here: {type(error).__name__}",
             hint="is there a C++ compiler? Leave out --compile to run without",
         ) from error
+
+
+def faster_engine(
+    eager: Engine,
+    compiled: Callable[[], Engine],
+    models: Sequence["PreTrainedModel"],
+    window: Callable[[int], NDArray[np.int32]],
+    n_windows: int,
+) -> tuple[Engine, str]:
+    """Return what a run should score with, and in words why.
+
+    Args:
+        eager: runs the models as they are, on a CPU.
+        compiled: compiles them, and returns what runs them then.
+        models: those of both.
+        window: gives one of the run by its number; some are timed.
+        n_windows: how many there are.
+    """
+    places = np.linspace(0, n_windows - 1, _TIMED_WINDOWS, dtype=np.int64)
+    windows = [window(int(place)) for place in places]
+
+    def cost(engine: Engine, stance: str = "default") -> float:
+        started = time.process_time()  # what other processes do changes it little
+        with torch.compiler.set_stance(stance):
+            engine.score(windows)
+        return time.process_time() - started
+
+    cost(eager)  # what happens only once is not timed
+    each = cost(eager)
+    total, needed = n_windows / len(windows) * each, _AT_LEAST * (_COMPILING + 2 * _ROUNDS * each)
+    if total < needed:
+        return eager, (
+            f"not compiled: scoring takes some {total / 60:,.0f} minutes of CPU time, and whether "
+            f"that helps is tried from {needed / 60:,.0f} on"
+        )
+    tell("compile, and time both ways")
+    started = time.monotonic()  # other processes compile, too
+    try:
+        after = compiled()
+        cost(after)
+    except ModelError as error:
+        _uncompile(models)
+        return eager, f"not compiled: {error.message}"
+    compiling = time.monotonic() - started
+    seconds = np.array([(cost(eager, "force_eager"), cost(after)) for _ in range(_ROUNDS)])
+    gain = float(seconds[:, 0].sum() / seconds[:, 1].sum())
+    saved = total * (1 - 1 / gain)
+    why = (
+        f"compiled, the models are {gain:.2f} times as fast, in a run of some {total / 60:,.0f} "
+        f"minutes of CPU time; compiling took {compiling:,.0f} seconds"
+    )
+    if saved > compiling:
+        return after, f"compiled: {why}"
+    _uncompile(models)
+    return eager, f"not compiled: {why}"
+
+
+def _uncompile(models: Sequence["PreTrainedModel"]) -> None:
+    """Let models run as they were: torch has no opposite of `Module.compile`."""
+    for model in models:
+        for module in model.modules():
+            module._compiled_call_impl = None
 
 
 class HfEngine:

@@ -65,8 +65,9 @@ class ModelOptions:
     add_special_tokens: Literal["auto", "yes", "no"] = "auto"
     """Whether a BOS token stands in front of every window; auto: if the tokenizer adds one."""
 
-    compiled: bool = False
-    """Compile the body before it scores: faster afterwards, and needs a C++ compiler."""
+    compiled: bool | None = False
+    """Compile the body before it scores: faster afterwards, and needs a C++ compiler. None: `predict`
+    finds out whether that pays, once for each run."""
 
 
 DEFAULT_OPTIONS = ModelOptions()

@@ -234,6 +234,7 @@ def _provenance(result: AuditResult) -> Table:
             f", {result.tokens_per_second:,.0f} tokens/s" if result.tokens_per_second else "",
             f", {result.seconds:,.1f} s",
         ),
+        "compile": result.finished.manifest.compile_choice,
     }
     if result.survival is not None:
         share = words.percent(result.screened_windows / result.distinct_windows)
@@ -298,6 +299,7 @@ def _needs(plan: "AuditPlan") -> Table:
             "memory": f"{_scaled(plan.memory, _BYTE_UNITS)}, models in {plan.dtype}",
             "disk": f"{disk} at most, {meanwhile} while it runs",
             "here": _here(plan),
+            "compile": None if plan.sample is None else plan.sample.compile_choice,
         }
     )
 

@@ -169,6 +169,7 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> RunFolder:
         inputs = replace(manifest.inputs, threads=was.inputs.threads)
         manifest = replace(manifest, inputs=inputs)
     refuse_differences(folder, was, manifest)
+    manifest = replace(manifest, compile_choice=was.compile_choice)
     with output_errors(folder):
         # Each session tries failed chunks anew: what killed a worker may have been the machine.
         remove_failures(folder / CHUNKS)

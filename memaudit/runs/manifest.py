@@ -238,6 +238,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     unused_weights: str | None = None
     """In words which weights of their files the models do not use. None: none to speak of."""
 
+    compile_choice: str | None = None
+    """In words whether compiling the models paid when the run began. None: nobody asked, or an
+    older memaudit wrote this."""
+
     canary: float | None = None
     """What a teacher behind an endpoint said about the canaries when the run began: the mean
     log-probability of a token, nats. It is no input: nothing is calculated from it."""
@@ -368,7 +372,8 @@ def _content(path: Path) -> bytes:
 def _digest(manifest: Manifest) -> str:
     document = msgspec.to_builtins(manifest)
     # What was added later is left out where it says nothing, so that older manifests stay whole.
-    added = [(document, name) for name in ("raw_digest", "corpus_read", "unused_weights", "canary")]
+    later = ("raw_digest", "corpus_read", "unused_weights", "compile_choice", "canary")
+    added = [(document, name) for name in later]
     added += [(document["inputs"], name) for name in _ADDED_INPUTS]
     for holder, name in added:
         if holder[name] is None:

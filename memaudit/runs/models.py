@@ -36,10 +36,11 @@ from memaudit.runs.captured import CapturedScores, score_captured
 from memaudit.runs.manifest import ModelNames
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.ray_executor import device_on_ray, score_on_ray, tasks_on_ray
-from memaudit.runs.reading import HERE, Tasks, Tokenizer
+from memaudit.runs.reading import HERE, DistinctWindows, Tasks, Tokenizer
 from memaudit.runs.scoring import ScoreChunks, score_at_once, score_here
 from memaudit.runs.workers import score_in_workers
 from memaudit.text import safe_text
+from memaudit.windows import without_padding
 
 if TYPE_CHECKING:
     from memaudit.engines.endpoint import Endpoint, EndpointModel
@@ -83,6 +84,12 @@ class AuditModels:
 
     tasks: Callable[[], AbstractContextManager[Tasks]] = tasks_here
     """Gives what tokenises texts and counts grams, for the time that it is needed."""
+
+    compile_choice: str | None = None
+    """In words whether `settle` has compiled the models, and why."""
+
+    settle: "Callable[[AuditModels, DistinctWindows], AuditModels] | None" = None
+    """Finds out on windows whether compiling pays; returns these as they then are. None: settled."""
 
     canary: float | None = None
     """What a teacher whose files are not here says about the canaries: the mean log-probability of
@@ -162,7 +169,7 @@ def load_models(sources: ModelSources) -> AuditModels:
     here = replace(options.model, device="cpu") if on_cpu else options.model
     teacher, reference = _load_pair(sources, here)
     reference_digest = None if reference is None else reference.digest
-    logprobs_only = False
+    logprobs_only, settle = False, None
     name = engine_name("hf", options.model.dtype, compiled=options.model.compiled, fused=fused)
     if options.n_elsewhere:
         # Every process runs as many threads as this one settles on: another number rounds otherwise.
@@ -173,7 +180,10 @@ def load_models(sources: ModelSources) -> AuditModels:
         name = engine.name
         logprobs_only = isinstance(engine, WatchedEngine) and engine.logprobs_only
         score = partial(score_here, engine, teacher.tokenizer)
+        if options.model.compiled is None:
+            settle = partial(_settled, sources, (teacher, reference), engine)
     return AuditModels(
+        settle=settle,
         tokenizer=teacher.tokenizer,
         score=score,
         engine=name,
@@ -189,6 +199,31 @@ def load_models(sources: ModelSources) -> AuditModels:
         unused="; ".join(each.unused for each in (teacher, reference) if each and each.unused)
         or None,
     )
+
+
+def _settled(
+    sources: ModelSources,
+    loaded: tuple[LoadedModel, LoadedModel | None],
+    engine: Engine,
+    models: AuditModels,
+    windows: DistinctWindows,
+) -> AuditModels:
+    from memaudit.engines.hf import faster_engine
+
+    if isinstance(engine, WatchedEngine) or models.device != "cpu":
+        why = "not compiled: that is decided only where transformers runs the models on a CPU"
+    else:
+        model = replace(sources.options.model, compiled=True)
+        compiled = replace(sources, options=replace(sources.options, model=model))
+        engine, why = faster_engine(
+            engine,
+            partial(_engine, compiled, *loaded),
+            [each.model for each in loaded if each is not None],
+            lambda index: without_padding(windows.window(index)),
+            len(windows),
+        )
+    score = partial(score_here, engine, models.tokenizer)
+    return replace(models, score=score, engine=engine.name, compile_choice=why, settle=None)
 
 
 def _at_endpoint(sources: ModelSources) -> AuditModels:
@@ -280,7 +315,7 @@ def check_sources(sources: ModelSources) -> None:
         "--served-model": is_captured and options.endpoint.served_model is not None,
         "--student and --baseline": sources.reference is not None,
         "--workers and --executor ray": options.n_elsewhere > 0,
-        "--compile": options.model.compiled,
+        "--compile": options.model.compiled is not False,
         f"--engine {options.engine}": options.engine != "auto",
         "--tensor-parallel": options.vllm.tensor_parallel > 1,
         "--model-revision": options.model.revision is not None,
@@ -384,7 +419,7 @@ def _engine_here(
             reference,
             window_len=options.shape.length,
             options=options.vllm,
-            compiled=options.model.compiled,
+            compiled=bool(options.model.compiled),
             falls_back=name == "vllm",
         )
     except VllmRefusedError:
@@ -397,7 +432,7 @@ def _engine_here(
 def _engine(sources: ModelSources, teacher: LoadedModel, reference: LoadedModel | None) -> Engine:
     from memaudit.engines.hf import HfEngine
 
-    compiled, bos_token_id = sources.options.model.compiled, teacher.tokenizer.bos_token_id
+    compiled, bos_token_id = bool(sources.options.model.compiled), teacher.tokenizer.bos_token_id
     if reference is not None and is_aligned(sources.role or ""):
         from memaudit.engines.aligned import AlignedEngine, aligned_reference
 

@@ -473,5 +473,6 @@ def declare(inputs: AuditInputs, read: CorpusRead, shard: Shard | None) -> Manif
         raw_digest=read.raw_digest,
         corpus_read=read.in_words,
         unused_weights=models.unused,
+        compile_choice=models.compile_choice,
         canary=models.canary,
     )

@@ -6,6 +6,7 @@ from typing import Literal
 
 from memaudit.engines import ENDPOINT, EndpointOptions, EngineName, VllmOptions, engine_to_try
 from memaudit.engines.models import ModelOptions
+from memaudit.errors import UsageError
 from memaudit.files import TableFormat
 from memaudit.objectives import DEFAULT_EPOCHS, Objective
 from memaudit.windows import MIN_SUFFIX_LEN, Turns, WindowChoice, WindowPolicy, WindowShape
@@ -100,6 +101,8 @@ class AuditOptions:
 
     def __post_init__(self) -> None:
         engine_to_try(self.engine, self.vllm, elsewhere=self.n_elsewhere > 0)
+        if self.model.compiled is None:
+            refuse_to_time(self)
         if not 0 < self.epochs < math.inf:
             raise ValueError(f"epochs must be above 0 and finite, got {self.epochs}")
         sizes = (self.workers, *(() if self.chunk_size is None else (self.chunk_size,)))
@@ -126,6 +129,22 @@ class AuditOptions:
     def window_choice(self) -> WindowChoice:
         """Which windows are cut."""
         return WindowChoice(self.shape, self.windows, self.turns, self.min_suffix_len)
+
+
+def refuse_to_time(options: AuditOptions, *, is_shard: bool = False) -> None:
+    """Refuse to find out whether compiling pays where one process does not score all windows."""
+    others = {
+        "--shard": is_shard,
+        "--executor ray": options.ray is not None,
+        "--workers": options.workers > 1,
+        "--cascade": options.survival is not None,
+        "--engine vllm": options.engine == "vllm",
+    }
+    for name in (name for name, is_given in others.items() if is_given):
+        raise UsageError(
+            f"--compile auto and {name}: it is for one process that scores all windows with hf",
+            hint="give on or off; a dry run without it says what pays",
+        )
 
 
 DEFAULT_OPTIONS = AuditOptions()

@@ -302,6 +302,7 @@ class AuditResult:
             else counted.epochs,
             "corpus_read": self.corpus_read,
             "unused_weights": self.finished.manifest.unused_weights,
+            "compile_choice": self.finished.manifest.compile_choice,
             "answers": None if self.answers is None else msgspec.to_builtins(self.answers),
             "prefix_tokens": self.shape.prefix_len,
             "suffix_tokens": self.shape.suffix_len,

@@ -280,6 +280,33 @@ def test_compiled_models_are_named_and_their_code_lies_where_nobody_else_can_wri
     assert not list((tmp_path / "tmp").rglob("*.so"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "variable", "compiled"),
+    [
+        ([], "", False),
+        (["--compile"], "", True),
+        (["--compile", "on"], "0", True),
+        (["--compile=off"], "1", False),
+        (["--compile", "auto"], "", None),
+        ([], "1", True),
+        ([], "False", False),
+        ([], "auto", None),
+    ],
+)
+def test_compile_is_a_switch_and_a_choice(predict, monkeypatch, arguments, variable, compiled):
+    """It was a switch alone: commands and variables of before go on to work."""
+    seen = []
+    monkeypatch.setenv("MEMAUDIT_PREDICT_COMPILE", variable)
+    monkeypatch.setattr(
+        "memaudit.cli.predict.predict_all",
+        lambda audit, *_: seen.append(audit["options"].model.compiled),
+    )
+
+    code, _, err = predict(*arguments, "--out", "x", "--quiet")
+
+    assert (code, err, seen) == (0, "", [compiled])
+
+
 def test_a_recipe_says_what_was_understood_and_what_was_not(predict, tmp_path):
     """A trainer's file decides the objective; a field that is not reflected must be seen."""
     recipe = tmp_path / "nemo.yaml"

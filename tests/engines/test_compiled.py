@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from support.tiny_models import (
     naive_scores,
 )
 
-from memaudit.engines.hf import HfEngine
+from memaudit.engines import hf
+from memaudit.engines.hf import HfEngine, faster_engine
 from memaudit.errors import ModelError
 
 AGAINST_NAIVE = 1e-4
@@ -77,3 +79,73 @@ def test_a_machine_without_a_compiler_is_told_what_to_do(monkeypatch):
         HfEngine(copy.deepcopy(make_model("llama")), compiled=True)
 
     assert "--compile" in caught.value.hint
+
+
+@pytest.fixture
+def costs(monkeypatch):
+    """Let scoring cost what is given, one time after the other, and compiling 40 seconds."""
+
+    def cost(*seconds):
+        ticks = iter([tick for each in seconds for tick in (0.0, each)])
+        clock = iter([0.0, 40.0])
+        told = {"process_time": lambda: next(ticks), "monotonic": lambda: next(clock)}
+        monkeypatch.setattr(hf, "time", SimpleNamespace(**told))
+
+    return cost
+
+
+@pytest.mark.parametrize(
+    ("n_windows", "compiled_cost", "choice"),
+    [
+        (41_000, 0.9, "not compiled: scoring takes some 34 minutes"),
+        (43_000, 0.9, "compiled: compiled, the models are 1.11 times as fast"),
+        (43_000, 1.1, "not compiled: compiled, the models are 0.91 times as fast"),
+        (43_000, 0.99, "not compiled: compiled, the models are 1.01 times as fast"),
+        (430_000, 0.99, "compiled: compiled, the models are 1.01 times as fast"),
+    ],
+)
+def test_compiling_is_chosen_where_it_saves_more_than_it_takes(
+    costs, n_windows, compiled_cost, choice
+):
+    """A short run must not wait for it, and a long one may gain by a hundredth."""
+    costs(9.0, 1.0, 9.0, *6 * (1.0, compiled_cost))
+    eager, compiled = (SimpleNamespace(score=lambda windows: None) for _ in range(2))
+
+    chosen, why = faster_engine(eager, lambda: compiled, [], str, n_windows)
+
+    assert why.startswith(choice)
+    assert chosen is (compiled if choice.startswith("compiled") else eager)
+
+
+def test_a_model_that_cannot_be_compiled_is_not_compiled(costs):
+    """What was to be found out is found out; the run goes on."""
+    costs(1.0, 1.0)
+    eager = SimpleNamespace(score=lambda windows: None)
+
+    def fail():
+        raise ModelError("no compiler", hint="")
+
+    assert faster_engine(eager, fail, [], str, 10**6) == (
+        eager,
+        "not compiled: no compiler",
+    )
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.ci
+def test_models_that_are_not_compiled_in_the_end_score_as_before(costs):
+    """To the bit: the run says that they are not compiled."""
+    model, windows = make_model("llama"), make_windows(20)
+    eager = HfEngine(model)
+    before = eager.score(windows)
+    costs(1.0, 1.0, *13 * [1.0])
+
+    chosen, why = faster_engine(
+        eager, lambda: HfEngine(model, compiled=True), [model], lambda i: windows[i % 20], 10**6
+    )
+
+    assert (chosen, why.split(":")[0]) == (eager, "not compiled")
+    for a, b in zip(eager.score(windows), before, strict=True):
+        np.testing.assert_array_equal(a.teacher.logprobs, b.teacher.logprobs)
+    assert not any(module._compiled_call_impl for module in model.modules())

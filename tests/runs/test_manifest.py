@@ -128,7 +128,7 @@ def test_a_manifest_of_before_a_field_was_added_is_still_whole(manifest, tmp_pat
     path = tmp_path / "manifest.json"
     write_manifest(path, manifest)
     document = json.loads(path.read_text())["manifest"]
-    added = ("raw_digest", "corpus_read", "unused_weights", "canary")
+    added = ("raw_digest", "corpus_read", "unused_weights", "compile_choice", "canary")
     assert {document.pop(name) for name in added} == {None}
     assert document["inputs"].pop("answers") is document["inputs"].pop("exposure") is None
     digest = hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
