@@ -134,6 +134,11 @@ def examine(listened: Collection[str]) -> Examination:
     ours = sorted(name for name in os.environ if name.startswith(("MEMAUDIT_", "_MEMAUDIT_")))
     heeded = [name for name in (*ours, *_ALSO_HEEDED) if name in (*listened, *_ALSO_HEEDED)]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    engine = (
+        "auto is vllm for models that it can run exactly, else hf; with --workers or Ray it is hf"
+    )
+    if engine_to_try("auto", DEFAULT_VLLM_OPTIONS, elsewhere=False) == "hf":
+        engine = "auto is hf: vLLM is not installed"
     return Examination(
         facts={
             "memaudit": _version("memaudit-distill"),
@@ -142,7 +147,7 @@ def examine(listened: Collection[str]) -> Examination:
             "cores": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",
             "memory": f"{memory / 1e9:.1f} GB",
             "device": _device(),
-            "engine": _engine(),
+            "engine": engine,
         },
         checks=(*_engine_checks(), _zlib_check(), _disk_check()),
         variables=tuple(name for name in heeded if name in os.environ),
@@ -170,15 +175,6 @@ def _gpus() -> list[str]:
 
     n = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [torch.cuda.get_device_name(i) for i in range(n)]
-
-
-def _engine() -> str:
-    """Return what --engine auto means here."""
-    if engine_to_try("auto", DEFAULT_VLLM_OPTIONS, elsewhere=False) == "hf":
-        return "auto is hf: vLLM is not installed"
-    return (
-        "auto is vllm for models that it can run exactly, else hf; with --workers or Ray it is hf"
-    )
 
 
 def _engine_checks() -> list[Check]:

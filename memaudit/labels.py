@@ -298,6 +298,7 @@ def match_run(result: VerificationResult, table: pa.Table, run: Run) -> Verified
     found, classifier = found_rows(table), run.manifest.classifier
     predicted = RowPredictions(
         shown=shown_path(run.folder),
+        # No table was read: what the run was given says as much.
         digest=run.manifest.inputs.fingerprint,
         classifier=classifier.name,
         threshold=classifier.threshold,

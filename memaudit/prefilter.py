@@ -94,6 +94,8 @@ class PrefilterFit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"windows: they can vouch for a survival of {best:.4f}, not of {survival:g}",
                 hint="give a lower --survival, or 1 to leave out only what cannot be flagged",
             )
+        # A hair lower: the rounding of another processor must not lose the window at the
+        # cutoff.
         return min(self.flagged[n_missed] * (1 - _ROUNDING), 1.0)
 
 

@@ -415,6 +415,7 @@ def _apply(
         if meaning and value is not None:
             settings[meaning] = _number(key, value)
     else:
+        # A list is no key: `[]` is meant by its words.
         chosen = meaning.get(str(value) if isinstance(value, list) else value)
         if chosen is None:
             unknown.append(f"{key}: {safe_text(str(value), 80)}")

@@ -40,6 +40,7 @@ HEADINGS = (
 """Groups of options in `--help`, in the order in which they are shown."""
 
 COMMON = "Most used"
+# numpy and pyarrow count in 64 bits.
 _TOO_LARGE = 2**63
 OTHER = "Other"
 

@@ -33,6 +33,7 @@ def demo(folder: Path) -> None:
     with output_folder(folder), output_errors(folder):
         shutil.copyfile(models.parent / "sample_data" / _CORPUS, folder / _CORPUS)
         for model in _MODELS:
+            # Contents alone: a package may be installed without the right to write.
             shutil.copytree(models / model, folder / model, copy_function=shutil.copyfile)
     teacher, corpus = (shlex.quote(shown_path(folder / each)) for each in (_MODELS[0], _CORPUS))
     lines = (

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from memaudit.gate.policy import EffectivePolicy
     from memaudit.gate.result import GateResult
 
+# GitHub takes 1 MiB of all that a step writes.
 _SUMMARY_BYTES = 900_000
 _KEY_FILE = ".memaudit-key"
 Render = Callable[[str], str]
@@ -135,6 +136,15 @@ class Outputs:
         with committed_file(path) as stream:
             stream.write(content.encode())
 
+    def variables(self) -> tuple[str, ...]:
+        """Return the names of the variables that changed what the gate does, or where it writes."""
+        found = [*variables_used(click.get_current_context())]
+        if self.output_format == "github" or self.github_files is not None:
+            found += ["GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"]
+        if self.output_format in ("github", "sarif") or self.github_files is not None:
+            found += ["GITHUB_WORKSPACE", "CI_PROJECT_DIR"]
+        return tuple(name for name in found if os.environ.get(name))
+
 
 @bundle(
     input_option(
@@ -226,7 +236,7 @@ def gate(  # noqa: PLR0913  one for each kind of evidence
         keys = tuple(chain.from_iterable(map(read_public_keys, verify_keys)))
         inputs = check.GateInputs(verification, data, baseline, key, rescoring, keys)
         run = read_run(run_folder)
-        result = replace(check.check_gate(run, held_to, inputs), variables=_variables(outputs))
+        result = replace(check.check_gate(run, held_to, inputs), variables=outputs.variables())
     if outputs.write_baseline is not None and key is not None:
         identity.write_baseline(outputs.write_baseline, run, key)
     if outputs.write_policy is not None:
@@ -255,16 +265,6 @@ def _policy(policy: Path | None, policy_digest: str | None, **limits: Any) -> "E
             hint="give it a value, or leave it out",
         )
     return effective_policy(policy, limits, pinned_digest=policy_digest)
-
-
-def _variables(outputs: Outputs) -> tuple[str, ...]:
-    """Return the names of the variables that changed what the gate does, or where it writes."""
-    found = [*variables_used(click.get_current_context())]
-    if outputs.output_format == "github" or outputs.github_files is not None:
-        found += ["GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"]
-    if outputs.output_format in ("github", "sarif") or outputs.github_files is not None:
-        found += ["GITHUB_WORKSPACE", "CI_PROJECT_DIR"]
-    return tuple(name for name in found if os.environ.get(name))
 
 
 def _key(baseline: Path | None, outputs: Outputs) -> bytes | None:

@@ -103,7 +103,11 @@ def report(  # noqa: PLR0913  one for each option
         from memaudit.reports.report import read_report
         from memaudit.reports.report_page import report_page, result_page
 
-        made = read_report(run, top, verification, policy, data, tokenizer, show_text, warn=_warn)
+        def warn(warning: str) -> None:
+            # By name: the bar that is shown meanwhile has taken its place, and makes room for it.
+            click.echo(f"warning: {warning}", sys.stderr, err=True)
+
+        made = read_report(run, top, verification, policy, data, tokenizer, show_text, warn=warn)
         written = _write(report_page(made), files.html, files.markdown, files.plots)
         if files.annex:
             is_html = files.annex.suffix.lower() in (".html", ".htm")
@@ -127,11 +131,6 @@ def _check_text(show_text: int, data: str | None, html: Path | None, tokenizer: 
         )
     if show_text and not html:
         raise UsageError("only the page shows text", hint="add --html, or leave out --show-text")
-
-
-def _warn(warning: str) -> None:
-    # By name: the bar that is shown meanwhile has taken its place, and makes room for it.
-    click.echo(f"warning: {warning}", sys.stderr, err=True)
 
 
 def _write(

@@ -188,6 +188,8 @@ def output_folder(path: Path) -> Iterator[None]:
                 if _make(folder):
                     made.append(folder)
                     sync(folder.parent)
+            # Tried, for permissions say nothing of quotas or of a disk that is mounted
+            # read-only.
             tempfile.TemporaryFile(dir=path).close()
         yield
     except BaseException:

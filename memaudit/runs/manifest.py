@@ -44,6 +44,7 @@ def parse_shard(value: str) -> Shard:
     Raises:
         UsageError: it has another form, or i is not below N.
     """
+    # In ASCII: the digits of other scripts are digits, too.
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value, re.ASCII)
     if match is None or int(match[1]) >= int(match[2]):
         raise UsageError(
@@ -205,6 +206,7 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def role(self) -> ReferenceRole | None:
         """What the second model is. None: there is none."""
+        # Behind the plus: `teacher+student`.
         return self.feature_set.partition("+")[2] or None  # type: ignore[return-value]
 
     @property

@@ -403,10 +403,9 @@ def _engine_here(
     name = engine_to_try(options.engine, options.vllm, elsewhere=False)
     if name == "hf":
         return _engine(sources, teacher, reference)
-    from memaudit.engines.vllm import load_vllm_engine
-    from memaudit.engines.vllm_start import VllmRefusedError, why_not
+    from memaudit.engines import vllm, vllm_start
 
-    refusal = why_not([model for model in (teacher, reference) if model], options.model)
+    refusal = vllm_start.why_not([model for model in (teacher, reference) if model], options.model)
     if is_aligned(sources.role or ""):
         refusal = "the second model has a tokenizer of its own"
     if refusal is not None and name == "auto":
@@ -414,7 +413,7 @@ def _engine_here(
     if refusal is not None:
         raise ModelError(f"the vllm engine cannot run this: {refusal}", hint="use --engine hf")
     try:
-        return load_vllm_engine(
+        return vllm.load_vllm_engine(
             teacher,
             reference,
             window_len=options.shape.length,
@@ -422,7 +421,7 @@ def _engine_here(
             compiled=bool(options.model.compiled),
             falls_back=name == "vllm",
         )
-    except VllmRefusedError:
+    except vllm_start.VllmRefusedError:
         if name == "vllm":
             raise
     # It has let the models go.
@@ -430,15 +429,14 @@ def _engine_here(
 
 
 def _engine(sources: ModelSources, teacher: LoadedModel, reference: LoadedModel | None) -> Engine:
-    from memaudit.engines.hf import HfEngine
+    from memaudit.engines import aligned, hf
 
     compiled, bos_token_id = bool(sources.options.model.compiled), teacher.tokenizer.bos_token_id
     if reference is not None and is_aligned(sources.role or ""):
-        from memaudit.engines.aligned import AlignedEngine, aligned_reference
-
-        own = HfEngine(teacher.model, bos_token_id=bos_token_id, compiled=compiled)
-        return AlignedEngine(own, aligned_reference(reference, teacher.tokenizer, compiled))
-    return HfEngine(
+        own = hf.HfEngine(teacher.model, bos_token_id=bos_token_id, compiled=compiled)
+        other = aligned.aligned_reference(reference, teacher.tokenizer, compiled)
+        return aligned.AlignedEngine(own, other)
+    return hf.HfEngine(
         teacher.model,
         None if reference is None else reference.model,
         bos_token_id=bos_token_id,

@@ -308,7 +308,7 @@ class AuditResult:
             "suffix_tokens": self.shape.suffix_len,
             **asdict(self.names),
             "run": self.run,
-            "worst": [_worst_document(example) for example in self.worst],
+            "worst": [example.document() for example in self.worst],
             "out_of_range": self.out_of_range,
             "tokens": self.tokens,
             "tokens_saved": self.tokens_saved,
@@ -317,18 +317,22 @@ class AuditResult:
             "table": None if self.table_path is None else str(self.table_path),
         }
 
-
-def _worst_document(example: Worst) -> dict[str, Any]:
-    """Return an example for JSON; without its text, unless that was asked for."""
-    document = {
-        "id": example.example_id,
-        "address": example.address,
-        "row": example.row,
-        "probability": example.probability,
-        "occurrences": example.occurrences,
-        "reason": example.reason,
-    }
-    return document if example.text is None else document | {"text": example.text}
+    def metadata(self) -> dict[str, str]:
+        """Return what the table says of itself, where its format has a place for that."""
+        names, shape = self.names, self.shape
+        values = {
+            "schema": str(SCHEMA_VERSION),
+            "version": names.memaudit_version,
+            "classifier": names.classifier,
+            "classifier_digest": names.classifier_digest,
+            "teacher_digest": names.teacher_digest,
+            "reference_digest": names.reference_digest,
+            "feature_set": names.feature_set,
+            "engine": names.engine,
+            "run": self.run,
+            "windows": f"{self.policy} {shape.prefix_len}+{shape.suffix_len}",
+        }
+        return {f"memaudit.{key}": value for key, value in values.items() if value is not None}
 
 
 def write_results(
@@ -384,7 +388,7 @@ def _write_outputs(result: AuditResult, table: Path, table_format: TableFormat) 
             table_format,
             _risk_rows(result.finished),
             features=result.finished.risks.table_columns,
-            metadata=_metadata(result),
+            metadata=result.metadata(),
         )
     for kind in TABLE_FORMATS if was_another else ():
         stale = table.with_name(f"risk.{kind}")
@@ -395,6 +399,7 @@ def _write_outputs(result: AuditResult, table: Path, table_format: TableFormat) 
 
 def _risk_rows(run: Run) -> Iterator[RiskRow]:
     """Yield the rows of the risk table, in the order of the corpus."""
+    # All of them are in the order of the corpus, so each keeps pace with its rows.
     scored, estimates, risks = iter(range(run.n_rows)), iter(run.estimates), run.risks
     specific = risks.row_specific_probabilities
     for source in run.each_row():
@@ -426,20 +431,3 @@ def _is_of_another_run(summary: Path, run: str) -> bool:
             return bool(read_summary(summary.parent).get("run", run) != run)
     except ValueError:
         return False
-
-
-def _metadata(result: AuditResult) -> dict[str, str]:
-    names, shape = result.names, result.shape
-    values = {
-        "schema": str(SCHEMA_VERSION),
-        "version": names.memaudit_version,
-        "classifier": names.classifier,
-        "classifier_digest": names.classifier_digest,
-        "teacher_digest": names.teacher_digest,
-        "reference_digest": names.reference_digest,
-        "feature_set": names.feature_set,
-        "engine": names.engine,
-        "run": result.run,
-        "windows": f"{result.policy} {shape.prefix_len}+{shape.suffix_len}",
-    }
-    return {f"memaudit.{key}": value for key, value in values.items() if value is not None}

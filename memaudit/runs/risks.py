@@ -7,6 +7,7 @@ report, the gate and the filter read the same numbers.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,18 @@ class Worst:
 
     text: str | None = None
     """Start of its worst window, if it was asked for: text of the corpus."""
+
+    def document(self) -> dict[str, Any]:
+        """Return it for JSON; without its text, unless that was asked for."""
+        document = {
+            "id": self.example_id,
+            "address": self.address,
+            "row": self.row,
+            "probability": self.probability,
+            "occurrences": self.occurrences,
+            "reason": self.reason,
+        }
+        return document if self.text is None else document | {"text": self.text}
 
 
 @dataclass(frozen=True)  # without slots: what is counted is kept
@@ -149,6 +162,7 @@ class Risks:
     def is_recited(self) -> NDArray[np.bool_]:
         """(n_scored,) whether the teacher's first choices are the whole suffix of the worst window."""
         rates = self.X[self.worst_windows, self.feature_names.index("teacher_suffix_argmax_rate")]
+        # Exact: a mean of ones is 1, whatever rounds.
         recited: NDArray[np.bool_] = rates == 1.0
         return recited
 
@@ -416,6 +430,7 @@ def predict_risks(
             row_windows.highest(probabilities), n_windows
         )
         places = np.flatnonzero(is_highest)
+        # Of each row the first place: of tied windows the first one counts.
         _, first = np.unique(row_windows.rows[places], return_index=True)
         worst = windows[places[first]]
     return Risks(

@@ -209,6 +209,7 @@ class _Rows:
         places = np.flatnonzero(np.array(columns["outcome"]) == "scored")[is_out]
         for place, reason in zip(places.tolist(), reasons, strict=True):
             columns["outcome"][place], columns["reason"][place] = outcome, reason
+        # A few different values for millions of rows: a code takes less memory than a text.
         coded = [pa.array(values, pa.string()).dictionary_encode() for values in columns.values()]
         self.fates = pa.table(coded, names=list(columns))
 

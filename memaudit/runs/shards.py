@@ -151,6 +151,7 @@ def _prepared(
                 run = _prepared_run(folder, inputs)
                 windows = stack.enter_context(_open_windows(run, stamp))
             except (DamagedFileError, FileNotFoundError):
+                # Made anew while the others wait for the lock: they will find it.
                 run = _prepare(folder, inputs, stamp, progress)
                 windows = stack.enter_context(_open_windows(run, stamp))
         yield run, windows
@@ -284,6 +285,7 @@ def merge_runs(
     with ExitStack() as stack:
         folder = stack.enter_context(open_folder(out))
         for part in parts:
+            # Held to the end: nobody may start a part over while it is copied.
             stack.enter_context(locked(part.folder / LOCK))
             _require_scored(part)
         whole = msgspec.structs.replace(parts[0].manifest, shard=None)

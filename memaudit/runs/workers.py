@@ -83,6 +83,17 @@ class _Worker:
     pipe: Connection
     work: ChunkWork
 
+    def answered(self) -> bool:
+        """Whether it has committed its chunk; False if it died."""
+        try:
+            answer = self.pipe.recv()
+        except (EOFError, OSError):
+            self.pipe.close()
+            self.process.join()
+            return False
+        raise_trouble(answer, f"worker {self.number}")
+        return True
+
 
 def score_in_workers(
     load: LoadScorer, n_workers: int, plan: ChunkPlan, works: Iterator[ChunkWork]
@@ -102,7 +113,7 @@ def score_in_workers(
             for pipe in wait(list(workers)):
                 worker = workers.pop(pipe)  # type: ignore[call-overload]  # only pipes wait here
                 chunk = worker.work.number
-                if _answered(worker):
+                if worker.answered():
                     attempts.scored()
                     yield chunk
                     _hand_out(workers, worker, works)
@@ -159,18 +170,6 @@ def _hand_out(
     # If it has died meanwhile, the end of its pipe says so.
     with suppress(OSError):
         worker.pipe.send(work)
-
-
-def _answered(worker: _Worker) -> bool:
-    """Whether a worker has committed its chunk; False if it died."""
-    try:
-        answer = worker.pipe.recv()
-    except (EOFError, OSError):
-        worker.pipe.close()
-        worker.process.join()
-        return False
-    raise_trouble(answer, f"worker {worker.number}")
-    return True
 
 
 def _serve(load: LoadScorer, number: int, plan: ChunkPlan, pipe: Connection) -> None:

@@ -71,6 +71,73 @@ class Input:
             | dict(self.about_scores),
         }
 
+    def require_agreement(self, scored_with: Mapping[str, object]) -> None:
+        """Refuse labels and scores of which it is known that they do not go together.
+
+        Args:
+            scored_with: the inputs in the manifest beside the scores; empty without one.
+
+        Raises:
+            ClassifierError: saying what differs.
+        """
+        for key in _MUST_AGREE:
+            if key not in self.about_labels or key not in self.about_scores:
+                continue
+            found, scored = self.about_labels[key], self.about_scores[key]
+            if found != scored:
+                raise ClassifierError(
+                    f"{key.replace('_', ' ')} is {found} for {self.labels.shown} "
+                    f"and {scored} for {self.scores.shown}",
+                    hint="predict and verify with the same teacher, windows and objective",
+                )
+        self._require_same_objective()
+        # The lengths that zlib gives enter the features, and its versions give different ones.
+        record = scored_with.get("zlib")
+        measured = record.get("golden_sha256") if isinstance(record, dict) else None
+        if measured is not None and measured != zlib_record().golden_sha256:
+            raise ClassifierError(
+                f"{self.scores.shown}: the scores were measured with another zlib, "
+                "which compresses to other lengths",
+                hint="fit with the interpreter that predicted, or predict again with this one",
+            )
+        # Exposure counts how often the student will see a text, in all its epochs.
+        counted = scored_with.get("exposure")
+        said = counted.get("epochs") if isinstance(counted, dict) else None
+        trained = self.about_labels.get("epochs")
+        if said is not None and trained is not None and said != trained:
+            raise ClassifierError(
+                f"epochs are {trained} for {self.labels.shown} and {said} for {self.scores.shown}",
+                hint="predict with the --epochs that the student was trained for",
+            )
+
+    def _require_same_objective(self) -> None:
+        """Refuse scores for another objective than the student was trained on, if both are known."""
+        about = self.about_labels
+        try:
+            objective = Objective(
+                str(about["objective"]),  # type: ignore[arg-type]  # it checks
+                float(str(about["temperature"])),
+                float(str(about["cross_entropy_share"])),
+            )
+        except KeyError:
+            return
+        except ValueError as error:
+            raise CorpusError(
+                f"verification.json beside {self.labels.shown}: {safe_text(str(error))}",
+                hint="copy it again, or move it away",
+            ) from error
+        for name, trained in objective_features(objective).items():
+            column = self.scores.numbers.get(name)
+            if column is None:
+                continue
+            others = column[np.isfinite(column) & (column != trained)]
+            if len(others):
+                raise ClassifierError(
+                    f"{name} is {trained:g} for {self.labels.shown} "
+                    f"and {others[0]:g} for {self.scores.shown}",
+                    hint="predict with the objective that the student was trained with",
+                )
+
 
 def read_inputs(pairs: Sequence[tuple[Path, Path]]) -> list[Input]:
     """Read the tables of every pair, labels first.
@@ -96,7 +163,7 @@ def read_inputs(pairs: Sequence[tuple[Path, Path]]) -> list[Input]:
             _read_summary(scores_file.with_name("summary.json"), _ABOUT_SCORES),
         )
         scored_with = _read_object(scores_file.with_name("manifest.json")).get("inputs")
-        _require_agreement(one, scored_with if isinstance(scored_with, dict) else {})
+        one.require_agreement(scored_with if isinstance(scored_with, dict) else {})
         inputs.append(one)
     return inputs
 
@@ -149,6 +216,7 @@ def _read_summary(path: Path, keys: Sequence[str]) -> dict[str, object]:
     for group in ("settings", "models"):  # of a verification: digests and options, paths
         inner = found.get(group)
         found = found | (inner if isinstance(inner, dict) else {})
+    # They go into a card as they are, and nobody has checked the file: no lists, no objects.
     plain = {key: found[key] for key in keys if isinstance(found.get(key), (str, int, float))}
     return {key: shown_path(x) if isinstance(x, str) else x for key, x in plain.items()}
 
@@ -166,68 +234,6 @@ def _read_object(path: Path) -> dict[str, Any]:
         return parse_object(content, "file")
     except RowError as error:
         raise CorpusError(f"{shown}: {error}", hint="copy it again, or move it away") from error
-
-
-def _require_agreement(one: Input, scored_with: Mapping[str, object]) -> None:
-    """Refuse labels and scores of which it is known that they do not go together."""
-    for key in _MUST_AGREE:
-        if key not in one.about_labels or key not in one.about_scores:
-            continue
-        found, scored = one.about_labels[key], one.about_scores[key]
-        if found != scored:
-            raise ClassifierError(
-                f"{key.replace('_', ' ')} is {found} for {one.labels.shown} "
-                f"and {scored} for {one.scores.shown}",
-                hint="predict and verify with the same teacher, windows and objective",
-            )
-    _require_same_objective(one)
-    # The lengths that zlib gives enter the features, and its versions give different ones.
-    record = scored_with.get("zlib")
-    measured = record.get("golden_sha256") if isinstance(record, dict) else None
-    if measured is not None and measured != zlib_record().golden_sha256:
-        raise ClassifierError(
-            f"{one.scores.shown}: the scores were measured with another zlib, "
-            "which compresses to other lengths",
-            hint="fit with the interpreter that predicted, or predict again with this one",
-        )
-    # Exposure counts how often the student will see a text, in all its epochs.
-    counted = scored_with.get("exposure")
-    said = counted.get("epochs") if isinstance(counted, dict) else None
-    trained = one.about_labels.get("epochs")
-    if said is not None and trained is not None and said != trained:
-        raise ClassifierError(
-            f"epochs are {trained} for {one.labels.shown} and {said} for {one.scores.shown}",
-            hint="predict with the --epochs that the student was trained for",
-        )
-
-
-def _require_same_objective(one: Input) -> None:
-    """Refuse scores for another objective than the student was trained on, if both are known."""
-    about = one.about_labels
-    try:
-        objective = Objective(
-            str(about["objective"]),  # type: ignore[arg-type]  # it checks
-            float(str(about["temperature"])),
-            float(str(about["cross_entropy_share"])),
-        )
-    except KeyError:
-        return
-    except ValueError as error:
-        raise CorpusError(
-            f"verification.json beside {one.labels.shown}: {safe_text(str(error))}",
-            hint="copy it again, or move it away",
-        ) from error
-    for name, trained in objective_features(objective).items():
-        column = one.scores.numbers.get(name)
-        if column is None:
-            continue
-        others = column[np.isfinite(column) & (column != trained)]
-        if len(others):
-            raise ClassifierError(
-                f"{name} is {trained:g} for {one.labels.shown} "
-                f"and {others[0]:g} for {one.scores.shown}",
-                hint="predict with the objective that the student was trained with",
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +298,7 @@ def join_tables(labels: Table, scores: Table, *, name: str, features: Sequence[s
     extracted = _label_column(labels, "extracted_by_student")
     outcomes = scores.texts.get("outcome", ["scored"] * scores.n_rows)
     scored = np.array([outcome == "scored" for outcome in outcomes])
+    # Where there is no label, -1 takes that of the last row, and NaN its place.
     label_of = np.where(match >= 0, extracted[match], np.nan)
     used = np.flatnonzero(scored & np.isfinite(label_of))
     if len(used) == 0:

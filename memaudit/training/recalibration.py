@@ -64,6 +64,27 @@ class Shift:
         """Return the log-odds after the pilot."""
         return self.center + self.shift + self.slope * (log_odds - self.center)
 
+    def applied_to(
+        self, before: RiskClassifier, name: str, made: Mapping[str, str]
+    ) -> RiskClassifier:
+        """Return a classifier at the level of the pilot, with a name and what it was made of."""
+        slope, intercept = before.calibration.slope, before.calibration.intercept
+        return msgspec.structs.replace(
+            before,
+            name=name,
+            # Both maps are lines, and so is one after the other: a single calibration says it.
+            calibration=Calibration(
+                slope=self.slope * slope,
+                intercept=self.center + self.shift + self.slope * (intercept - self.center),
+            ),
+            count_log_sd=self.count_log_sd,
+            provenance={
+                **made,
+                "recalibrated": f"from {before.name}, {before.digest}",
+                "fitted": before.provenance.get("data", "unknown"),
+            },
+        )
+
 
 def fit_shift(log_odds: NDArray[np.float64], extracted: NDArray[np.bool_]) -> Shift:
     """Return the shift and slope that a pilot makes most probable, shrunk towards no change.
@@ -220,7 +241,7 @@ def recalibrate(
     log_odds = before.calibrated_logit(X)
     shift = _believable_shift(log_odds, extracted, before.name)
     result = Recalibrated(
-        classifier=_shifted(before, shift, classifier_name(out), provenance(inputs, command, 0)),
+        classifier=shift.applied_to(before, classifier_name(out), provenance(inputs, command, 0)),
         before=before,
         shift=shift,
         inputs=tuple(inputs),
@@ -263,29 +284,6 @@ def _believable_shift(
             hint="check that labels and scores are of the same rows, or fit a classifier of your own",
         )
     return shift
-
-
-def _shifted(
-    before: RiskClassifier, shift: Shift, name: str, made: Mapping[str, str]
-) -> RiskClassifier:
-    calibration = before.calibration
-    return msgspec.structs.replace(
-        before,
-        name=name,
-        # center + shift + slope * (calibrated logit - center), as one line through the raw logit.
-        calibration=Calibration(
-            slope=shift.slope * calibration.slope,
-            intercept=shift.center
-            + shift.shift
-            + shift.slope * (calibration.intercept - shift.center),
-        ),
-        count_log_sd=shift.count_log_sd,
-        provenance={
-            **made,
-            "recalibrated": f"from {before.name}, {before.digest}",
-            "fitted": before.provenance.get("data", "unknown"),
-        },
-    )
 
 
 def _cross_fitted(

@@ -53,6 +53,23 @@ class HeldOutRun:
     """How many would be memorized, by fit."""
 
     features: tuple[tuple[str, ...], ...]
+    """What each fit looks at, by name."""
+
+    def document(self) -> dict[str, Any]:
+        """Return what the card says of it."""
+        compared = self.compared
+        document: dict[str, Any] = {
+            "examples": len(compared),
+            "extracted": self.run.n_extracted,
+            "flagged": int(compared.flagged.sum()),
+            "caught": compared.n_caught,
+            "expected": round(float(compared.probabilities.sum()), 6),
+            "features": [list(features) for features in self.features],
+        }
+        if len(self.expected) == 1:
+            (count,) = self.expected
+            document["expected_interval"] = [count.low, count.high]
+        return document
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +319,7 @@ def make_card(result: FitResult) -> dict[str, Any]:
             name: {key: figure.document() for key, figure in found.items()}
             for name, found in test.items()
         },
-        "test_by_cell": {run.name: _by_run(run) for run in result.held_out},
+        "test_by_cell": {run.name: run.document() for run in result.held_out},
         "judged": JUDGED[result.held_out_kind],
         "not_judged": result.n_not_judged,
         "recall_promise": {
@@ -315,22 +332,6 @@ def make_card(result: FitResult) -> dict[str, Any]:
         "provenance": classifier.provenance,
         "limits": _LIMITS,
     }
-
-
-def _by_run(judged: HeldOutRun) -> dict[str, Any]:
-    compared = judged.compared
-    document: dict[str, Any] = {
-        "examples": len(compared),
-        "extracted": judged.run.n_extracted,
-        "flagged": int(compared.flagged.sum()),
-        "caught": compared.n_caught,
-        "expected": round(float(compared.probabilities.sum()), 6),
-        "features": [list(features) for features in judged.features],
-    }
-    if len(judged.expected) == 1:
-        (count,) = judged.expected
-        document["expected_interval"] = [count.low, count.high]
-    return document
 
 
 def _prevalence(runs: Sequence[LabelledRun]) -> dict[str, dict[str, int]]:

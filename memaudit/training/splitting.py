@@ -31,8 +31,6 @@ class Split:
 
     fit: tuple[LabelledRun, ...]
     calibration: tuple[LabelledRun, ...]
-    """For calibration and threshold."""
-
     test: tuple[LabelledRun, ...] = ()
     """For judging; empty where nothing is held out."""
 

@@ -1,6 +1,6 @@
 """What a verification would cost: tokens, operations, memory and time, before it is run."""
 
-import time
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
@@ -206,17 +206,11 @@ def _seconds_per_token(
             ),
             windows.size,
         )
-    return {name: _fastest(run) / n_tokens for name, (run, n_tokens) in runs.items()}
-
-
-def _fastest(run: Callable[[], object]) -> float:
-    """Return the seconds of the faster of two runs: the first one warms up."""
-    seconds = []
-    for _ in range(2):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    # The faster of two: the first one warms up.
+    return {
+        name: min(timeit.repeat(run, repeat=2, number=1)) / n_tokens
+        for name, (run, n_tokens) in runs.items()
+    }
 
 
 def _training_memory(

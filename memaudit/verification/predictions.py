@@ -66,6 +66,7 @@ def read_predictions(folder: Path, shape: WindowShape) -> Predictions:
         summary = read_summary(folder)
         window = (summary["window_policy"], summary["prefix_tokens"], summary["suffix_tokens"])
         table = read_table(find_table(folder, "risk"))
+        # Asked for now, while whatever is missing says that it is another folder.
         float(summary["threshold"])
         if not isinstance(summary.get("answers") or {}, dict):
             raise TypeError("answers")
@@ -107,6 +108,7 @@ def match_predictions(predictions: Predictions, places: Iterable[Place]) -> RowP
     )
     table = predictions.table
     match = match_rows(table, corpus)
+    # Where no row matches, -1 takes the last one, and NaN its place.
     probabilities = np.where(match >= 0, table.numbers["probability"][match], math.nan)
     is_scored = np.array([outcome == "scored" for outcome in outcomes])
     for reason, is_wrong in (

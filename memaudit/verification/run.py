@@ -278,6 +278,7 @@ def write_results(
         comparison = compare(found_rows(table), predicted)
         differences = tuple(told.differences(result.settings))
         result = replace(result, comparison=replace(comparison, differences=differences))
+    # Of the process that finished it, not of one that only compares predictions.
     if not (out / DOCUMENT_NAME).exists():
         result = replace(result, seconds=seconds)
     with committed_file(out / DOCUMENT_NAME) as file, committed_file(out / TABLE_NAME) as stream:

@@ -158,6 +158,16 @@ class Run:
         """Return what turns done and total into the progress of a stage that begins now."""
         return begin_stage(name, unit, self.progress)
 
+    def as_read(self, windows: NDArray[np.int32]) -> list[TrainingExample]:
+        """Return what a model is trained on: windows as often as they occur, answers alone learnt."""
+        if not self.examples.has_answers:
+            return list(self.examples.training_set(self.models.with_bos(windows)))
+        bos, shape = self.models.bos, self.options.shape
+        return [
+            (np.concatenate([bos, without_padding(window)]), len(bos) + context_len(window, shape))
+            for window in self.examples.training_set(windows)
+        ]
+
 
 def baseline_model(run: Run) -> "PreTrainedModel":
     """Return the baseline: given, or fine-tuned from the student's initial weights."""
@@ -180,22 +190,11 @@ def student_model(run: Run, labels: NDArray[np.int32] | None) -> "PreTrainedMode
     return _trained(run, "student", run.examples.trained, learn)
 
 
-def _as_read(run: Run, windows: NDArray[np.int32]) -> list[TrainingExample]:
-    """Return what a model is trained on: windows as often as they occur, answers alone learnt."""
-    if not run.examples.has_answers:
-        return list(run.examples.training_set(run.models.with_bos(windows)))
-    bos, shape = run.models.bos, run.options.shape
-    return [
-        (np.concatenate([bos, without_padding(window)]), len(bos) + context_len(window, shape))
-        for window in run.examples.training_set(windows)
-    ]
-
-
 def _trained(
     run: Run, role: str, windows: NDArray[np.int32], learn: Callable[..., None]
 ) -> "PreTrainedModel":
     """Return a copy of the student after it has learned windows, as the user asked."""
-    initial, examples = run.models.student.model, _as_read(run, windows)
+    initial, examples = run.models.student.model, run.as_read(windows)
     training = replace(
         run.options.training,
         on_step=run.stage(role, "steps"),
