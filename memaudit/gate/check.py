@@ -326,22 +326,21 @@ def _findings(
     fingerprints: list[str] | list[None] = [None] * len(listed)
     if key is not None:
         fingerprints = window_hashes(run.risks, [one[1] for one in listed], key)[0]
-    return tuple(map(_finding, [run] * len(listed), listed, fingerprints)), len(found)
-
-
-def _finding(run: Run, found: tuple[Level, int, int, int], fingerprint: str | None) -> Finding:
-    level, window, row, copies = found
-    source = run.row(row)
-    return Finding(
-        example_id=source.example_id,
-        row=source.row,
-        address=source.address,
-        rows=copies,
-        level=level,
-        probability=float(run.probabilities[row]),
-        reason=run.risks.reason(window),
-        fingerprint=fingerprint,
+    findings = (
+        Finding(
+            example_id=source.example_id,
+            row=source.row,
+            address=source.address,
+            rows=copies,
+            level=level,
+            probability=float(run.probabilities[row]),
+            reason=run.risks.reason(window),
+            fingerprint=fingerprint,
+        )
+        for (level, window, row, copies), fingerprint in zip(listed, fingerprints, strict=True)
+        for source in (run.row(row),)
     )
+    return tuple(findings), len(found)
 
 
 def _counts(evidence: Evidence) -> dict[str, int]:

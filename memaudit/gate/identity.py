@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -96,26 +97,14 @@ def window_hashes(risks: Risks, windows: Sequence[int], key: bytes) -> tuple[lis
     """Return the hashes of windows on both grids."""
     columns = [risks.feature_names.index(name) for name in (*_EXACT, *_STEPS)]
     X = risks.X[np.asarray(windows, dtype=np.int64)][:, columns]
-    exact = np.ascontiguousarray(X[:, : len(_EXACT)])
-    scaled = X[:, len(_EXACT) :] / np.array(list(_STEPS.values()))
-    first, second = (
-        _hashed(exact, np.floor(scaled + offset), bytes([grid]), key)
-        for grid, offset in enumerate((0.0, 0.5))
-    )
-    return first, second
-
-
-def _hashed(
-    exact: NDArray[np.float64], rounded: NDArray[np.float64], grid: bytes, key: bytes
-) -> list[str]:
-    # Adding 0 makes one zero of -0.0 and 0.0.
-    rows = np.ascontiguousarray(np.hstack([exact, rounded]) + 0.0)
-    return [
-        hashlib.blake2b(row.tobytes(), digest_size=_HASH_BYTES, key=key, person=b"row" + grid)
-        .digest()
-        .hex()
-        for row in rows
-    ]
+    exact, scaled = X[:, : len(_EXACT)], X[:, len(_EXACT) :] / np.array(list(_STEPS.values()))
+    hashes: list[list[str]] = []
+    for person, offset in ((b"row\0", 0.0), (b"row\1", 0.5)):
+        # Adding 0 makes one zero of -0.0 and 0.0.
+        rows = np.hstack([exact, np.floor(scaled + offset)]) + 0.0
+        hashed = partial(hashlib.blake2b, digest_size=_HASH_BYTES, key=key, person=person)
+        hashes.append([hashed(row.tobytes()).hexdigest() for row in rows])
+    return hashes[0], hashes[1]
 
 
 def known_rows(run: Run, baseline: Baseline, key: bytes) -> NDArray[np.bool_]:

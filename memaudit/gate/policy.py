@@ -184,7 +184,12 @@ def effective_policy(
         UsageError: the file cannot be read, is not the pinned one, has an unknown key or a value
             out of range; a flag would weaken a pinned policy; or no limit is set.
     """
-    found = _find_policy(folder) if path is None else _named_policy(path)
+    found = _find_policy(folder) if path is None else _read_policy(path)
+    if path is not None and found.digest is None:
+        raise UsageError(
+            f"{shown_path(path)}: has no section [gate] or [tool.memaudit.gate]",
+            hint="add it, or leave out --policy",
+        )
     if pinned_digest is not None:
         _require_digest(found, pinned_digest)
     given = {name: value for name, value in flags.items() if value is not None}
@@ -214,16 +219,6 @@ def policy_text(policy: GatePolicy) -> str:
         if value != unset[key]
     ]
     return "".join(["[gate]\n", *lines])
-
-
-def _named_policy(path: Path) -> EffectivePolicy:
-    found = _read_policy(path)
-    if found.digest is None:
-        raise UsageError(
-            f"{shown_path(path)}: has no section [gate] or [tool.memaudit.gate]",
-            hint="add it, or leave out --policy",
-        )
-    return found
 
 
 def _find_policy(folder: Path) -> EffectivePolicy:

@@ -272,16 +272,11 @@ def _assigned(plugin: KeywordDetector, line: str) -> Iterator[SensitiveSpan]:
     for patterns in (QUOTES_REQUIRED_DENYLIST_REGEX_TO_GROUP, CONFIG_DENYLIST_REGEX_TO_GROUP):
         for value in plugin.analyze_string(line, denylist_regex_to_group=patterns):
             secret = value.split()[0].rstrip(",;)") if value.split() else ""
-            if _is_password(secret) and not _is_harmless(secret):
+            is_mixed = any(map(str.isdigit, secret)) and any(map(str.isalpha, secret))
+            # A word, or a name in code, is none: it has no digit or is short.
+            if 8 <= len(secret) <= 128 and is_mixed and not _is_harmless(secret):
                 start = line.find(secret)
                 yield SensitiveSpan(start, start + len(secret), "password")
-
-
-def _is_password(value: str) -> bool:
-    """Whether a value is made like a password: long enough, and no word or name of code."""
-    has_digit = any(character.isdigit() for character in value)
-    has_letter = any(character.isalpha() for character in value)
-    return 8 <= len(value) <= 128 and has_digit and has_letter
 
 
 def _is_mixed(run: str) -> bool:
