@@ -282,6 +282,7 @@ def read_report(  # noqa: PLR0913  one for each option of the command
 def histogram(risks: Risks) -> tuple[Bin, ...]:
     """Return the scored rows by probability, in about twenty bins from 0 to 1."""
     threshold = risks.classifier.threshold
+    # At least one bin on either side, wherever the threshold is.
     n_below = min(max(1, round(_N_BINS * threshold)), _N_BINS - 1)
     # The threshold is an edge between bins, so no bar is half at risk.
     below = np.linspace(0, threshold, n_below + 1)

@@ -128,6 +128,7 @@ def _strip(part: str, tokens: list[WindowToken]) -> list[tuple[Words, Words]]:
 
 
 def _levels(probabilities: list[float]) -> str:
+    # 1 itself belongs to the last of the eight.
     return "".join(_LEVELS[min(7, int(p * 8))] for p in probabilities)
 
 

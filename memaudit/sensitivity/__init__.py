@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,10 +113,8 @@ def load_detector() -> Detector:
     Raises:
         MissingDependency: one of their packages is not installed.
     """
-    _require_packages()
-    from memaudit.sensitivity.detectors import PersonalDataDetector, SecretDetector
-
-    return Detector(PersonalDataDetector(), SecretDetector())
+    found = _detectors()
+    return Detector(found.PersonalDataDetector(), found.SecretDetector())
 
 
 def detector_versions() -> dict[str, str]:
@@ -125,17 +123,17 @@ def detector_versions() -> dict[str, str]:
     Raises:
         MissingDependency: one of the packages is not installed.
     """
-    _require_packages()
-    from memaudit.sensitivity import detectors
-
-    rules = {"sensitivity-rules": str(RULES_VERSION)}
-    return rules | detectors.versions()
+    found: dict[str, str] = _detectors().versions()
+    return {"sensitivity-rules": str(RULES_VERSION)} | found
 
 
-def _require_packages() -> None:
+def _detectors() -> Any:
     for module, package in _PACKAGES.items():
         if not is_installed(module):
             raise MissingDependency(package, needed_for="--sensitive", extra="sensitive")
+    from memaudit.sensitivity import detectors
+
+    return detectors
 
 
 SENSITIVITY_COUNTS = ("personal_data", "secrets", *KINDS)
