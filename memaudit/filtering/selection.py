@@ -386,7 +386,10 @@ class RiskyWindows:
         if not self._selection.is_cut[row.row] or not risky:
             return None
         places = self._tokenizer.token_spans(row.text)
-        spans = _merged([(places[a][0], places[b - 1][1]) for a, b in risky])
+        spans = [(places[a][0], places[b - 1][1]) for a, b in risky]
+        # One character may be of two tokens: a span begins where the one before it ends, or later.
+        starts = [spans[0][0], *(max(b[0], a[1]) for a, b in pairwise(spans))]
+        spans = [(start, max(start, end)) for start, (_, end) in zip(starts, spans, strict=True)]
         cuts, inside = place_cuts(row.values, row.text, spans)
         left = cut_string(row.text, inside)
         if not left.strip():
@@ -395,12 +398,6 @@ class RiskyWindows:
             self.cuts[row.row] = cuts
             return left
         return None
-
-
-def _merged(spans: list[Span]) -> list[Span]:
-    """Return spans without overlaps: one character may be of two tokens."""
-    starts = [spans[0][0], *(max(b[0], a[1]) for a, b in pairwise(spans))]
-    return [(start, max(start, end)) for start, (_, end) in zip(starts, spans, strict=True)]
 
 
 def _is_clean(row: Example, cuts: Cuts, left: str) -> bool:

@@ -16,7 +16,6 @@ from memaudit.reports.page import (
     Paragraph,
     Sentence,
     Table,
-    Words,
     pieces,
     plain,
 )
@@ -26,7 +25,8 @@ from memaudit.text import safe_text
 def render_html(page: Page) -> str:
     """Return a document that loads nothing and runs only its own script.
 
-    Everything passes `safe_text` and the template's escaping. The same page gives the same bytes.
+    Every text that the template writes passes `safe_text` and its escaping. The same page gives the
+    same bytes.
     """
     source = files("memaudit.reports").joinpath("assets")
     style, script, template = (
@@ -34,9 +34,14 @@ def render_html(page: Page) -> str:
         for name in ("style.css", "script.js", "page.html.jinja")
     )
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        # Of a plain text alone: what is markup, made of safe text by a macro, stays as it is.
+        finalize=lambda value: safe_text(value, len(value)) if type(value) is str else value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"pieces": _shown_pieces, "plain": _plain, "cell": _as_cell}
+    environment.filters |= {"pieces": pieces, "plain": plain, "cell": _as_cell}
     environment.tests |= {
         kind.__name__.lower(): lambda block, kind=kind: isinstance(block, kind)
         for kind in (Bullets, Figures, Paragraph, Table)
@@ -49,18 +54,6 @@ def render_html(page: Page) -> str:
         draw=lambda chart: Markup(draw(chart)),
         draw_bar=lambda bar: Markup(draw_bar(bar)),
     )
-
-
-def _shown_pieces(sentence: Sentence) -> list[Words]:
-    return [
-        Words(safe_text(piece.text, len(piece.text)), piece.kind, piece.is_name)
-        for piece in pieces(sentence)
-    ]
-
-
-def _plain(sentence: Sentence) -> str:
-    text = plain(sentence)
-    return safe_text(text, len(text))
 
 
 def _as_cell(value: Sentence | Cell) -> Cell:

@@ -199,7 +199,12 @@ def show_progress(
     if quiet:
         yield lambda progress: None
     elif console.is_terminal and console.is_interactive:
-        with _bars(console) as bars:
+        columns = (
+            TextColumn("{task.description}", style="bold", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[numbers]}", markup=False),
+        )
+        with Bars(*columns, console=console, transient=True) as bars:
             first = bars.add_task(start, total=None, numbers="") if start else None
 
             def hear(what: str, n: int) -> None:
@@ -241,16 +246,6 @@ class _LinePrinter:
             self._last = now
             sys.stderr.write(progress_line(progress) + "\n")
             sys.stderr.flush()
-
-
-def _bars(console: Console) -> Bars:
-    return Bars(
-        TextColumn("{task.description}", style="bold", markup=False),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[numbers]}", markup=False),
-        console=console,
-        transient=True,
-    )
 
 
 def _bar_updater(bars: Bars, first: TaskID | None) -> Callable[[Progress], None]:

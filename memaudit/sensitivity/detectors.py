@@ -95,10 +95,12 @@ class PersonalDataDetector:
         for kind, recognizer in self._recognizers.items():
             if kind == "phone" and _LONG_NUMBER.search(text) is None:
                 continue  # it tries eight countries, and takes the most time by far
-            is_personal = self._is_personal.get(kind, _always)
+            is_personal = self._is_personal.get(kind)
             for result in recognizer.analyze(text, recognizer.supported_entities, None):
                 start, end = result.start, result.end
-                if result.score >= _MIN_SCORE and is_personal(text, start, end):
+                if result.score >= _MIN_SCORE and (
+                    is_personal is None or is_personal(text, start, end)
+                ):
                     yield SensitiveSpan(start, end, kind)
         if self._names is not None:
             for entity in self._names(text).ents:
@@ -131,10 +133,6 @@ def versions() -> dict[str, str]:
     model = installed_model()
     found[NAMES_MODEL] = "none" if model is None else f"{model} {spacy.info(model)['version']}"
     return found | {"detect-secrets": version("detect-secrets")}
-
-
-def _always(text: str, start: int, end: int) -> bool:
-    return True
 
 
 def _is_phone_number(text: str, start: int, end: int) -> bool:
