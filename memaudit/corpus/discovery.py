@@ -214,6 +214,7 @@ def _require_once(paths: list[Path]) -> None:
 
 def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder, onerror=_cannot_list):
+        # As `datasets` and Spark do: hidden files, and what writers leave, such as _SUCCESS.
         folders[:] = [name for name in folders if not name.startswith((".", "_"))]
         for name in folders:
             if (Path(parent) / name).is_symlink():

@@ -192,6 +192,7 @@ class Endpoint:
             if own is None or not top:
                 self._refuse("no log-probability of a token of the prompt, or of no other one")
             others = sorted(top.values())
+            # What is left of the likeliest are the rivals of the own token.
             if own in others:
                 others.remove(own)
             # No other token can have more than what its own leaves.
@@ -243,9 +244,11 @@ class Endpoint:
                 f"{self._base}/{path}",
                 json=body,
                 timeout=(_CONNECT_SECONDS, _ANSWER_SECONDS),
+                # It must not send us, and texts of a corpus with us, elsewhere.
                 allow_redirects=False,
                 stream=True,
             ) as answer:
+                # Read in parts: an answer without an end is given up, not kept.
                 content = bytearray()
                 for part in answer.iter_content(1 << 16):
                     content += part

@@ -176,6 +176,7 @@ def is_hub_id(source: str) -> bool:
 
 def settle_hub(options: "ModelOptions") -> None:
     """Tell the hub's library what it may do, before it is asked for anything."""
+    # Who has set these has the last word; --offline was asked for here.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     if options.offline:

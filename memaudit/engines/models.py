@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from memaudit.engines.tokenizer import Tokenizer
 
 _SHOWN_ERROR = 300
+# All files have been looked through by then: nothing is fetched behind that.
 _HERE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 

@@ -107,6 +107,7 @@ def write_corpus(
         OutputError: a file cannot be written.
     """
     stays = iter((~selection.is_removed).tolist())
+    # One for all files, for rows are counted through.
     decisions = (stay and cuts.get(row, True) for row, stay in enumerate(stays))
     written = []
     for file, place in places:

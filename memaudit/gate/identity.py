@@ -209,6 +209,7 @@ def read_baseline(path: Path, key: bytes, *, pinned_digest: str | None = None) -
 
 def _mac(file: _BaselineFile, key: bytes) -> str:
     """Return the keyed digest of a baseline."""
+    # Sorted: the order in which hashes were found says nothing.
     content = msgspec.json.encode(msgspec.structs.replace(file, mac=""), order="sorted")
     return hashlib.blake2b(content, digest_size=32, key=key, person=b"baseline").hexdigest()
 

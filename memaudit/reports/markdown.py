@@ -40,6 +40,7 @@ def render_markdown(page: Page, *, level: int = 1) -> str:
 
 def code_span(text: str) -> str:
     """Return untrusted text as code in which nothing is markup, in a table's cell too."""
+    # In a code span nothing but its end is markup, and in a table a bar.
     shown = safe_text(text, _NAME_LEN).replace("`", "\\u0060").replace("|", "\\u007c")
     return f"`{shown}`" if shown.strip() else "` `"
 

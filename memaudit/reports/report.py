@@ -60,7 +60,6 @@ class Budget:
 
     rows: int
     """Dropped, all copies of a text together."""
-    texts: int
     left: ExpectedCount
     """Rows expected to be memorized among the others."""
 
@@ -312,7 +311,6 @@ def budgets(risks: Risks) -> tuple[Budget, ...]:
     return tuple(
         Budget(
             int(rows[n]),
-            n,
             # With none dropped, to the last digit what the headline says.
             classifier.expected_count(texts.probabilities[n:], texts.copies[n:])
             if n
