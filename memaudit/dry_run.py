@@ -114,16 +114,8 @@ def plan_audit(  # audit_corpus, and when it began
         if chunks.epochs is not None:
             count_exposure(chunks, range(chunks.n_chunks), windows, read.tokens, progress)
         reading_seconds, _ = _since(reading)
-        kept, n_out_of_reach = windows_to_score(chunks, windows, tokenizer), 0
-        if request.prefilter is None:
-            bound = replace(chunks, prefilter=make_prefilter(request.classifier, 1.0))
-            n_out_of_reach = len(windows) - len(windows_to_score(bound, windows, tokenizer))
-        plan = replace(
-            _counted(read.cuts, chunks, options, len(kept), models),
-            out_of_reach_windows=n_out_of_reach,
-            extra_tokens=int(tokenizer.bos_token_id is not None),
-            reading_seconds=reading_seconds,
-        )
+        plan, kept = _counted(request, read.cuts, chunks, windows, tokenizer, models)
+        plan = replace(plan, reading_seconds=reading_seconds)
         available = available_memory()
         fits = plan.device != "cpu" or available is None or plan.model_memory("cpu") <= available
         if len(kept) == 0 or not fits:
@@ -153,19 +145,24 @@ def _on_gpu(options: AuditOptions) -> bool:
 
 
 def _counted(
+    request: AuditRequest,
     cuts: RowWindows,
     chunks: ChunkPlan,
-    options: AuditOptions,
-    n_kept: int,
+    windows: DistinctWindows,
+    tokenizer: Tokenizer,
     models: dict[str, ModelSizes],
-) -> AuditPlan:
-    """Return the plan as far as it follows from counts and options."""
-    return AuditPlan(
+) -> tuple[AuditPlan, NDArray[np.int64]]:
+    """Return the plan as far as no model is asked, and the windows that the teacher has to read."""
+    options, kept, n_out_of_reach = request.options, windows_to_score(chunks, windows, tokenizer), 0
+    if request.prefilter is None:
+        bound = replace(chunks, prefilter=make_prefilter(request.classifier, 1.0))
+        n_out_of_reach = len(windows) - len(windows_to_score(bound, windows, tokenizer))
+    plan = AuditPlan(
         outcomes=dict(cuts.outcomes),
         windows=len(cuts.windows),
         distinct_windows=chunks.n_windows,
-        screened_windows=chunks.n_windows - n_kept,
-        out_of_reach_windows=0,
+        screened_windows=chunks.n_windows - len(kept),
+        out_of_reach_windows=n_out_of_reach,
         asks_reference=chunks.prefilter is not None and chunks.prefilter.needs_reference,
         window_tokens=chunks.shape.length,
         features=len(chunks.features),
@@ -174,7 +171,9 @@ def _counted(
         device="cuda" if _on_gpu(options) else "cpu",
         workers=options.workers if options.ray is None else options.ray.replicas,
         models=models,
+        extra_tokens=int(tokenizer.bos_token_id is not None),
     )
+    return plan, kept
 
 
 def _run_sample(

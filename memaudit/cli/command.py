@@ -145,6 +145,8 @@ class Command(_Careful):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the command line, unless a model or the corpus is named twice and one would be left out."""
+        # Read once more: what click makes of it no longer tells how often an option was
+        # given.
         parser = self.make_parser(ctx)
         order = [] if ctx.resilient_parsing else parser.parse_args([*args])[2]
         for param in order:
@@ -159,7 +161,16 @@ class Command(_Careful):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, unless a name among its values cannot be written down anywhere."""
         for param in self.params:
-            _check_utf8(ctx.params.get(param.name or ""), param, ctx)
+            value = ctx.params.get(param.name or "")
+            for part in value if isinstance(value, tuple) else (value,):
+                try:
+                    str(part if isinstance(part, str | os.PathLike) else "").encode()
+                except UnicodeEncodeError:
+                    raise click.BadParameter(
+                        "it is not UTF-8, and so cannot be kept in a manifest; rename the file.",
+                        ctx,
+                        param,
+                    ) from None
         _require_different_files(self.params, ctx)
         return super().invoke(ctx)
 
@@ -395,16 +406,3 @@ def _with_bundle(
         declare(with_bundle)
     keys = [param.name for param in with_bundle.__click_params__[before:]]  # type: ignore[attr-defined]
     return with_bundle
-
-
-def _check_utf8(value: object, param: click.Parameter, ctx: click.Context) -> None:
-    for part in value if isinstance(value, tuple) else (value,):
-        if isinstance(part, str | os.PathLike):
-            try:
-                str(part).encode()
-            except UnicodeEncodeError:
-                raise click.BadParameter(
-                    "it is not UTF-8, and so cannot be kept in a manifest; rename the file.",
-                    ctx,
-                    param,
-                ) from None

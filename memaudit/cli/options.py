@@ -168,56 +168,56 @@ row_format = corpus_option(
 )
 
 
+_HOW_READ = (
+    data,
+    row_format,
+    corpus_option("--text-column", "Column that holds the text. Default: text.", metavar="NAME"),
+    corpus_option(
+        "--map",
+        "Column that holds what a format calls otherwise, such as prompt=question. May repeat.",
+        name="mapping",
+        multiple=True,
+        metavar="ROLE=COLUMN",
+    ),
+    corpus_option(
+        "--id-column",
+        "Column that names a row in reports. Default: id, where there is one.",
+        metavar="NAME",
+    ),
+    corpus_option("--config-name", "Configuration of a corpus on the hub.", metavar="NAME"),
+    corpus_option(
+        "--split",
+        "Split of a corpus on the hub, or of a folder whose files are called after splits; "
+        "all reads all of a folder. Default: train; a folder with several needs one.",
+        metavar="NAME",
+    ),
+    corpus_option("--revision", "Branch, tag or commit of a corpus on the hub.", metavar="REV"),
+    corpus_option(
+        "--template-date",
+        "Date that a chat template is told when it asks for today's.",
+        default=DEFAULT_TEMPLATE_DATE,
+        metavar="YYYY-MM-DD",
+    ),
+    corpus_option(
+        "--add-special-tokens",
+        "Put a BOS token in front of every window. auto: if the tokenizer adds one. "
+        "There is never a second one.",
+        ("auto", "yes", "no"),
+        "auto",
+    ),
+)
+on_bad_row = corpus_option(
+    "--on-bad-row",
+    "Stop at a row that cannot be used, or count it and go on.",
+    ("error", "skip"),
+    "error",
+)
+
+
 def corpus(*more: Decorator) -> Decorator:
     """Declare how a corpus is read: `corpus: Corpus`; `more` are options of one command alone."""
 
-    @bundle(
-        data,
-        row_format,
-        corpus_option(
-            "--text-column", "Column that holds the text. Default: text.", metavar="NAME"
-        ),
-        corpus_option(
-            "--map",
-            "Column that holds what a format calls otherwise, such as prompt=question. May repeat.",
-            name="mapping",
-            multiple=True,
-            metavar="ROLE=COLUMN",
-        ),
-        corpus_option(
-            "--id-column",
-            "Column that names a row in reports. Default: id, where there is one.",
-            metavar="NAME",
-        ),
-        corpus_option("--config-name", "Configuration of a corpus on the hub.", metavar="NAME"),
-        corpus_option(
-            "--split",
-            "Split of a corpus on the hub, or of a folder whose files are called after splits; "
-            "all reads all of a folder. Default: train; a folder with several needs one.",
-            metavar="NAME",
-        ),
-        corpus_option("--revision", "Branch, tag or commit of a corpus on the hub.", metavar="REV"),
-        corpus_option(
-            "--template-date",
-            "Date that a chat template is told when it asks for today's.",
-            default=DEFAULT_TEMPLATE_DATE,
-            metavar="YYYY-MM-DD",
-        ),
-        corpus_option(
-            "--add-special-tokens",
-            "Put a BOS token in front of every window. auto: if the tokenizer adds one. "
-            "There is never a second one.",
-            ("auto", "yes", "no"),
-            "auto",
-        ),
-        *more,
-        corpus_option(
-            "--on-bad-row",
-            "Stop at a row that cannot be used, or count it and go on.",
-            ("error", "skip"),
-            "error",
-        ),
-    )
+    @bundle(*_HOW_READ, *more, on_bad_row)
     def corpus(
         data: str, formats: tuple[str, ...], on_bad_row: Literal["error", "skip"], **how: Any
     ) -> Corpus:

@@ -45,7 +45,8 @@ def answer_signals() -> None:
 def leave_at_signals() -> None:
     """Let signals end the process at once from now on."""
     for number in _SIGNALS:
-        signal.signal(number, _leave)
+        # Nothing is cleaned up any more: that may be what hangs.
+        signal.signal(number, lambda number, _: os._exit(128 + number))
 
 
 def raise_if_stopped() -> None:
@@ -58,11 +59,6 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     leave_at_signals()
     _arrived[:] = [number]
     raise Stopped(number)
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    # Nothing is cleaned up any more: that may be what hangs.
-    os._exit(128 + number)
 
 
 def _raise_again(lost: "UnraisableHookArgs") -> None:

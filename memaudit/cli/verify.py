@@ -267,35 +267,34 @@ def verify(  # noqa: PLR0913  one for each group of options
     require_tracker(log_to)
     key = None if sign is None else read_signing_key(sign)
     given |= {"predictions": predictions, "out": out}
-    with shown.watched(f"give the same command again to go on in {out}") as progress:
-        results = _verify(models, distilled, corpus, given | {"progress": progress})
-    _show(results, out, shown)
-    for name, result in results.items():
+    for name, result in _verified(models, distilled, corpus, given, shown).items():
         log_scalars(log_to, result.document(), out / name)
         if key is not None:
             shown.signed(sign_folder(out / name, key, PARTS))
 
 
-def _verify(
-    models: Models, students: tuple[str, ...], corpus: Corpus, given: dict[str, Any]
+def _verified(
+    models: Models, students: tuple[str, ...], corpus: Corpus, given: dict[str, Any], shown: Shown
 ) -> "dict[str, VerificationResult]":
-    """Return what was found, by the name of the student; one that is distilled here has none."""
-    from memaudit.verification import distilled, run
+    """Show and return what was found, by the name of the student; one distilled here has none."""
+    out = given["out"]
+    with shown.watched(f"give the same command again to go on in {out}") as progress:
+        from memaudit.reports.verify import students_page, verification_page
+        from memaudit.verification import distilled, run
 
-    if models.student is None:
-        return distilled.verify_distilled(models.teacher, students, corpus.rows, **given)
-    return {"": run.verify_distillation(models.teacher, models.student, corpus.rows, **given)}
-
-
-def _show(results: "dict[str, VerificationResult]", out: Path, shown: Shown) -> None:
-    from memaudit.reports.verify import students_page, verification_page
-
+        given |= {"progress": progress}
+        if models.student is None:
+            results = distilled.verify_distilled(models.teacher, students, corpus.rows, **given)
+        else:
+            first = run.verify_distillation(models.teacher, models.student, corpus.rows, **given)
+            results = {"": first}
     (first, *others) = results.values()
     if others:
         several = {name: result.document() for name, result in results.items()}
         shown.tell({"schema_version": 1, "students": several}, students_page(results, out))
     else:
         shown.tell(first.document(), verification_page(first, out))
+    return results
 
 
 def _require_one_way(

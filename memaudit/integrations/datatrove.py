@@ -71,6 +71,7 @@ class MemorizationFilter(BaseFilter):  # type: ignore[misc]  # datatrove is opti
             )
         if math.isnan(probability):
             return True
+        # A threshold is reached, a maximum is passed: as `memaudit filter` has it.
         if self.max_probability is None:
             is_dropped = probability >= self._risks.threshold
         else:

@@ -149,6 +149,8 @@ class CapturedScores(NamelessFile):
             context = values[0, :prefix_len][places[:prefix_len] != NO_TOKEN]
             self.lacks_context |= bool(np.isnan(context[1:]).any())
             suffix = values[:, prefix_len:]
+            # In float32, as margins are kept: the same window once more must not look
+            # better.
             margin = float(np.float32(np.nanmin(suffix[0] - suffix[1])))
             if index == len(self._margins):
                 self._append(values.tobytes())

@@ -303,8 +303,11 @@ def _acquire(path: Path, *, waits: bool) -> int:
     for _ in repeat(None) if waits else range(_ATTEMPTS):
         descriptor = os.open(path, _FLAGS, 0o600)
         try:
-            if _take(descriptor, fcntl.LOCK_EX) and _is_still_there(path, descriptor):
-                return descriptor
+            if _take(descriptor, fcntl.LOCK_EX):
+                # The last holder may have removed it: then the name is another file's, or nobody's.
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                        return descriptor
         except BaseException:
             os.close(descriptor)
             raise
@@ -329,15 +332,6 @@ def _take(descriptor: int, kind: int) -> bool:
             ) from error
         raise
     return True
-
-
-def _is_still_there(path: Path, descriptor: int) -> bool:
-    """Whether the file that is locked still has the name: its last holder may have removed it."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(found, os.fstat(descriptor))
 
 
 class NamelessFile:

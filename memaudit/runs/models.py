@@ -111,6 +111,7 @@ class AuditModels:
         """Return what these are, now that it is known what was captured of the teacher."""
         if captured is None:
             return self
+        # Many teachers have one tokenizer: what was captured tells them apart.
         digest = hashlib.sha256(f"{self.teacher_digest}{captured.digest}".encode()).hexdigest()
         return replace(self, teacher_digest=digest, lacks_context=captured.lacks_context)
 
@@ -165,6 +166,7 @@ def load_models(sources: ModelSources) -> AuditModels:
     tell("import torch")
     threads = _set_threads(options)
     device, fused = _device_kind(options, threads)
+    # Others score, and only the tokenizer is needed here; or vLLM spreads the model itself.
     on_cpu = options.n_elsewhere or options.vllm.tensor_parallel > 1
     here = replace(options.model, device="cpu") if on_cpu else options.model
     teacher, reference = _load_pair(sources, here)
@@ -337,10 +339,8 @@ def settled_role(sources: ModelSources) -> ModelSources:
     Raises:
         ModelError: a tokenizer cannot be loaded.
     """
-    reference, role = sources.reference, sources.role
-    if reference is None or role is None:
-        return sources
-    if cuts_alike(sources.teacher, reference, sources.options.model):
+    reference, role, model = sources.reference, sources.role, sources.options.model
+    if reference is None or role is None or cuts_alike(sources.teacher, reference, model):
         return sources
     return replace(sources, role="aligned_student" if role == "student" else "aligned_baseline")
 
@@ -431,17 +431,16 @@ def _engine_here(
 def _engine(sources: ModelSources, teacher: LoadedModel, reference: LoadedModel | None) -> Engine:
     from memaudit.engines import aligned, hf
 
-    compiled, bos_token_id = bool(sources.options.model.compiled), teacher.tokenizer.bos_token_id
-    if reference is not None and is_aligned(sources.role or ""):
-        own = hf.HfEngine(teacher.model, bos_token_id=bos_token_id, compiled=compiled)
-        other = aligned.aligned_reference(reference, teacher.tokenizer, compiled)
-        return aligned.AlignedEngine(own, other)
-    return hf.HfEngine(
-        teacher.model,
-        None if reference is None else reference.model,
-        bos_token_id=bos_token_id,
-        compiled=compiled,
+    compiled, tokenizer = bool(sources.options.model.compiled), teacher.tokenizer
+    is_apart = is_aligned(sources.role or "")  # its tokens are others: it scores by itself
+    beside = None if reference is None or is_apart else reference.model
+    engine = hf.HfEngine(
+        teacher.model, beside, bos_token_id=tokenizer.bos_token_id, compiled=compiled
     )
+    if reference is None or not is_apart:
+        return engine
+    other = aligned.aligned_reference(reference, tokenizer, compiled)
+    return aligned.AlignedEngine(engine, other)
 
 
 def _set_threads(options: AuditOptions) -> int:

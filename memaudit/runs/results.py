@@ -7,6 +7,7 @@ was interrupted, one that was merged from shards and one that went through in on
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -377,8 +378,12 @@ def _write_outputs(result: AuditResult, table: Path, table_format: TableFormat) 
     A table in another format stays if it is of the same run.
     """
     path = table.with_name(SUMMARY)
+    was_another = False
     # Asked now: the summary that tells whose tables lie here is replaced below.
-    was_another = _is_of_another_run(path, result.run)
+    if path.exists():
+        with suppress(ValueError), output_errors(path, "read"):
+            was_another = read_summary(path.parent).get("run", result.run) != result.run
+    # The inner one takes its name first: where there is a summary, there is its table.
     with committed_file(path) as summary, committed_file(table) as file:
         dated = result.document() | {"date": datetime.now(UTC).isoformat(timespec="seconds")}
         document = json.dumps(dated, sort_keys=True, indent=2, allow_nan=False)
@@ -420,14 +425,3 @@ def _risk_rows(run: Run) -> Iterator[RiskRow]:
                 reason=reason_in_words(features),
                 features=list(features.values()),
             )
-
-
-def _is_of_another_run(summary: Path, run: str) -> bool:
-    """Whether the results that are there were made before the run was started over."""
-    if not summary.exists():
-        return False
-    try:
-        with output_errors(summary, "read"):
-            return bool(read_summary(summary.parent).get("run", run) != run)
-    except ValueError:
-        return False

@@ -68,7 +68,12 @@ def write_risk_table(
     """
     records = (_record(row, features) for row in rows)
     if table_format == "parquet":
-        _write_parquet(stream, records, features, metadata)
+        schema = _schema(features, metadata)
+        with pq.ParquetWriter(
+            stream, schema, compression="zstd", write_page_checksum=True
+        ) as writer:
+            while group := list(islice(records, _ROWS_A_GROUP)):
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
     elif table_format == "jsonl":
         for record in records:
             # ASCII only: what an id could do to a terminal or a line reader stays escaped.
@@ -108,18 +113,6 @@ def _record(row: RiskRow, features: Sequence[str]) -> dict[str, object]:
     )
     values = row.features if row.features is not None else [None] * len(features)
     return dict(zip((*COLUMNS, *features), (*fixed, *values), strict=True))
-
-
-def _write_parquet(
-    stream: BinaryIO,
-    records: Iterator[dict[str, object]],
-    features: Sequence[str],
-    metadata: Mapping[str, str],
-) -> None:
-    schema = _schema(features, metadata)
-    with pq.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True) as writer:
-        while group := list(islice(records, _ROWS_A_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
 def _write_csv(

@@ -261,7 +261,13 @@ def _features(
             known[i]["secret_at_risk"] = float(is_secret_at_risk(known[i]))
     X = np.array([[row.get(name, np.nan) for name in plan.features] for row in known])
     _fill_model_features(X, plan, work, scored.kept, scored.scores)
-    _check_finite(X[scored.kept], plan.features)
+    n_broken = (~np.isfinite(X[scored.kept])).sum(axis=0)
+    if n_broken.any():
+        column = int(n_broken.argmax())
+        raise ModelError(
+            f"feature {plan.features[column]} is not a finite number in {n_broken[column]} windows",
+            hint="the model's weights are broken: get its files again, or use float32",
+        )
     return X
 
 
@@ -379,13 +385,3 @@ def _score(engine: Engine, windows: list[NDArray[np.int32]]) -> list[WindowScore
     # Outside of the handler: the error holds on to what was being computed.
     half = len(windows) // 2
     return _score(engine, windows[:half]) + _score(engine, windows[half:])
-
-
-def _check_finite(X: NDArray[np.float64], names: tuple[str, ...]) -> None:
-    n_broken = (~np.isfinite(X)).sum(axis=0)
-    if n_broken.any():
-        column = int(n_broken.argmax())
-        raise ModelError(
-            f"feature {names[column]} is not a finite number in {n_broken[column]} windows",
-            hint="the model's weights are broken: get its files again, or use float32",
-        )

@@ -195,27 +195,17 @@ def _prepare(
     ):
         run = begin_run(folder, declare(read.inputs, read.corpus, None), restart=False)
         keep_rows(run, read.rows, read.cuts)
-        if run.plan.epochs is not None:
-            chunks = range(run.plan.n_chunks)
-            count_exposure(run.plan, chunks, windows, read.tokens, progress)
-        _keep_windows(run, windows, stamp)
+        plan = run.plan
+        if plan.epochs is not None:
+            count_exposure(plan, range(plan.n_chunks), windows, read.tokens, progress)
+        schema = _schema(plan)
+        with sealed_writer(run.folder / WINDOWS, schema, _metadata(run, stamp)) as writer:
+            for work in chunks_to_score(plan, windows, range(plan.n_chunks)):
+                content = pa.py_buffer(work.windows.astype(_TOKEN).tobytes())
+                tokens = pa.Array.from_buffers(schema.types[0], len(work.windows), [None, content])
+                exposure = [] if work.exposure is None else list(work.exposure.T)
+                writer.write_table(pa.table([tokens, work.occurrences, *exposure], schema=schema))
     return run
-
-
-def _keep_windows(run: RunFolder, windows: DistinctWindows, stamp: str) -> None:
-    """Commit the windows of a run, their exposure counted if its classifier asks for it.
-
-    Raises:
-        OutputError: they cannot be written.
-    """
-    plan = run.plan
-    schema = _schema(plan)
-    with sealed_writer(run.folder / WINDOWS, schema, _metadata(run, stamp)) as writer:
-        for work in chunks_to_score(plan, windows, range(plan.n_chunks)):
-            content = pa.py_buffer(work.windows.astype(_TOKEN).tobytes())
-            tokens = pa.Array.from_buffers(schema.types[0], len(work.windows), [None, content])
-            exposure = [] if work.exposure is None else list(work.exposure.T)
-            writer.write_table(pa.table([tokens, work.occurrences, *exposure], schema=schema))
 
 
 @contextmanager

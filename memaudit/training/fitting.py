@@ -238,26 +238,16 @@ def best_threshold(
     # halfway, so that rounding on another processor does not move an example across it.
     levels = np.unique(np.concatenate(probabilities))
     thresholds = (levels[1:] + levels[:-1]) / 2 if len(levels) > 1 else levels
-    f1_by_run = [
-        _f1_at(thresholds, run_probabilities, run.extracted)
-        for run_probabilities, run in zip(probabilities, runs, strict=True)
-        if run.n_extracted
-    ]
+    f1_by_run = []
+    for of_run, run in zip(probabilities, runs, strict=True):
+        if run.n_extracted:
+            n_flagged = len(of_run) - np.searchsorted(np.sort(of_run), thresholds)
+            positives = np.sort(of_run[run.extracted])
+            n_caught = len(positives) - np.searchsorted(positives, thresholds)
+            f1_by_run.append(2 * n_caught / (n_flagged + len(positives)))
     best = thresholds[np.mean(f1_by_run, axis=0).argmax()]
     # Of equal ones argmax takes the first, the lowest: a miss costs more than a false alarm.
     return float(np.clip(best, 1e-12, 1 - 1e-12))
-
-
-def _f1_at(
-    thresholds: NDArray[np.float64],
-    probabilities: NDArray[np.float64],
-    extracted: NDArray[np.bool_],
-) -> NDArray[np.float64]:
-    """Return the F1 of flagging at each threshold."""
-    n_flagged = len(probabilities) - np.searchsorted(np.sort(probabilities), thresholds)
-    positives = np.sort(probabilities[extracted])
-    n_caught = len(positives) - np.searchsorted(positives, thresholds)
-    return 2 * n_caught / (n_flagged + len(positives))
 
 
 def count_log_sd(logits: Sequence[NDArray[np.float64]], runs: Sequence[LabelledRun]) -> float:

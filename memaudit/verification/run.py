@@ -185,6 +185,8 @@ def make_result(
     table = label_table(run.examples, found)
     scan = None
     if labels is not None:
+        # The windows of the whole corpus wait on the disk: all of them may not fit into
+        # memory.
         chunks = run.examples.corpus_windows.chunks(4096)
         scan = scan_labels(labels, run.examples.trained, chunks, run.options.shape.prefix_len)
     result = VerificationResult(
@@ -281,6 +283,7 @@ def write_results(
     # Of the process that finished it, not of one that only compares predictions.
     if not (out / DOCUMENT_NAME).exists():
         result = replace(result, seconds=seconds)
+    # The inner one takes its name first: where there is a document, there is its table.
     with committed_file(out / DOCUMENT_NAME) as file, committed_file(out / TABLE_NAME) as stream:
         document = json.dumps(result.document(), sort_keys=True, indent=2, allow_nan=False)
         file.write(document.encode() + b"\n")

@@ -80,26 +80,23 @@ def begin(work: Path, settings: dict[str, Any]) -> None:
     """
     manifest = work / _MANIFEST
     if manifest.exists():
-        check_same(_read_settings(manifest), settings, work.parent)
+        with output_errors(manifest, "read"):
+            content = read_small(manifest, _MAX_BYTES)
+        before = None
+        with suppress(ValueError, RecursionError):
+            before = json.loads(content)
+        if not isinstance(before, dict):
+            raise UsageError(
+                f"{shown_path(manifest)}: damaged, or of something else",
+                hint="remove the folder that it is in, or choose another with --out",
+            )
+        check_same(before, settings, work.parent)
         with output_errors(work):  # what a kill left under a temporary name
             for path in work.glob(".*.tmp"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return
     with committed_file(manifest) as stream:
         stream.write(json.dumps(settings, sort_keys=True, indent=2).encode() + b"\n")
-
-
-def _read_settings(manifest: Path) -> dict[str, Any]:
-    with output_errors(manifest, "read"):
-        content = read_small(manifest, _MAX_BYTES)
-    with suppress(ValueError, RecursionError):
-        found = json.loads(content)
-        if isinstance(found, dict):
-            return found
-    raise UsageError(
-        f"{shown_path(manifest)}: damaged, or of something else",
-        hint="remove the folder that it is in, or choose another with --out",
-    )
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
