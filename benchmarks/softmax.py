@@ -2,7 +2,8 @@
 
     python -m benchmarks.softmax --hidden 2048
 
-Times are multiples of the matrix products alone. Without a GPU there is the tiled code alone.
+Times are multiples of the matrix products alone. Where the device sums products of bfloat16 in float32,
+a head in bfloat16 is timed against its copy in float32 as well. Without a GPU there is the tiled code alone.
 """
 
 import argparse
@@ -41,6 +42,20 @@ def main() -> None:
                 call = "take_in(state, ids, products(n), 0)"
                 whole = Timer(call, globals=names | {"take_in": take_in}).timeit(20).mean
                 sys.stdout.write(f"{n_models} x {shape} on {device}: {name} {whole / alone:.2f}\n")
+    if head.sums_in_float32(device):
+        for _ in range(arguments.rounds):
+            _say_gain(hidden_NH.bfloat16(), weight_vH.bfloat16(), target_ids_N)
+
+
+def _say_gain(hidden_NH: Tensor, weight_vH: Tensor, target_ids_N: Tensor) -> None:
+    seconds = []
+    for weight in (weight_vH.float(), weight_vH):
+        own = head.Head(weight, bias=None, scale=1.0, soft_cap=None, is_bfloat16=True)
+        names = {"score": head.score_positions, "own": own, "h": hidden_NH, "ids": target_ids_N}
+        seconds.append(Timer("score(own, h, ids)", globals=names).timeit(20).mean)
+    sys.stdout.write(
+        f"a head in bfloat16: {seconds[0] / seconds[1]:.2f} times as fast as its copy\n"
+    )
 
 
 if __name__ == "__main__":
