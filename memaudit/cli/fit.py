@@ -48,8 +48,8 @@ _FEATURE_SETS = ("teacher", "teacher+student", "teacher+baseline")
     output_option("--export", "Also write an equal scikit-learn pipeline.", ("joblib", "skops")),
 )
 def wanted(**values: Any) -> dict[str, Any]:
-    """Return the fields of `FitOptions`."""
-    return values
+    """Return the fields of `FitOptions`, as they are declared: the card says the command in that order."""
+    return dict(reversed(values.items()))
 
 
 @click.command(cls=Command)

@@ -190,7 +190,7 @@ def explain(  # noqa: PLR0913  one for each option
 
     with shown.reading(run):
         again = None
-        if teacher:
+        if teacher is not None:
             options.prepare_libraries(offline=False)
             again = Rescoring(1, teacher, reference)
         from memaudit.reports.explain import explanation_page, read_explanation

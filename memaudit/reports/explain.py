@@ -141,9 +141,9 @@ def read_explanation(
     """
     run = read_run(folder)
     found = explain_row(run, named)
-    if data and n_characters:
+    if data is not None and n_characters:
         found = replace(found, text=read_row_texts(run, data, [found.row], n_characters)[found.row])
-    if data and again:
+    if data is not None and again is not None:
         tokens = score_tokens(run, found.row, data, again, with_text=n_characters > 0)
         found = replace(found, tokens=tokens)
     return found
