@@ -246,7 +246,15 @@ def _read_policy(path: Path) -> EffectivePolicy:
     section = _section(document, where)
     if section is None:
         return EffectivePolicy(GatePolicy(), None, None)
-    return EffectivePolicy(_parse(section, where), where, hashlib.sha256(content).hexdigest())
+    _refuse_unknown(section, GatePolicy.__struct_encode_fields__, where)
+    try:
+        policy = msgspec.convert(section, GatePolicy)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"{where}: {safe_text(str(error)[:1].lower() + str(error)[1:])}",
+            hint="see the keys and their values in the documentation of the gate",
+        ) from error
+    return EffectivePolicy(policy, where, hashlib.sha256(content).hexdigest())
 
 
 def _section(document: dict[str, Any], where: str) -> Mapping[str, Any] | None:
@@ -267,17 +275,6 @@ def _section(document: dict[str, Any], where: str) -> Mapping[str, Any] | None:
     if section is not None and not isinstance(section, dict):
         raise UsageError(f"{where}: expected {_SECTION} to be a section")
     return section
-
-
-def _parse(section: Mapping[str, Any], where: str) -> GatePolicy:
-    _refuse_unknown(section, GatePolicy.__struct_encode_fields__, where)
-    try:
-        return msgspec.convert(section, GatePolicy)
-    except msgspec.ValidationError as error:
-        raise UsageError(
-            f"{where}: {safe_text(str(error)[:1].lower() + str(error)[1:])}",
-            hint="see the keys and their values in the documentation of the gate",
-        ) from error
 
 
 def _refuse_unknown(section: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:

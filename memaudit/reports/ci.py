@@ -173,7 +173,11 @@ def render_sarif(result: GateResult, *, root: SourceRoot) -> str:
 def _driver() -> dict[str, Any]:
     # A help URI must be absolute, and code scanning refuses a document with another one: without a
     # site the help says which page of the documentation it is.
-    site = _documentation()
+    try:
+        urls = metadata("memaudit-distill").get_all("Project-URL") or ()
+    except PackageNotFoundError:
+        urls = ()
+    site = dict(url.split(", ", 1) for url in urls).get("Documentation")
     help_uri = {"helpUri": f"{site.rstrip('/')}/gate.html#rules"} if site else {}
     return {
         "name": "memaudit",
@@ -194,16 +198,6 @@ def _driver() -> dict[str, Any]:
             for rule, (name, text) in _DESCRIPTIONS.items()
         ],
     }
-
-
-def _documentation() -> str | None:
-    """Return the address of the site that the installed package names as its documentation."""
-    try:
-        urls = metadata("memaudit-distill").get_all("Project-URL") or ()
-    except PackageNotFoundError:
-        return None
-    named = dict(url.split(", ", 1) for url in urls)
-    return named.get("Documentation")
 
 
 def _result(
