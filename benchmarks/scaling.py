@@ -8,6 +8,7 @@
     python -m benchmarks.scaling busy --windows 40960
     python -m benchmarks.scaling actors --chunk-size 1024
     python -m benchmarks.scaling shards --rows 100000 [--row-bytes 300]
+    python -m benchmarks.scaling prepare --rows 16000 [--row-bytes 300]
 
 `whole` audits a file of documents of 3 kB with an engine that takes no time. `busy` says which share
 of the scoring an engine is at work that sleeps as long as an H100 would take for a teacher of 1 and
@@ -15,6 +16,9 @@ of 8 billion parameters: as it is done, and chunk by chunk with 128 windows, as 
 `actors` says how many windows a second 1, 2 and 4 Ray actors score, each with such an engine.
 `shards` compares the CPU time of 16 shards that share the reading of a corpus with that of one reader;
 nothing is scored, the windows are only handed out. Once with a classifier that asks for exposure.
+`prepare` says how many rows a second are read, tokenised and cut, and how many are counted in a pass: by
+one process, which tokenises with all cores, and with 1, 2 and 4 tasks at once on Ray. Each in a process
+of its own, one after the other, round after round. `--tasks N` measures one of them alone.
 
 Prints one JSON document. `throughput` alternates between one process and two Ray actors, each with
 one thread; on a machine that others use too, compare CPU seconds a window rather than wall time.
@@ -24,13 +28,16 @@ import argparse
 import json
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,17 +46,18 @@ from memaudit.corpus import CorpusOptions, Example, Rendered, read_corpus
 from memaudit.corpus.base import Span
 from memaudit.corpus.reader import corpus_stamp
 from memaudit.engines import Engine
-from memaudit.engines.models import ModelOptions
+from memaudit.engines.models import ModelOptions, open_tokenizer
 from memaudit.features import FEATURE_SETS
 from memaudit.objectives import Objective
 from memaudit.progress import Progress
 from memaudit.runs.chunks import ChunkPlan, write_chunk
+from memaudit.runs.counting import count_exposure
 from memaudit.runs.manifest import Shard
 from memaudit.runs.models import ModelSources, load_models, load_scorer
-from memaudit.runs.opening import AuditInputs
+from memaudit.runs.opening import AuditInputs, read_rows
 from memaudit.runs.options import AuditOptions, RayOptions
-from memaudit.runs.ray_executor import score_on_ray
-from memaudit.runs.reading import Tokenizer
+from memaudit.runs.ray_executor import score_on_ray, tasks_on_ray
+from memaudit.runs.reading import HERE, Answer, Cutter, DistinctWindows, Part, Tasks, Tokenizer
 from memaudit.runs.scoring import ChunkWork, chunk_features, score_chunk, score_here
 from memaudit.scores import TokenScores, WindowScores
 from memaudit.windows import WindowShape
@@ -418,7 +426,6 @@ def shards(model: str, n_rows: int, row_bytes: int, n_shards: int = 16) -> dict[
     from memaudit.classifier import load_classifier
     from memaudit.runs.folder import open_folder
     from memaudit.runs.models import AuditModels
-    from memaudit.runs.reading import DistinctWindows
     from memaudit.runs.shards import score_prepared
 
     def hand_out(plan: ChunkPlan, works: Iterator[ChunkWork]) -> Iterator[int]:
@@ -460,6 +467,114 @@ def shards(model: str, n_rows: int, row_bytes: int, n_shards: int = 16) -> dict[
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A function that also says what CPU time it takes."""
+
+    function: Callable[[Any], Any]
+
+    def __call__(self, part: Any) -> tuple[Any, float]:
+        """Return its answer, and seconds of this process."""
+        begun = time.process_time()
+        answer = self.function(part)
+        return answer, time.process_time() - begun
+
+
+class TimedTasks(Tasks):
+    """Adds up the CPU seconds of tasks."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        """Take them."""
+        self._tasks, self.shared_bytes, self.seconds = tasks, tasks.shared_bytes, 0.0
+
+    def map(self, function: Callable[[Part], Answer], parts: Iterable[Part]) -> Iterator[Answer]:
+        """Yield what a function makes of each part."""
+        for answer, seconds in self._tasks.map(Timed(function), parts):
+            self.seconds += seconds
+            yield answer
+
+
+_COPIES = 16
+"""Of the corpus that is counted: what a pass costs beside its rows is little where there are many."""
+
+
+def prepare(model: str, n_rows: int, row_bytes: int, n_tasks: int) -> dict[str, float]:
+    """Read a corpus and count in it, with so many tasks at once; 0: in this process."""
+    from memaudit.classifier import load_classifier
+    from memaudit.runs.models import AuditModels
+
+    tokenizer, _ = open_tokenizer(model, ModelOptions(device="cpu", offline=True))
+    options = RayOptions(replicas=n_tasks or 1)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=".")))
+        documents = _natural_documents(row_bytes - 10)
+        _write_corpus(folder / "corpus.jsonl", n_rows, documents)
+        before = _peak()
+        tasks = stack.enter_context(tasks_on_ray(options, 1)) if n_tasks else HERE
+        # What a process loads before its first rows is not measured.
+        some = [[Rendered(text) for text in documents[:9]]] * 4 * n_tasks
+        cutter = Cutter(tokenizer, AuditOptions().window_choice, keeps_tokens=True)
+        for _ in tasks.map(cutter, some):
+            pass
+        timed = TimedTasks(tasks)
+        models = AuditModels(
+            tokenizer=tokenizer,
+            score=lambda plan, works: iter(()),
+            engine="none",
+            teacher="none",
+            tasks=lambda: nullcontext(timed),
+        )
+        rows = read_corpus(CorpusOptions(str(folder / "corpus.jsonl")))
+        classifier = load_classifier(Path("models") / "teacher")
+        windows = stack.enter_context(DistinctWindows(_SHAPE.length, folder))
+        inputs = AuditInputs(rows, models, classifier, AuditOptions())
+        begun = _clocks(timed)
+        read = stack.enter_context(read_rows(inputs, windows, folder, None))
+        found = _since(begun, timed, n_rows, "read", in_driver=not n_tasks)
+        parts = list(read.tokens.parts())
+        for part in parts * (_COPIES - 1):
+            read.tokens.append(part)
+        plan, begun = make_plan(folder, len(windows), 4096), _clocks(timed)
+        count_exposure(plan, range(plan.n_chunks), windows, read.tokens)
+        found |= _since(begun, timed, n_rows * _COPIES, "count", in_driver=not n_tasks)
+        return found | {"peak MiB of the driver": _peak(), "of it before the rows": before}
+
+
+def _clocks(tasks: TimedTasks) -> tuple[float, float, float]:
+    return time.monotonic(), time.process_time(), tasks.seconds
+
+
+def _since(
+    begun: tuple[float, float, float], tasks: TimedTasks, n_rows: int, what: str, *, in_driver: bool
+) -> dict[str, float]:
+    wall, cpu, in_tasks = (now - then for now, then in zip(_clocks(tasks), begun, strict=True))
+    return {
+        f"{what}: rows a second": n_rows / wall,
+        f"{what}: microseconds of CPU a row in tasks": 1e6 * in_tasks / n_rows,
+        f"{what}: in the driver beside them": 1e6 * (cpu - in_tasks * in_driver) / n_rows,
+    }
+
+
+def prepare_all(given: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Compare tasks with one process, round after round; return medians, and those of ratios."""
+    command = [sys.executable, "-m", "benchmarks.scaling", "prepare", "--model", given.model]
+    command += ["--rows", str(given.rows), "--row-bytes", str(given.row_bytes)]
+    each: dict[int, list[dict[str, float]]] = {n: [] for n in (0, 1, 2, 4)}
+    for _ in range(given.rounds):
+        for n, measured in each.items():
+            one = subprocess.run([*command, "--tasks", str(n)], stdout=subprocess.PIPE, check=True)
+            measured.append(json.loads(one.stdout))
+    found = {}
+    for n, measured in each.items():
+        name = f"{n} tasks at once" if n else "one process"
+        found[name] = {key: statistics.median(m[key] for m in measured) for key in measured[0]}
+        for what in ("read", "count"):
+            key = f"{what}: rows a second"
+            ratios = [m[key] / own[key] for m, own in zip(measured, each[0], strict=True)]
+            found[name][f"{key}, times one process"] = statistics.median(ratios)
+    return found
+
+
 def _write_corpus(path: Path, n_rows: int, documents: Sequence[str]) -> None:
     """Write documents that all differ, by the number in front."""
     with path.open("w", encoding="utf-8") as file:
@@ -496,35 +611,35 @@ def _peak() -> float:
 def main() -> None:
     """Measure one of them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "what",
-        choices=(
-            *("throughput", "commit", "memory", "dispatch", "whole", "busy", "actors", "shards"),
-        ),
-    )
+    names = "throughput commit memory dispatch whole busy actors shards prepare"
+    parser.add_argument("what", choices=names.split())
     parser.add_argument("--model", default="models/demo-teacher")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--row-bytes", type=int, default=3000)
     parser.add_argument("--windows", type=int, default=2048)
     parser.add_argument("--chunk-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tasks", type=int)
     given = parser.parse_args()
-    if given.what == "throughput":
-        found: object = throughput(given.model, given.windows, given.chunk_size, given.rounds)
-    elif given.what == "commit":
-        found = commit(given.model, given.chunk_size, max(2, given.windows // given.chunk_size))
-    elif given.what == "memory":
-        found = memory(given.rows, given.chunk_size)
-    elif given.what == "whole":
-        found = whole(given.model, given.rows, given.chunk_size)
-    elif given.what == "shards":
-        found = shards(given.model, given.rows, given.row_bytes)
-    elif given.what == "busy":
-        found = busy(given.model, given.windows)
-    elif given.what == "actors":
-        found = actors(given.chunk_size)
-    else:
-        found = dispatch(max(2, given.windows // given.chunk_size), given.chunk_size)
+    n_chunks = max(2, given.windows // given.chunk_size)
+    measures: dict[str, Callable[[], object]] = {
+        "throughput": lambda: throughput(
+            given.model, given.windows, given.chunk_size, given.rounds
+        ),
+        "commit": lambda: commit(given.model, given.chunk_size, n_chunks),
+        "memory": lambda: memory(given.rows, given.chunk_size),
+        "dispatch": lambda: dispatch(n_chunks, given.chunk_size),
+        "whole": lambda: whole(given.model, given.rows, given.chunk_size),
+        "busy": lambda: busy(given.model, given.windows),
+        "actors": lambda: actors(given.chunk_size),
+        "shards": lambda: shards(given.model, given.rows, given.row_bytes),
+        "prepare": lambda: (
+            prepare_all(given)
+            if given.tasks is None
+            else prepare(given.model, given.rows, given.row_bytes, given.tasks)
+        ),
+    }
+    found = measures[given.what]()
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
 
 

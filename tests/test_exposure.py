@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from memaudit import exposure
 from memaudit.exposure import (
     BETWEEN,
     GRAM_TOKENS,
@@ -35,8 +36,10 @@ def test_equal_grams_have_equal_hashes_and_different_ones_have_not(n_tokens):
     assert len(set(hashes.tolist())) == len(set(grams))
 
 
-def test_counts_are_those_of_np_unique_and_those_of_parts_add_up():
-    """The bitmap and the buckets are only there for speed."""
+@pytest.mark.parametrize("at_once", [100, 1 << 20])
+def test_counts_are_those_of_np_unique_and_those_of_parts_add_up(monkeypatch, at_once):
+    """The bitmap and the buckets are only there for speed, and arranged part by part for memory."""
+    monkeypatch.setattr(exposure, "_AT_ONCE", at_once)
     rng = np.random.default_rng(0)
     rows = [text(rng) for _ in range(200)]
     rows += [np.concatenate([rows[i][: rng.integers(5, 90)], text(rng)]) for i in range(60)]
@@ -84,8 +87,10 @@ def test_suffixes_taken_at_once_have_the_grams_of_each(n, length, n_suffix):
     assert found.tolist() == [gram_hashes(end).tolist() for end in ends]
 
 
-def test_near_copies_are_seen_where_equal_windows_are_not():
-    """A number in front of each copy: no two windows are equal."""
+@pytest.mark.parametrize("at_once", [60, 1 << 20])
+def test_near_copies_are_seen_where_equal_windows_are_not(monkeypatch, at_once):
+    """A number in front of each copy: no two windows are equal. However few are summed up at once."""
+    monkeypatch.setattr(exposure, "_AT_ONCE", at_once)
     rng = np.random.default_rng(1)
     template, others = text(rng), [text(rng) for _ in range(50)]
     copies = [np.append(np.int32(i), template) for i in range(8)]

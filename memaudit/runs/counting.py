@@ -51,7 +51,7 @@ class RowTokens(NamelessFile):
 
     def append(self, token_ids: NDArray[np.int32]) -> None:
         """Add rows after the others, `BETWEEN` after each."""
-        self._append(token_ids.astype(_TOKEN).tobytes())
+        self._append(token_ids.astype(_TOKEN, copy=False).tobytes())
 
     def parts(self) -> Iterator[NDArray[np.int32]]:
         """Yield some rows at a time, `BETWEEN` after each. Nothing may be kept meanwhile."""

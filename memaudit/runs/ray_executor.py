@@ -111,6 +111,7 @@ def tasks_on_ray(options: RayOptions, threads: int) -> Iterator[Tasks]:
 class _RayTasks(Tasks):
     def __init__(self, ray: Any, n_at_once: int) -> None:
         self._ray, self._n_at_once = ray, n_at_once
+        self._task = ray.remote(_answer).options(num_cpus=1, max_retries=MAX_ATTEMPTS - 1)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         stores = [
             int(node["object_store_memory"]) for node in nodes if "object_store_memory" in node
@@ -130,11 +131,10 @@ class _RayTasks(Tasks):
         except PicklingError:  # a tokenizer that comes with code of its own
             yield from map(function, parts)
             return
-        task = self._ray.remote(_answer).options(num_cpus=1, max_retries=MAX_ATTEMPTS - 1)
         versions, ahead = frozenset(software_versions().items()), deque[tuple[Any, Any]]()
         for part in parts:
             sent = self._ray.put(part)
-            ahead.append((task.remote(shared, sent, versions), sent))
+            ahead.append((self._task.remote(shared, sent, versions), sent))
             if len(ahead) == 2 * self._n_at_once:
                 yield self._heard(*ahead.popleft())
         while ahead:

@@ -172,7 +172,7 @@ class DistinctWindows(NamelessFile):
         return windows
 
 
-_ROWS_AT_ONCE, _CHARACTERS_AT_ONCE = 256, 1_000_000
+_ROWS_AT_ONCE, _CHARACTERS_AT_ONCE = 1024, 1_000_000
 
 Part = TypeVar("Part")
 Answer = TypeVar("Answer")

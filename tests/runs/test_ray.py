@@ -231,7 +231,7 @@ def test_actors_that_cannot_start_end_the_run(tmp_path, ray_folder, monkeypatch)
 
 
 def chats():
-    """Conversations, texts of all lengths and what cannot be read, more than one batch of them."""
+    """Conversations, texts of all lengths and what cannot be read."""
     rng = random.Random(0)
     texts = [f"{i} {'abcdefgh'[i % 8] * rng.randrange(40)} and so on" for i in range(600)]
     rows = make_rows(*texts, *texts[:5], "", "short", None, "a row " * 300)
@@ -246,28 +246,23 @@ def chats():
 @pytest.mark.ci
 @needs_ray
 def test_tasks_cut_and_count_as_one_process_does(tmp_path, ray_folder, monkeypatch):
-    """Whatever is cut, with exposure and without, in one pass or many; on one connection."""
+    """Whatever is cut, with exposure and without, in one pass or many."""
+    monkeypatch.setattr(reading, "_ROWS_AT_ONCE", 100)
     monkeypatch.setattr(counting, "_TOKENS_AT_ONCE", 5_000)
-    with connected(TWO, 1) as ray:
-        for windows in ("first", "tile", "answers"):
-            for name, classifier in (("plain", make_classifier()), ("exposed", EXPOSED)):
-                one, other = (tmp_path / f"{windows} {name} {n}" for n in (1, 2))
-                audit_fakes(
-                    one, make_fake_models(), chats(), classifier, windows=windows, chunk_size=256
-                )
-                audit_fakes(
-                    other, models_on_ray(), chats(), classifier, windows=windows, chunk_size=256
-                )
-                assert contents(one) == contents(other)
-                assert ray.is_initialized()
-        monkeypatch.setattr(counting, "_SHARED_BYTES_PER_GRAM", 1 << 22)  # a few grams a pass
-        other = tmp_path / "in passes"
-        audit_fakes(other, models_on_ray(), chats(), EXPOSED, windows="answers", chunk_size=256)
-    assert contents(one) == contents(other)
+    with connected(TWO, 1):
+        for windows, classifier, a_gram in (
+            ("first", make_classifier(), 24),
+            ("tile", EXPOSED, 24),
+            ("answers", EXPOSED, 1 << 22),  # so that a few grams are counted in a pass
+        ):
+            monkeypatch.setattr(counting, "_SHARED_BYTES_PER_GRAM", a_gram)
+            for name, models in (("one", make_fake_models()), ("ray", models_on_ray())):
+                given = {"out": tmp_path / windows / name, "windows": windows, "chunk_size": 256}
+                audit_fakes(models=models, rows=chats(), classifier=classifier, **given)
+            assert contents(tmp_path / windows / "one") == contents(tmp_path / windows / "ray")
 
 
 @pytest.mark.slow
-@pytest.mark.ci
 @needs_ray
 def test_answers_come_in_order_and_few_parts_are_under_way(ray_folder):
     """A corpus is larger than memory: no more of it is read than tasks are about to need."""
@@ -300,19 +295,24 @@ class KilledTable(GramTable):
 @pytest.mark.ci
 @needs_ray
 def test_a_task_killed_while_it_cuts_or_counts_leaves_no_trace(tmp_path, ray_folder, monkeypatch):
-    """Its part is given to another: the driver has it still."""
+    """Its part is given to another: the driver has it still, and stays connected all the time."""
     audit_fakes(tmp_path / "one", make_fake_models(), classifier=EXPOSED)
     markers = [str(tmp_path / name) for name in ("cut", "counted")]
 
     class Killed(KilledTable):
         marker = markers[1]
 
+    import ray
+
+    connections, init = [], ray.init
+    monkeypatch.setattr(ray, "init", lambda **given: connections.append(given) or init(**given))
     monkeypatch.setattr("memaudit.exposure.GramTable", Killed)
     models = models_on_ray(tokenizer=make_failing_tokenizer("is killed once", markers[0]))
 
     audit_fakes(tmp_path / "ray", models, classifier=EXPOSED)
 
     assert all(Path(marker).exists() for marker in markers)
+    assert len(connections) == 1
     assert contents(tmp_path / "ray") == contents(tmp_path / "one")
 
 
