@@ -5,7 +5,7 @@ text that was really generated (`engines.generation`).
 
 `memaudit verify` reports the exact and the probabilistic ones of its one pass, approximate
 extraction of what `--check-generate` generates, and if asked the probabilistic kind of that
-(`engines.generation.near_verbatim_logprobs`). `shares_run` is a Python function only.
+(`engines.generation.near_verbatim_logprobs`).
 """
 
 import math
@@ -91,21 +91,6 @@ def revealed_nats(n: int) -> float:
     return -math.log(-math.expm1(-math.log(2) / n))
 
 
-def longest_common_run(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
-    """Return how many tokens the longest run has that stands in both without a gap.
-
-    Returns:
-        0 to min(A, B).
-    """
-    longest = 0
-    # Entry j is the length of the common run that ends with the current token of a and b[j - 1].
-    run_lens = np.zeros(len(b) + 1, dtype=np.int64)
-    for token_id in a:
-        run_lens[1:] = np.where(b == token_id, run_lens[:-1] + 1, 0)
-        longest = max(longest, int(run_lens.max()))
-    return longest
-
-
 def edit_distance(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
     """Return the least number of tokens to insert, delete or replace to turn a into b.
 
@@ -158,16 +143,3 @@ def approximately_extracted(
         max_distance: normalised edit distance up to which it counts, in [0, 1].
     """
     return normalised_edit_distance(generated, true) <= max_distance
-
-
-def shares_run(generated: NDArray[np.int32], true: NDArray[np.int32], min_len: int = 50) -> bool:
-    """Return whether the generated text holds a verbatim run of the true one.
-
-    Wherever in either it begins. 50 tokens are usual: Nasr et al. 2023 (arXiv:2311.17035).
-
-    Args:
-        generated: (G,) token ids.
-        true: (S,) token ids, such as the example from which the prefix came.
-        min_len: tokens from which a run counts, at least 1.
-    """
-    return longest_common_run(generated, true) >= min_len

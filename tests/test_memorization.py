@@ -1,7 +1,6 @@
 """Whether a suffix counts as reproduced, by each definition."""
 
 import math
-from difflib import SequenceMatcher
 from fractions import Fraction
 from functools import cache
 
@@ -15,11 +14,9 @@ from memaudit.memorization import (
     edit_distance,
     extracted,
     extraction_probability,
-    longest_common_run,
     normalised_edit_distance,
     probabilistically_extracted,
     revealed_nats,
-    shares_run,
     suffix_logprob,
 )
 from memaudit.scores import TokenScores
@@ -144,30 +141,6 @@ def test_calls_that_make_no_sense_are_refused():
 
 
 @given(texts, texts)
-def test_the_longest_common_run_is_the_one_of_difflib(a, b):
-    """A slow reference of another make."""
-    matcher = SequenceMatcher(None, a.tolist(), b.tolist(), autojunk=False)
-
-    assert longest_common_run(a, b) == matcher.find_longest_match().size
-    assert longest_common_run(b, a) == longest_common_run(a, b)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [
-        ("abcdef", "xcdefx", 4),
-        ("abc", "abc", 3),
-        ("abc", "def", 0),
-        ("", "abc", 0),
-        ("aXb", "ab", 1),
-    ],
-)
-def test_a_run_has_no_gap(a, b, expected):
-    """It is what a reader would recognise as copied."""
-    assert longest_common_run(ids(a), ids(b)) == expected
-
-
-@given(texts, texts)
 def test_the_edit_distance_is_the_one_of_the_recursion(a, b):
     """The rows must give what the definition gives."""
 
@@ -225,15 +198,6 @@ def test_a_looser_limit_loses_nothing_that_is_exact(generated, true, one_limit, 
         assert approximately_extracted(generated, true, tight)
     if approximately_extracted(generated, true, tight):
         assert approximately_extracted(generated, true, loose)
-
-
-def test_a_run_of_fifty_tokens_counts_wherever_it_stands():
-    """Text that begins a token late is copied nonetheless."""
-    true = np.arange(60, dtype=np.int32)
-
-    assert shares_run(np.append(np.int32(99), true[3:53]), true)
-    assert not shares_run(true[3:52], true)
-    assert shares_run(true[3:52], true, min_len=49)
 
 
 @pytest.mark.parametrize(("n", "nats"), [(1, np.log(2)), (10, 2.7029), (1000, 7.2748)])
