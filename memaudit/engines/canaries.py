@@ -85,22 +85,13 @@ class WatchedEngine:
         Raises:
             ModelError: the engine disagrees about one.
         """
-        self._engine = engine
+        self._engine, self.name = engine, engine.name
         self._canaries = canaries
         found = engine.score(canaries.windows)
         for index, scores in enumerate(found):
             self._check(index, scores)
-        self._logprobs_only = found[0].teacher.entropy is None
-
-    @property
-    def name(self) -> str:
-        """The engine's own."""
-        return self._engine.name
-
-    @property
-    def logprobs_only(self) -> bool:
-        """Whether it tells neither entropies nor divergences."""
-        return self._logprobs_only
+        # Who has no entropies has no divergences either.
+        self.logprobs_only = found[0].teacher.entropy is None
 
     @cached_property
     def reference_alone(self) -> "WatchedEngine":

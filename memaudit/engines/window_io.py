@@ -113,23 +113,18 @@ class OutsideEngine(Generic[_Model]):
 
         Args:
             models: one or two.
-            name: for reports.
+            name: for reports, such as `vllm-0.32.0-float32`: another release may round differently.
             bos_token_id: put in front of every window as context, never scored.
         """
         self._models = models
-        self._name = name
+        self.name = name
         self._bos_token_id = bos_token_id
         self._bos = [] if bos_token_id is None else [bos_token_id]
 
     @property
-    def name(self) -> str:
-        """`vllm-0.32.0-float32`: another release may round differently."""
-        return self._name
-
-    @property
     def reference_alone(self) -> Self:
         """The same on the reference, where it is asked before the teacher."""
-        return type(self)(self._models[1:], name=self._name, bos_token_id=self._bos_token_id)
+        return type(self)(self._models[1:], name=self.name, bos_token_id=self._bos_token_id)
 
 
 class LogprobEngine(OutsideEngine[tuple[PromptLogprobs, ModelLimits]]):

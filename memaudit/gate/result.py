@@ -198,30 +198,23 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
         signed = (
             f"signed by {self.signed_by[:12]}" if self.signed_by else "no signature was verified"
         )
+        again = warning = ""
+        if self.rescored is not None:
+            again = (
+                f" {self.rescored:,} random windows were scored again and agree; had "
+                f"{found_share(self.rescored):.1%} of all been forged, 19 times in 20 one would "
+                "differ."
+            )
+        if self.changed_tables:
+            changed = ", ".join(self.changed_tables)
+            warning = f" Do not rely on {changed}: changed after the run was made."
         return (
             f"Judged: teacher {self.teacher} ({self.teacher_digest[:12]}); {columns}; "
             f"{self.windows} windows of {self.prefix_tokens} + {self.suffix_tokens} tokens; "
             f"{recipe}; {settings}. {self.scored:,} of {self.rows:,} rows were scored, "
             f"{self.out_of_range_share:.0%} of them are unlike the classifier's training data. "
-            f"Made {self.date or 'at an unknown time'}, {signed}.{self._again}{self._warning}"
+            f"Made {self.date or 'at an unknown time'}, {signed}.{again}{warning}"
         )
-
-    @property
-    def _again(self) -> str:
-        """What scoring windows again has shown, if that was asked for."""
-        if self.rescored is None:
-            return ""
-        return (
-            f" {self.rescored:,} random windows were scored again and agree; had "
-            f"{found_share(self.rescored):.1%} of all been forged, 19 times in 20 one would differ."
-        )
-
-    @property
-    def _warning(self) -> str:
-        """What must not be relied on, if anything."""
-        if not self.changed_tables:
-            return ""
-        return f" Do not rely on {', '.join(self.changed_tables)}: changed after the run was made."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
