@@ -14,10 +14,11 @@ and ends with the same numbers.
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -71,6 +72,9 @@ from memaudit.windows import without_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 def verify_distillation(  # noqa: PLR0913  each is something a user names
@@ -196,7 +200,10 @@ def make_result(
         examples=int(trained.sum()),
         held_out=int((~trained).sum()),
         **_rates(found, run.examples.occurrences[trained]),
-        **_held_out(extractions, ~trained),
+        perplexity=_by_role(extractions, lambda each: each.perplexity(~trained), None),
+        held_out_extracted=_by_role(
+            extractions, lambda each: int(each.extracted[~trained].sum()), 0
+        ),
         label_scan=scan,
         generation=generation_counts(run, models, found),
         sampled=sampled_counts(extractions, trained),
@@ -217,34 +224,21 @@ def _rates(found: dict[str, NDArray[np.bool_]], copies: NDArray[np.int64]) -> di
     inherited = int((student & teacher_alone).sum())
     sets = extraction_sets(found)
     return {
-        # A model that was not there recites 0 of 0: its key stays.
-        "extracted": {
-            role: Rate.of_counts(int(found[role].sum()), len(student))
-            if role in found
-            else Rate.of_counts(0, 0)
-            for role in ROLES
-        },
-        "extracted_rows": {
-            role: int(copies[found[role]].sum()) if role in found else 0 for role in ROLES
-        },
+        "extracted": _by_role(
+            found,
+            lambda recites: Rate.of_counts(int(recites.sum()), len(recites)),
+            Rate.of_counts(0, 0),
+        ),
+        "extracted_rows": _by_role(found, lambda recites: int(copies[recites].sum()), 0),
         "sets": {name: sets.count(name) for name in get_args(ExtractionSet)},
         "student_in_easy": Rate.of_counts(easy, int(student.sum())),
         "inherited": Rate.of_counts(inherited, int(teacher_alone.sum())),
     }
 
 
-def _held_out(extractions: dict[str, Extraction], is_held_out: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return the fields of the result that speak of the held-out windows."""
-    return {
-        "perplexity": {
-            role: extractions[role].perplexity(is_held_out) if role in extractions else None
-            for role in ROLES
-        },
-        "held_out_extracted": {
-            role: int(extractions[role].extracted[is_held_out].sum()) if role in extractions else 0
-            for role in ROLES
-        },
-    }
+def _by_role(found: dict[str, T], of: Callable[[T], V], absent: V) -> dict[str, V]:
+    """Return something of what was found by each role; a model that was not there has its key, too."""
+    return {role: of(found[role]) if role in found else absent for role in ROLES}
 
 
 def finished(out: Path, settings: dict[str, Any]) -> tuple[VerificationResult, pa.Table] | None:
