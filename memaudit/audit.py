@@ -14,19 +14,16 @@ No text is kept: for step 3 its tokens wait in a file without a name. A distinct
 0.5 kB of memory and a row some 40 bytes; the rest waits on the disk, ids and addresses too.
 """
 
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
-from memaudit.engines import COMPILED
 from memaudit.progress import ReportProgress
 from memaudit.runs.counting import count_missing
 from memaudit.runs.files import scratch_folder
-from memaudit.runs.folder import MANIFEST, RunFolder, begin_run, keep_rows, open_folder
-from memaudit.runs.manifest import Shard, read_manifest
+from memaudit.runs.folder import RunFolder, begin_run, keep_rows, open_folder
+from memaudit.runs.manifest import Shard
 from memaudit.runs.opening import (
     AuditInputs,
-    AuditRequest,
     declare,
     finished_before,
     open_inputs,
@@ -76,7 +73,7 @@ def audit_corpus(
     """
     request = open_request(teacher, data, student, baseline, options)
     with open_folder(out) as folder:
-        request = _decided(request, folder)
+        request = request.as_begun(folder)
         run = finished_before(folder, request)
         if run is not None:
             session = Session(kept_windows=run.plan.n_windows)
@@ -103,8 +100,7 @@ def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
     comes reads the corpus and leaves its windows there, as token ids.
     """
     request = open_request(teacher, data, student, baseline, options)
-    if options.model.compiled is None:
-        refuse_to_time(options, is_shard=True)
+    refuse_to_time(options, is_shard=True)
     with open_folder(out) as folder:
         finished_before(folder, request, shard)  # refuses another run before models are loaded
         if prepared is not None:
@@ -114,17 +110,6 @@ def score_shard(  # noqa: PLR0913  # audit_corpus with a part of the work
             with DistinctWindows(options.shape.length, scratch_folder(folder)) as windows:
                 _score(folder, open_inputs(request), windows, progress, shard)
     return run_status(folder)  # not before it is let go: it would say that this process is at work
-
-
-def _decided(request: AuditRequest, folder: Path) -> AuditRequest:
-    """Return the same; if a run in a folder found out whether to compile, that holds."""
-    options = request.options
-    is_begun = (folder / MANIFEST).exists() and not options.restart
-    if options.model.compiled is not None or not is_begun:
-        return request
-    compiled = COMPILED in read_manifest(folder / MANIFEST).inputs.engine.split("-")
-    options = replace(options, model=replace(options.model, compiled=compiled))
-    return replace(request, sources=replace(request.sources, options=options))
 
 
 def _audit(
@@ -154,15 +139,12 @@ def _score(
     """Read the corpus, begin or continue the run, and score what is missing."""
     session = Session()
     with read_rows(inputs, windows, folder, progress) as read:
-        # Also what scores is settled only now: compiling pays in a long run.
-        if (settle := read.inputs.models.settle) is not None:
-            inputs = replace(inputs, models=settle(read.inputs.models, windows))
-            read = replace(read, inputs=inputs)
-        # Only now is known what the run is: the manifest pins the texts that were read. An earlier
-        # session's chunks count if its manifest says the same, so the corpus is read at each start.
+        # Only now is known what the run is: its manifest pins the texts that were read, and whether
+        # compiling pays. Chunks of an earlier session count if that manifest is the same.
+        read = read.settled()
         manifest = declare(read.inputs, read.corpus, shard)
         run = begin_run(folder, manifest, restart=inputs.options.restart)
         # Before the chunks: a folder with all its chunks can then be read without the corpus.
         keep_rows(run, read.rows, read.cuts)
         count_missing(run, windows, read.tokens, progress)
-        return run, score_missing(run, windows, inputs.models.score, session, progress)
+        return run, score_missing(run, windows, read.inputs.models.score, session, progress)

@@ -22,6 +22,7 @@ from memaudit.corpus import BadRow, CorpusOptions, Example, corpus_of, read_corp
 from memaudit.corpus.base import LONG_TEXT, TOO_LARGE, CorpusSeen, refused
 from memaudit.engines import (
     CAPTURED,
+    COMPILED,
     ENDPOINT,
     FUSED,
     engine_name,
@@ -112,20 +113,6 @@ class CorpusRead:
     """As in `Manifest.corpus_read`."""
 
 
-def read_before(was: Manifest) -> CorpusRead:
-    """Return what is known of a corpus that the process read which wrote a manifest."""
-    inputs, answers = was.inputs, was.inputs.answers or AnswerCounts()
-    return CorpusRead(
-        inputs.rows,
-        inputs.rows_digest,
-        inputs.texts_digest,
-        inputs.distinct_windows,
-        AnswerCounts(answers.rows, answers.windows, answers.all_windows, answers.unseen_rows),
-        was.raw_digest,
-        was.corpus_read,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class RowsRead:
     """A corpus read to its end; what is needed of it waits in files without a name."""
@@ -151,6 +138,13 @@ class RowsRead:
             self.cuts.raw.value,
             self.inputs.seen.in_words,
         )
+
+    def settled(self) -> "RowsRead":
+        """Return the same once it is found out on the windows what scores: compiled models or not."""
+        models = self.inputs.models
+        if models.settle is not None:
+            models = models.settle(models, self.windows)
+        return replace(self, inputs=replace(self.inputs, models=models))
 
 
 @contextmanager
@@ -204,6 +198,16 @@ class AuditRequest:
     def options(self) -> AuditOptions:
         """Everything else."""
         return self.sources.options
+
+    def as_begun(self, folder: Path) -> "AuditRequest":
+        """Return the same; if a run in a folder found out whether compiling pays, that holds."""
+        options = self.options
+        is_begun = (folder / MANIFEST).exists() and not options.restart
+        if options.model.compiled is not None or not is_begun:
+            return self
+        compiled = COMPILED in read_manifest(folder / MANIFEST).inputs.engine.split("-")
+        options = replace(options, model=replace(options.model, compiled=compiled))
+        return replace(self, sources=replace(self.sources, options=options))
 
 
 def open_request(

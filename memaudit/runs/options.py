@@ -101,8 +101,7 @@ class AuditOptions:
 
     def __post_init__(self) -> None:
         engine_to_try(self.engine, self.vllm, elsewhere=self.n_elsewhere > 0)
-        if self.model.compiled is None:
-            refuse_to_time(self)
+        refuse_to_time(self)
         if not 0 < self.epochs < math.inf:
             raise ValueError(f"epochs must be above 0 and finite, got {self.epochs}")
         sizes = (self.workers, *(() if self.chunk_size is None else (self.chunk_size,)))
@@ -140,7 +139,8 @@ def refuse_to_time(options: AuditOptions, *, is_shard: bool = False) -> None:
         "--cascade": options.survival is not None,
         "--engine vllm": options.engine == "vllm",
     }
-    for name in (name for name, is_given in others.items() if is_given):
+    refused = [name for name, is_given in others.items() if is_given]
+    for name in refused if options.model.compiled is None else ():
         raise UsageError(
             f"--compile auto and {name}: it is for one process that scores all windows with hf",
             hint="give on or off; a dry run without it says what pays",

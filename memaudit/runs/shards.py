@@ -38,14 +38,15 @@ from memaudit.runs.folder import (
     open_folder,
 )
 from memaudit.runs.manifest import (
+    Manifest,
     Shard,
     chunk_ranges,
     differences,
     read_manifest,
     refuse_differences,
 )
-from memaudit.runs.opening import AuditInputs, declare, read_before, read_rows
-from memaudit.runs.reading import DistinctWindows
+from memaudit.runs.opening import AuditInputs, CorpusRead, declare, read_rows
+from memaudit.runs.reading import AnswerCounts, DistinctWindows
 from memaudit.runs.results import AuditResult, ReportOptions, write_results
 from memaudit.runs.scoring import Session, chunks_to_score, score_missing
 from memaudit.runs.sealed_parquet import (
@@ -132,7 +133,7 @@ def score_prepared(
         MemauditError: as for `memaudit.audit.score_shard`.
     """
     with _prepared(*prepared, inputs, progress) as (whole, windows):
-        manifest = declare(inputs, read_before(whole.manifest), shard)
+        manifest = declare(inputs, _read_before(whole.manifest), shard)
         run = begin_run(folder, manifest, restart=inputs.options.restart)
         copy_rows(whole.folder, run)
         score_missing(run, windows, inputs.models.score, Session(), progress)
@@ -179,10 +180,24 @@ def _prepared_run(folder: Path, inputs: AuditInputs) -> RunFolder:
     if not path.exists():
         raise FileNotFoundError(path)
     run = RunFolder(folder, read_manifest(path))
-    refuse_differences(folder, run.manifest, declare(inputs, read_before(run.manifest), None))
+    refuse_differences(folder, run.manifest, declare(inputs, _read_before(run.manifest), None))
     if not is_whole(folder / ROWS, {"memaudit.run": run.plan.fingerprint}):
         raise FileNotFoundError(folder / ROWS)
     return run
+
+
+def _read_before(was: Manifest) -> CorpusRead:
+    """Return what is known of a corpus that the process read which wrote a manifest."""
+    inputs, answers = was.inputs, was.inputs.answers or AnswerCounts()
+    return CorpusRead(
+        inputs.rows,
+        inputs.rows_digest,
+        inputs.texts_digest,
+        inputs.distinct_windows,
+        AnswerCounts(answers.rows, answers.windows, answers.all_windows, answers.unseen_rows),
+        was.raw_digest,
+        was.corpus_read,
+    )
 
 
 def _prepare(
