@@ -24,9 +24,23 @@ def main() -> None:
     parser.add_argument(
         "--no-training", action="store_true", help="only write the files of finished cells"
     )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the matrix products in training",
+    )
     arguments = parser.parse_args()
     disable_progress_bar()
-    shop = Workshop(read_recipe(arguments.recipe), arguments.sample_data, arguments.work, say)
+    shop = Workshop(
+        read_recipe(arguments.recipe),
+        arguments.sample_data,
+        arguments.work,
+        say,
+        device=arguments.device,
+        dtype=arguments.dtype,
+    )
     for later in (False, True):
         for cell in shop.recipe.cells:
             path = arguments.cells / f"{cell.name}.parquet"

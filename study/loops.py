@@ -22,7 +22,6 @@ from study.recipe import Schedule
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BATCH_SIZE = 32
 _TILE = 1024
 """Positions whose logits exist at a time: those of a batch of short windows."""
 _WARM_UP = 0.03
@@ -42,7 +41,7 @@ class SoftLabels:
     than to keep the logits, and as exact."""
 
     head: Tensor
-    """(V, D)"""
+    """(V, D) of the same type: float32, or bfloat16."""
 
     temperature: float
     divergence: Divergence = FORWARD_KL
@@ -66,21 +65,24 @@ class _HeadLoss(torch.autograd.Function):
         head_VH: Tensor,
         next_ids_N: Tensor,
         soft: "tuple[Tensor, Tensor, float, Divergence] | None",
+        dtype: torch.dtype,
     ) -> Tensor:
         n = len(hidden_NH)
         grad_NH, grad_VH = torch.empty_like(hidden_NH), torch.zeros_like(head_VH)
-        loss = torch.zeros(())
+        loss = hidden_NH.new_zeros(())
+        hidden_NH, head_VH = hidden_NH.to(dtype), head_VH.to(dtype)
         for start in range(0, n, _TILE):
             part = slice(start, start + _TILE)
-            logits = hidden_NH[part] @ head_VH.T
+            logits = _product(hidden_NH[part], head_VH.T)
             if soft is None:
-                rows, tokens = torch.arange(len(logits)), next_ids_N[part]
+                tokens = next_ids_N[part]
+                rows = torch.arange(len(logits), device=tokens.device)
                 p = torch.softmax(logits, dim=-1)
                 loss -= p[rows, tokens].clamp_min(1e-30).log().sum()
                 p[rows, tokens] -= 1.0
             else:
                 teacher_ND, teacher_head_VD, temperature, divergence = soft
-                told = teacher_ND[part] @ teacher_head_VD.T
+                told = _product(teacher_ND[part], teacher_head_VD.T)
                 if divergence == FORWARD_KL:
                     p = torch.softmax(logits.div_(temperature), dim=-1)
                     q = torch.softmax(told.div_(temperature), dim=-1)
@@ -90,15 +92,32 @@ class _HeadLoss(torch.autograd.Function):
                         logits.requires_grad_()
                         mean = soft_label_loss(logits, told, temperature, divergence)
                         (p,) = torch.autograd.grad(mean * len(logits), logits)
-            torch.mm(p, head_VH, out=grad_NH[part])
-            grad_VH.addmm_(p.T, hidden_NH[part])
+            if dtype == torch.float32:
+                torch.mm(p, head_VH, out=grad_NH[part])
+                grad_VH.addmm_(p.T, hidden_NH[part])
+            else:
+                p = p.to(dtype)
+                grad_NH[part] = _product(p, head_VH)
+                grad_VH += _product(p.T, hidden_NH[part])
         ctx.save_for_backward(grad_NH.div_(n), grad_VH.div_(n))
         return loss / n
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_NH, grad_VH = ctx.saved_tensors
-        return grad_NH, grad_VH, None, None
+        return grad_NH, grad_VH, None, None, None
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Return a matrix product in float32: logits in bfloat16 would be off by a part in 256."""
+    if left.is_cuda and left.dtype == torch.bfloat16:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return (left @ right).float()
+
+
+def clock(model: "PreTrainedModel") -> float:
+    """Return seconds that a stage is measured by: the processor's, or those of the wall beside a GPU."""
+    return time.process_time() if model.device.type == "cpu" else time.monotonic()
 
 
 def last_hidden(model: "PreTrainedModel", ids: Tensor) -> Tensor:
@@ -106,6 +125,10 @@ def last_hidden(model: "PreTrainedModel", ids: Tensor) -> Tensor:
     body: Any = model.base_model
     hidden: Tensor = body(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
     return hidden
+
+
+def _autocast(model: "PreTrainedModel", dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 def head_of(model: "PreTrainedModel") -> Tensor:
@@ -116,12 +139,20 @@ def head_of(model: "PreTrainedModel") -> Tensor:
 
 
 def soft_labels(
-    teacher: "PreTrainedModel", windows: NDArray[np.int32], temperature: float
+    teacher: "PreTrainedModel",
+    windows: NDArray[np.int32],
+    temperature: float,
+    dtype: torch.dtype = torch.float32,
 ) -> SoftLabels:
-    """Return what the students of a teacher learn from."""
-    with torch.inference_mode():
-        parts = [last_hidden(teacher, ids) for ids in torch.from_numpy(windows).long().split(256)]
-        return SoftLabels(torch.cat(parts).clone(), head_of(teacher).clone(), temperature)
+    """Return what the students of a teacher learn from, on its device where there is room."""
+    device, n_bytes = teacher.device, windows.size * head_of(teacher).shape[1] * dtype.itemsize
+    fits = device.type == "cpu" or n_bytes < torch.cuda.mem_get_info(device)[0] / 4
+    with torch.inference_mode(), _autocast(teacher, dtype):
+        parts = [
+            last_hidden(teacher, ids.to(device)).to(device if fits else "cpu", dtype)
+            for ids in torch.from_numpy(windows).long().split(256)
+        ]
+        return SoftLabels(torch.cat(parts).clone(), head_of(teacher).to(dtype).clone(), temperature)
 
 
 def train(  # noqa: PLR0913  # all in which one training differs from another
@@ -134,11 +165,12 @@ def train(  # noqa: PLR0913  # all in which one training differs from another
     labels: SoftLabels | None = None,
     first: int = 1,
     checkpoint: Path | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> float:
     """Train a model in place, on the windows' own next tokens or on a teacher's soft labels.
 
     Args:
-        model: float32.
+        model: float32, on the device on which it is trained.
         windows: (windows, L).
         schedule: epochs need not be whole.
         rows: which window each training row is; one may stand there several times.
@@ -146,22 +178,23 @@ def train(  # noqa: PLR0913  # all in which one training differs from another
         labels: of the same windows. None: the next tokens.
         first: the first token of a window that is learned; those before it are only read.
         checkpoint: a file that is written now and then, and gone on from if it is there.
+        dtype: of the matrix products, also of those of the labels. Weights and optimizer stay in float32.
 
     Returns:
-        processor seconds that went into the checkpoint gone on from.
+        seconds (see `clock`) that went into the checkpoint gone on from.
     """
     rng = np.random.default_rng(seed)
-    ids = torch.from_numpy(windows).long()
+    ids = torch.from_numpy(windows).long().to(model.device)
     n_rows = round(schedule.epochs * len(rows))
     epochs = [rng.permutation(rows) for _ in range(math.ceil(schedule.epochs))]
     order = torch.from_numpy(np.concatenate(epochs)[:n_rows])
-    batches = order.split(BATCH_SIZE) if n_rows else ()
+    batches = order.split(schedule.batch_size) if n_rows else ()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=schedule.learning_rate, betas=_BETAS, fused=True
     )
-    start, earlier, begun = 0, 0.0, time.process_time()
+    start, earlier, begun = 0, 0.0, clock(model)
     if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, mmap=True)
+        state = torch.load(checkpoint, mmap=True, map_location="cpu")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         start, earlier = state["step"], state["seconds"]
@@ -171,13 +204,14 @@ def train(  # noqa: PLR0913  # all in which one training differs from another
         if step < start:
             continue
         if checkpoint is not None and time.monotonic() - written >= _CHECKPOINT_SECONDS:
-            spent = time.process_time() - begun + earlier
+            spent = clock(model) - begun + earlier
             _write_checkpoint(checkpoint, model, optimizer, step, spent)
             written = time.monotonic()
         torch.manual_seed(seed + (step << 32))  # of what is written: the same after a stop
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * _rate(step, len(batches))
-        _step(model, ids[batch], None if labels is None else (labels, batch), first)
+        told = None if labels is None else (labels, batch)
+        _step(model, ids[batch.to(ids.device)], told, first, dtype)
         torch.nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
         optimizer.step()
         optimizer.zero_grad()
@@ -203,21 +237,23 @@ def _step(
     ids: Tensor,
     labels: tuple[SoftLabels, Tensor] | None,
     first: int = 1,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     soft = None
     if labels is not None:
         told, batch = labels
         if told.teacher is None:
-            hiddens = told.hiddens[batch]
+            hiddens = told.hiddens[batch.to(told.hiddens.device)].to(ids.device)
         else:
             ids = _own_text(model, ids, told.divergence, first)
-            with torch.no_grad():
-                hiddens = last_hidden(told.teacher, ids)
+            with torch.no_grad(), _autocast(told.teacher, dtype):
+                hiddens = last_hidden(told.teacher, ids).to(dtype)
         hiddens = hiddens[:, first - 1 :].flatten(0, 1)
         soft = (hiddens, told.head, told.temperature, told.divergence)
-    hidden = last_hidden(model, ids)[:, first - 1 :]
+    with _autocast(model, dtype):
+        hidden = last_hidden(model, ids)[:, first - 1 :].float()
     apply: Any = _HeadLoss.apply
-    apply(hidden.flatten(0, 1), head_of(model), ids[:, first:].flatten(), soft).backward()
+    apply(hidden.flatten(0, 1), head_of(model), ids[:, first:].flatten(), soft, dtype).backward()
 
 
 def _own_text(

@@ -15,7 +15,14 @@ from memaudit.features import corpus_features, model_features
 from memaudit.memorization import extracted, suffix_logprob
 from study.exposure import exposure_of
 from study.recipe import Cell
-from study.stages import Workshop, load_model, read_tokenizer, read_windows, training_seconds
+from study.stages import (
+    Workshop,
+    load_model,
+    peak_bytes,
+    read_tokenizer,
+    read_windows,
+    training_seconds,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +77,7 @@ def measure_cell(shop: Workshop, cell: Cell, models: Sequence[str]) -> CellFile:
     columns, scores = features_of(shop, cell)
     for name in models:
         if name not in scores:
-            scores[name] = _score(load_model(shop.cell_folder(cell) / name), windows)
+            scores[name] = _score(load_model(shop.cell_folder(cell) / name, shop.device), windows)
         columns[f"recited_{name}"] = _recited(scores[name], prefix_len)
         columns[f"suffix_logprob_{name}"] = np.array(
             [suffix_logprob(each.teacher, prefix_len) for each in scores[name]]
@@ -91,6 +98,8 @@ def measure_cell(shop: Workshop, cell: Cell, models: Sequence[str]) -> CellFile:
         },
         "seconds": {m: training_seconds(shop.cell_folder(cell) / m) for m in models},
     }
+    if (peaks := {m: peak_bytes(shop.cell_folder(cell) / m) for m in models})["teacher"]:
+        about["peak_bytes"] = peaks
     return CellFile(_kept(columns, models), about)
 
 
@@ -115,10 +124,10 @@ def features_of(
     made = read_windows(shop, cell)
     windows = list(np.concatenate([made.windows, made.held_out]))
     folder, regime = shop.cell_folder(cell), shop.recipe.regimes[cell.regime]
-    teacher = load_model(folder / "teacher")
+    teacher = load_model(folder / "teacher", shop.device)
     references = {
-        "student": load_model(shop.base_folder(cell.family, regime.student)),
-        "baseline": load_model(folder / "baseline"),
+        "student": load_model(shop.base_folder(cell.family, regime.student), shop.device),
+        "baseline": load_model(folder / "baseline", shop.device),
     }
     rows: list[dict[str, float]] = [{} for _ in windows]
     scores: dict[str, list[WindowScores]] = {}
@@ -132,7 +141,7 @@ def features_of(
     counts = np.concatenate([made.counts, np.ones(n_new, np.int32)])
     tokenizer = read_tokenizer(shop)
     for row, window, count in zip(rows, windows, counts, strict=True):
-        text = tokenizer.decode(window)
+        text = tokenizer.decode(window, skip_special_tokens=True)  # a BOS is no text
         suffix_text = tokenizer.decode(window[regime.prefix_len :])
         row |= corpus_features(str(text), str(suffix_text), int(count))
     columns: dict[str, NDArray[Any]] = {

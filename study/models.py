@@ -36,13 +36,14 @@ def cut_model(model: "PreTrainedModel", layers: int) -> "PreTrainedModel":
 
     whole: Any = model
     blocks = whole.model.layers
-    chosen = [blocks[i * len(blocks) // layers] for i in range(layers)]
+    kept = [i * len(blocks) // layers for i in range(layers)]
+    chosen = [blocks[i] for i in kept]
     for i, block in enumerate(chosen):
         block.self_attn.layer_idx = i
     whole.model.layers = nn.ModuleList(chosen)
     whole.config.num_hidden_layers = layers
     if getattr(whole.config, "layer_types", None):
-        whole.config.layer_types = whole.config.layer_types[:layers]
+        whole.config.layer_types = [whole.config.layer_types[i] for i in kept]
     return model
 
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 import msgspec
 
-Family = Literal["gpt-neox", "olmo2", "qwen3", "llama"]
-"""The architectures of Pythia, OLMo-2 and Qwen-3; Llama for models that were pretrained by others."""
+Family = Literal["gpt-neox", "olmo2", "qwen3", "llama", "gemma3"]
+"""The architectures of Pythia, OLMo-2 and Qwen-3; Llama and Gemma for models that were pretrained by others."""
 
 Role = Literal["train", "calibration", "test"]
 """What a cell is for. Nothing is chosen by looking at test cells."""
@@ -34,6 +34,9 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     learning_rate: float
     """The highest one: warm-up takes 3 % of the steps, a cosine then falls to a tenth."""
+
+    batch_size: int = 32
+    """Windows per step."""
 
 
 class Pretraining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,16 +1,15 @@
 """The stages of a study: each leaves a file or a folder, so that a killed study goes on there."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
 
-from memaudit.distillation.methods import generate_hard_labels
+from memaudit.engines.generation import continue_prefixes
 from memaudit.objectives import GREEDY, Divergence, LabelSampling
 from study.models import cut_model, new_model, train_tokenizer
 from study.recipe import Cell, Family, Recipe, Size, Student
@@ -26,6 +25,9 @@ _BASE_SEED = 1
 _TEACHER_SEED = 101
 _BASELINE_SEED = 102
 _WINDOWS = "windows.npz"
+_PEAK = "peak_bytes.txt"
+_CONTINUED_AT_ONCE = {"cpu": 16, "cuda": 1024}
+"""Prefixes of hard labels, by kind of device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,12 @@ class Workshop:
 
     say: Callable[[str], None]
     """Called with a line whenever a stage ends."""
+
+    device: str = "cpu"
+    """Where models are trained and asked, `cuda` for instance."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products in training: weights, optimizer and scores stay in float32."""
 
     def cell_folder(self, cell: Cell) -> Path:
         """Where the windows and models of a cell are."""
@@ -104,21 +112,41 @@ def train_student(
         rows = rows[keeps[rows]]
     texts, labels = windows.windows, None
     if student.hard_labels is None:
-        labels = _as_learnt(_soft_labels(shop.cell_folder(cell)), student)
+        labels = _as_learnt(_soft_labels(shop.cell_folder(cell), shop.device, shop.dtype), student)
         if student.on_policy:
-            labels = replace(labels, teacher=load_model(shop.cell_folder(cell) / "teacher"))
+            teacher = load_model(shop.cell_folder(cell) / "teacher", shop.device)
+            labels = replace(labels, teacher=teacher)
     elif student.hard_labels != "text":
-        teacher = load_model(shop.cell_folder(cell) / "teacher")
+        teacher = load_model(shop.cell_folder(cell) / "teacher", shop.device)
         sampling = LabelSampling(1.0) if student.hard_labels == "sampled" else GREEDY
-        texts = np.stack(
-            generate_hard_labels(
-                teacher, list(texts), regime.prefix_len, sampling=sampling, seed=student.seed
-            )
-        )
+        texts = _hard_labels(teacher, texts, regime.prefix_len, sampling, student.seed)
     model = _base(shop, cell.family, regime.student)
     first = regime.prefix_len if student.on_policy else regime.first
     options = {"rows": rows, "seed": student.seed, "labels": labels, "first": first}
     _train(shop, folder, model, texts, schedule, **options)
+
+
+def _hard_labels(
+    teacher: "PreTrainedModel",
+    texts: "NDArray[np.int32]",
+    prefix_len: int,
+    sampling: LabelSampling,
+    seed: int,
+) -> "NDArray[np.int32]":
+    """Return windows as the package's `generate_hard_labels` does, many at once on a GPU."""
+    prefixes = texts[:, :prefix_len]
+    _, first, places = np.unique(prefixes, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # as they stand in the windows: what is sampled depends on it
+    continued = continue_prefixes(
+        teacher,
+        list(prefixes[first[order]]),
+        texts.shape[1] - prefix_len,
+        batch_size=_CONTINUED_AT_ONCE[teacher.device.type],
+        sampling=sampling,
+        seed=seed,
+    )
+    suffixes = np.stack(continued)[np.argsort(order)[places]]
+    return np.concatenate([prefixes, suffixes], axis=1).astype(np.int32)
 
 
 def read_windows(shop: Workshop, cell: Cell) -> CellWindows:
@@ -153,18 +181,24 @@ def read_tokenizer(shop: Workshop) -> "PreTrainedTokenizerFast":
     return tokenizer
 
 
-def load_model(folder: Path) -> "PreTrainedModel":
+def load_model(folder: Path, device: str = "cpu") -> "PreTrainedModel":
     """Return a trained model of the study, ready to score."""
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    loaded: PreTrainedModel = model.eval()
+    loaded: PreTrainedModel = model.to(device).eval()
     return loaded
 
 
 def training_seconds(folder: Path) -> float:
-    """Return the processor seconds that a model took."""
+    """Return the seconds that a model took: of the processor, or of the wall beside a GPU."""
     return float((folder / "seconds.txt").read_text(encoding="ascii"))
+
+
+def peak_bytes(folder: Path) -> int | None:
+    """Return the most memory that a model's training held on a GPU. None: it was on a CPU."""
+    path = folder / _PEAK
+    return int(path.read_text(encoding="ascii")) if path.exists() else None
 
 
 def _base(shop: Workshop, family: Family, size: Size) -> "PreTrainedModel":
@@ -173,14 +207,14 @@ def _base(shop: Workshop, family: Family, size: Size) -> "PreTrainedModel":
         plan, tokenizer = shop.recipe.pretraining, read_tokenizer(shop)
         sequences = pretraining_tokens(plan, shop.sample_data, tokenizer)
         given = shop.recipe.pretrained.get(family)
-        model = (
+        model: Any = (
             cut_model(load_model(shop.base_folder(family, given)), size.layers)
             if given is not None
             else new_model(family, size, shop.recipe.vocabulary_size, _BASE_SEED)
         )
-        rows = np.arange(len(sequences))
+        rows, model = np.arange(len(sequences)), model.to(shop.device)
         _train(shop, folder, model, sequences, plan.schedule, rows=rows, seed=_BASE_SEED)
-    return load_model(folder)
+    return load_model(folder, shop.device)
 
 
 def _train(
@@ -191,23 +225,36 @@ def _train(
     schedule: Any,
     **options: Any,
 ) -> None:
-    from study.loops import train
+    import torch
 
-    before = time.process_time()
+    from study.loops import clock, train
+
+    before, is_on_gpu = clock(model), model.device.type == "cuda"
+    if is_on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     folder.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = folder.with_name(f".{folder.name}.checkpoint")
-    earlier = train(model, windows, schedule, checkpoint=checkpoint, **options)
-    seconds = time.process_time() - before + earlier
-    _save(folder, model, seconds=seconds)
+    options |= {"checkpoint": checkpoint, "dtype": getattr(torch, shop.dtype)}
+    earlier = train(model, windows, schedule, **options)
+    if is_on_gpu:
+        torch.cuda.synchronize()
+    seconds = clock(model) - before + earlier
+    about = {"seconds.txt": f"{seconds:.1f}"}
+    if is_on_gpu:
+        about[_PEAK] = str(torch.cuda.max_memory_allocated())
+    _save(folder, model, about)
     checkpoint.unlink(missing_ok=True)
     shop.say(f"{folder.parent.name}/{folder.name}: {seconds:.0f} s")
 
 
 @lru_cache(maxsize=1)  # the students of a cell come one after another
-def _soft_labels(folder: Path) -> "SoftLabels":
+def _soft_labels(folder: Path, device: str, dtype: str) -> "SoftLabels":
+    import torch
+
     from study.loops import soft_labels
 
-    return soft_labels(load_model(folder / "teacher"), _load_windows(folder).windows, 1.0)
+    teacher, windows = load_model(folder / "teacher", device), _load_windows(folder).windows
+    return soft_labels(teacher, windows, 1.0, getattr(torch, dtype))
 
 
 def _as_learnt(labels: "SoftLabels", student: Student) -> "SoftLabels":
@@ -215,10 +262,10 @@ def _as_learnt(labels: "SoftLabels", student: Student) -> "SoftLabels":
     return replace(labels, temperature=student.temperature, divergence=divergence)
 
 
-def _save(folder: Path, thing: Any, *, seconds: float | None = None) -> None:
-    """Write a folder that is either complete or not there."""
+def _save(folder: Path, thing: Any, about: dict[str, str] | None = None) -> None:
+    """Write a folder that is either complete or not there, with texts about it by file name."""
     unfinished = folder.with_name(f".{folder.name}")
     thing.save_pretrained(unfinished)
-    if seconds is not None:
-        (unfinished / "seconds.txt").write_text(f"{seconds:.1f}", encoding="ascii")
+    for name, text in (about or {}).items():
+        (unfinished / name).write_text(text, encoding="ascii")
     unfinished.rename(folder)

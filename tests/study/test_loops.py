@@ -1,5 +1,6 @@
 """The study's own training loop: its gradients are those of the definitions."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -96,6 +97,57 @@ def test_the_same_seed_gives_the_same_model(models):
         trained.append(loops.head_of(model))
     torch.testing.assert_close(*trained, rtol=0, atol=0)
     assert not model.training
+
+
+def test_what_is_not_said_to_be_bfloat16_is_the_plain_loop_to_the_bit(models, monkeypatch):
+    """Cells that are there were trained by it, and may be trained again."""
+    teacher, _ = models
+    windows, schedule = make_windows(), Schedule(epochs=8, learning_rate=1e-3, batch_size=4)
+
+    def trained():
+        student = new_model("gpt-neox", Size(32, 1), VOCABULARY, 2)
+        labels = loops.soft_labels(teacher, windows, 2.0)
+        loops.train(student, windows, schedule, rows=np.arange(6), seed=1, labels=labels)
+        return student.state_dict()
+
+    found = trained()
+    monkeypatch.setattr(loops, "_product", torch.mm)
+    monkeypatch.setattr(loops, "_autocast", lambda *given: nullcontext())
+
+    assert all(torch.equal(found[name], tensor) for name, tensor in trained().items())
+
+
+@pytest.mark.parametrize("temperature", [None, 2.0])
+def test_bfloat16_learns_and_its_gradients_are_nearly_those_of_float32(models, temperature):
+    """As on a GPU: matrix products in bfloat16, weights and optimizer in float32."""
+    teacher, student = models
+    windows, told, gradients = make_windows(), None, []
+    ids = torch.from_numpy(windows).long()
+    for dtype in (torch.float32, torch.bfloat16):
+        if temperature is not None:
+            labels = loops.soft_labels(teacher, windows, temperature, dtype)
+            assert labels.hiddens.dtype == labels.head.dtype == dtype
+            told = (labels, torch.arange(len(ids)))
+        student.zero_grad()
+        loops._step(student, ids, told, dtype=dtype)
+        assert {p.grad.dtype for p in student.parameters()} == {torch.float32}
+        gradients.append(torch.cat([p.grad.flatten() for p in student.parameters()]))
+    gap = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
+    assert 0 < gap < 0.02
+
+    def loss():
+        logits = student(input_ids=ids).logits[:, :-1]
+        if temperature is None:
+            return cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item()
+        told_logits = teacher(input_ids=ids).logits[:, :-1]
+        return soft_label_loss(logits, told_logits, temperature).item()
+
+    before, schedule = loss(), Schedule(epochs=60, learning_rate=3e-3)
+    options = {"labels": None if told is None else told[0], "dtype": torch.bfloat16}
+    loops.train(student, windows, schedule, rows=np.arange(6), seed=1, **options)
+
+    assert loss() < 0.8 * before
+    assert {p.dtype for p in student.parameters()} == {torch.float32}
 
 
 def test_the_learning_rate_warms_up_and_ends_at_a_tenth():

@@ -3,15 +3,19 @@
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
 import zstandard
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from memaudit.classifier import Calibration, find_classifier
+from memaudit.distillation.methods import generate_hard_labels
 from memaudit.features import KNOWN_FEATURES
+from memaudit.objectives import GREEDY, LabelSampling
 from memaudit.prefilter import load_prefilter_fit, prefilter_fit_path
 from study import fit as fitting
 from study import interventions, loops, sampling, stages
@@ -25,6 +29,7 @@ from study.stages import Workshop, load_model, read_tokenizer, read_windows, tra
 from study.texts import _cut_chats, cut_document
 from study.transfer import families_table, objectives_table, pilots_table, teachers_table
 
+RECIPES = Path(__file__).parents[2] / "study/recipes"
 RECIPE = """
 vocabulary_size = 300
 n_parts = 1
@@ -149,6 +154,31 @@ def test_a_teacher_sees_all_half_or_none_of_the_windows(shop, saw, monkeypatch):
     assert saw == "all" or made.in_half[rows].all()
 
 
+def test_a_cut_model_is_the_same_after_it_was_saved(tmp_path):
+    """Blocks of Gemma attend in one of two ways, and each keeps its own."""
+    blocks = {"num_hidden_layers": 6, "hidden_size": 32, "intermediate_size": 32, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 50}
+    config = Gemma3TextConfig(**blocks, **heads, sliding_window=4, pad_token_id=0)
+    kinds = config.layer_types
+    ids = torch.arange(12)[None]
+
+    cut = cut_model(Gemma3ForCausalLM(config).eval(), 3)
+    cut.save_pretrained(tmp_path)
+
+    assert cut.config.layer_types == kinds[::2]
+    torch.testing.assert_close(load_model(tmp_path)(ids).logits, cut(ids).logits)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("[!h]*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_is_read(path):
+    """One for a GPU is not run by any test, and has but minutes there."""
+    recipe = read_recipe(path)
+
+    assert recipe.cells
+    for size in recipe.pretrained.values():
+        assert {regime.teacher for regime in recipe.regimes.values()} == {size}
+
+
 def test_a_training_on_nothing_leaves_the_base():
     """Not a number of it: the loss of no rows is none."""
     model = new_model("llama", Size(hidden=32, layers=1), 300, 1)
@@ -159,6 +189,20 @@ def test_a_training_on_nothing_leaves_the_base():
 
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, LabelSampling(1.0)], ids=["greedy", "sampled"])
+def test_hard_labels_are_those_of_the_package(sampling):
+    """To the token, also where windows share a prefix: on a GPU only more are written at once."""
+    model = new_model("llama", Size(hidden=32, layers=1), 300, 1)
+    texts = np.random.default_rng(0).integers(0, 300, (40, 9)).astype(np.int32)
+    texts[20:, :4] = texts[:20, :4][::-1]
+
+    found = stages._hard_labels(model, texts, 4, sampling, 3)
+
+    expected = generate_hard_labels(model, list(texts), 4, sampling=sampling, seed=3)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, np.stack(expected))
 
 
 def test_a_killed_cell_goes_on_with_the_stage_that_is_missing(shop, monkeypatch):
