@@ -32,7 +32,7 @@ from memaudit.runs.opening import (
 )
 from memaudit.runs.options import DEFAULT_OPTIONS, AuditOptions, refuse_to_time
 from memaudit.runs.reading import DistinctWindows
-from memaudit.runs.results import AuditResult, ReportOptions, write_results
+from memaudit.runs.results import AuditResult, write_results
 from memaudit.runs.scoring import Session, score_missing
 from memaudit.runs.shards import check_prepared, score_prepared
 from memaudit.runs.status import RunStatus, run_status
@@ -77,7 +77,7 @@ def audit_corpus(
         run = finished_before(folder, request)
         if run is not None:
             session = Session(kept_windows=run.plan.n_windows)
-            return write_results(run, session, ReportOptions(options.table_format, options.n_worst))
+            return write_results(run, session, options)
         return _audit(folder, open_inputs(request), progress, writes=out is not None)
 
 
@@ -125,8 +125,7 @@ def _audit(
             return inputs.models.tokenizer.decode([token_ids])[0][: options.show_text]
 
         shown = text_of if options.show_text else None
-        report = ReportOptions(options.table_format, options.n_worst, shown)
-        return write_results(run, session, report, writes=writes)
+        return write_results(run, session, options, text_of=shown, writes=writes)
 
 
 def _score(

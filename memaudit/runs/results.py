@@ -26,6 +26,7 @@ from memaudit.runs.chunks import read_failures
 from memaudit.runs.files import committed_file, output_errors
 from memaudit.runs.folder import SUMMARY, WINDOWS, RunFolder, read_summary
 from memaudit.runs.manifest import AnswersRead, ModelNames
+from memaudit.runs.options import AuditOptions
 from memaudit.runs.risk_table import RiskRow, read_risk_table, write_risk_table
 from memaudit.runs.risks import Worst
 from memaudit.runs.run import Run, TextOf, read_run
@@ -40,12 +41,13 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class ReportOptions:
-    """How results are told; nothing of it is declared, so it may change from session to session."""
+    """How results are told; nothing of it is declared, so it may change from session to session.
+
+    `AuditOptions` has the same fields.
+    """
 
     table_format: TableFormat = "parquet"
     n_worst: int = 10
-    text_of: TextOf | None = None
-    """Gives the text of those. None: no text of the corpus comes out."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -337,7 +339,12 @@ class AuditResult:
 
 
 def write_results(
-    run: RunFolder, session: Session, report: ReportOptions, *, writes: bool = True
+    run: RunFolder,
+    session: Session,
+    report: ReportOptions | AuditOptions,
+    *,
+    text_of: TextOf | None = None,
+    writes: bool = True,
 ) -> AuditResult:
     """Read back a run whose chunks are all there or marked as failed; write its table and summary.
 
@@ -355,7 +362,7 @@ def write_results(
         ) from error
     result = AuditResult(
         found,
-        worst=found.worst(report.n_worst, report.text_of),
+        worst=found.worst(report.n_worst, text_of),
         seconds=time.monotonic() - session.started,
         scoring_seconds=session.scoring_seconds,
         kept_windows=session.kept_windows,
