@@ -5,8 +5,8 @@ the grams of all windows are known only when the last row was read, and a pipe c
 
 On Ray too they wait in that file of the driver, rather than in the object store of the nodes where
 they were made. The file has no name, and what Ray spills to a disk has one and outlives a crash. A
-lost object could only be rebuilt from the texts, which the driver would have to keep instead. And
-little is gained: 4 bytes a token are sent in a tenth of the time that it takes to count it.
+lost object could only be rebuilt from the texts, which the driver would have to keep instead. The
+price: to send a token and hear of it costs the driver a fifth of what it costs a task to count it.
 
 Every shard counts its own windows in the whole corpus, as it cuts the whole corpus, unless shards
 share the reading: then one counts them all. Counts of
