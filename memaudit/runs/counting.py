@@ -34,8 +34,8 @@ _COLUMNS = ("median", "share")
 _LEAST_GRAMS, _MOST_GRAMS = 1 << 23, 1 << 30
 """Counted in one pass over the rows, if there are so many. The numbers in a table have 32 bits."""
 
-_BYTES_PER_GRAM, _SHARED_BYTES_PER_GRAM = 50, 24
-"""Of memory at the height of a pass, measured 39 to 47; of that in the table, which tasks share."""
+_BYTES_PER_GRAM, _SHARED_BYTES_PER_GRAM = 60, 24
+"""Of memory at the height of a pass, measured 39 to 56; of that in the table, which tasks share."""
 
 _TOKENS_AT_ONCE = 1 << 20
 _TOKEN = np.dtype("<i4")
@@ -118,15 +118,16 @@ def count_exposure(
         windows.exposure[indices] = np.column_stack([found.median, found.share])
         done += len(indices)
         report(done, n_windows)
+        del counts, hashes  # before the grams of the next pass are gathered
 
 
 def grams_at_once(shared_bytes: int | None = None) -> int:
     """Return how many grams are counted in one pass over the rows.
 
-    As many as fit into a quarter of the memory that is available now, at 50 bytes each: several
+    As many as fit into a quarter of the memory that is available now, at 60 bytes each: several
     shards may count on one machine, and the rows' tokens are read faster from what is left. Never
-    fewer than 2^23, which take 0.4 GB, unless their table of 24 bytes each does not fit into
-    `shared_bytes`; never more than 2^30, which take 54 GB.
+    fewer than 2^23, which take 0.5 GB, unless their table of 24 bytes each does not fit into
+    `shared_bytes`; never more than 2^30, which take 64 GB.
     """
     n = min(max(_LEAST_GRAMS, (available_memory() or 0) // 4 // _BYTES_PER_GRAM), _MOST_GRAMS)
     return n if shared_bytes is None else max(1, min(n, shared_bytes // _SHARED_BYTES_PER_GRAM))
@@ -188,6 +189,7 @@ def _in_passes(
         grams += found
         n_grams += sum(map(len, found))
         if n_grams >= at_once or chunk == chunks[-1]:
-            each, hashes = np.array([len(one) for one in grams], np.int64), np.concatenate(grams)
-            done, indices, grams, n_grams = indices, [], [], 0  # not held through the pass
-            yield done, hashes, each
+            ready = indices, np.concatenate(grams), np.array([len(each) for each in grams])
+            indices, grams, n_grams = [], [], 0
+            yield ready
+            del ready  # before the next ones are gathered

@@ -48,6 +48,9 @@ under way to a task. It must hold them all: what does not fit, Ray writes into a
 
 _IN_MEMORY = Path("/dev/shm")
 
+_MOST_TASKS = 32
+"""Twice as many as one driver keeps at work that tokenise, measured with rows of 3 kB."""
+
 
 class Replica:
     """What lives in an actor: models, and the chunks they score."""
@@ -97,7 +100,9 @@ def score_on_ray(
 
 @contextmanager
 def tasks_on_ray(options: RayOptions, threads: int) -> Iterator[Tasks]:
-    """Give tasks on a cluster, as many at once as there are threads in its replicas, or twice that.
+    """Give tasks on a cluster, as many at once as there are threads in its replicas, but at most 32.
+
+    Twice as many are under way, so that none has to wait for its part.
 
     The connection is also that of the scoring within.
 
@@ -105,7 +110,7 @@ def tasks_on_ray(options: RayOptions, threads: int) -> Iterator[Tasks]:
         MissingDependency, ModelError: as for `connected`.
     """
     with connected(options, threads) as ray:
-        yield _RayTasks(ray, options.replicas * threads)
+        yield _RayTasks(ray, min(options.replicas * threads, _MOST_TASKS))
 
 
 class _RayTasks(Tasks):
@@ -219,7 +224,8 @@ def connected(options: RayOptions, threads: int) -> Iterator[Any]:
     where: dict[str, Any] = {"address": options.address}
     if options.address is None:
         where = {"num_cpus": options.replicas * threads, "include_dashboard": False}
-        least = _OBJECT_STORE_BYTES + options.replicas * threads * _BYTES_A_TASK
+        n_tasks = min(where["num_cpus"], _MOST_TASKS)
+        least = _OBJECT_STORE_BYTES + n_tasks * _BYTES_A_TASK
         # Were it larger than the file system in memory, Ray would put all of it on a disk.
         free = disk_usage(_IN_MEMORY).free if _IN_MEMORY.exists() else 0
         more = (available_memory() or 0) // 4  # for grams; it takes memory only as it fills

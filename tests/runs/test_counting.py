@@ -188,7 +188,7 @@ def test_several_passes_and_small_parts_count_the_same(tmp_path, monkeypatch, gr
 
 def test_as_many_grams_are_counted_at_once_as_memory_allows(monkeypatch):
     """At least as many as before it was looked at, but where tasks share a smaller table."""
-    for gib, grams in ((None, 1 << 23), (1, 1 << 23), (200, (50 << 30) // 50), (999, 1 << 30)):
+    for gib, grams in ((None, 1 << 23), (1, 1 << 23), (200, (50 << 30) // 60), (999, 1 << 30)):
         monkeypatch.setattr(counting, "available_memory", lambda gib=gib: gib and gib << 30)
         assert counting.grams_at_once() == grams
         assert counting.grams_at_once(24_000) == 1000
