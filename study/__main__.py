@@ -24,6 +24,9 @@ def main() -> None:
     parser.add_argument(
         "--no-training", action="store_true", help="only write the files of finished cells"
     )
+    parser.add_argument(
+        "--no-later", action="store_true", help="without the students that can wait"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument(
         "--dtype",
@@ -41,7 +44,7 @@ def main() -> None:
         device=arguments.device,
         dtype=arguments.dtype,
     )
-    for later in (False, True):
+    for later in (False,) if arguments.no_later else (False, True):
         for cell in shop.recipe.cells:
             path = arguments.cells / f"{cell.name}.parquet"
             known = list(read_cell(path).about["seconds"]) if path.exists() else []

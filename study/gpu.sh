@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# All that the study does on a GPU, in one command. A second call only repeats what failed.
+#
+#   study/gpu.sh PARTS WORK OUT
+#
+# PARTS holds the weights in parts, see study/parts.sh: SmolLM2*.gguf, gemma-3*.gguf or both. WORK keeps models. OUT
+# gets log.txt, done.txt (the stages that are done; a call with that OUT leaves them out) and a file for each cell.
+#
+# About 10 minutes on an H100 with 16 cores. Reckoned, not measured: training 5e16 FLOP with one seed each, which is 4
+# minutes at 200 TFLOP/s. A step of SmolLM2 waits for its kernels to be launched, 40 ms, and the two studies run at once
+# to fill these gaps: 6 minutes, scores (1e16 FLOP in float32) among them. Seconds in the cell files are those of two at
+# once. Then speeds are measured, 2 minutes. Second seeds take what is left of LIMIT seconds; the cell files hold the
+# first ones until then.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+[ $# = 3 ] || { sed -n '2,7s/^# \?//p' study/gpu.sh >&2; exit 2; }
+parts=$1 work=$2 out=$3
+: "${PYTHON:=python3}" "${LIMIT:=570}" "${RECIPES:=study/recipes}" "${CORPUS:=sample_data/natural.jsonl.zst}"
+: "${SAMPLE_DATA:=sample_data}" "${DEVICE:=cuda}" "${DEVICE_OPTIONS:=}"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
+mkdir -p "$work" "$out"
+touch "$out/done.txt"
+
+# stage NAME SECONDS COMMAND...: run it unless it is done, for so long at most, and keep what it prints
+stage() {
+  local name=$1 seconds=$2 left=$((LIMIT - SECONDS)) begun=$SECONDS code=0
+  grep -qx "$name" "$out/done.txt" && return
+  [ "$seconds" -lt "$left" ] || seconds=$left
+  [ "$seconds" -gt 0 ] || { echo "$name: no time is left" | tee -a "$out/log.txt"; return 1; }
+  timeout --kill-after 10 "$seconds" "${@:3}" > "$work/$name.log" 2>&1 || code=$?
+  # One write each: two stages may end at once.
+  { printf '== %s: exit code %d after %d s\n' "$name" "$code" $((SECONDS - begun)); tail -n 60 "$work/$name.log"; } |
+    tee -a "$out/log.txt"
+  [ "$code" = 0 ] && echo "$name" >> "$out/done.txt"
+  return "$code"
+}
+
+# unpack FILE FOLDER BASE: what the study asks to find in its folder
+unpack() {
+  [ -e "$2/tokenizer" ] && return
+  "$PYTHON" benchmarks/unpack.py "$1" "$2/bases/$3" &&
+    mkdir -p "$2/.tokenizer" && cp "$2/bases/$3"/tokenizer* "$2/.tokenizer" && mv "$2/.tokenizer" "$2/tokenizer"
+}
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1 | tee -a "$out/log.txt"
+# Where a part of one file is missing, the other file may be whole.
+study/parts.sh join "$parts" "$work" 2>&1 | tee -a "$out/log.txt"
+declare -A files=([smollm2]="SmolLM2*.gguf llama-576x30" [gemma3]="gemma-3*.gguf gemma3-640x18")
+models=()
+for name in smollm2 gemma3; do
+  read -r pattern base <<< "${files[$name]}"
+  file=$(compgen -G "$work/$pattern" | head -n 1)
+  [ -n "$file" ] || { echo "$name: no weights" | tee -a "$out/log.txt"; continue; }
+  models+=("$name")
+  unpack "$file" "$work/$name" "$base" > "$work/unpack-$name.log" 2>&1 ||
+    { echo "$name: not unpacked"; tail -n 5 "$work/unpack-$name.log"; } | tee -a "$out/log.txt" &
+done
+
+# studies NAME SECONDS OPTIONS...: those of all models at once
+studies() {
+  for name in ${models[@]+"${models[@]}"}; do
+    stage "$1-$name" "$2" "$PYTHON" -m study "$RECIPES/gpu-$name.toml" --sample-data "$SAMPLE_DATA" \
+      --work "$work/$name" --cells "$out" --device "$DEVICE" --dtype bfloat16 "${@:3}" &
+  done
+  wait
+}
+
+stage tests 90 "$PYTHON" -m pytest -q -m gpu -p no:cacheprovider tests/engines
+wait
+stage softmax 45 "$PYTHON" -m benchmarks.softmax --rounds 2
+studies study 420 --no-later
+for name in ${models[@]+"${models[@]}"}; do
+  read -r _ base <<< "${files[$name]}"
+  stage "speed-$name" 90 "$PYTHON" -m benchmarks.device "$work/$name/bases/$base" --corpus "$CORPUS" $DEVICE_OPTIONS
+done
+studies later "$LIMIT"
+# Stages that this call could have made: without weights there are none of that model.
+n_stages=$((2 + 3 * ${#models[@]}))
+echo "$SECONDS s in all; done: $(paste -sd ' ' "$out/done.txt")" | tee -a "$out/log.txt"
+[ "$(wc -l < "$out/done.txt")" -ge "$n_stages" ]
