@@ -42,7 +42,10 @@ unpack() {
     mkdir -p "$2/.tokenizer" && cp "$2/bases/$3"/tokenizer* "$2/.tokenizer" && mv "$2/.tokenizer" "$2/tokenizer"
 }
 
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1 | tee -a "$out/log.txt"
+{
+  nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || echo "no GPU is seen"
+  echo "What the models were pretrained on is not known: they may have seen pages of the corpus."
+} 2> /dev/null | tee -a "$out/log.txt"
 # Where a part of one file is missing, the other file may be whole.
 study/parts.sh join "$parts" "$work" 2>&1 | tee -a "$out/log.txt"
 declare -A files=([smollm2]="SmolLM2*.gguf llama-576x30" [gemma3]="gemma-3*.gguf gemma3-640x18")
