@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 _RUNS: tuple[tuple[Literal["bfloat16", "float32"], str], ...] = (
     ("bfloat16", "hf"),
+    ("float32", "hf"),
     ("bfloat16", "hf-compiled"),
     ("bfloat16", "vllm"),
-    ("float32", "hf"),
 )
 _LENGTH = 50
 """Tokens of a prefix, and of a suffix."""
