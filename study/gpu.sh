@@ -13,9 +13,9 @@
 # measured after them, a minute for each model; second seeds come last. What LIMIT leaves no time for is left to the
 # next call; the cell files hold the first seeds until then.
 set -uo pipefail
+[ $# = 3 ] || { sed -n '2,7s/^# \?//p' "$0" >&2; exit 2; }
+parts=$(realpath -m "$1") work=$(realpath -m "$2") out=$(realpath -m "$3")
 cd "$(dirname "$0")/.."
-[ $# = 3 ] || { sed -n '2,7s/^# \?//p' study/gpu.sh >&2; exit 2; }
-parts=$1 work=$2 out=$3
 : "${PYTHON:=python3}" "${LIMIT:=570}" "${RECIPES:=study/recipes}" "${CORPUS:=sample_data/natural.jsonl.zst}"
 : "${SAMPLE_DATA:=sample_data}" "${DEVICE:=cuda}" "${DEVICE_OPTIONS:=}"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false
@@ -48,7 +48,8 @@ unpack() {
   echo "What the models were pretrained on is not known: they may have seen pages of the corpus."
 } 2> /dev/null | tee -a "$out/log.txt"
 # Where a part of one file is missing, the other file may be whole.
-study/parts.sh join "$parts" "$work" 2>&1 | tee -a "$out/log.txt"
+is_whole=true
+study/parts.sh join "$parts" "$work" 2>&1 | tee -a "$out/log.txt" || is_whole=false
 declare -A files=([smollm2]="SmolLM2*.gguf llama-576x30" [gemma3]="gemma-3*.gguf gemma3-640x18")
 models=()
 for name in smollm2 gemma3; do
@@ -82,4 +83,4 @@ studies later "$LIMIT"
 # Stages that this call could have made: without weights there are none of that model.
 n_stages=$((2 + 3 * ${#models[@]}))
 echo "$SECONDS s in all; done: $(paste -sd ' ' "$out/done.txt")" | tee -a "$out/log.txt"
-[ "$(wc -l < "$out/done.txt")" -ge "$n_stages" ]
+$is_whole && [ ${#models[@]} -gt 0 ] && [ "$(wc -l < "$out/done.txt")" -ge "$n_stages" ]

@@ -68,8 +68,8 @@ def test_a_second_call_on_a_gpu_repeats_only_what_failed(parts, tmp_path):
 
     def call():
         (tmp_path / "calls").write_text("")
-        folders = (parts, tmp_path / "work", tmp_path / "out")
-        done = run("gpu.sh", *folders, env={"PATH": "/usr/bin:/bin", "PYTHON": str(python)})
+        options = {"env": {"PATH": "/usr/bin:/bin", "PYTHON": str(python)}, "cwd": tmp_path}
+        done = run("gpu.sh", "parts", "work", "out", **options)
         return done, (tmp_path / "calls").read_text()
 
     first, calls = call()
@@ -86,3 +86,9 @@ def test_a_second_call_on_a_gpu_repeats_only_what_failed(parts, tmp_path):
     assert second.returncode == 0
     assert [call.split()[:3] for call in calls.splitlines()] == [["-m", "pytest", "-q"]]
     assert (tmp_path / "out/log.txt").read_text().count("told") == 2
+
+    (tmp_path / "work/SmolLM2-tiny.gguf").unlink()
+    (parts / "SmolLM2-tiny.gguf.part02").unlink()
+    third, _ = call()
+    assert third.returncode == 1
+    assert "SmolLM2-tiny.gguf: a part is missing" in third.stdout
