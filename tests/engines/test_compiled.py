@@ -76,7 +76,7 @@ def test_a_machine_without_a_compiler_is_told_what_to_do(monkeypatch):
     monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
 
     with pytest.raises(ModelError, match="LlamaForCausalLM cannot be compiled here") as caught:
-        HfEngine(copy.deepcopy(make_model("llama")), compiled=True)
+        HfEngine(make_model("llama"), compiled=True)
 
     assert "--compile" in caught.value.hint
 

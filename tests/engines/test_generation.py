@@ -118,7 +118,7 @@ def test_every_prefix_gets_its_own_continuation(lengths, n_tokens, batch_size):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_end_of_sequence_inside_neither_stops_nor_bends_a_continuation(family):
     """Packed text goes on behind it, and so does the suffix that must be reproduced."""
-    model = copy.deepcopy(make_model(family))
+    model = make_model(family)
     (window,) = recited_windows(model, 1, 12)
     for end in (window[PREFIX_LEN], window[PREFIX_LEN + 3]):
         model.generation_config.eos_token_id = int(end)
@@ -150,7 +150,7 @@ def test_nothing_of_the_models_generation_config_applies(own):
     """Models ship settings that make chat pleasant; they say nothing about what is memorized."""
     from transformers import GenerationConfig
 
-    model = copy.deepcopy(make_model("qwen3"))
+    model = make_model("qwen3")
     prefixes = make_prefixes(4)
     expected = [naive_continuation(model, prefix, 12) for prefix in prefixes]
     own_config = GenerationConfig(bos_token_id=0, pad_token_id=0, **own)
@@ -164,7 +164,7 @@ def test_nothing_of_the_models_generation_config_applies(own):
 
 def test_suppressed_tokens_are_written_all_the_same():
     """A list of forbidden tokens hides what the model would say."""
-    model = copy.deepcopy(make_model("llama"))
+    model = make_model("llama")
     (prefix,) = make_prefixes(1)
     expected = naive_continuation(model, prefix, 6)
     token_id = int(expected[0])
@@ -291,7 +291,7 @@ def test_a_window_that_only_generation_extracts_is_a_disagreement(monkeypatch, i
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_is_left_as_it_was(monkeypatch, fails):
     """A check in the middle of a training must not switch its dropout off."""
-    model = copy.deepcopy(make_model("qwen3")).train()
+    model = make_model("qwen3").train()
     own_config = model.generation_config
     if fails:
         monkeypatch.setattr(model, "generate", _out_of_memory)
@@ -310,7 +310,7 @@ def _out_of_memory(*args, **kwargs):
 
 def test_dropout_is_off_while_generating():
     """A continuation with dropout on would differ from call to call."""
-    model = copy.deepcopy(make_model("gpt_neox"))
+    model = make_model("gpt_neox")
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.9
@@ -348,7 +348,7 @@ def test_calls_that_make_no_sense_are_refused():
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 0.6)])
 def test_sampled_tokens_have_the_probabilities_of_the_formula(temperature, top_p):
     """Softmax at the temperature, cut to the nucleus and scaled up again."""
-    model = copy.deepcopy(make_model("llama"))
+    model = make_model("llama")
     model.get_output_embeddings().weight.data *= 20  # so that tokens differ in probability
     n, prefix = 3000, make_prefixes(1)[0]
     with torch.inference_mode():
@@ -443,7 +443,7 @@ def test_a_beam_finds_the_same_whatever_else_is_in_its_batch(family, monkeypatch
 
 def test_a_model_without_a_cache_cannot_be_searched(monkeypatch):
     """Reading every text anew for each token would take fifty times as long."""
-    model = copy.deepcopy(make_model("llama"))
+    model = make_model("llama")
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda **given: forward(**{**given, "use_cache": False}))
 

@@ -1,5 +1,6 @@
 """Models of two layers from a seed, a tokenizer for them, and what they say computed naively."""
 
+import copy
 import json
 from functools import cache
 from pathlib import Path
@@ -12,9 +13,13 @@ N_TOKENS = 300
 """Tokens that windows are made of; the models have more rows than that."""
 
 
-@cache
 def make_model(family, *, seed=0, vocab_size=320, positions=256):
-    """A model whose predictions are far from uniform."""
+    """A model whose predictions are far from uniform; a copy, which a test may change."""
+    return copy.deepcopy(_made(family, seed, vocab_size, positions))
+
+
+@cache
+def _made(family, seed, vocab_size, positions):
     import transformers as hf
 
     common = {
