@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memaudit.distillation.losses import FORWARD_KL, NO_TARGET, soft_label_loss
-from memaudit.distillation.trainer import own_text
+from memaudit.distillation.methods import own_text
 from memaudit.objectives import Divergence
 from study.recipe import Schedule
 

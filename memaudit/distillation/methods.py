@@ -1,22 +1,42 @@
-"""The ways a model is trained: on the corpus itself, or on what a teacher makes of it."""
+"""The ways a model is trained: on the corpus itself, or on what a teacher makes of it.
 
+transformers' Trainer does the work, made to train by one loss and to say nothing. Imported where a
+training begins: it loads torch and transformers.
+"""
+
+import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from memaudit.distillation import TrainingExample, TrainingOptions
-from memaudit.distillation.losses import FORWARD_KL, cross_entropy_loss, soft_loss
-from memaudit.distillation.trainer import on_policy_loss, train, training_device
+from memaudit.distillation.losses import (
+    FORWARD_KL,
+    NO_TARGET,
+    Batch,
+    LossFunction,
+    cross_entropy_loss,
+    soft_loss,
+)
 from memaudit.engines.generation import continue_prefixes
+from memaudit.engines.locating import quiet_transformers
+from memaudit.errors import ModelError
+from memaudit.files import sync
 from memaudit.objectives import GREEDY, Divergence, LabelSampling, Objective
 from memaudit.windows import window_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_COMPLETE = "complete"
+"""Empty file of a checkpoint all of whose other files are on the disk."""
 
 
 def fine_tune(
@@ -129,3 +149,224 @@ def generate_hard_labels(
         else example
         for example in examples
     ]
+
+
+def on_policy_loss(loss: LossFunction, share: float) -> LossFunction:
+    """Return a loss that is taken, in a share of its calls, on text that the model writes itself.
+
+    In place of the targets stand tokens sampled after the same contexts, at temperature 1 from the
+    whole vocabulary; what precedes them is read and not learnt. No gradient flows through the
+    sampling. Chance comes from torch's global generator, which a checkpoint keeps, so that a training
+    that goes on draws what it would have drawn.
+    Source: Agarwal et al. 2023 (arXiv:2306.13649), algorithm 1; share is lambda there.
+
+    Args:
+        loss: of a batch whose rows are contexts, without a target, and targets after them.
+        share: of the calls, in (0, 1].
+    """
+
+    def of_own_text(model: Any, batch: Batch) -> torch.Tensor:
+        return loss(model, own_text(model, batch) if float(torch.rand(())) < share else batch)
+
+    return of_own_text
+
+
+def own_text(model: Any, batch: Batch) -> Batch:
+    """Return a batch whose targets are sampled from the model; chance is torch's, see above."""
+    input_ids, labels = batch["input_ids"].clone(), batch["labels"].clone()
+    is_target_BT = labels != NO_TARGET
+    rows_of: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row, targets_T in enumerate(is_target_BT):
+        rows_of[int(targets_T.int().argmax()), int(targets_T.sum())].append(row)
+    for (n_context, n_targets), rows in rows_of.items():
+        if n_targets == 0:  # nothing but context: it is cut short, and nothing is learnt from it
+            continue
+        contexts = input_ids[rows, :n_context].cpu().numpy().astype(np.int32)
+        written = continue_prefixes(
+            getattr(model, "module", model),  # where a training on several GPUs has wrapped it
+            list(contexts),
+            n_targets,
+            batch_size=len(rows),
+            sampling=LabelSampling(1.0),
+            seed=int(torch.randint(1 << 31, ())),
+        )
+        places = slice(n_context, n_context + n_targets)
+        tokens = torch.as_tensor(np.stack(written)).to(input_ids)
+        input_ids[rows, places] = labels[rows, places] = tokens
+    return {**batch, "input_ids": input_ids, "labels": labels}
+
+
+class _LossTrainer(Trainer):
+    """A Trainer that minimises the loss it is given."""
+
+    def __init__(self, loss: LossFunction, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._loss = loss
+        # The loss below is that of the whole step: nothing is left to divide by.
+        self.model_accepts_loss_kwargs = True
+
+    def get_batch_samples(self, *arguments: Any) -> Any:
+        """Return the parts of a step, and the number of predictions in all of them."""
+        parts, _ = super().get_batch_samples(*arguments)
+        return parts, sum(int((part["labels"][:, 1:] != NO_TARGET).sum()) for part in parts)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return this part's share of the mean over all predictions of the step."""
+        n_predictions = int((inputs["labels"][:, 1:] != NO_TARGET).sum())
+        share: float = n_predictions / num_items_in_batch
+        return self._loss(model, inputs) * share
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load all weights of a checkpoint.
+
+        The Trainer's own way skips, without an error, those whose name in a file is not that in
+        the model, such as the head of GPTNeoX: it would start again from random numbers.
+        """
+        if model is not None:  # wrapped by FSDP, whose checkpoints are of another kind
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        current: Any = self.model
+        saved = type(current).from_pretrained(resume_from_checkpoint, dtype=current.dtype)
+        current.load_state_dict(saved.state_dict())
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Return 0: nobody asks, and the estimate takes time on small models."""
+        return 0
+
+
+class _Hooks(TrainerCallback):
+    """Tells of steps, and marks whole checkpoints."""
+
+    def __init__(self, options: TrainingOptions) -> None:
+        self._options = options
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._options.on_step is not None:
+            self._options.on_step(state.global_step, state.max_steps)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            # Only once its files are on the disk is a checkpoint called whole.
+            for path in [*checkpoint.rglob("*"), checkpoint]:
+                sync(path)
+            (checkpoint / _COMPLETE).touch(mode=0o600)
+
+
+def train(
+    model: "PreTrainedModel",
+    examples: Sequence[TrainingExample],
+    loss: LossFunction,
+    options: TrainingOptions,
+    work_dir: Path,
+) -> None:
+    """Train the model in place, from the last whole checkpoint if there is one.
+
+    Raises:
+        ModelError: a weight is not finite at the end.
+    """
+    model.requires_grad_(True)
+    with quiet_transformers():
+        trainer = _LossTrainer(
+            loss,
+            model=model,
+            args=_arguments(options, work_dir, len(examples)),
+            train_dataset=list(examples),
+            data_collator=_collate,
+            callbacks=[_Hooks(options)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        resume = None if options.save_every is None else _last_checkpoint(work_dir)
+        with _memory_errors(options):
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    model.eval()
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        raise ModelError(
+            f"the training diverged: after {trainer.state.global_step} steps a weight is not a "
+            "finite number",
+            hint="choose a lower learning rate",
+        )
+
+
+@contextmanager
+def _memory_errors(options: TrainingOptions) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        # On a CPU torch raises nothing more telling than this.
+        on_cpu = "can't allocate memory" in str(error)
+        if not (on_cpu or isinstance(error, torch.OutOfMemoryError)):
+            raise
+        raise ModelError(
+            f"not enough memory to train on {options.batch_size} examples in "
+            f"{options.gradient_accumulation} parts",
+            hint="run a step in more parts with --gradient-accumulation",
+        ) from error
+
+
+def training_device(options: TrainingOptions) -> torch.device:
+    """Return where models are trained: the Trainer's own choice."""
+    return TrainingArguments(use_cpu=_use_cpu(options), report_to=[]).device
+
+
+def _arguments(options: TrainingOptions, work_dir: Path, n_examples: int) -> TrainingArguments:
+    n_steps = options.n_steps(n_examples)
+    arguments = TrainingArguments(
+        output_dir=str(work_dir),
+        max_steps=n_steps,
+        gradient_accumulation_steps=options.gradient_accumulation,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=int(n_steps * options.warmup_share),
+        weight_decay=options.weight_decay,
+        seed=options.seed,
+        bf16=options.bf16,
+        use_cpu=_use_cpu(options),
+        save_strategy="no" if options.save_every is None else "steps",
+        # Without checkpoints any number will do but 0.
+        save_steps=options.save_every or 500,
+        save_total_limit=2,  # the older one goes only once the newer one is marked
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        # The examples are arrays, and have no columns.
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    n_parts = options.gradient_accumulation * arguments.world_size * max(1, arguments.n_gpu)
+    arguments.per_device_train_batch_size = -(-options.batch_size // n_parts)
+    return arguments
+
+
+def _use_cpu(options: TrainingOptions) -> bool:
+    # Without a GPU, bf16 wants the CPU to be named.
+    return options.on_cpu or not torch.cuda.is_available()
+
+
+def _collate(examples: Sequence[TrainingExample]) -> Batch:
+    """Pad on the right: under a causal model no real position sees the padding."""
+    parts = [example if isinstance(example, tuple) else (example, 0) for example in examples]
+    longest = max(len(example) for example, _ in parts)
+    input_ids = torch.zeros(len(parts), longest, dtype=torch.int64)
+    labels = torch.full_like(input_ids, NO_TARGET)
+    for row, (example, n_context) in enumerate(parts):
+        token_ids = torch.as_tensor(example, dtype=torch.int64)
+        input_ids[row, : len(example)] = token_ids
+        labels[row, n_context : len(example)] = token_ids[n_context:]
+    return {"input_ids": input_ids, "labels": labels}
+
+
+def _last_checkpoint(work_dir: Path) -> Path | None:
+    """Return the whole checkpoint of most steps, and remove those cut short by a kill."""
+    found = sorted(work_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for checkpoint in found:
+        if not (checkpoint / _COMPLETE).exists():
+            shutil.rmtree(checkpoint)
+    whole = [checkpoint for checkpoint in found if checkpoint.exists()]
+    return whole[-1] if whole else None

@@ -9,8 +9,13 @@ from support.scratch import PREFIX_LEN, markov_windows, scratch_model
 
 from memaudit.distillation import TrainingOptions
 from memaudit.distillation.losses import NO_TARGET, soft_loss
-from memaudit.distillation.methods import distil, fine_tune
-from memaudit.distillation.trainer import _collate, on_policy_loss, own_text
+from memaudit.distillation.methods import (
+    _collate,
+    distil,
+    fine_tune,
+    on_policy_loss,
+    own_text,
+)
 from memaudit.engines.generation import continue_prefixes
 from memaudit.engines.hf import HfEngine
 from memaudit.errors import ModelError
@@ -344,8 +349,6 @@ def test_options_without_meaning_are_refused(settings, message):
 
 def test_what_precedes_an_answer_is_read_and_not_learnt():
     """The loss lies where the training of a chat model has it."""
-    from memaudit.distillation.trainer import _collate  # loads the Trainer
-
     batch = _collate([(np.array([5, 6, 7, 8], np.int32), 3), np.array([9, 10], np.int32)])
 
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [9, 10, 0, 0]]

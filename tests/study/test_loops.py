@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div
 
 from memaudit.distillation.losses import NO_TARGET, soft_label_loss, soft_loss
-from memaudit.distillation.trainer import on_policy_loss
+from memaudit.distillation.methods import on_policy_loss
 from memaudit.objectives import Divergence, Objective
 from study import loops
 from study.models import new_model

@@ -290,7 +290,7 @@ def main():
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     import sklearn.linear_model  # noqa: F401  imported once, for all
 
-    import memaudit.distillation.trainer
+    import memaudit.distillation.methods
     import memaudit.engines.generation
     import memaudit.training.fit  # noqa: F401
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from support.forks import fork
 from support.verifying import make_miniatures, make_options
 
-import memaudit.distillation.trainer  # imported once, for all
+import memaudit.distillation.methods  # imported once, for all
 import memaudit.engines.generation  # noqa: F401
 from memaudit.objectives import Divergence, Objective
 from memaudit.verification.run import verify_distillation
