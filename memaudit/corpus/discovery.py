@@ -72,10 +72,12 @@ def find_files(source: str, split: str | None = None) -> list[SourceFile]:
     path = Path(source)
     if path.is_dir():
         return _of_split(_readable(_walk(path), root=path, source=source), split, source)
+    # Before globs: names may hold brackets. A broken link is there, and told for what it is.
     if os.path.lexists(path):
         return [_source_file(path, root=path.parent, source=source)]
     if glob.has_magic(source):
         root = path.parent
+        # Ids begin below the part of the glob that names one folder.
         while glob.has_magic(str(root)):
             root = root.parent
         matches = root.glob(path.relative_to(root).as_posix())
@@ -137,6 +139,7 @@ def hub_corpus(options: CorpusOptions) -> HubCorpus | None:
         UsageError: two different revisions are asked for.
     """
     match = _HUB_ID.fullmatch(options.source)
+    # What ends like a file is one that is missing: the hub is not asked for it.
     if match is None or os.path.lexists(options.source) or has_known_ending(options.source):
         return None
     if match["revision"] and options.revision not in (None, match["revision"]):
@@ -169,6 +172,7 @@ def open_regular(source: SourceFile, options: CorpusOptions) -> Iterator[OpenFil
     except OSError as error:
         raise CorpusError(f"{source.shown}: cannot be opened: {error.strerror}") from error
     with os.fdopen(descriptor, "rb") as file:
+        # Of what was opened: the path may be something else by now.
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise CorpusError(
                 f"{source.shown}: expected a regular file, got a pipe, a device or a folder",
@@ -178,6 +182,7 @@ def open_regular(source: SourceFile, options: CorpusOptions) -> Iterator[OpenFil
 
 
 def _readable(paths: Iterable[Path], *, root: Path, source: str) -> list[SourceFile]:
+    # Each file system lists in an order of its own. Sorted, a row has one number everywhere.
     wanted = sorted(
         (path for path in paths if _is_corpus(path.relative_to(root))),
         key=lambda path: path.relative_to(root).as_posix(),
@@ -227,7 +232,8 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue
         listed = _saved_files(Path(parent) / "state.json") if "state.json" in files else None
         for name in files if listed is None else listed:
-            original = name.removesuffix(".manifest.json").removesuffix(".removed.parquet")
+            # What `memaudit filter` writes beside a corpus.
+            original = re.sub(r"\.(manifest\.json|(removed|excised)\.parquet)$", "", name)
             if original == name or not (Path(parent) / original).exists():
                 yield Path(parent) / name
 
@@ -242,7 +248,8 @@ def _saved_files(state: Path) -> list[str] | None:
         listed = json.loads(read_small(state, _MAX_STATE_BYTES))["_data_files"]
         names = [str(file["filename"]) for file in listed]
     except (KeyError, OSError, TypeError, ValueError):
-        return None
+        return None  # of another program: every file counts
+    # The list came with the corpus: a name with folders in it could lead anywhere.
     return [name for name in names if Path(name).name == name]
 
 

@@ -91,6 +91,7 @@ class Json:
         content = _whole(blocks, file.shown)
         elements = list(array_elements(content, file.shown))
         start = content.index(b"[") + 1
+        # From the end of the last element on, every byte is kept.
         end = start + sum(map(len, elements)) + max(0, len(elements) - 1)
         out.write(content[:start])
         decided = ((element, keep_next()) for element in elements)
@@ -105,13 +106,13 @@ class Json:
 
 def _is_array(blocks: Iterator[bytes]) -> tuple[bool, Iterator[bytes]]:
     """Return whether the first character is `[`, and the blocks, all of them."""
-    head = b""
+    head: list[bytes] = []
     for block in blocks:
-        head += block
-        if head.lstrip(b"\xef\xbb\xbf" + _WHITESPACE):
-            break
-    is_array = head.lstrip(b"\xef\xbb\xbf" + _WHITESPACE).startswith(b"[")
-    return is_array, chain([head], blocks)
+        head.append(block)
+        # Each block by itself: to strip all blanks so far anew with each would be quadratic.
+        if content := block.lstrip(b"\xef\xbb\xbf" + _WHITESPACE):
+            return content.startswith(b"["), chain(head, blocks)
+    return False, iter(head)
 
 
 _Place = tuple[int, int, Literal["line", "row"]]
@@ -176,6 +177,7 @@ def _whole(blocks: Iterator[bytes], shown: str) -> bytes:
 
 def array_elements(content: bytes, shown: str) -> Iterator[bytes]:
     """Yield the bytes between the commas of the outermost array."""
+    # Only strings, brackets and commas count here: each element is parsed as strictly as a line.
     depth, start = 0, 0
     for match in _ARRAY_TOKEN.finditer(content):
         token = match[0]

@@ -3,6 +3,7 @@
 import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -98,6 +99,7 @@ def estimate_verification(
         n_rows = len(examples.training_set(examples.trained))
         window_len = options.shape.length + len(models.bos)
         steps = options.training.n_steps(n_rows)
+        # Not the epochs: steps are rounded, and there is at least one.
         passes = steps / -(-n_rows // options.training.batch_size)
         is_hard = options.objective.learns_written_text
         tokens = {
@@ -149,6 +151,7 @@ def _stages(
         ),
     }
     if options.near_verbatim is not None:
+        # Measured on the teacher. The other two take as much less as one pass of theirs does.
         followed = BEAM_WIDTH * scored
         teacher_time = rates["near-verbatim"] * scored
         stages["near-verbatim"] = (
@@ -188,17 +191,13 @@ def _seconds_per_token(
         "student": (lambda: cross_entropy_loss(student, batch), windows.size),
         "training": (step, windows.size),
     }
-    if options.objective.learns_written_text:
-        n_written = n * options.shape.suffix_len
-        runs["generation"] = (
-            lambda: generate_hard_labels(teacher, list(windows), prefix_len),
-            n_written,
-        )
-    if options.divergence.on_policy:
-        runs["own text"] = (
-            lambda: generate_hard_labels(student, list(windows), prefix_len),
-            n * options.shape.suffix_len,
-        )
+    for name, writer, is_written in (
+        ("generation", teacher, options.objective.learns_written_text),
+        ("own text", student, options.divergence.on_policy),
+    ):
+        if is_written:
+            write = partial(generate_hard_labels, writer, list(windows), prefix_len)
+            runs[name] = (write, n * options.shape.suffix_len)
     if (max_distance := options.near_verbatim) is not None:
         runs["near-verbatim"] = (
             lambda: near_verbatim_logprobs(
@@ -222,7 +221,8 @@ def _training_memory(
     tokens = -(-training.batch_size // training.gradient_accumulation) * window_len
     # The models given, and of the student a copy, its gradients and two moments.
     weights = sum(model.n_parameters for model in models.given.values())
-    weights += 4 * models.student.n_parameters
+    # A baseline that is trained here is still there while the student is trained.
+    weights += (4 + (models.baseline is None)) * models.student.n_parameters
     per_layer = _ACTIVATIONS_PER_LAYER * config.hidden_size
     per_layer += 2 * window_len * config.num_attention_heads  # attention scores and weights
     # Logits, their log-softmax and its gradient; of the teacher the first two.

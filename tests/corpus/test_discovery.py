@@ -199,6 +199,7 @@ def test_a_file_beside_its_packed_copy_is_refused_by_name(tmp_path):
 def test_what_memaudit_wrote_is_passed_over(tmp_path):
     """A cleaned corpus is audited again in the folder where it was written."""
     write(tmp_path, "c.jsonl", "c.jsonl.manifest.json", "c.jsonl.removed.parquet", "_SUCCESS")
+    write(tmp_path, "c.jsonl.excised.parquet")
     write(tmp_path, "run/manifest.json", "run/rows.parquet", "run/chunks/0.parquet")
 
     assert [file.name for file in find_files(str(tmp_path))] == ["c.jsonl"]

@@ -59,6 +59,16 @@ def test_a_given_baseline_costs_no_training(miniatures):
     assert "baseline" not in found.flops
 
 
+def test_a_baseline_takes_its_memory_given_or_not(miniatures):
+    """It is still there while the student is trained; here both ways it has the student's size."""
+    given, trained = (
+        estimate_verification(**miniatures, baseline=baseline, options=make_options()).memory_bytes
+        for baseline in (miniatures["student"], None)
+    )
+
+    assert given == trained
+
+
 def test_a_step_in_parts_needs_less_memory(miniatures):
     """That is what it is for."""
     whole, parts = (
