@@ -44,6 +44,7 @@ row, in order. A row that cannot be used is never cut."""
 _ADDED = ("mapping", "template_date", "add_special_tokens")
 """Options that `CorpusOptions` did not have when the first runs were made."""
 
+# Equals no value: what was an option from the start is always declared.
 _NEVER = object()
 MIB = 1024**2
 GIB = 1024**3
@@ -171,8 +172,10 @@ TEXT_KEY_BYTES = 16
 def text_key(row: Example | BadRow) -> bytes:
     """Return 16 bytes that are equal for equal texts with equal answers, and for nothing else."""
     if isinstance(row, BadRow):
+        # What could not be read equals nothing: its number makes the key its own.
         return b"bad row ".ljust(TEXT_KEY_BYTES // 2) + row.row.to_bytes(TEXT_KEY_BYTES // 2)
     key = hashlib.blake2b(row.text.encode(), digest_size=TEXT_KEY_BYTES)
+    # No mark between the two is needed: no list of spans in JSON ends with another one.
     key.update(json.dumps(row.answers).encode())
     return key.digest()
 
@@ -186,6 +189,7 @@ class RawDigest:
     def add(self, row: Example | BadRow) -> None:
         """Count the next row."""
         self._has_messages |= row.raw_digest is not None
+        # Digests are of one length, so the parts of two rows cannot run together.
         if row.raw_digest is not None:
             self._hash.update(row.raw_digest)
         else:  # among messages there may be rows of plain text
@@ -307,6 +311,7 @@ class CorpusOptions:
         }
         # A manifest that is read back has lists: the same must not look like another.
         document["mapping"] = list(self.mapping)
+        # The default was "train" when the first runs were made: their fingerprints stay.
         document["split"] = self.split or "train"
         added: dict[str, object] = {
             field.name: field.default for field in fields(self) if field.name in _ADDED
@@ -374,5 +379,6 @@ class RepeatedKeys(dict[str, object]):
 
     def __init__(self, pairs: list[tuple[str, object]]) -> None:
         super().__init__(pairs)
+        # Parsers differ in which of two values counts. So nobody uses a column whose key repeats.
         counts = Counter(key for key, _ in pairs)
         self.repeated = frozenset(key for key, count in counts.items() if count > 1)

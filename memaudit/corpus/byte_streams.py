@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from itertools import chain
 from typing import Any, BinaryIO, Protocol
@@ -113,6 +114,7 @@ class _GzipMember:
         return self._stream.unused_data
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        # No limit is 0 for zlib, and -1 for bz2 and lzma.
         return self._stream.decompress(self._stream.unconsumed_tail + data, max(max_length, 0))
 
 
@@ -217,6 +219,7 @@ def split_lines(
         elif length > max_bytes + 2:  # 2 for a line end
             # Too long already: its last byte is kept alone, for it may be a part of the line end.
             parts = [parts[-1][-1:]]
+    # The last line may lack its end.
     if length:
         yield _line(number, parts, length, max_bytes)
 
@@ -241,16 +244,20 @@ def copy_lines(
         cut: leaves parts of a line out.
     """
     line, stays, is_first = bytearray(), None, True
+    # The end of the file also ends a last line without an end. Behind one it ends an empty line,
+    # which is no row.
     for piece, ends in chain(_pieces(blocks), [(b"", True)]):
         line += piece
         if stays is None and len(line) > max_bytes + 2:
             stays = keep_next()
         elif stays is None and ends:
             content = bytes(line).removesuffix(b"\n").removesuffix(b"\r")
+            # Before the mark goes, as in `_line`: reading and copying call the same lines long.
             is_long = len(content) > max_bytes
             content = content.removeprefix(_UTF8_BOM) if is_first else content
             stays = keep_next() if is_long or is_row(content) else True
             if isinstance(stays, Mapping):
+                # Cut in its place: the mark before it and the line end behind it stay.
                 place = line.index(content)
                 line[place : place + len(content)] = cut(content, stays)
         if stays is not None:
@@ -286,28 +293,28 @@ def _line(number: int, parts: list[bytes], length: int, max_bytes: int) -> Line:
 
 def _unpacked(file: BinaryIO, shown: str, compression: str) -> Iterator[bytes]:
     """Yield what every member of the file unpacks to."""
-    data = file.read(_INPUT_BYTES[compression])
+    more = partial(file.read, _INPUT_BYTES[compression])
+    data = more()
     while data:
+        # bgzip and pbzip2 write many members to a file: the first alone is a small part of it.
         member = _MEMBERS[compression]()
         try:
-            yield from _unpacked_member(member, data, file, compression)
+            yield from _unpacked_member(member, data, more)
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise CorpusError(
                 f"{shown}: not valid {compression} data, or cut off, at byte {file.tell():,}",
                 hint="copy or download it again",
             ) from error
-        data = member.unused_data or _more(file, compression)
+        data = member.unused_data or more()
         while data and not (data := data.lstrip(b"\0")):  # padding, as gzip and xz allow
-            data = _more(file, compression)
+            data = more()
 
 
-def _unpacked_member(
-    member: _Member, data: bytes, file: BinaryIO, compression: str
-) -> Iterator[bytes]:
+def _unpacked_member(member: _Member, data: bytes, more: Callable[[], bytes]) -> Iterator[bytes]:
     block = member.decompress(data, BLOCK_BYTES)
     yield block
     while not member.eof:
-        data = _more(file, compression) if member.needs_input else b""
+        data = more() if member.needs_input else b""
         # Output may be left when the input has ended: it is cut off only if none comes either.
         cut_off = member.needs_input and not data and not block
         block = member.decompress(data, BLOCK_BYTES)
@@ -316,11 +323,8 @@ def _unpacked_member(
         yield block
 
 
-def _more(file: BinaryIO, compression: str) -> bytes:
-    return file.read(_INPUT_BYTES[compression])
-
-
 def _check_size(n_out: int, n_in: int, shown: str, options: CorpusOptions) -> None:
+    # Counted as it comes out: a header says what its writer wants, and that of gzip wraps at 4 GiB.
     if n_out > options.max_decompressed_bytes:
         raise CorpusError(
             f"{shown}: unpacks to more than {options.max_decompressed_bytes:,} bytes, "

@@ -25,7 +25,8 @@ _BATCH_ROWS = 256
 _BUFFER_BYTES = 1024 * 1024
 _BYTES_AT_ONCE = 4 * 1024 * 1024
 _CODECS = {0: "none", 1: "snappy", 2: "gzip", 4: "brotli", 5: "lz4", 6: "zstd", 7: "lz4"}
-"""By their numbers in parquet.thrift, as `ParquetWriter` calls them."""
+"""By their numbers in parquet.thrift, as `ParquetWriter` calls them. 5 frames lz4 in an older way; what
+is written has 7."""
 
 
 class _Columnar:
@@ -76,8 +77,10 @@ class Parquet(_Columnar):
         # Without a buffer size a whole column of a row group would be read at once.
         parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
         wanted = list(project(parquet.schema_arrow.names, shown))
+        # Before the first batch: Arrow makes room for a page of the size that its header says.
         refuse_large_pages(file, {*wanted}, shown)
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
+            # Selected again: asked for `a.b`, Arrow also brings the field b of a column a.
             yield batch.select(wanted)
 
     def _copy(self, file: BinaryIO, shown: str, keep_next: KeepNext, out: Any) -> None:
@@ -92,6 +95,7 @@ class Parquet(_Columnar):
                 batches = parquet.iter_batches(row_groups=[group], use_threads=False)
                 kept = [_kept(batch, keep_next) for batch in batches]
                 table = pa.Table.from_batches(kept, schema)
+                # A group for each group of the corpus. pyarrow refuses one without rows.
                 if len(table):
                     writer.write_table(table, row_group_size=len(table))
 
@@ -152,10 +156,12 @@ def _as_corpus_error(shown: str, place: Callable[[], str] = str) -> Iterator[Non
 
 
 def _kept(batch: pa.RecordBatch, keep_next: KeepNext) -> pa.RecordBatch:
+    # First: the filter below follows offsets, and damaged ones point anywhere.
     for column in batch.columns:
         column.validate(full=True)
     stays = [keep_next() for _ in range(batch.num_rows)]
     cut = {row: each for row, each in enumerate(stays) if isinstance(each, Mapping)}
+    # Only columns in which something is cut become Python objects, and are built anew.
     for place in {
         batch.schema.get_field_index(str(path[0])) for cuts in cut.values() for path in cuts
     }:
@@ -187,13 +193,16 @@ def _values(column: pa.Array) -> list[object]:
     def is_list(kind: pa.DataType) -> bool:
         return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
+    # Captured of a teacher are K numbers for each of T tokens: too many to be Python objects.
     inner = column.type.value_type if is_list(column.type) else pa.null()
     if not is_list(inner) or pa.types.is_nested(inner.value_type):
         return column.to_pylist()  # type: ignore[no-any-return]
+    # Not `values`: that also holds what lies before a slice.
     lists = column.flatten()
     numbers = lists.flatten()
     if not (pa.types.is_integer(numbers.type) or pa.types.is_floating(numbers.type)):
         return column.to_pylist()  # type: ignore[no-any-return]
+    # Nulls among the numbers become NaN.
     content = numbers.to_numpy(zero_copy_only=False)
     ends, places = _ends(lists), _ends(column)
     arrays = [content[start:end] for start, end in pairwise(ends)]
@@ -218,6 +227,7 @@ def _with_bytes(column: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column.validate(full=True)
         column = column.dictionary_decode()
+    # As bytes before it is validated: of strings, one that is not UTF-8 would refuse all others.
     as_bytes = column.cast(_bytes_type(column.type))
     as_bytes.validate(full=True)
     return as_bytes

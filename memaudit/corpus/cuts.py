@@ -7,6 +7,7 @@ from typing import Any
 
 from memaudit.corpus.base import Cuts, Span, StringPath
 
+# Strings come first: brackets and commas inside them are no structure.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
 # What decodes to one character: a pair of surrogates, another escape, or the character itself.
 _JSON_CHARACTER = re.compile(
@@ -14,6 +15,7 @@ _JSON_CHARACTER = re.compile(
     re.DOTALL,
 )
 _CSV_CHARACTER = re.compile(r'""|.', re.DOTALL)
+# Strings that say what a message is: without them it would be another one, or none.
 _NOT_TEXT = ("role", "from", "name", "id", "type", "tool_call_id")
 
 
@@ -64,6 +66,7 @@ def _json_strings(text: str) -> Iterator[tuple[StringPath, int, int]]:
             is_key[-1] = isinstance(last, str)
             steps[-1] = last if isinstance(last, str) else last + 1
         elif token.startswith('"') and is_key and is_key[-1]:
+            # By what it means: a key may be written with escapes.
             steps[-1], is_key[-1] = json.loads(token), False
         elif token.startswith('"'):
             yield tuple(steps), match.start() + 1, match.end() - 1
@@ -75,6 +78,7 @@ def _removed(
     """Return where the characters of a string are that are cut, as it is written in a file."""
     if not spans:
         return []
+    # Spans count characters as they were read. An escape is several, as it is written.
     places = [start + match.start() for match in character.finditer(written)]
     places.append(start + len(written))
     return [(places[a], places[b]) for a, b in spans]
@@ -93,7 +97,7 @@ def cut_record(raw: bytes, delimiter: str, header: Sequence[str], cuts: Cuts) ->
         group = 1 if match[1] is not None else 2
         character = _CSV_CHARACTER if group == 1 else re.compile(".", re.DOTALL)
         removed += _removed(match[group], match.start(group), character, cuts.get((name,), ()))
-        place = match.end() + 1
+        place = match.end() + 1  # behind the delimiter
     return cut_string(text, removed).encode()
 
 
@@ -122,6 +126,7 @@ def place_cuts(
         if not part:
             continue
         cursor = start + len(part)
+        # `part` may lack the blanks in front of the string, and spans count those.
         offset = start - string.index(part)
         inside = [(max(a, start), min(b, cursor)) for a, b in spans if a < cursor and b > start]
         if inside:

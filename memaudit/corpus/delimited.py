@@ -42,6 +42,7 @@ class Delimited:
             number += 1
             try:
                 fields = _next_fields(reader, lines)
+                # Not filled up: nobody knows which text then stands in which column.
                 if len(fields) != len(header):
                     raise RowError(f"{len(fields):,} fields, expected {len(header):,}")
                 yield Record(number, lines.first, {name: fields[index] for index, name in wanted})
@@ -62,6 +63,7 @@ class Delimited:
             try:
                 fields = _next_fields(reader, lines)
             except StopIteration:
+                # Empty lines at the end belong to no record.
                 out.write(b"".join(taken))
                 return
             except RowError:
@@ -97,6 +99,7 @@ class _RecordLines:
         line = next(self._lines)
         self.first = self.first or line.number
         self._n_bytes += line.length + 1
+        # 1 more: the end of its last line is not counted.
         if line.content is None or self._n_bytes > self._max_row_bytes + 1:
             raise RowError(f"more than {self._max_row_bytes:,} bytes long")
         # An undecodable byte becomes a lone surrogate, found when the record is complete.
@@ -106,7 +109,8 @@ class _RecordLines:
 def _next_fields(reader: Iterator[list[str]], lines: _RecordLines) -> list[str]:
     """Return the fields of the next record that is not an empty line."""
     fields: list[str] = []
-    # The limit is the module's, 131,072 characters; a long text is no error here.
+    # The limit is the module's, 131,072 characters; a long text is no error here. It is set back
+    # after each record: others in the process may read csv too.
     previous_limit = csv.field_size_limit(2**31 - 1)
     try:
         while not fields:

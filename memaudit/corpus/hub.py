@@ -55,6 +55,7 @@ def read_hub(
     if options.config is None and corpus.hub_id in CONFIGS_TO_CHOOSE:
         _ask_for_config(corpus.hub_id, CONFIGS_TO_CHOOSE[corpus.hub_id])
     dataset = _load(corpus, options)
+    # A stream of JSON has no columns before its first row has come.
     if dataset.column_names is not None:
         wanted = project(dataset.column_names, corpus.hub_id)
         dataset = dataset.select_columns(list(wanted))
@@ -64,6 +65,7 @@ def read_hub(
             number += 1
             yield Record(number, number, values, "row")
     except _ERRORS as error:
+        # The name of the error alone: what it says may quote a row.
         raise CorpusError(
             f"{corpus.hub_id}: reading stopped after row {number:,}: {type(error).__name__}",
             hint="try again, or download it and give the files",
@@ -99,6 +101,7 @@ def _load(corpus: HubCorpus, options: CorpusOptions) -> Any:
 def _explain(corpus: HubCorpus, options: CorpusOptions, error: Exception) -> NoReturn:
     """Raise what to choose instead, if the hub says which configurations or splits there are."""
     split = options.split or "train"
+    # Asked only after a failure: each answer is a request, and may fail as well.
     try:
         configs = datasets.get_dataset_config_names(corpus.hub_id, revision=corpus.revision)
         if options.config not in configs and (options.config or len(configs) > 1):
@@ -108,6 +111,7 @@ def _explain(corpus: HubCorpus, options: CorpusOptions, error: Exception) -> NoR
         )
     except _ERRORS:
         splits = []
+    # A split may be a part or a sum, such as train[:10%]+test: its first name is looked for.
     if splits and re.split(r"[\[+]", split)[0] not in splits:
         raise CorpusError(
             f"{corpus.hub_id}: no split {split}",

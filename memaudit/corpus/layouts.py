@@ -38,6 +38,7 @@ def _text(row: Mapping[str, object]) -> Content:
 
 def _preference(row: Mapping[str, object]) -> Content:
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+    # A string beside lists of messages, as in UltraFeedback, is their first one over again.
     if prompt is not None and type(prompt) is type(chosen):
         return _continued(row, "chosen")
     if isinstance(chosen, str) and isinstance(rejected, str):
@@ -148,8 +149,10 @@ def _alpaca(row: Mapping[str, object]) -> Content:
 
 def _tokens(row: Mapping[str, object]) -> Content:
     ids, labels = row["input_ids"], row.get("labels")
+    # By `type`: to isinstance True is an int, and it is no token.
     if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
         raise RowError(f"expected a list of token ids in 'input_ids', got {kind_of(ids)}")
+    # Stands in for a text where rows are compared: equal ids are equal texts.
     text = " ".join(map(str, ids))
     if labels is None:
         return Rendered(text, token_ids=tuple(ids))
@@ -158,10 +161,8 @@ def _tokens(row: Mapping[str, object]) -> Content:
     # -100 is what torch's cross-entropy leaves out of the loss.
     edges = [i for i in range(len(ids)) if (labels[i] == -100) != (i == 0 or labels[i - 1] == -100)]
     edges += [len(ids)] if len(edges) % 2 else []
-    if edges in (
-        [0, len(ids)],
-        [1, len(ids)],
-    ):  # nobody predicts the first token: all, as of a text
+    # Nobody predicts the first token: all are trained on, as of a text.
+    if edges in ([0, len(ids)], [1, len(ids)]):
         return Rendered(text, token_ids=tuple(ids))
     return Rendered(text, tuple(zip(edges[::2], edges[1::2], strict=True)), tuple(ids))
 

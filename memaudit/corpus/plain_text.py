@@ -19,6 +19,7 @@ class PlainText:
         del project
         number = 0
         for line in split_lines(file.blocks(), file.max_row_bytes):
+            # Blanks of ASCII alone: the bytes are not decoded yet, and may be no UTF-8.
             if line.content is not None and not line.content.strip():
                 continue
             number += 1

@@ -117,6 +117,7 @@ def corpus_stamp(options: CorpusOptions) -> str | None:
         return None
     corpus = hub_corpus(options)
     if corpus is not None:
+        # A commit stays what it is; a branch or a tag may be another one tomorrow.
         return corpus.revision if re.fullmatch("[0-9a-f]{40}", corpus.revision or "") else None
     files = find_files(options.source, options.split)
     try:
@@ -142,6 +143,7 @@ def _outcomes(
         n_rows += 1
         if chooser.columns is None and len(held) < _MAX_UNSETTLED_ROWS:
             continue
+        # Rows that cannot be read have no columns to look at: those alone go on, as bad rows.
         if chooser.columns is None and chooser.has_looked:
             break
         yield from held
@@ -172,9 +174,11 @@ def _outcome(
         if columns is None:
             raise RowError("none of the columns that hold text")
         seen.layout = columns.in_words
+        # First, so that a row whose text is bad is still found by its id.
         example_id = read_id(item.values, columns, example_id)
         content = read_content(item.values, columns)
         if isinstance(content, Conversation):
+            # Before the template is asked: it may refuse them.
             raw_digest = content.digest
             seen.skipped_parts += content.skipped_parts
         rendered = _rendered(content, options, render_messages)
@@ -232,17 +236,20 @@ _ROWS_AT_ONCE = 256
 
 def _values(rows: Any, shown: str, project: ProjectColumns) -> Iterator[Mapping[str, object] | str]:
     """Yield the values of each row, or why it cannot be read."""
+    # Told apart by what they can do: asking for their classes would import every library.
     if isinstance(rows, Mapping):
         names = ", ".join(safe_text(str(name), 60) for name in list(rows)[:10])
         raise UsageError(
             f"{shown}: expected rows, got a mapping of {names}", hint="give one of these alone"
         )
     if hasattr(rows, "select_columns"):  # of datasets, in memory or streamed
+        # Whatever it was set to: numbers and strings, no tensors of them.
         rows = rows.with_format(None)
         if rows.column_names is not None:
             rows = rows.select_columns(list(project(rows.column_names, shown)))
         return map(_row, rows)
     if hasattr(rows, "iloc"):  # a frame of pandas; by way of Arrow, mixed columns would be refused
+        # Names of columns may be numbers there.
         rows = rows.set_axis([str(name) for name in rows.columns], axis="columns")
         rows = rows[list(project(list(rows.columns), shown))]
         parts = (rows.iloc[i : i + _ROWS_AT_ONCE] for i in range(0, len(rows), _ROWS_AT_ONCE))

@@ -44,7 +44,7 @@ _OTHER_NAMES = {
 """What columns are often called that hold what a layout calls otherwise."""
 
 _DEFAULT_ID = "id"
-_NAMES_KEPT = 100
+_NAMES_KEPT = 100  # for messages: each row of JSON may have other keys
 _NAMES_SHOWN = 20
 
 
@@ -68,20 +68,16 @@ class Columns:
         name = next(name for name, layout in LAYOUTS.items() if layout is self.layout)
         return f"{name}, {self.layout.in_words}"
 
-    @property
-    def content(self) -> tuple[str, ...]:
-        """Columns that every row needs for its text."""
-        return tuple(self.roles[role] for role in self.layout.required)
-
     @cached_property
     def used(self) -> tuple[str, ...]:
-        """Content columns, those that may be missing, then the id column, there or not."""
+        """Columns of the text, those that may be missing, then the id column, there or not."""
         return (*self.roles.values(), *self.captured.values(), self.id_column or _DEFAULT_ID)
 
     @property
     def required(self) -> tuple[str, ...]:
         """What every row must have."""
-        return self.content if self.id_column is None else (*self.content, self.id_column)
+        content = tuple(self.roles[role] for role in self.layout.required)
+        return content if self.id_column is None else (*content, self.id_column)
 
 
 class ColumnChooser:
@@ -269,6 +265,7 @@ def read_content(values: Mapping[str, object], columns: Columns) -> Content:
         RowError: a column is missing, there twice, or of another type.
     """
     repeated = values.repeated if isinstance(values, RepeatedKeys) else frozenset[str]()
+    # Where nobody looks a key may repeat.
     for name in columns.used:
         if name in repeated:
             raise RowError(f"the key {quoted(name)} is there twice")
@@ -304,9 +301,12 @@ def render_content(
         except RenderError as error:
             raise RowError(str(error)) from error
         except ValueError as error:
+            # Not what the template says: it may quote them.
             raise RowError("the chat template refuses the messages") from error
+    # No limit on lines sees this: escapes, columns and templates make long texts.
     n_bytes = _utf8_len(content.text)
     if n_bytes is None:
+        # JSON writes it as an escape; no tokenizer takes it.
         raise RowError("a lone surrogate, which is not text")
     if n_bytes > max_bytes:
         raise RowError(f"a text of {n_bytes:,} bytes, more than {max_bytes:,}")

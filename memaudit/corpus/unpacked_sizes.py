@@ -128,6 +128,7 @@ def refuse_large_buffers(file: BinaryIO, shown: str) -> None:
         size, start = struct.unpack("<i", head[4:8])[0], place + 8
         if head[:4] != b"\xff" * 4:  # as before version 0.15
             size, start = struct.unpack("<i", head[:4])[0], place + 4
+        # 0 ends a stream. In a file the footer follows, and holds no rows.
         if size <= 0:
             break
         file.seek(start)
@@ -168,6 +169,7 @@ def _value(stream: BytesIO, kind: int) -> Any:
         head = _byte(stream)
         n = _varint(stream) if head >> 4 == 15 else head >> 4
         kind = 3 if head & 15 in (1, 2) else head & 15  # in a list, true and false take a byte
+        # Each takes a byte at least, so a number that lies ends where the bytes do.
         return [_value(stream, kind) for _ in range(n)]
     length = _varint(stream) if kind == 8 else _FIXED_BYTES[kind]
     content = stream.read(length)
@@ -213,6 +215,7 @@ class _FlatTable:
 
     def field(self, index: int) -> int:
         """Where a field is; 0 if it is left out."""
+        # A table says how far in front of it the list of its fields is, whose size comes first.
         names = self.place - struct.unpack_from("<i", self.content, self.place)[0]
         if 4 + 2 * index >= struct.unpack_from("<H", self.content, names)[0]:
             return 0
@@ -223,6 +226,7 @@ class _FlatTable:
         """A number of 64 bits, not below 0."""
         place = self.field(index)
         value: int = struct.unpack_from("<q", self.content, place)[0] if place else 0
+        # It would lead back to what was read, without an end.
         if value < 0:
             raise ValueError("a length below 0")
         return value

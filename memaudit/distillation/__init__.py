@@ -58,4 +58,5 @@ class TrainingOptions:
 
     def n_steps(self, n_examples: int) -> int:
         """Return the optimizer steps of a training on so many examples, at least 1."""
+        # Rounded up: the last batch of an epoch may be a small one, and is a step.
         return max(1, round(-(-n_examples // self.batch_size) * self.epochs))

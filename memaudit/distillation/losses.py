@@ -105,7 +105,8 @@ def _divergence(student_NV: Tensor, teacher_NV: Tensor, divergence: Divergence) 
     """Return the mean over N of the divergence of two tables of log-probabilities, nats."""
 
     def kl(p: Tensor, q: Tensor) -> Tensor:
-        # torch names its arguments the other way round: this is KL(p || q).
+        # torch names its arguments the other way round: this is KL(p || q). "batchmean" divides by N;
+        # "mean" would divide by the vocabulary as well.
         return kl_div(q, p, reduction="batchmean", log_target=True)
 
     match divergence.kind:
@@ -123,6 +124,7 @@ def _divergence(student_NV: Tensor, teacher_NV: Tensor, divergence: Divergence) 
 def predictions(model: Any, batch: Batch) -> Tensor:
     """Return (N, V) logits of the positions that have a next token."""
     logits_BTV: Tensor = model(input_ids=batch["input_ids"], use_cache=False).logits
+    # Chosen before anything is cast to float32: padding costs as much as tokens, a vocabulary each.
     return logits_BTV[:, :-1][batch["labels"][:, 1:] != NO_TARGET]
 
 

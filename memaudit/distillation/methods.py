@@ -96,6 +96,7 @@ def distil(  # noqa: PLR0913  # who learns what from whom, and how
     if objective.kind != "soft":
         fine_tune(student, examples, options, work_dir=work_dir)
         return
+    # The Trainer places the student alone.
     placed: Any = teacher  # torch's own `to` is wrapped in a way that types cannot follow
     placed.to(training_device(options)).eval()
     loss = soft_loss(teacher, objective, divergence)
@@ -129,6 +130,7 @@ def generate_hard_labels(
     """
     if prefix_len < 1:
         raise ValueError(f"prefix_len must be at least 1, got {prefix_len}")
+    # By length: all that is continued together gets the same number of tokens.
     prefixes: dict[int, dict[bytes, NDArray[np.int32]]] = defaultdict(dict)
     for example in examples:
         if len(example) > prefix_len:
@@ -207,6 +209,7 @@ class _LossTrainer(Trainer):
 
     def get_batch_samples(self, *arguments: Any) -> Any:
         """Return the parts of a step, and the number of predictions in all of them."""
+        # The Trainer counts shifted labels or all of them, depending on the class of the model.
         parts, _ = super().get_batch_samples(*arguments)
         return parts, sum(int((part["labels"][:, 1:] != NO_TARGET).sum()) for part in parts)
 
@@ -218,6 +221,7 @@ class _LossTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return this part's share of the mean over all predictions of the step."""
+        # Parts hold different numbers of tokens. By these shares they add up to the mean of a step.
         n_predictions = int((inputs["labels"][:, 1:] != NO_TARGET).sum())
         share: float = n_predictions / num_items_in_batch
         return self._loss(model, inputs) * share
@@ -253,7 +257,8 @@ class _Hooks(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            # Only once its files are on the disk is a checkpoint called whole.
+            # Only once its files are on the disk is a checkpoint called whole. A kill while the Trainer
+            # writes leaves a folder with the name of one.
             for path in [*checkpoint.rglob("*"), checkpoint]:
                 sync(path)
             (checkpoint / _COMPLETE).touch(mode=0o600)
@@ -281,11 +286,13 @@ def train(
             data_collator=_collate,
             callbacks=[_Hooks(options)],
         )
+        # Without its bar the Trainer would print to standard output.
         trainer.remove_callback(PrinterCallback)
         resume = None if options.save_every is None else _last_checkpoint(work_dir)
         with _memory_errors(options):
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     model.eval()
+    # Asked once, at the end: a weight that is not finite never becomes finite again.
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise ModelError(
             f"the training diverged: after {trainer.state.global_step} steps a weight is not a "
@@ -339,6 +346,7 @@ def _arguments(options: TrainingOptions, work_dir: Path, n_examples: int) -> Tra
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    # Only the finished arguments know how many GPUs there are.
     n_parts = options.gradient_accumulation * arguments.world_size * max(1, arguments.n_gpu)
     arguments.per_device_train_batch_size = -(-options.batch_size // n_parts)
     return arguments
@@ -364,6 +372,7 @@ def _collate(examples: Sequence[TrainingExample]) -> Batch:
 
 def _last_checkpoint(work_dir: Path) -> Path | None:
     """Return the whole checkpoint of most steps, and remove those cut short by a kill."""
+    # By number: as text, checkpoint-10 stands before checkpoint-9.
     found = sorted(work_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     for checkpoint in found:
         if not (checkpoint / _COMPLETE).exists():

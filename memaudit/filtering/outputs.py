@@ -80,6 +80,7 @@ def plan_files(
             (file, out.joinpath(*file.path.parts[-depth:]))
             for file, depth in zip(files, depths, strict=True)
         ]
+    # Resolved: a link may be another name of the corpus.
     written = {place.resolve() for _, place in places}
     if any(file.path.resolve() in written for file in files):
         raise UsageError(f"{shown}: is the corpus itself", hint="choose another place with --out")
@@ -118,6 +119,7 @@ def write_corpus(
             except StopIteration as error:
                 raise _changed(shown) from error
 
+        # Left from the last to the first: packing ends before the file takes its name.
         with (
             open_regular(file, options) as opened,
             output_folder(place.parent),
@@ -126,6 +128,7 @@ def write_corpus(
         ):
             FORMATS[file.format].copy(opened, keep_next, out)
         written.append(digest_file(place))
+    # Decisions are left over: the corpus has fewer rows than were scored.
     if next(decisions, None) is not None:
         raise _changed(places[-1][0].shown)
     return tuple(written)
@@ -228,6 +231,7 @@ def nothing_half_written(places: list[Path]) -> Iterator[None]:
     was_there = {place for place in places if place.exists()}
     try:
         yield
+    # Ctrl-C leaves nothing behind either.
     except BaseException:
         for place in places:
             if place not in was_there:
@@ -257,6 +261,7 @@ def push_to_hub(out: Path, name: str, *, is_public: bool = False, api: Any = Non
     where: dict[str, Any] = {"repo_id": name, "repo_type": "dataset"}
     try:
         api.create_repo(**where, private=not is_public, exist_ok=True)
+        # One that exists stays as public as it was: asked before anything is sent.
         if not is_public and not api.repo_info(**where).private:
             raise UsageError(
                 f"{safe_text(name)}: is public on the hub, and --public was not given",

@@ -183,6 +183,7 @@ def _select_for(
     def is_enough(n: int) -> bool:
         return outlook(run, removing(n), options).expected.high <= limit
 
+    # Asked first: bisection would return the whole order, enough or not.
     if not is_enough(len(order)):
         best = outlook(run, removing(len(order)), options).expected
         raise UsageError(
@@ -244,10 +245,13 @@ def with_fewer_copies(
         return probabilities, False
     lost = np.zeros(len(risks.X), dtype=np.int64)
     lost[gone] = n_gone
+    # Windows that keep all their copies keep their probability, to the bit.
     again = risks.probabilities_without(windows, lost[windows])
     return np.where(lost[windows] > 0, again, probabilities), True
 
 
+# Texts .6 alike share one of 32 bands of 4 hashes with probability .988, texts .8 alike with
+# 1 - 5e-8: the bands find the candidates, all 128 hashes say how alike these are.
 _N_HASHES, _N_BANDS, _SEED = 128, 32, 1
 _WORDS_A_SHINGLE = 3
 _WORD = re.compile(r"\w+")
@@ -283,6 +287,7 @@ class NearDuplicates:
 
     def learn(self, row: Example | BadRow) -> None:
         """Look at a row once: risky texts are kept in mind as hashes."""
+        # Risky texts alone: memory grows with them, not with the corpus.
         if isinstance(row, Example) and self._is_risky[row.row]:
             self._hashes[row.row] = self._hash(row.text)
             self._index.insert(row.row, self._hashes[row.row])
@@ -293,11 +298,13 @@ class NearDuplicates:
         Returns:
             (n_rows,) the first row of each row's group: itself where it is alone.
         """
+        # A second time through: a text may stand in front of the risky one that it is like.
         for row in rows:
             if not isinstance(row, Example) or not self._stays[row.row]:
                 continue
             own = self._hashes.get(row.row) or self._hash(row.text)
             for other in self._index.query(own):
+                # The index does not look at the similarity: one band in common is enough for it.
                 if other != row.row and own.jaccard(self._hashes[other]) >= self._similarity:
                     self._join(row.row, other)
         n_rows = len(self._leader)
@@ -311,11 +318,13 @@ class NearDuplicates:
         return minhash
 
     def _join(self, row: int, other: int) -> None:
+        # The first row leads, as the first of each group stays.
         first, second = sorted((self._first(row), self._first(other)))
         self._leader[second] = first
 
     def _first(self, row: int) -> int:
         while self._leader[row] != row:
+            # Each step halves the way for the next one who asks.
             self._leader[row] = self._leader[self._leader[row]]
             row = int(self._leader[row])
         return row
@@ -375,6 +384,7 @@ class RiskyWindows:
                 hint="choose --strategy drop or deduplicate",
             )
         ((token_ids, answers),) = encode_examples([row], self._tokenizer)
+        # Of every row, cut or not: windows have numbers in the order in which they first occur.
         risky = []
         for window, span in zip(
             windows_of(token_ids, answers, self._choice),

@@ -164,6 +164,7 @@ def filter_corpus(
         MissingDependency: near-duplicates are asked for without rensa.
         OutputError: the place cannot be written.
     """
+    # Before the corpus is read, which takes long: a place that does not fit is refused at once.
     split = run.manifest.inputs.corpus.get("split")
     places = None if out is None else plan_files(data, out, replaces=replaces, split=split)
     texts = _Texts(run, tokenizer)

@@ -56,6 +56,7 @@ class RiskColumns:
         found = risks.probabilities[np.asarray(indices, dtype=np.int64)]
         return {
             PROBABILITY: [None if np.isnan(value) else value for value in found.tolist()],
+            # NaN is at or above nothing: a row without a score is not flagged.
             FLAGGED: (found >= risks.threshold).tolist(),
         }
 

@@ -68,6 +68,7 @@ class MemorizationCallback(TrainerCallback):
         others = np.random.default_rng(seed).permutation(scored[~found.is_flagged[scored]])
 
         def windows(rows: NDArray[np.int64]) -> NDArray[np.int32]:
+            # Copies of one text would be counted as many successes.
             chosen: dict[bytes, NDArray[np.int32]] = {}
             for row in rows:
                 token_ids = tokenizer(texts[row], add_special_tokens=False)["input_ids"]
@@ -103,6 +104,7 @@ class MemorizationCallback(TrainerCallback):
     def look(self, model: Any) -> Mapping[str, float]:
         """Return how many examples of each group a model recites."""
         was_training = model.training
+        # Dropout would make it forget at random.
         model.eval()
         try:
             return {

@@ -68,6 +68,7 @@ def verify_distilled(  # noqa: PLR0913  each is something a user names
     Raises:
         CorpusError, ModelError, UsageError, OutputError: as `verify_distillation`.
     """
+    # Which windows another trainer held out is not known here.
     task = make_task(data, predictions, replace(options, held_out_share=0.0))
     out, options = Path(out), task.options
     names, results = _names(sources := [fspath(student) for student in students]), {}
@@ -75,6 +76,7 @@ def verify_distilled(  # noqa: PLR0913  each is something a user names
         asked = _asked(teacher, baseline, options)
         with task.examples(asked["teacher"].tokenizer, work, progress) as examples:
             answers: dict[str, Extraction] = {}
+            # Adapters may have one base: it is kept where another student may need it.
             bases: dict[str, LoadedModel] | None = {} if len(names) > 1 else None
             for name, source in zip(names, sources, strict=True):
                 # One at a time: ten checkpoints would not fit into memory together.
@@ -122,6 +124,7 @@ def _verified(
     known = {key: value for key, value in settings_of(run).items() if key not in _OF_TRAINING}
     settings: dict[str, Any] = {**known, "distilled": "elsewhere"}
     student, aligned = run.models.student, run.models.aligned
+    # Only where tokens differ: folders of an earlier version, without this key, stay answers.
     if aligned:
         settings["aligned"] = aligned
     for name in ("check_generate", "near_verbatim"):
@@ -133,6 +136,7 @@ def _verified(
     found = finished(folder, settings)
     if found is None:
         check_readable(run.models, without_padding(run.examples.windows[0]))
+        # The students share one folder of work, so it is for none of them in particular.
         begin(run.work, {k: v for k, v in settings.items() if k != "student_digest"})
         models = {role: loaded.model for role, loaded in run.models.given.items()}
         for role in ("teacher", "baseline"):

@@ -130,6 +130,7 @@ def extraction_sets(found: Mapping[str, NDArray[np.bool_]]) -> list[ExtractionSe
         found: (n,) whether each role's model recites it; without a baseline, none is easy.
     """
     names: dict[tuple[bool, bool, bool], ExtractionSet] = {
+        # Easy whatever the student says: teacher and baseline recite it.
         (True, True, True): "easy",
         (True, True, False): "easy",
         (True, False, True): "inherited",
@@ -258,6 +259,7 @@ def label_table(examples: Examples, found: dict[str, NDArray[np.bool_]]) -> pa.T
     sets = extraction_sets(recites)
     in_sample = examples.example_of_row[examples.example_of_row >= 0]
     _, number = np.unique(np.where(is_kept_out, -1, in_sample), return_inverse=True)
+    # Number 0 is the -1 of the rows that are held out.
     number -= int(is_kept_out.any())
     example_of_row, place = iter(examples.example_of_row.tolist()), -1
     records: list[dict[str, Any]] = []

@@ -29,6 +29,7 @@ from memaudit.verification.examples import VerificationOptions
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# A kill costs a twentieth of a training. Each checkpoint is three times as large as the model.
 _CHECKPOINTS_A_TRAINING = 20
 
 
@@ -172,8 +173,10 @@ def commit_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Make a private folder that takes its name when all in it is on the disk."""
     temporary = path.with_name(f".{path.name}.tmp")
     with output_errors(path):
+        # One that a kill has left is gone: `begin` removes those.
         temporary.mkdir(mode=0o700)
         write(temporary)
+        # Contents before the name: a power cut could else leave a named folder of empty files.
         for file in [*temporary.rglob("*"), temporary]:
             file.chmod(0o700 if file.is_dir() else 0o600)
             sync(file)
@@ -188,6 +191,7 @@ def model_write_errors(folder: Path) -> Iterator[None]:
         with output_errors(folder):
             yield
     except (RuntimeError, SafetensorError) as error:
+        # The part of torch that writes files names itself in its errors, and has no class for them.
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise
         raise OutputError(

@@ -46,6 +46,7 @@ class Predictions:
     def differences(self, settings: Mapping[str, Any]) -> Iterator[str]:
         """Yield where this speaks of another training than a verification's, in words."""
         is_soft = settings["objective"] == "soft"
+        # Without soft labels the temperature and the share are in no loss.
         for key in _TRAINING if is_soft else ("objective", "epochs"):
             said, done = self.summary.get(key), settings.get(key)
             if said is not None and done is not None and said != done:

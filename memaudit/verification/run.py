@@ -119,6 +119,7 @@ def verify_distillation(  # noqa: PLR0913  each is something a user names
             settings = settings_of(run)
             found = finished(out, settings) or _distilled(run, settings)
         result = write_results(out, *found, task.told, seconds=time.monotonic() - started)
+        # Before the folder of work goes: the models lie in it.
         if options.keep_models:
             _keep_models(run, out)
         finish(work)
@@ -156,6 +157,7 @@ def settings_of(run: Run) -> dict[str, Any]:
         "bf16": training.bf16,
         "seed": training.seed,
         "check_generate": options.check_generate,
+        # Sums in another order round otherwise, and may turn an argmax that is close.
         "device": run.models.teacher.model.device.type,
         "threads": torch.get_num_threads(),
     }
@@ -189,8 +191,7 @@ def make_result(
     table = label_table(run.examples, found)
     scan = None
     if labels is not None:
-        # The windows of the whole corpus wait on the disk: all of them may not fit into
-        # memory.
+        # The windows of the whole corpus wait on the disk: they may not fit into memory.
         chunks = run.examples.corpus_windows.chunks(4096)
         scan = scan_labels(labels, run.examples.trained, chunks, run.options.shape.prefix_len)
     result = VerificationResult(

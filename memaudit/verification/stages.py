@@ -63,6 +63,7 @@ def work_folder(out: Path) -> Iterator[Path]:
 
 def _require_own(work: Path) -> None:
     """Refuse a folder that no verification has made: work that is done is removed."""
+    # A kill may leave the lock, and a manifest under its temporary name.
     names = {path.name for path in work.iterdir()} if work.is_dir() else set()
     others = {name for name in names - {"lock"} if not name.startswith(f".{_MANIFEST}.")}
     if work.is_symlink() or (others and _MANIFEST not in names):
@@ -123,6 +124,8 @@ def stage_arrays(
         arrays: dict[str, Any] = compute()
         with committed_file(path) as stream:
             np.savez(stream, **arrays)
+    # Read back also if it was computed just now: one that goes on later has the same bytes. Without
+    # pickle, for what is unpickled may run code.
     with np.load(path, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
@@ -249,6 +252,7 @@ def extraction(run: Run, role: str, model: "PreTrainedModel") -> Extraction:
             on_chunk=lambda done: report(done, len(windows)),
         ),
     )
+    # The first token has no score, though a BOS may stand in front of it.
     n_predictions = (windows != NO_TOKEN).sum(axis=1) - 1
     return Extraction(
         arrays["extracted"],
