@@ -37,11 +37,7 @@ class TemplateProcess:
             env={},
         )
         self._ask(
-            {
-                "template": template,
-                "special_tokens": special_tokens,
-                "cpu_seconds": time_limit,
-            }
+            {"template": template, "special_tokens": special_tokens, "cpu_seconds": time_limit}
         )
 
     def __del__(self) -> None:

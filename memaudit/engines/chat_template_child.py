@@ -199,11 +199,7 @@ def _tojson(
 ) -> str:
     """Write JSON without escaping it for HTML, as chat templates expect."""
     return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 

@@ -13,12 +13,7 @@ from transformers import GenerationConfig
 from memaudit.engines.hf import HfEngine, evaluating
 from memaudit.engines.window_io import limits_of
 from memaudit.errors import ModelError
-from memaudit.memorization import (
-    BEAM_WIDTH,
-    approximately_extracted,
-    extracted,
-    next_distances,
-)
+from memaudit.memorization import BEAM_WIDTH, approximately_extracted, extracted, next_distances
 from memaudit.objectives import GREEDY, LabelSampling
 from memaudit.scores import TokenScores, suffix
 
@@ -344,10 +339,7 @@ def _memory_errors(model: "PreTrainedModel", n_prefixes: int) -> Iterator[None]:
 
 
 def _generate(
-    model: "PreTrainedModel",
-    inputs_BP: NDArray[np.int64],
-    n_tokens: int,
-    sampling: LabelSampling,
+    model: "PreTrainedModel", inputs_BP: NDArray[np.int64], n_tokens: int, sampling: LabelSampling
 ) -> NDArray[np.int32]:
     """Return (B, n_tokens) continuations; without an EOS id, nothing stops early."""
     untyped: Any = model
@@ -361,9 +353,7 @@ def _generate(
     )
     with _memory_errors(model, len(inputs_BP)):
         found_BT = untyped.generate(
-            token_ids_BP,
-            attention_mask=torch.ones_like(token_ids_BP),
-            generation_config=config,
+            token_ids_BP, attention_mask=torch.ones_like(token_ids_BP), generation_config=config
         )
     found: NDArray[np.int32] = found_BT[:, inputs_BP.shape[1] :].cpu().numpy().astype(np.int32)
     return found

@@ -88,8 +88,7 @@ def output_layer(model: "PreTrainedModel") -> Any:
     layer = untyped.get_output_embeddings()
     if not isinstance(getattr(layer, "weight", None), Tensor):
         raise ModelError(
-            f"{type(model).__name__} has no linear output layer",
-            hint="use a causal language model",
+            f"{type(model).__name__} has no linear output layer", hint="use a causal language model"
         )
     return layer
 

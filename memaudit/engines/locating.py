@@ -209,10 +209,7 @@ def find_files(source: str, options: "ModelOptions") -> ModelFiles:
             hint="only the teacher of 'memaudit predict' can be an endpoint, or captured",
         )
     if not is_hub_id(source):
-        raise ModelError(
-            f"{shown_path(source)}: no such file or folder",
-            hint=PATH_HINT,
-        )
+        raise ModelError(f"{shown_path(source)}: no such file or folder", hint=PATH_HINT)
     return check_folder(download(source, options), trust_remote_code=options.trust_remote_code)
 
 

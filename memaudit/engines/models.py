@@ -23,11 +23,7 @@ from memaudit.engines.locating import (
     quiet_libraries,
     settle_hub,
 )
-from memaudit.engines.model_files import (
-    ADAPTER_CONFIG,
-    ModelFiles,
-    check_tokenizer_folder,
-)
+from memaudit.engines.model_files import ADAPTER_CONFIG, ModelFiles, check_tokenizer_folder
 from memaudit.engines.quantised import UNQUANTISED_HINT, quantised_by, unpacking
 from memaudit.engines.tokenizer import difference, load_tokenizer
 from memaudit.errors import ModelError
