@@ -14,7 +14,9 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
@@ -195,8 +197,8 @@ class Endpoint:
             # What is left of the likeliest are the rivals of the own token.
             if own in others:
                 others.remove(own)
-            # No other token can have more than what its own leaves.
-            rest = math.log1p(-math.exp(own)) if own < 0 else -math.inf
+            # No other token can have more than what its own leaves. Near 0, 1 - exp(own) would be 0.
+            rest = math.log(-math.expm1(own)) if own < 0 else -math.inf
             pairs.append((own, others[-1] if others else max(rest, _LEAST)))
         return pairs, list[str | None](told.tokens[1:end])
 
@@ -255,7 +257,9 @@ class Endpoint:
                     if len(content) > max_bytes:
                         self._refuse(f"an answer of more than {max_bytes:,} bytes")
                 after = answer.headers.get("Retry-After", "")
-                return answer.status_code, bytes(content), float(after) if after.isdigit() else 0.0
+                # It may be a date, and then the usual wait holds. isdigit would take a ² for one.
+                seconds = float(after) if after.isdecimal() else 0.0
+                return answer.status_code, bytes(content), seconds
         except requests.exceptions.SSLError as error:
             raise ModelError(
                 f"{self._base}: its certificate cannot be verified",
@@ -300,13 +304,17 @@ class _Bearer(AuthBase):
 
 
 def _base_url(url: str, *, has_key: bool, offline: bool) -> str:
-    parts = urlsplit(url)
+    parts = urlsplit("")
+    with suppress(ValueError):  # of a bracket without the other one
+        parts = urlsplit(url)
     if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError(
             "an endpoint is http://host:port or https://host, without password, ? and #",
             hint=f"put the key into {API_KEY}",
         )
-    is_here = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
+    is_here = parts.hostname == "localhost"
+    with suppress(ValueError):  # of a name: 127.0.0.1.example.org is no address, and not here
+        is_here = is_here or ip_address(parts.hostname).is_loopback
     if offline and not is_here:
         raise UsageError(
             f"--offline, and the teacher is at {safe_text(parts.hostname)}",

@@ -111,8 +111,10 @@ def _gguf_numbers(path: Path) -> Iterator[tuple[str, float]]:
 
     transformers builds as many layers as they say, and takes a list of one number for a number.
     """
-    with path.open("rb") as file, suppress(struct.error, OSError, KeyError, RecursionError):
-        file.seek(16)
+    # ValueError: a length that no seek takes.
+    faults = (struct.error, OSError, KeyError, RecursionError, ValueError)
+    with path.open("rb") as file, suppress(*faults):
+        file.seek(16)  # behind magic, version and the number of tensors
         for _ in range(_read_number(file, "<Q")):
             key = file.read(min(_read_number(file, "<Q"), _MAX_KEY_BYTES)).decode(errors="replace")
             for value in _gguf_values(file, _read_number(file, "<I")):

@@ -92,6 +92,19 @@ def test_tokens_of_the_same_text_hide_no_recitation(server, tiny_teacher):
         assert mine.teacher.is_argmax[its.teacher.is_argmax].all()
 
 
+def test_a_token_of_nearly_all_probability_leaves_a_little(server):
+    """Where no other token is told, its rival has what is left of 1: less than rounding shows."""
+    echo = {"tokens": ["a", "b"], "token_logprobs": [None, -1e-17]}
+    echo["top_logprobs"] = [None, {"b": -1e-17}]
+    document = {"choices": [{"index": 0, "logprobs": echo}]}
+    server.misbehave = lambda number, handler: handler.answer(200, document)
+
+    ((own, rival),), _ = Endpoint(server.url).logprobs("m", [[1, 2]])
+
+    assert own[0] == pytest.approx(-1e-17)
+    assert rival[0] == pytest.approx(np.log(1e-17))
+
+
 def test_a_run_is_that_of_the_model_itself(server, tiny_teacher, predict, tmp_path):
     """The shipped classifier needs nothing that an endpoint does not tell."""
     code, document, _ = predict(server.url, "--requests", "3")
@@ -119,8 +132,8 @@ def be_busy(number, handler):
 
 
 def fail(number, handler):
-    """Have a fault that passes."""
-    return number % 2 == 0 and handler.answer(503, {})
+    """Have a fault that passes, and do not say in a number when."""
+    return number % 2 == 0 and handler.answer(503, {}, headers=[("Retry-After", "²")])
 
 
 @pytest.mark.parametrize("fault", [break_off, be_busy, fail])
@@ -282,8 +295,9 @@ def test_the_key_goes_nowhere_else(server, predict, monkeypatch, tmp_path):
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert files
     assert not any(SECRET.encode() in path.read_bytes() for path in files)
-    with pytest.raises(UsageError, match="in the clear"):
-        Endpoint("http://models.example.org")
+    for address in ("http://models.example.org", "http://127.0.0.1.example.org"):
+        with pytest.raises(UsageError, match="in the clear"):
+            Endpoint(address)
     Endpoint("https://models.example.org")
     with pytest.raises(UsageError, match="--offline"):
         Endpoint("https://models.example.org", offline=True)
@@ -300,7 +314,7 @@ def test_netrc_is_not_looked_into(server, predict, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://me:pass@host", "http://", "https://host?key=1", "http://host#a"]
+    "url", ["http://me:pass@host", "http://", "https://host?key=1", "http://host#a", "http://[::1"]
 )
 def test_addresses_that_are_none(url):
     """A password would be shown in reports."""

@@ -565,6 +565,18 @@ def test_a_gguf_file_of_more_layers_than_can_be_built_is_refused(tmp_path, value
     assert check_gguf(path).gguf_file == "m.gguf"
 
 
+@pytest.mark.parametrize(
+    "value", [struct.pack("<IQ", 8, 2**63), struct.pack("<IIQ", 9, 10, 2**63)], ids=["text", "list"]
+)
+def test_a_gguf_header_with_a_length_that_no_file_has_ends_there(tmp_path, value):
+    """Whoever reads the model says what is wrong; looking at it must not end in a traceback."""
+    path = tmp_path / "m.gguf"
+    pair = struct.pack("<Q", 2) + b"ab" + value
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + pair)
+
+    assert check_gguf(path).gguf_file == "m.gguf"
+
+
 def test_several_gguf_files_in_a_folder_are_a_question(tmp_path):
     """Quantizations of one model give different scores, so none is picked silently."""
     for name in ("a.gguf", "b.gguf"):
