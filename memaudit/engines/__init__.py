@@ -34,6 +34,7 @@ class VllmOptions:
 DEFAULT_VLLM_OPTIONS = VllmOptions()
 
 
+# Names and options stand here, where commands read them without waiting for torch.
 ENDPOINT = "endpoint"
 """What an engine on an endpoint calls itself: what computes there is not known."""
 
@@ -102,6 +103,7 @@ def engine_to_try(name: EngineName, vllm: VllmOptions, *, elsewhere: bool) -> En
             "the hf engine does not spread a model over several GPUs",
             hint="use --engine vllm, or leave out --tensor-parallel",
         )
+    # Only vLLM spreads a model as --tensor-parallel says, so `auto` is vLLM with it.
     if name == "auto" and vllm.tensor_parallel == 1:
         return "auto" if is_installed("vllm") and not elsewhere else "hf"
     if name == "hf":

@@ -106,6 +106,7 @@ def aligned_reference(
 ) -> AlignedReference:
     """Return an engine on a loaded model that reads the windows of another tokenizer."""
     own = loaded.tokenizer
+    # Behind its own BOS, as it was trained, whatever the teacher has.
     engine = HfEngine(loaded.model, bos_token_id=own.bos_token_id, compiled=compiled)
     return AlignedReference(engine, own, of_windows)
 
@@ -124,6 +125,7 @@ def carried_over(
     Returns:
         of T - 1 tokens, all but the first.
     """
+    # In bytes, for tokens may end within a character.
     bytes_before = np.cumsum([0, *(len(c.encode("utf-8", "surrogatepass")) for c in text)])
     own_places, own_of = _places(own_ends, bytes_before)
     places, of_token = _places(ends, bytes_before)
@@ -136,6 +138,7 @@ def carried_over(
     # A piece without a prediction must not be the smallest.
     margin = np.full(n_own, scores.margin.max())
     np.minimum.at(margin, own_of[1:], scores.margin)
+    # Every piece of the one with every piece of the other: a window has few of either.
     starts = np.maximum(own_places[:-1, None], places[None, :-1])
     shared = np.maximum(0, np.minimum(own_places[1:, None], places[None, 1:]) - starts)
     share_of_own = shared / np.maximum(1, np.diff(own_places))[:, None]

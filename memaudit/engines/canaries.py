@@ -65,6 +65,7 @@ def canary_windows(
     """
     # The same in every process, for their scores are compared.
     rng = np.random.default_rng(0)
+    # A tokenizer may know none of these words.
     passage = np.asarray(encode([_PASSAGE])[0] or [0], dtype=np.int32)
     prose = np.resize(passage, length)
     noise = rng.integers(0, n_ids, (_N_CANARIES - 1, length), dtype=np.int32)
@@ -93,6 +94,7 @@ class WatchedEngine:
         # Who has no entropies has no divergences either.
         self.logprobs_only = found[0].teacher.entropy is None
 
+    # Made once: to make it scores all canaries.
     @cached_property
     def reference_alone(self) -> "WatchedEngine":
         """An engine on the reference, watched by the same canaries.
@@ -127,6 +129,7 @@ class WatchedEngine:
         tolerance = self._canaries.tolerance
         allowed = tolerance.largest + tolerance.relative * np.abs(_rows(expected, found))
         # NaN is not within any tolerance.
+        # One token may be far off in bfloat16, so what they are off on average is bounded, too.
         if not ((gaps <= allowed).all() and gaps.mean() <= tolerance.mean):
             raise ModelError(
                 f"{self.name} disagrees with {self._canaries.trusted} about canary {index}: by "

@@ -105,6 +105,7 @@ def own_and_rival(ids: Sequence[int], top: TopK) -> NDArray[np.float32]:
         raise RowError("an entry has a token twice")
     is_found = np.any(is_own, axis=1)
     _check_place(tokens, np.where(is_there, ids_NK, -1), has_entry, is_found)
+    # What rounding has put just above 0 stands for a probability of 1.
     told = np.minimum(np.where(is_there, logprobs_NK, -np.inf), 0.0)
     own = np.where(is_own, told, -np.inf).max(axis=1, initial=-np.inf)
     rival = np.where(is_own, -np.inf, told).max(axis=1, initial=-np.inf)
@@ -154,6 +155,7 @@ def _check_place(
     before = int((ids[1:] == tokens[:-1, None]).any(axis=1).sum())
     after = int((ids[:-1] == tokens[1:, None]).any(axis=1).sum())
     n_beside = max(before, after)
+    # Texts repeat themselves, so some tokens fit beside by chance: only clearly more of them count.
     if n_beside > 1.5 * n_found and n_beside - n_found > 0.1 * n:
         raise RowError(
             f"{n_found} of {n} tokens are among those of their entries, and {n_beside} of the tokens "
@@ -199,10 +201,12 @@ def _prepared(row: CapturedRow) -> TopK:
             f"{len(logprobs)} entries and a mask of {len(mask)} for {n_tokens} tokens, "
             "expected as many of each, and as many masks as log-probabilities"
         )
+    # One more than there are tokens: the last entry is about a token that has no label.
     is_trained = np.zeros(n_tokens + 1, dtype=np.bool_)
     for start, end in [(0, n_tokens)] if row.answers is None else row.answers:
         is_trained[start:end] = True
     is_used = mask.any(axis=1)
+    # Where the mask goes with both, it is the newer way.
     if is_trained[1:][is_used].all():
         first = 1
     elif is_trained[:-1][is_used].all():
@@ -268,10 +272,12 @@ _READERS = dict(
 def _pair(row: CapturedRow, values: str, ids: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return log-probabilities and ids, both (n, k)."""
     logprobs, found = _matrix(row, values, -np.inf), _matrix(row, ids, -1.0)
+    # Short lists of ids were filled up with -1, which stands for no token.
     if logprobs.shape != found.shape or ((found == -1) & (logprobs > _LEAST)).any():
         raise RowError(f"{quoted(values)} and {quoted(ids)} are not of the same lengths")
     if not np.isfinite(found).all():
         raise RowError(f"an id in {quoted(ids)} is not a number")
+    # By a cast alone, what int64 does not hold could become the id of any token.
     return logprobs, np.clip(found, -2, 1 << 31).astype(np.int64)
 
 
@@ -286,12 +292,14 @@ def _matrix(row: CapturedRow, name: str, fill: float) -> NDArray[np.float64]:
     """Return a list of lists as (n, k), filled up where one is shorter than the longest."""
     rows = _rows(row, name)
     try:
+        # Ids, too: float64 holds each of them exactly.
         entries = [np.asarray(() if each is None else each, dtype=np.float64) for each in rows]
         lengths = np.array([len(entry) for entry in entries], dtype=np.int64)
         flat = np.concatenate([np.empty(0), *entries])
     except (OverflowError, TypeError, ValueError) as error:
         raise RowError(f"{quoted(name)} holds something else than lists of numbers") from error
     longest = int(lengths.max(initial=0))
+    # Looked at before it is filled up: one long entry among many empty ones is short in a file.
     if longest * len(rows) > _MAX_NUMBERS:
         raise RowError(f"{quoted(name)} has {len(rows):,} entries of up to {longest:,} numbers")
     found = np.full((len(rows), longest), fill)
@@ -299,6 +307,7 @@ def _matrix(row: CapturedRow, name: str, fill: float) -> NDArray[np.float64]:
     return found
 
 
+# numpy has no bfloat16: see _floats.
 _DTYPES = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "float64": "<f8"}
 
 
@@ -328,6 +337,7 @@ class Codec(msgspec.Struct, frozen=True):
     normalize_t: bool = False
 
     def __post_init__(self) -> None:
+        # Anybody may have written the file, and how much is allocated follows from it.
         dtypes = (
             self.exact_dtype,
             self.term_dtype,
@@ -390,6 +400,7 @@ class Codec(msgspec.Struct, frozen=True):
 
     def ids(self, packed: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return (n, k) token ids of (n, bytes)."""
+        # In float32, as DistillKit does: just above a large power of two it may give a bit less.
         n_bits = math.ceil(np.log2(np.float32(self.d)))
         n_bytes = -(-n_bits * self.k // 8)
         if packed.shape[1] != n_bytes and len(packed):
@@ -427,6 +438,7 @@ def find_codec(source: str) -> Codec:
     path = Path(source)
     place = (path if path.is_dir() else path.parent) / CODEC_FILE
     try:
+        # Other loaders may make objects of classes that a file names.
         found = yaml.safe_load(read_small(place, _MAX_CODEC_BYTES))
         return msgspec.convert(found, Codec)
     except OSError as error:
@@ -462,4 +474,5 @@ def captured_engine(
     def run(prompts: list[list[int]]) -> list[NDArray[np.float32]]:
         return [told[np.array(prompt, dtype=np.int32).tobytes()] for prompt in prompts]
 
+    # Without a BOS: the teacher had read all of the row before these tokens.
     return LogprobEngine([(run, ModelLimits("the tokenizer", None, n_ids))], name=CAPTURED)

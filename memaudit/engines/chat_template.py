@@ -32,6 +32,7 @@ class TemplateProcess:
             [sys.executable, "-I", str(Path(__file__).with_name("chat_template_child.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # A traceback could quote the messages.
             stderr=subprocess.DEVNULL,
             # No variable of this process, such as a key, is for a template to see.
             env={},
@@ -45,6 +46,7 @@ class TemplateProcess:
 
     def close(self) -> None:
         """End the process."""
+        # There is none if it could not be started.
         if process := getattr(self, "_process", None):
             process.kill()
             process.wait()
@@ -63,9 +65,11 @@ class TemplateProcess:
     def _ask(self, question: object) -> Rendered:
         assert self._process.stdin is not None
         try:
+            # One line there, one line back: neither waits for the other with a pipe that is full.
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
             self._process.stdin.flush()
             reply = json.loads(self._read_line())
+        # A child that is out of CPU time or memory ends, and its pipes with it.
         except (BrokenPipeError, TimeoutError, EOFError) as error:
             self.close()
             raise ModelError(
@@ -84,6 +88,7 @@ class TemplateProcess:
     def _read_line(self) -> bytes:
         """Return the next line; TimeoutError after the time limit, EOFError if the process died."""
         assert self._process.stdout is not None
+        # By the clock as well: a process that is stopped uses no CPU time.
         deadline = time.monotonic() + _WAIT * self._time_limit
         parts: list[bytes] = []
         with selectors.DefaultSelector() as selector:
@@ -91,6 +96,7 @@ class TemplateProcess:
             while not parts or not parts[-1].endswith(b"\n"):
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     raise TimeoutError
+                # Not through the file's buffer: what lies there the selector does not see.
                 part = os.read(self._process.stdout.fileno(), 2**20)
                 if not part:
                     raise EOFError

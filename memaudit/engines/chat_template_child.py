@@ -29,6 +29,7 @@ _MARK = re.compile("|".join(map(re.escape, _MARKS)))
 _PLAIN = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello"}]
 """What every template can render."""
 
+# Not MemoryError: a process that has met its limit ends.
 _FAULTS = (
     ArithmeticError,
     AttributeError,
@@ -58,6 +59,7 @@ class _Template:
     """A compiled template, with what transformers offers to one."""
 
     def __init__(self, setup: dict[str, Any]) -> None:
+        # With the settings of transformers: others leave other white space in the text.
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
         )
@@ -74,6 +76,7 @@ class _Template:
         """Return the text of a conversation and where its answers are."""
         self._date = datetime.fromisoformat(question["date"])
         messages = [_message(message) for message in question["messages"]]
+        # transformers hands over both in any case.
         variables = {"tools": None, "documents": None} | question["variables"]
 
         def render(first: int, prompt: bool = False) -> str:
@@ -85,6 +88,7 @@ class _Template:
 
         marked = render(len(messages))
         text = _MARK.sub("", marked)
+        # All that follows a prompt is trained on, whatever generation blocks in the template say.
         if question["n_context"] is not None:
             return {"text": text, "answers": _rest(text, messages, question["n_context"], render)}
         if marked != text:
@@ -209,7 +213,9 @@ def _raise_exception(message: object) -> None:
 
 def main() -> None:
     """Compile the template of the first line, then render the conversation of each other line."""
+    # The hard limits, too: without privileges nothing in here can raise them again.
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
+    # An image of the memory would hold texts of the corpus.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     start = json.loads(sys.stdin.readline())
     # A timer that runs out ends the process. It counts what the template computes, not the clock:

@@ -52,6 +52,7 @@ _LEAST = -9999.0
 _Kind = TypeVar("_Kind")
 
 
+# These are what is read of an answer: types are checked, other fields are passed over.
 class _Entry(msgspec.Struct):
     logprob: float
     decoded_token: str | None = None
@@ -146,6 +147,7 @@ class Endpoint:
         if [choice.index for choice in choices] != [*range(len(prompts))]:
             self._refuse(f"{len(choices)} answers to {len(prompts)} prompts")
         if self._echoes is None:
+            # Who does not know the field of vLLM passes over it, and is asked once more.
             self._echoes = choices[0].prompt_logprobs is None
             if self._echoes:
                 return self.logprobs(model, prompts, are_ours=are_ours)
@@ -227,6 +229,7 @@ class Endpoint:
             if wait is None or not (status is None or status in _TRANSIENT):
                 self._fail(status, content if shows_error else b"", sum(waits))
             tell(f"wait for {self._base}")
+            # A server must not make a run wait for days.
             time.sleep(max(wait, min(retry_after, 60)))
         raise AssertionError("the last try returns or fails")
 
@@ -265,6 +268,7 @@ class Endpoint:
                 f"{self._base}: its certificate cannot be verified",
                 hint="name the file of your own authority in REQUESTS_CA_BUNDLE",
             ) from error
+        # Not there, torn off or too slow: all of that may pass.
         except (requests.exceptions.RequestException, OSError):
             return None, b"", 0.0
 
@@ -392,6 +396,7 @@ def load_endpoint_engine(
         [(run, model.limits)], name=ENDPOINT, bos_token_id=tokenizer.bos_token_id
     )
     scores = tuple(engine.score(windows))
+    # In which number format it computes is not known: the wide tolerance holds for all.
     canaries = Canaries(windows, scores, TOLERANCES["bfloat16"], trusted="its own first answers")
     mean = float(np.mean([each.teacher.logprobs.mean() for each in scores]))
     return WatchedEngine(engine, canaries), round(mean, 4)

@@ -62,9 +62,10 @@ def continue_prefixes(
 ) -> list[NDArray[np.int32]]:
     """Return a continuation of each prefix, as transformers' `generate` gives it.
 
-    Only the logits, and chance if tokens are sampled, decide: nothing of the model's generation config applies (penalties,
-    sampling, suppressed or forced tokens), and an end-of-sequence token neither stops a
-    continuation nor is avoided. Prefixes of one length run together, so there is no padding.
+    Only the logits, and chance if tokens are sampled, decide: nothing of the model's generation
+    config applies (penalties, sampling, suppressed or forced tokens), and an end-of-sequence token
+    neither stops a continuation nor is avoided. Prefixes of one length run together, so there is no
+    padding.
 
     Args:
         model: used in evaluation mode and in its own dtype; left as it was.
@@ -126,6 +127,7 @@ def count_generation_disagreements(
         max(map(len, suffixes)),
         bos_token_id=bos_token_id,
     )
+    # All were written as long as the longest, so that prefixes of one length ran together.
     generated = [c[: len(true)] for c, true in zip(continuations, suffixes, strict=True)]
     by_pass = [extracted(score, prefix_len) for score in scores]
     by_generation = list(map(np.array_equal, generated, suffixes))
@@ -223,17 +225,19 @@ def _near_mass(
             f"{type(model).__name__} keeps no cache from which several texts could go on",
             hint="leave out near-verbatim extraction",
         )
+    # A prefix is read once, and its keys and values are copied for each text of its beam.
     cache.reorder_cache(windows_W1.expand(-1, width).flatten())
     logits_WBV = said.logits[:, -1:].expand(-1, width, -1)
     # At first all texts of a window are the same: all but one count for nothing.
     total_WB = torch.full((n_windows, width), -torch.inf, dtype=torch.float64, device=device)
     total_WB[:, 0] = 0
+    # Edits from a text to each beginning of the suffix: from nothing, as many as it has tokens.
     rows_WBD = np.broadcast_to(np.arange(suffix_len + 1), (n_windows, width, suffix_len + 1))
     for place in range(suffix_len - 1):
         near_WBV = _near_logprobs(logits_WBV, rows_WBD, suffixes_WS, place, n_edits)
         # Sums are kept in float64. To choose the likeliest texts float32 is enough.
         scores_WBV = total_WB.float()[..., None] + near_WBV
-        # The true suffix always stays, as text 0.
+        # The true suffix always stays, as text 0: topk gives the largest first.
         scores_WBV[:, 0].scatter_(1, true_WS[:, place, None], torch.inf)
         best_WB = scores_WBV.flatten(1).topk(width).indices
         parents_WB, tokens_WB = best_WB // scores_WBV.shape[-1], best_WB % scores_WBV.shape[-1]
@@ -272,6 +276,7 @@ def _near_logprobs(
     ids_WBK = torch.as_tensor(near_WK, device=logits_WBV.device).long()[:, None]
     allowed_WBV = is_other_WB[..., None].repeat(1, 1, logits_WBV.shape[-1])
     allowed_WBV.scatter_(2, ids_WBK.expand_as(is_near_WBK), is_near_WBK)
+    # Ruled out afterwards: what is left keeps the probability that it has among all tokens.
     return logits_WBV.float().log_softmax(dim=-1).masked_fill(~allowed_WBV, -torch.inf)
 
 

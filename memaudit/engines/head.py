@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TILE_POSITIONS = {"cpu": 1024, "cuda": 4096}
+# 8,192 is a power of two, as every block of Triton is: the kernel holds a row of a tile in one.
 TILE_ROWS = {"cpu": 256, "cuda": 8192}
 """By device. On a CPU the fastest of those tried: a tile and its exponentials fit into the cache of
 a core (1 MiB each), and matrix products are still large enough."""
@@ -72,7 +73,9 @@ class Head:
         if hidden_NH.dtype == torch.bfloat16:
             logits_Nv = torch.mm(hidden_NH, weight_vH.T, out_dtype=torch.float32)
         else:
+            # Where only the weight is bfloat16, on CUDA, this tile alone is copied.
             logits_Nv = hidden_NH @ weight_vH.float().T
+        # Bias, scale, cap: families apply them so, and another order gives other probabilities.
         if self.bias is not None:
             logits_Nv += self.bias[start:stop]
         if self.scale != 1.0:
@@ -134,6 +137,7 @@ def sums_in_float32(device: torch.device) -> bool:
         found = torch.mm(on_device, on_device.T, out_dtype=torch.float32).cpu()
     except RuntimeError:
         return False
+    # Sums that some build rounds to bfloat16 would be off by up to 0.2 %.
     return torch.allclose(found.double(), factor_NH.double() @ factor_NH.double().T, rtol=1e-5)
 
 
@@ -168,6 +172,8 @@ def take_in(
         before_KN[5:10], target_ids_N, logits[1], start, is_reference=True
     )
     teacher_5N, exp_Nv, moved_N = _take_in_one(before_KN[:5], target_ids_N, logits[0], start)
+    # Of Σ exp(x) y so far, each exp(x) shrinks by the teacher's shift, and each y moves with the
+    # reference's shift.
     cross_N = moved_N.exp() * (before_KN[10] + mass_before_N * moved_reference_N)
     cross_N += exp_Nv.mul_(logits[1]).sum(dim=1)
     return torch.cat([teacher_5N, reference_5N, cross_N[None]])
@@ -190,6 +196,7 @@ def _take_in_one(
     # of another product comes between them; equal rows may still differ across tiles.
     column_N = target_ids_N - start
     here_N = (column_N >= 0) & (column_N < logits_Nv.shape[1])
+    # Where the target is in another tile, some column is read, and written back as it was.
     column_N1 = column_N.clamp(0, logits_Nv.shape[1] - 1)[:, None]
     found_N = logits_Nv.gather(1, column_N1)[:, 0]
     target_N = torch.where(here_N, found_N.double(), target_N)
@@ -215,8 +222,11 @@ def _take_in_one(
 
 def _nothing_yet(target_ids_N: Tensor, n_models: int) -> Tensor:
     """Return the statistics of no logits."""
+    # In float32, sums over the 600 tiles of a large vocabulary put an entropy off by 9e-6 nats; in
+    # float64 it is 1e-7.
     state_5N = torch.zeros(5, len(target_ids_N), dtype=torch.float64, device=target_ids_N.device)
     state_5N[:3] = NOTHING_YET
+    # The sum over both models begins with zeros, too: those of the last row.
     return state_5N if n_models == 1 else torch.cat([state_5N, state_5N, state_5N[4:]])
 
 
@@ -224,7 +234,8 @@ def _scores(state_5N: Tensor) -> Tensor:
     """Return (4, N) float64: log-probability, 1 where the target is a best one, entropy, margin."""
     largest_N, target_N, rival_N, mass_N, moment_N = state_5N
     log_mass_N = mass_N.log()
-    # -Σ p log p with log p = x - log mass. Of a tie the target is a best one: either may be written.
+    # -Σ p log p with log p = x - log mass, which rounding may leave just below 0. Of a tie the
+    # target is a best one: either may be written.
     entropy_N = (log_mass_N - moment_N / mass_N).clamp(min=0)
     is_best_N = (target_N >= largest_N).double()
     logprob_N = target_N - largest_N - log_mass_N
@@ -276,6 +287,7 @@ def _largest_gap(of_kernel: TakeIn, device: torch.device) -> float:
     weights = [3 * torch.randn(n, 8, generator=generator).to(device) for n in rows]
     heads = [Head(weight, bias=None, scale=1.0, soft_cap=None) for weight in weights]
     hidden_N8 = torch.randn(64, 8, generator=generator).to(device)
+    # Every token has a row in both models, so targets are taken from the rows of the smaller one.
     best_N = heads[0].logits(hidden_N8, 0, rows[1])[:, : rows[1]].argmax(dim=1)
     spread_N = torch.arange(0, 64, device=device) * rows[1] // 64
     target_ids_N = torch.where(spread_N % 2 == 0, best_N, spread_N)
@@ -356,6 +368,8 @@ def _score_pair_tile(
     for start, stop in _row_tiles(heads[0], 0, n_common):
         both = [head.logits(h, start, stop) for head, h in zip(heads, hiddens, strict=True)]
         state_11N = add(state_11N, target_ids_N, both, start)
+    # Σ p (log p - log q), with log p = x - log mass and log q = y - log mass of the reference. It
+    # is taken here, before the rows that only one of the two has.
     *states, cross_1N = state_11N.split([5, 5, 1])
     (mass_N, moment_N), (reference_mass_N, _) = (state_5N[3:] for state_5N in states)
     kl_N = (moment_N - cross_1N[0]) / mass_N
@@ -364,6 +378,7 @@ def _score_pair_tile(
         for start, stop in _row_tiles(head, n_common, head.n_rows):
             logits_Nv = head.logits(hidden_NH, start, stop)
             states[index] = add(states[index], target_ids_N, [logits_Nv], start)
+    # Of two models that are the same, rounding may leave it just below 0.
     return torch.cat([*map(_scores, states), kl_N.clamp(min=0)[None]])
 
 
@@ -381,6 +396,7 @@ def _is_lossless(head: Head, hidden_NH: Tensor) -> bool:
     """Return whether all that is multiplied are numbers of bfloat16."""
     if hidden_NH.dtype == torch.bfloat16 or not head.is_bfloat16:
         return head.is_bfloat16
+    # Some families normalise in float32 at the end: to round that would change scores.
     return bool((hidden_NH.bfloat16() == hidden_NH).all())
 
 

@@ -53,6 +53,7 @@ def keep_freed_memory() -> None:
     """
     with suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
+        # Blocks above this size come from the kernel one by one, and go back to it at once.
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
@@ -98,6 +99,7 @@ def faster_engine(
         window: gives one of the run by its number; some are timed.
         n_windows: how many there are.
     """
+    # From all of the run: its first windows may be unlike the rest.
     places = np.linspace(0, n_windows - 1, _TIMED_WINDOWS, dtype=np.int64)
     windows = [window(int(place)) for place in places]
 
@@ -124,6 +126,8 @@ def faster_engine(
         _uncompile(models)
         return eager, f"not compiled: {error.message}"
     compiling = time.monotonic() - started
+    # Both engines run the same modules, compiled by now: the stance tells which code is used. They
+    # take turns, so that a processor that slows down slows both.
     seconds = np.array([(cost(eager, "force_eager"), cost(after)) for _ in range(_ROUNDS)])
     gain = float(seconds[:, 0].sum() / seconds[:, 1].sum())
     saved = total * (1 - 1 / gain)
@@ -178,6 +182,7 @@ class HfEngine:
         """
         self._models = [teacher] if reference is None else [teacher, reference]
         self._device = teacher.device
+        # A split model has no one device: accelerate brings each layer what it needs.
         is_split = any(hasattr(model, "hf_device_map") for model in self._models)
         if not is_split and any(model.device != self._device for model in self._models):
             raise ValueError("teacher and reference must be on the same device")
@@ -186,6 +191,7 @@ class HfEngine:
         self._bos_token_id = bos_token_id
         self._bos = [] if bos_token_id is None else [bos_token_id]
         self._batch_tokens = batch_tokens or BATCH_TOKENS[self._device.type]
+        # Dropout would make the two passes that are compared there differ.
         with evaluating(self._models):
             self._heads = [
                 _checked_head(model, self._device, compiled=compiled) for model in self._models
@@ -204,6 +210,7 @@ class HfEngine:
     def reference_alone(self) -> "HfEngine":
         """The same on the reference, where it is asked before the teacher."""
         _, reference = self._models
+        # Not compiled again: a model is compiled in place, and was so where it was asked for.
         return HfEngine(reference, bos_token_id=self._bos_token_id, batch_tokens=self._batch_tokens)
 
     def score(self, windows: Sequence[NDArray[np.int32]]) -> list[WindowScores]:
@@ -225,6 +232,7 @@ class HfEngine:
     def _batches(self, windows: Sequence[NDArray[np.int32]]) -> Iterator[list[int]]:
         """Yield indices of windows of similar length."""
         batch: list[int] = []
+        # By length, for padding is run as well and takes as long as tokens.
         for index in sorted(range(len(windows)), key=lambda i: len(windows[i])):
             padded_len = len(windows[index]) - 1 + len(self._bos)
             if batch and (len(batch) + 1) * padded_len > self._batch_tokens:
@@ -250,6 +258,7 @@ class HfEngine:
                 ) from error
         else:
             return lambda: split_scores(on_host(), windows)
+        # Not inside of the handler: there the error holds on to what the failed try has allocated.
         half = len(windows) // 2
         first, second = self._launch(windows[:half]), self._launch(windows[half:])
         return lambda: first() + second()
@@ -269,10 +278,12 @@ class HfEngine:
         lengths_B = torch.tensor([len(window) - 1 + len(self._bos) for window in windows])
         positions_T = torch.arange(token_ids_BT.shape[1])
         is_scored_BT = (positions_T >= len(self._bos)) & (positions_T < lengths_B[:, None])
+        # Looked for on the CPU: a GPU would have to be waited for to know how many there are.
         places_N = self._to_device(is_scored_BT.flatten().nonzero()[:, 0])
         targets = np.concatenate([window[1:] for window in windows])
         target_ids_N = self._to_device(torch.as_tensor(targets, dtype=torch.int64))
         token_ids_BT = self._to_device(token_ids_BT)
+        # The last layer of a split model may be on another device.
         hiddens = [
             _hidden(model, token_ids_BT).to(self._device).flatten(0, 1).index_select(0, places_N)
             for model in self._models
@@ -282,6 +293,7 @@ class HfEngine:
     def _to_device(self, tensor: Tensor) -> Tensor:
         if self._device.type == "cpu":
             return tensor
+        # Only out of pinned memory is a copy queued; out of any other it is waited for.
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
 
@@ -325,6 +337,7 @@ def evaluating(models: list["PreTrainedModel"]) -> Iterator[None]:
 
 def _hidden(model: "PreTrainedModel", token_ids_BT: Tensor) -> Tensor:
     """Return (B, T, H) the last hidden states, after the final normalisation."""
+    # Nothing is generated from here, so keys and values would be kept for nobody.
     hidden_BTH: Tensor = model.base_model(input_ids=token_ids_BT, use_cache=False)[0]
     return hidden_BTH
 
@@ -340,7 +353,9 @@ def _checked_head(model: "PreTrainedModel", device: torch.device, *, compiled: b
         compile_blocks(model)
     token_ids_BT = torch.arange(2 * _PROBE_LEN, device=device) % head.n_rows
     token_ids_BT = token_ids_BT.reshape(2, _PROBE_LEN)
+    # Two texts with one beginning: in a causal model its hidden states are the same in both.
     token_ids_BT[1, : _PROBE_LEN // 2] = token_ids_BT[0, : _PROBE_LEN // 2]
+    # The first pass compiles, so a missing compiler is found before any window is read.
     with compilation_errors(model):
         hidden_BTH = _hidden(model, token_ids_BT).to(device, head.weight.dtype)
     tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
@@ -350,6 +365,7 @@ def _checked_head(model: "PreTrainedModel", device: torch.device, *, compiled: b
             f"{name} is not causal: a token changes the predictions before it",
             hint="use a causal language model",
         )
+    # What a family does with its logits is seen from them: no list of families would be complete.
     expected_BTV = model(input_ids=token_ids_BT, use_cache=False).logits.to(device).float()
     logits_NV = head.logits(hidden_BTH.flatten(0, 1), 0, head.n_rows)
     if not _close(logits_NV, expected_BTV.flatten(0, 1), tolerance):

@@ -79,6 +79,7 @@ class Adapter:
         # peft fills a weight that the file lacks with its first value, and drops what it does not
         # know, with no more than a warning.
         unmatched = names ^ set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        # Above, peft leaves out embeddings that were saved whole: of them only LoRA is compared.
         unmatched = {name for name in unmatched if "embed" not in name or "lora_" in name}
         if unmatched:
             raise ModelError(
@@ -159,6 +160,7 @@ def adapter_of(source: str, options: "ModelOptions") -> Adapter | None:
 def _check_trust(source: str, options: "ModelOptions") -> None:
     if not options.trust_remote_code:
         return
+    # A folder or a branch may change after somebody has read its code. A commit does not.
     if Path(source).exists() or not _COMMIT.fullmatch(options.revision or ""):
         raise ModelError(
             f"{shown_path(source)}: a model's own code is only run from the hub, at a full commit "
@@ -170,13 +172,15 @@ def _check_trust(source: str, options: "ModelOptions") -> None:
 def is_hub_id(source: str) -> bool:
     """Return whether a source is neither here nor a file's name: a typo must not be a request."""
     path = Path(source)
+    # A file that is not there would be a good name on the hub.
     is_name = _HUB_ID.fullmatch(source) and path.suffix not in (".gguf", ".safetensors")
     return bool(is_name) and not path.exists()
 
 
 def settle_hub(options: "ModelOptions") -> None:
     """Tell the hub's library what it may do, before it is asked for anything."""
-    # Who has set these has the last word; --offline was asked for here.
+    # Its library reads these when it is imported. Who has set them has the last word; --offline was
+    # asked for here.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     if options.offline:
@@ -232,7 +236,7 @@ def download(
                 allow_patterns=[*patterns, *code],
                 # Subfolders, and these files, hold the same weights once more.
                 ignore_patterns=["*/*", "consolidated*"],
-                local_files_only=options.offline,
+                local_files_only=options.offline,  # also where the library was imported before
             )
     except (OSError, ValueError, http_error) as error:
         name = f"{source}@{options.revision}" if options.revision else source

@@ -37,6 +37,8 @@ _COUNTED_PARTS = re.compile(r"(?:layers?|blocks|experts|block_count|expert_count
 _MAX_PARTS = 4096
 """Layers, or experts of one layer. Each is built before any weight is looked for."""
 
+# One names another file of weights, which nothing here has looked through. The others could set
+# what the public keys are checked for.
 _FORBIDDEN_KEYS = ("transformers_weights", *(f"_{key}_internal" for key in _CODE_KEYS))
 
 
@@ -64,6 +66,7 @@ def files_digest(paths: Iterable[Path]) -> str:
     total = hashlib.sha256()
     for path in sorted(paths, key=lambda path: path.name):
         stat = path.stat()
+        # Size and time are for the cache: a file that is written anew is read anew.
         content = _file_digest(path, stat.st_size, stat.st_mtime_ns)
         total.update(json.dumps([path.name, content]).encode())
     return total.hexdigest()
@@ -88,6 +91,7 @@ def check_gguf(path: Path) -> ModelFiles:
         start = file.read(8)
     if len(start) < 8 or start[:4] != b"GGUF":
         raise _broken(path, "not a GGUF file, its first bytes are wrong")
+    # Of the other byte order, version 3 reads as 3 << 24.
     version = struct.unpack("<I", start[4:])[0]
     if version not in _GGUF_VERSIONS:
         raise ModelError(
@@ -103,6 +107,7 @@ _GGUF_NUMBERS = {
     0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"
 }  # fmt: skip
 _GGUF_STRING, _GGUF_LIST = 8, 9
+# Longer lists have a number for each token or layer: none of them is a count of layers.
 _SHORT_LIST = 16
 
 
@@ -115,6 +120,7 @@ def _gguf_numbers(path: Path) -> Iterator[tuple[str, float]]:
     faults = (struct.error, OSError, KeyError, RecursionError, ValueError)
     with path.open("rb") as file, suppress(*faults):
         file.seek(16)  # behind magic, version and the number of tensors
+        # The file may claim any number of keys: where it ends, a short read ends the loop.
         for _ in range(_read_number(file, "<Q")):
             key = file.read(min(_read_number(file, "<Q"), _MAX_KEY_BYTES)).decode(errors="replace")
             for value in _gguf_values(file, _read_number(file, "<I")):
@@ -167,6 +173,7 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles
     files = [path for path in entries if path.is_file()]
     jsons = _read_jsons(files, trust_remote_code)
     weights = _weight_files(folder, files, jsons)
+    # Which of two weights with one name is loaded depends on the order in which files are read.
     holders: dict[str, Path] = {}
     for path in weights:
         for name in _check_safetensors(path):
@@ -232,6 +239,7 @@ def _check_entry(path: Path, folder: Path) -> None:
     """Refuse what can block a reader, and a link that leads nowhere or out of the folder."""
     if not path.exists():
         raise ModelError(f"{shown_path(path)}: a link to nothing", hint="get the model again")
+    # To open a pipe would wait for ever.
     if not path.is_file() and not path.is_dir():
         raise ModelError(f"{shown_path(path)}: not a regular file", hint="remove it")
     target = path.resolve()
@@ -248,6 +256,7 @@ def _check_entry(path: Path, folder: Path) -> None:
 
 def _check_no_code(entries: list[Path]) -> None:
     for path in entries:
+        # transformers runs custom_generate/generate.py in place of its own generate.
         if path.suffix == ".py" or path.name == "custom_generate":
             raise ModelError(f"{shown_path(path)}: the model brings its own code", hint=_TRUST_HINT)
 
@@ -294,6 +303,7 @@ def _check_keys(path: Path, content: object, trust_remote_code: bool) -> None:
             )
         if key == "auto_map" and not trust_remote_code:
             raise ModelError(f"{shown_path(path)}: auto_map asks for own code", hint=_TRUST_HINT)
+        # As in owner/name--module.Class.
         if key == "auto_map" and "--" in json.dumps(value):
             raise ModelError(
                 f"{shown_path(path)}: auto_map names code in another repository, whose revision "
@@ -411,6 +421,7 @@ def header_of(path: Path) -> tuple[int, dict[str, Any]]:
     size = path.stat().st_size
     with path.open("rb") as file:
         header_len = int.from_bytes(file.read(8), "little")
+        # Eight bytes can claim any length: no more is read than the file has.
         if size < 8 or not 2 <= header_len <= min(_MAX_HEADER_BYTES, size - 8):
             raise _broken(path, f"damaged: {size} bytes, with a header of {header_len}")
         try:
@@ -434,6 +445,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _span(tensor: object, path: Path) -> tuple[int, int]:
     """Return where a tensor starts and ends, in bytes after the header."""
     match tensor:
+        # Integers of JSON have no bound; those of the format have 64 bits.
         case {"data_offsets": [int(start), int(end)]} if start.bit_length() < 64 > end.bit_length():
             return start, end
     raise _broken(path, "its header does not say where each weight is")

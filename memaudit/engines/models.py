@@ -120,6 +120,7 @@ def load_model(
     if adapter is not None:
         return _load_adapted(source, adapter, options, bases)
     with open_model(source, options) as (files, folder, where):
+        # Before the weights, which take longer: what is wrong with it is told first.
         tokenizer = load_tokenizer(folder, where, options.add_special_tokens)
         model, unused = _load_weights(source, folder, where, options)
     return LoadedModel(source, model, tokenizer, files.digest, files, unused)
@@ -286,7 +287,7 @@ def _load_weights(
     model, report = loader.from_pretrained(
         folder,
         dtype=options.dtype,
-        use_safetensors=True,
+        use_safetensors=True,  # else transformers would take a pickle where there is nothing else
         output_loading_info=True,
         # Some quantised models cannot be moved once they are loaded.
         **({"device_map": "auto" if is_split else {"": device}} if is_split or method else {}),
@@ -310,6 +311,7 @@ def _load_weights(
         unused = quantised if unused is None else f"{unused}; {quantised}"
     if "gguf_file" in where:
         _apply_rope_factors(source, model, folder / where["gguf_file"])
+    # Scores that are no numbers are refused as well, but perhaps after a night of scoring.
     for name, parameter in model.named_parameters():
         if parameter.is_meta:  # read from its file whenever it is used; the scores are checked, too
             continue
@@ -327,6 +329,7 @@ def _load_weights(
 
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks?)\.(\d+)\.")
+# Without its scale a quantised weight is another number.
 _SCALES = ("_scale", "_scale_inv", ".scales", ".qzeros", ".absmax", ".SCB")
 _HARMLESS = re.compile(
     r"\.inv_freq$|\bat\w+\.(?:masked_)?bias$"  # of positions and masks, which are computed anew
@@ -354,6 +357,7 @@ def _unused_weights(source: str, unexpected: Iterable[str], config: Any) -> str 
         layer = _LAYER.search(name)
         if layer and layer[1] in further and int(layer[1]) < (n_layers or 0) + n_further:
             continue
+        # A layer more than the config counts: without it the teacher would recite too little.
         of_body = layer is not None and n_layers is not None
         is_needed = of_body or "lora_" in name or name.endswith(_SCALES)
         (needed if is_needed else unknown).append(name)
@@ -391,6 +395,7 @@ def _apply_rope_factors(source: str, model: "PreTrainedModel", path: Path) -> No
             hint="use the safetensors that the file was made from",
         )
     for module in rotaries:
+        # After a long text, some models go back to the second.
         for name in ("inv_freq", "original_inv_freq"):
             if hasattr(module, name):
                 getattr(module, name).div_(module.inv_freq.new_tensor(found))

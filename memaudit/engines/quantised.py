@@ -37,8 +37,10 @@ def unpacking(source: str, folder: Path, method: str | None) -> dict[str, Any]:
     from transformers.quantizers import auto as formats
 
     auto: Any = formats
+    # transformers tells bitsandbytes of 4 and of 8 bits apart, where a config says it alone.
     known = {name.removesuffix("_4bit") for name in auto.AUTO_QUANTIZATION_CONFIG_MAPPING}
     refusal = None
+    # transformers would only warn, and compute with the stored numbers.
     if method is not None and method not in known:
         refusal = f"quantised by {safe_text(method, 40)}, which transformers does not know"
     elif method == "fp8" and (name := _misfit(folder)):
@@ -61,6 +63,7 @@ def _misfit(folder: Path) -> str | None:
     transformers takes all blocks to be of one size then, and most values get a wrong scale.
     """
     headers = (header_of(path)[1] for path in sorted(folder.glob("*.safetensors")))
+    # As transformers takes them where the config says nothing.
     blocks = (_settings(folder) or {}).get("weight_block_size") or (128, 128)
     try:
         shapes = {name: each["shape"] for header in headers for name, each in header.items()}

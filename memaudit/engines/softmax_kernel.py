@@ -32,6 +32,7 @@ def take_in(
     n_positions, n_columns = tiles[0].shape
     # Not in place: a warp could write what a slower one has not read yet.
     after_KN = torch.empty_like(before_KN)
+    # Triton launches on the current device, which may be another than theirs.
     with torch.cuda.device_of(after_KN):
         kernel[(n_positions,)](
             tiles[0], tiles[-1], target_ids_N, before_KN, after_KN,
@@ -51,6 +52,7 @@ def kernel(
     """Take a tile in; of a single model `of_reference` is not read."""
     position = tl.program_id(0).to(tl.int64)
     own = (tl.load(target_ids + position) - start).to(tl.int32)
+    # Each row of the statistics lies n_positions numbers behind the one before.
     tile, before, after = position * n_columns, before + position, after + position
     exp, _, moved, mass = _take_in_row(
         logits + tile, before, after, own, n_positions, n_columns, NOTHING, BLOCK
@@ -72,6 +74,8 @@ def _take_in_row(
 ):
     """Return exp of the shifted logits, these, how far the shift moved, and the mass before."""
     columns = tl.arange(0, BLOCK)
+    # The last tile is narrower than a block. exp(NOTHING) is 0, and so is its product with NOTHING,
+    # where that of -inf would be NaN.
     logit = tl.load(row + columns, mask=columns < n_columns, other=NOTHING)
     is_here = (own >= 0) & (own < n_columns)
     found = tl.load(row + own, mask=is_here, other=0.0).to(tl.float64)
@@ -82,6 +86,7 @@ def _take_in_row(
     moved = tl.load(before) - largest
     shifted = logit - largest.to(tl.float32)
     exp = tl.exp(shifted)
+    # What is carried on is float64, as loaded; sums over the tile are float32: see head.take_in.
     mass = tl.load(before + 3 * n_positions)
     moment = tl.exp(moved) * (tl.load(before + 4 * n_positions) + mass * moved)
     tl.store(after, largest)

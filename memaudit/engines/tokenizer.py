@@ -66,7 +66,7 @@ def rust_errors_told() -> Iterator[None]:
         raise ModelError(
             f"the tokenizer fails: {type(error).__name__} in the library that runs it",
             hint="get tokenizer.json again from where the model comes from",
-        ) from None
+        ) from None  # a traceback would show its words
 
 
 class Tokenizer:
@@ -97,6 +97,7 @@ class Tokenizer:
         if type(self._tokenizer).__module__.startswith("transformers_modules"):
             raise pickle.PicklingError("code of its own")
         key = hashlib.sha256(content).hexdigest()
+        # Out of band where the pickler can: the bytes are not copied then.
         return _unpacked, (pickle.PickleBuffer(content), key)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -244,6 +245,7 @@ class Tokenizer:
                 starts = [start for start, _ in encoded["offset_mapping"][i]]
                 places = [tuple(bisect_left(starts, edge) for edge in span) for span in spans]
             else:
+                # Without offsets: an edge is behind as many tokens as the text before it has alone.
                 places = [
                     tuple(len(self._encoded([texts[i][:edge]])["input_ids"][0]) for edge in span)
                     for span in spans
@@ -280,6 +282,7 @@ class Tokenizer:
             return self._tokenizer(
                 texts,
                 add_special_tokens=False,
+                # A tokenizer.json may bring truncation of its own, and would cut a text in silence.
                 truncation=False,
                 padding=False,
                 return_attention_mask=False,
@@ -410,11 +413,14 @@ class Tokenizer:
             sorted(self.special_tokens.items()),
             self.bos_token_id,
             self.rules,
+            # What code does to a text is in no file, and a tokenizer that is not fast tells no
+            # rules.
             self.probe_ids,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+# Of a process: every piece of work that it gets brings the same bytes.
 _UNPACKED: dict[str, Tokenizer] = {}
 
 

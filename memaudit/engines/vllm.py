@@ -99,6 +99,7 @@ class VllmEngine(OutsideEngine[Body]):
         """Return (N, H) the hidden states that predict a window's tokens, one after the other."""
         found = body.hidden_states(prompts)
         for hidden_TH, prompt in zip(found, prompts, strict=True):
+            # With a place more or less, scores would be those of other tokens.
             expected = (len(prompt), body.head.weight.shape[1])
             if tuple(hidden_TH.shape) != expected:
                 raise ModelError(
@@ -212,6 +213,7 @@ def _let_go(loaded: LoadedModel, options: VllmOptions) -> tuple[Head, ModelLimit
     untyped: Any = loaded.model
     untyped.to("meta")
     if torch.cuda.is_available():
+        # torch keeps what is freed, and vLLM asks the device how much is there.
         torch.cuda.empty_cache()
     return head, limits
 

@@ -58,6 +58,7 @@ def why_not(models: Sequence[LoadedModel], options: ModelOptions) -> str | None:
     """
     if options.trust_remote_code:
         return "code of the model's own is run by transformers alone"
+    # Files first: to look at them needs no import of vLLM, which takes seconds.
     for model in models:
         if refusal := _why_not_files(model):
             return refusal
@@ -177,6 +178,7 @@ def _start(
             _lay_out(loaded, Path(folder))
             run = load(folder, settings)
     except _VLLM_RAISES as error:
+        # What it says may be shown here: it has seen no window yet.
         text = safe_text(" ".join(str(error).split()), _SHOWN_ERROR)
         raise VllmRefusedError(
             f"vLLM refuses {shown_path(loaded.source)}: {type(error).__name__}: {text}",
@@ -225,8 +227,8 @@ def _settings(
         "max_num_batched_tokens": step_tokens,
         "max_num_seqs": n_sequences,
         "tensor_parallel_size": options.tensor_parallel,
-        "load_format": "safetensors",
-        "generation_config": "vllm",
+        "load_format": "safetensors",  # and never a pickle
+        "generation_config": "vllm",  # no penalties or the like of the model's own
         # A cache would make scores depend on what was asked before; a window that is cut in two
         # would be rounded differently.
         "enable_prefix_caching": False,
@@ -239,9 +241,10 @@ def _settings(
     }
     if not on_cpu:
         return settings | {"gpu_memory_utilization": options.gpu_memory_share}
+    # By itself vLLM on a CPU takes gigabytes for this cache; the windows of a step need far less.
     n_blocks = n_sequences * -(-n_tokens // _BLOCK_TOKENS) + 2
     n_layers, n_heads, head_size = _attention_shape(config)
-    n_numbers = 2 * n_layers * n_heads * head_size * n_blocks * _BLOCK_TOKENS
+    n_numbers = 2 * n_layers * n_heads * head_size * n_blocks * _BLOCK_TOKENS  # keys and values
     n_bytes = n_numbers * getattr(torch, dtype).itemsize
     return settings | {"block_size": _BLOCK_TOKENS, "kv_cache_memory_bytes": n_bytes}
 
@@ -259,7 +262,8 @@ def _load_pooling(folder: str, settings: dict[str, Any]) -> HiddenStates:
 
     # The activation of this pooler would scale hidden states to length 1.
     pooler = vllm.config.PoolerConfig(task="token_embed", use_activation=False)
-    settings = settings | {"hf_overrides": {"head_dtype": "model"}}  # of what a pooler gives
+    # A pooler gives float32 else: of a bfloat16 model the same numbers in twice the memory.
+    settings = settings | {"hf_overrides": {"head_dtype": "model"}}
     llm = vllm.LLM(folder, runner="pooling", convert="embed", pooler_config=pooler, **settings)
     params = vllm.PoolingParams(use_activation=False)
     kept: list[Tensor] = []
@@ -278,7 +282,7 @@ def _load_pooling(folder: str, settings: dict[str, Any]) -> HiddenStates:
         outputs = llm.encode(inputs, params, pooling_task="token_embed", use_tqdm=False)
         found = [output.outputs.data for output in outputs]
         found = [kept[int(each)] if each.ndim == 0 else each for each in found]
-        kept.clear()
+        kept.clear()  # places are counted from 0 in each call
         return found
 
     return run
@@ -288,6 +292,8 @@ def _load_generating(folder: str, settings: dict[str, Any]) -> PromptLogprobs:
     from vllm import LLM, SamplingParams
 
     llm = LLM(folder, runner="generate", **settings)
+    # The two best: where the own token is one of them, the other is its rival. In flat lists without
+    # texts the second costs no time.
     params = SamplingParams(
         max_tokens=1, temperature=0.0, prompt_logprobs=2, flat_logprobs=True, detokenize=False
     )
@@ -325,6 +331,7 @@ def _settled() -> Iterator[None]:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     logger = logging.getLogger("vllm")
     if not logger.handlers:
+        # Without any, Python writes warnings to the terminal.
         logger.addHandler(logging.NullHandler())
     set_num_threads = torch.set_num_threads
     try:

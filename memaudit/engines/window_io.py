@@ -27,11 +27,13 @@ class ModelLimits:
 
     def check(self, what: str, n_tokens: int, lowest: int, highest: int) -> None:
         """Raise a `ModelError` for what is too long, or holds ids that the model does not have."""
+        # Predictions beyond its positions are worthless, and nothing else would say so.
         if self.n_positions is not None and n_tokens > self.n_positions:
             raise ModelError(
                 f"{what} {n_tokens} tokens, {self.name} reads at most {self.n_positions}",
                 hint="choose a shorter prefix or suffix",
             )
+        # Such an id would end the process on a GPU; a negative one would read another row.
         if lowest < 0 or highest >= self.n_rows:
             raise ModelError(
                 f"token ids run from {lowest} to {highest}, "
@@ -42,6 +44,7 @@ class ModelLimits:
 
 def limits_of(model: "PreTrainedModel", n_rows: int) -> ModelLimits:
     """Return the limits of a model whose head has `n_rows` rows."""
+    # A model that reads pictures, too, keeps the limits of its text in a config of their own.
     n_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return ModelLimits(type(model).__name__, n_positions, n_rows)
 
@@ -78,6 +81,7 @@ def split_scores(
     Raises:
         ModelError: a score is not finite.
     """
+    # No comparison with NaN holds: a broken model would pass for one that recites nothing.
     if not np.isfinite(scores_CN).all():
         raise ModelError(
             "a score is not a finite number: weights are broken, or too large for the dtype",
