@@ -74,6 +74,7 @@ class _Careful(click.Command):
         return found
 
 
+# A UserDict: `get` and `values` of a plain dict would go round `__getitem__`.
 class _Imported(UserDict[str, Any]):
     """Commands by name; `module:function` becomes the command when somebody asks for it."""
 
@@ -145,9 +146,9 @@ class Command(_Careful):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the command line, unless a model or the corpus is named twice and one would be left out."""
-        # Read once more: what click makes of it no longer tells how often an option was
-        # given.
+        # Read once more: what click makes of it no longer tells how often an option was given.
         parser = self.make_parser(ctx)
+        # A shell that asks for completions has half a command line, which may be wrong so far.
         order = [] if ctx.resilient_parsing else parser.parse_args([*args])[2]
         for param in order:
             is_one = not param.multiple and getattr(param, "metavar", "") in ("MODEL", "CORPUS")
@@ -164,6 +165,7 @@ class Command(_Careful):
             value = ctx.params.get(param.name or "")
             for part in value if isinstance(value, tuple) else (value,):
                 try:
+                    # Bytes that are no UTF-8 arrive as lone surrogates: no file can hold them.
                     str(part if isinstance(part, str | os.PathLike) else "").encode()
                 except UnicodeEncodeError:
                     raise click.BadParameter(
@@ -216,6 +218,7 @@ class FiniteRange(click.FloatRange):
     ) -> float:
         """Return the number, if it is one."""
         number: float = click.FLOAT.convert(value, param, ctx)
+        # Before the range: a comparison with nan is false, so no range refuses it.
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number.", param, ctx)
         checked: float = super().convert(number, param, ctx)
@@ -239,6 +242,7 @@ class DeviceType(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name of a device, whether or not this machine has it."""
+        # Whether it is there only torch can say, and a typo must not wait for its import.
         if not re.fullmatch(r"auto|cpu|split|cuda(:\d{1,3})?", str(value)):
             self.fail(f"{value!r} is not one of auto, cpu, cuda, cuda:1, split.", param, ctx)
         return str(value)
@@ -250,6 +254,7 @@ def variables_used(context: click.Context) -> Iterator[str]:
         source = context.get_parameter_source(param.name or "")
         if source is not click.core.ParameterSource.ENVIRONMENT:
             continue
+        # The parameter's name and the option's: both are listened to.
         for called in (param.name or "", param.opts[0].lstrip("-").replace("-", "_")):
             variable = f"{context.auto_envvar_prefix}_{called.upper()}"
             if os.environ.get(variable):
@@ -338,6 +343,7 @@ class Shown:
 def _shown_run(run: Path) -> str:
     """Return a run's name, with the rows that it says it has; those are not checked yet."""
     try:
+        # Nobody vouches for the file yet, so it is read within bounds, and anything may be in it.
         found = json.loads(read_content(run / "manifest.json", 1_048_576))
         return f"{shown_path(run)} ({found['manifest']['inputs']['rows']:,} rows)"
     except (OSError, ValueError, TypeError, LookupError, RecursionError):

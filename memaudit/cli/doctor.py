@@ -41,6 +41,7 @@ def doctor(context: click.Context, shown: Shown) -> int:
         ),
     )  # fmt: skip
     shown.tell(found.document(), page)
+    # Not 1, which means that a gate has failed.
     return 0 if found.is_well else 2
 
 

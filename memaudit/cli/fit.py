@@ -49,6 +49,7 @@ _FEATURE_SETS = ("teacher", "teacher+student", "teacher+baseline")
 )
 def wanted(**values: Any) -> dict[str, Any]:
     """Return the fields of `FitOptions`, as they are declared: the card says the command in that order."""
+    # A bundle collects its parameters from the last to the first.
     return dict(reversed(values.items()))
 
 

@@ -82,6 +82,7 @@ _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
         "--allow-custom-classifier",
         "Accept probabilities of a classifier that does not come with memaudit.",
         is_flag=True,
+        # None, not False, unless it is given: False would overrule the policy file.
         default=None,
     ),
 )
@@ -232,11 +233,13 @@ def gate(  # noqa: PLR0913  one for each kind of evidence
         from memaudit.runs.run import read_run
         from memaudit.runs.signature import read_public_keys
 
+        # Before the run is read: a typo in a policy, and a key that is missing, are found at once.
         held_to, key = _policy(**limits), _key(baseline, outputs)
         keys = tuple(chain.from_iterable(map(read_public_keys, verify_keys)))
         inputs = check.GateInputs(verification, data, baseline, key, rescoring, keys)
         run = read_run(run_folder)
         result = replace(check.check_gate(run, held_to, inputs), variables=outputs.variables())
+    # Whatever the verdict: a project that starts with findings writes them down here.
     if outputs.write_baseline is not None and key is not None:
         identity.write_baseline(outputs.write_baseline, run, key)
     if outputs.write_policy is not None:
@@ -274,6 +277,7 @@ def _key(baseline: Path | None, outputs: Outputs) -> bytes | None:
     """
     from memaudit.gate.identity import one_time_key, read_key
 
+    # The folder of a run is hashed on the spot, and needs no key of the project.
     reads = baseline is not None and not baseline.is_dir()
     if baseline is not None and reads and not baseline.exists():
         shown = shown_path(baseline)
@@ -324,7 +328,9 @@ def _tell_action(result: "GateResult", outputs: Outputs, rendered: Render) -> No
         outputs.write(folder / f"gate.{kind}", rendered(kind))
     values: dict[str, object] = {"verdict": result.verdict, "flagged": result.counts["flagged"]}
     files = {"report": folder / "report.html", "sarif": folder / "gate.sarif"}
+    # A step before makes the report; where it could not, nothing points to it.
     values |= {name: path for name, path in files.items() if path.is_file()}
+    # A closed pipe, and a full disk behind it, are found before the verdict is told.
     sys.stdout.flush()
     _append("GITHUB_OUTPUT", "".join(f"{name}={value}\n" for name, value in values.items()))
 

@@ -32,12 +32,14 @@ NOT_FOR_A_GATE = (
 )  # fmt: skip
 """Packages that a gate is installed without: see `requirements-gate.txt`."""
 
+# What click takes for true, in any case.
 _YES = ("1", "true", "t", "yes", "y", "on")
 _NOT_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """What the machine lacks can be met at any line, also of a library: no traceback helps."""
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS)
 """What is wrong with a name, or with the right to use it, is the user's to mend as well."""
 
+# Text, not modules: the help of the group must import none of them.
 _COMMANDS = {
     "demo": ("demo:demo", "Copy a small corpus and teacher to try memaudit on."),
     "diff": ("report:diff", "Show how two runs differ."),
@@ -78,6 +80,7 @@ def cli(*, core_dumps: bool) -> None:
     Every option can also be set by a variable such as MEMAUDIT_PREDICT_TEACHER. Exit codes:
     0 done, 1 a gate failed, 2 error, 130, 141 and 143 stopped by Ctrl-C, a closed pipe, SIGTERM.
     """
+    # Once allowed, forbidding does nothing: who reads a corpus forbids them again.
     if core_dumps:
         allow_core_dumps()
     forbid_core_dumps()
@@ -100,12 +103,14 @@ def completion(shell: str) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return the exit code of the process."""
+    # Before click parses: what it refuses is told as a document too.
     as_json = _wants_json(arguments)
     # Closed by whoever started us: the next file that is opened would take its place.
     if sys.stdout is None:
         return _fail("standard output is closed", "send it to a file or to /dev/null", False)
     try:
         code = _invoke(arguments)
+    # Before ClickException, which it is too: the help is shown, and no error.
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else error.message, err=True)
         code = ERROR
@@ -122,6 +127,7 @@ def run(arguments: Sequence[str]) -> int:
     except Stopped as error:
         code = _fail(error.message, error.hint, as_json, code=error.exit_code)
     except BaseException as error:  # a panic of a library in Rust is no Exception
+        # Not by BrokenPipeError: a worker that has gone away raises it, too.
         code = _abandon_stdout() if _nobody_reads() else _crash(error, as_json)
     return code
 
@@ -132,6 +138,7 @@ def _invoke(arguments: Sequence[str]) -> int:
     asked = not arguments and {"COMP_WORDS", "COMP_CWORD"} <= os.environ.keys()
     variable = VARIABLE if asked else ""
     try:
+        # Not standalone: click would print errors by itself, and end with 1 at Ctrl-C.
         code = cli.main(
             list(arguments), prog_name="memaudit", standalone_mode=False, complete_var=variable
         )
@@ -164,6 +171,7 @@ def _crash(error: BaseException, as_json: bool) -> int:
         if error.errno in _BAD_NAMES:
             hint = "check the path and the permissions"
         return _fail(message, hint, as_json)
+    # Not Python's own: the message of an error may quote a row of the corpus.
     click.echo(inert(traceback_of(error)), err=True, nl=False)
     message = f"internal error: {type(error).__name__}"
     return _fail(message, "please report it with the lines above", as_json)
@@ -180,6 +188,7 @@ def _fail(message: str, hint: str | None, as_json: bool, *, code: int = ERROR) -
             click.echo(json_text({"error": error, "schema_version": 1}))
             sys.stdout.flush()
     except OSError:
+        # Nobody can be told any more, but the exit code still says it.
         return _abandon_stdout() if _nobody_reads() else code
     return code
 

@@ -130,6 +130,7 @@ def model_options(
 def prepare_libraries(*, offline: bool) -> None:
     """Set the variables that the hub's packages and torch read when they are imported."""
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    # Only if the user has not chosen otherwise: who looks for a fault wants torch's warnings.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if offline:
         names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -252,6 +253,7 @@ def corpus_stem(source: str) -> str:
     # `owner/name` is a hub id unless such a folder is there.
     is_hub_id = stem == source and source.count("/") == 1 and not Path(source).exists()
     name = stem.replace("/", "--") if is_hub_id else Path(stem).name
+    # No dot or hyphen at the start: such a folder is hidden, or read as an option.
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "corpus"
 
 

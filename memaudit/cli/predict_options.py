@@ -44,6 +44,7 @@ def _folder_for_kernels() -> Path:
     folder = caches / "memaudit" / "kernels"
     with output_errors(folder):
         caches.mkdir(parents=True, exist_ok=True)
+        # One by one: with `parents=True` those above would get the usual rights.
         for made in (folder.parent, folder):
             made.mkdir(mode=0o700, exist_ok=True)
     return folder
@@ -93,6 +94,8 @@ def models(
     return Models(teacher, student, baseline, classifier, options.model_options(**load))
 
 
+# A file of kilobytes can unpack to terabytes, and one line can be all of it: a corpus from
+# outside is read within the last three bounds.
 corpus = options.corpus(
     options.corpus_option(
         "--streaming/--no-streaming",

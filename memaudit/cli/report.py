@@ -99,6 +99,7 @@ def report(  # noqa: PLR0913  one for each option
     with shown.reading(run):
         if tokenizer:
             options.prepare_libraries(offline=False)
+        # Here, so that neither help nor the first word waits for numpy and pyarrow.
         from memaudit.reports.annex import annex_page, read_release
         from memaudit.reports.report import read_report
         from memaudit.reports.report_page import report_page, result_page

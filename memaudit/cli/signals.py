@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+# No Exception: a library that catches those must not swallow Ctrl-C.
 class Stopped(BaseException):
     """A signal arrived."""
 
@@ -56,6 +57,7 @@ def raise_if_stopped() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    # From here on the next signal ends at once: what unwinds may hang.
     leave_at_signals()
     _arrived[:] = [number]
     raise Stopped(number)

@@ -246,6 +246,7 @@ def verify(  # noqa: PLR0913  one for each group of options
     _require_one_way(models, distilled, dry_run=dry_run, keep_models=study["keep_models"])
     from memaudit.verification.examples import VerificationOptions
 
+    # To sample is what was asked for, so without a temperature it is at 1, not greedy.
     if objective.kind == "sampled" and not loss["labels"].settings:
         loss["labels"] = LabelSampling(1.0, loss["labels"].top_p)
     chosen = VerificationOptions(
@@ -264,6 +265,7 @@ def verify(  # noqa: PLR0913  one for each group of options
     from memaudit.labels import PARTS
     from memaudit.runs.signature import read_signing_key, sign_folder
 
+    # Before hours of training: a package or a key that is missing is found now.
     require_tracker(log_to)
     key = None if sign is None else read_signing_key(sign)
     given |= {"predictions": predictions, "out": out}

@@ -33,6 +33,7 @@ KEY_BYTES = 32
 _MAX_KEY_BYTES = 1024
 _MAX_BASELINE_BYTES = 1 << 30  # about 100 bytes for each distinct example
 _FORMAT = 2
+# 128 bits: of a billion examples no two share a hash by chance.
 _HASH_BYTES = 16
 _EXACT = ("zlib_entropy", "suffix_zlib_entropy", "zlib_ratio")
 _STEPS = {
@@ -85,6 +86,7 @@ def read_key(path: Path, *, create: bool) -> bytes:
         content = read_small(path, _MAX_KEY_BYTES) if path.is_file() else b""
     with suppress(ValueError):
         key = bytes.fromhex(content.decode("ascii", errors="replace").strip())
+        # An empty key, or a short one, would make hashes that anybody can make.
         if len(key) == KEY_BYTES:
             return key
     raise UsageError(
@@ -99,6 +101,7 @@ def window_hashes(risks: Risks, windows: Sequence[int], key: bytes) -> tuple[lis
     X = risks.X[np.asarray(windows, dtype=np.int64)][:, columns]
     exact, scaled = X[:, : len(_EXACT)], X[:, len(_EXACT) :] / np.array(list(_STEPS.values()))
     hashes: list[list[str]] = []
+    # One key has several uses: `person` keeps a hash of one of them from passing for another.
     for person, offset in ((b"row\0", 0.0), (b"row\1", 0.5)):
         # Adding 0 makes one zero of -0.0 and 0.0.
         rows = np.hstack([exact, np.floor(scaled + offset)]) + 0.0

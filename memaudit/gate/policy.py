@@ -222,6 +222,7 @@ def policy_text(policy: GatePolicy) -> str:
 
 
 def _find_policy(folder: Path) -> EffectivePolicy:
+    # Whoever adds files can add the one that comes first: only a pinned digest keeps that out.
     for name in ("memaudit.toml", "pyproject.toml"):
         path = folder / name
         if path.is_file():
@@ -237,6 +238,7 @@ def _read_policy(path: Path) -> EffectivePolicy:
     try:
         content = read_small(path, MAX_POLICY_BYTES)
         document = tomllib.loads(content.decode())
+    # Deep nesting ends the parser in a RecursionError.
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(
@@ -254,6 +256,7 @@ def _read_policy(path: Path) -> EffectivePolicy:
             f"{where}: {safe_text(str(error)[:1].lower() + str(error)[1:])}",
             hint="see the keys and their values in the documentation of the gate",
         ) from error
+    # Of the whole file, as `sha256sum` gives it, and not of the section alone.
     return EffectivePolicy(policy, where, hashlib.sha256(content).hexdigest())
 
 

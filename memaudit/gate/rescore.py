@@ -60,6 +60,7 @@ def read_again(run: Run, source: str, asked: Rescoring) -> Iterator[ReadAgain]:
             hint="give the same models with --teacher and --reference",
         )
     model = ModelOptions(
+        # The name of an engine says its number format, and so how much rounding is allowed.
         dtype="bfloat16" if "bfloat16" in inputs.engine else "float32",
         add_special_tokens=corpus_options(run, source).add_special_tokens,
     )
@@ -114,6 +115,7 @@ def rescore(run: Run, source: str, asked: Rescoring) -> int:
         whole = RunFolder(run.folder, run.manifest).plan
         stored = read_matrix(whole)[:, [whole.features.index(name) for name in plan.features]]
         # By a seed that nobody knows before: who forges a run cannot tell which will be looked at.
+        # What a cascade left out has no scores that could agree.
         scored = np.flatnonzero(~np.isnan(stored).any(axis=1))
         n_again = min(asked.windows, len(scored))
         chosen = np.sort(np.random.default_rng().choice(scored, size=n_again, replace=False))
@@ -144,13 +146,16 @@ def _differences(
     plan: ChunkPlan, stored: NDArray[np.float64], again: NDArray[np.float64], tolerance: float
 ) -> NDArray[np.bool_]:
     """Return (n, n_features) which features differ by more than rounding."""
+    # Relative above 1 and absolute below: near 0 rounding alone is a large part of a value.
     is_near = np.abs(stored - again) <= tolerance * np.maximum(1, np.abs(again))
+    # Not `> tolerance`: a comparison with NaN is false, so a forged NaN would agree.
     differs: NDArray[np.bool_] = ~(is_near & np.isfinite(again))
     # Where two tokens tie, another one may come first: a token more or less, and whether all are
     # first only if it was close.
     is_close = np.abs(again[:, plan.features.index("teacher_suffix_min_margin")]) <= tolerance
     for column, name in enumerate(plan.features):
         if name.endswith("suffix_argmax_rate"):
+            # One token of the suffix more or less, and half of one for rounding.
             near = np.abs(stored[:, column] - again[:, column]) <= 1.5 / plan.shape.suffix_len
             is_equal = (stored[:, column] == 1) == (again[:, column] == 1)
             differs[:, column] &= ~(near & (is_equal | is_close))

@@ -52,6 +52,7 @@ _EXIT_CODES: dict[Verdict, int] = {"pass": 0, "fail": 1, "inconclusive": 2}
 
 def found_share(n_windows: int) -> float:
     """Return what share of forged windows so many random ones would have shown, at 95 %."""
+    # (1 - share) ** n = 0.05, for the share: about 3 / n, the rule of three.
     return float(1 - 0.05 ** (1 / max(1, n_windows)))
 
 

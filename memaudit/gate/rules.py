@@ -64,6 +64,7 @@ def judged(run: Run) -> Judged:
 def _settings(inputs: RunInputs) -> Iterator[tuple[str, object]]:
     """Yield what no other key of a policy speaks of, by the names of predict's options."""
     corpus, answers, exposure = inputs.corpus, inputs.answers, inputs.exposure
+    # Sorted: the order of --map changes nothing that is scored, and must not break a policy.
     columns = sorted(entry for entry in corpus.get("mapping") or () if entry[:5] != "text=")
     yield "add-special-tokens", corpus.get("add_special_tokens", "auto")
     yield "config-name", corpus.get("config") or "none"
@@ -80,6 +81,7 @@ def _settings(inputs: RunInputs) -> Iterator[tuple[str, object]]:
 def run_date(run: Run) -> str | None:
     """Return when the summary beside the run says that it was made."""
     try:
+        # Anybody can edit a summary: a date that is signed takes the place of this one.
         document = read_summary(run.folder)
         if document["run"] != run.manifest.inputs.fingerprint:
             return None
@@ -298,6 +300,7 @@ def _expected(policy: GatePolicy, limit: float, evidence: Evidence) -> RuleResul
     if policy.expected_bound == "mean":
         message = f"{mean}, {allowed}; compared: the mean, as the policy says"
         return _result("MEM002", expected.mean, limit, message)
+    # Before the bound is asked for: no evidence brings a mean beyond the limit below it again.
     if not expected.mean <= limit:
         message = f"{mean}, {allowed}; compared: the mean, and the upper bound is higher still"
         return _result("MEM002", expected.mean, limit, message)
@@ -330,6 +333,7 @@ def _verified(limit: int, evidence: Evidence) -> RuleResult:
     )
     if verified.is_sample:
         message += ", and only a sample was trained on"
+    # A sample in which nothing is found says nothing about the rest.
     otherwise: Verdict = "inconclusive" if verified.is_sample else "pass"
     return _result("MEM004", n_found, limit, message, otherwise=otherwise)
 
@@ -339,6 +343,7 @@ def sensitive_rows(policy: GatePolicy, run: Run) -> NDArray[np.bool_]:
     found = run.sensitivity
     if found is None or (policy.max_sensitive is None and policy.max_secrets is None):
         return np.zeros(run.n_rows, dtype=np.bool_)
+    # Secrets are sensitive as well, so the wider question covers both.
     if policy.max_sensitive is None:
         return found.secrets_at_risk(run.is_flagged)
     return found.sensitive_at_risk(run.is_flagged)

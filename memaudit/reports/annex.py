@@ -75,6 +75,7 @@ def read_release(path: Path | None) -> Release:
     try:
         document = tomllib.loads(read_small(path, MAX_POLICY_BYTES).decode())
         return msgspec.convert(document.get("release", {}), Release)
+    # Deep nesting ends the TOML parser in a RecursionError.
     except (OSError, ValueError, RecursionError) as error:  # msgspec's is a ValueError
         raise UsageError(
             f"{shown_path(path)}: the section [release] cannot be read: {safe_text(str(error))}",
@@ -211,6 +212,7 @@ def _sampled(report: Report) -> Iterator[tuple[Sentence, ...]]:
             yield what, "no", f"run 'memaudit verify{option}'"
         else:
             n = max(found, key=int)
+            # The search follows the likeliest near texts alone: its count is a lower bound.
             least = "at least " if option else ""
             yield what, "tested", f"{least}{found[n]:,} examples in {int(n):,} samples of each"
 

@@ -52,6 +52,7 @@ def with_card_section(card: str, run: Run) -> str:
         UsageError: its metadata is no YAML, or its comments do not mark one section.
     """
     try:
+        # With an empty block of metadata: of a card without any the hub's package logs a warning.
         parsed = DatasetCard(card if card.startswith("---") else f"---\n{{}}\n---\n{card}")
     except (ValueError, yaml.YAMLError) as error:
         raise UsageError(
@@ -59,6 +60,7 @@ def with_card_section(card: str, run: Run) -> str:
             hint="mend the YAML between the two lines '---'",
         ) from error
     found = parsed.data.get("tags") or []
+    # YAML may hold one tag without a list.
     tags = [found] if isinstance(found, str) else list(found)
     parsed.data["tags"] = tags + [tag for tag in TAGS if tag not in tags]
     parsed.text = _with_section(parsed.text, card_section(run))
@@ -71,6 +73,7 @@ def _with_section(text: str, section: str) -> str:
         return f"{text.rstrip()}\n\n{section}".lstrip("\n")
     before, _, rest = text.partition(_START)
     _, _, after = rest.partition(_END)
+    # What lies between marks out of order may be the user's own words: nothing is replaced.
     if n_marks != (1, 1) or _END in before:
         raise UsageError(
             "the dataset card does not have one section of memaudit, from one comment to the other",

@@ -57,6 +57,7 @@ class Axis:
         """Return where a value lies, from 0 to 1."""
         if self.is_log:
             return math.log1p(max(0.0, value)) / (math.log1p(self.high) or 1.0)
+        # Where nothing is expected the axis ends at 0.
         return value / (self.high or 1.0)
 
 
@@ -160,6 +161,7 @@ def draw_alone(chart: Chart) -> bytes:
 
 def draw_bar(bar: Bar) -> str:
     """Return a bar, or a dot with its interval, for a cell of a table."""
+    # Not read aloud: the number stands beside it.
     root = Element("svg", {"class": "bar", "aria-hidden": "true", "focusable": "false"})
     share = f"{100 * min(1.0, max(0.0, bar.share)):.2f}%"
     kind = "risk" if bar.is_risk else "calm"
@@ -253,6 +255,7 @@ class _Canvas:
         if curve.upper:
             around = self._path((*curve.upper, *curve.lower[::-1]))
             _add(plot, "path", d=f"{around}Z", class_="band")
+        # Its stroke does not scale: stretched with the plot, it would be thicker across than down.
         line = self._path(curve.points)
         _add(plot, "path", d=line, class_="curve", vector_effect="non-scaling-stroke")
 

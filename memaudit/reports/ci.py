@@ -23,6 +23,8 @@ _WITHOUT_LINES = (".parquet", ".arrow", ".feather")
 MAX_RESULTS = 1000
 """Code scanning shows 5,000 of a run; nobody reads that many."""
 
+# A rule such as MEM005 names no example: without a result of its own its failure would show
+# nowhere in code scanning.
 _SUMMARY = "MEM000"
 _CORPUS = "corpus"
 """What is pointed to when neither the policy nor the corpus is a file."""
@@ -81,6 +83,7 @@ class SourceRoot:
         if self.moved is not None and self.moved[0] and name.startswith(self.moved[0]):
             name = self.moved[1] + name.removeprefix(self.moved[0])
         top = PurePosixPath(self.folder)
+        # By name alone: a corpus that is a link out of the top still has its place below it.
         places = [PurePosixPath(os.path.normpath(Path(here, name))) for here in self.here or ("/",)]
         inside = [place for place in places if place.is_relative_to(top)]
         # Not Path's own: names are from the run, and of one that is too long it cannot be asked.
@@ -88,6 +91,7 @@ class SourceRoot:
             return there[0].relative_to(top)
         # Its end is looked for below the top: what comes before is of another machine or folder.
         parts = [part for part in PurePosixPath(name).parts if part != "/"]
+        # With one of them a name could lead out of the repository.
         if ".." not in parts:
             for start in range(len(parts)):
                 end = PurePosixPath(*parts[start:])
@@ -145,6 +149,8 @@ def find_location(address: str, root: SourceRoot) -> Location | None:
         return None
     path = root.path(shown_path(name))
     has_lines = not any(ending in path.name.lower() for ending in _WITHOUT_LINES)
+    # Anything may stand behind the colon: `isdigit` takes '²' too, which `int` refuses, and
+    # Python raises at thousands of digits.
     is_number = place.isascii() and place.isdigit() and len(place) < 10
     return Location(str(path), max(1, int(place)) if has_lines and is_number else 1)
 
@@ -152,13 +158,17 @@ def find_location(address: str, root: SourceRoot) -> Location | None:
 def render_sarif(result: GateResult, *, root: SourceRoot) -> str:
     """Return the findings, worst first and at most 1,000, and one summary."""
     failed = {rule.id for rule in result.failed}
+    # Findings of these rules carry the id of their level, MEM001, and are errors if one is broken.
     if failed & {"MEM002", "MEM006", "MEM007"}:
         failed.add("MEM001")
     findings = [_result(finding, failed, result, root) for finding in result.findings]
     run: dict[str, Any] = {
         "tool": {"driver": _driver()},
+        # Code scanning takes the part before the last slash for a category: an upload replaces
+        # the earlier one of the same category, and not those of other tools.
         "automationDetails": {"id": "memaudit/gate/"},
         "columnKind": "utf16CodeUnits",
+        # True whatever the verdict: False is for a tool that did not come to its end.
         "invocations": [{"executionSuccessful": True, "exitCode": result.exit_code}],
         "results": [_summary(result, root), *findings[: MAX_RESULTS - 1]],
     }
@@ -214,6 +224,7 @@ def _result(
             f"{percent(finding.probability)}; {_plain(safe_text(finding.reason))}."
         },
         "locations": [_physical(location)],
+        # By it a reader of several documents knows a finding again after its row has moved.
         "partialFingerprints": {"memauditRow/v1": str(finding.fingerprint)},
         # SARIF ranks from 0 to 100.
         "rank": round(100 * finding.probability, 3),
@@ -231,6 +242,7 @@ def _summary(result: GateResult, root: SourceRoot) -> dict[str, Any]:
         "message": {
             "text": _plain(safe_text(f"{result.n_findings:,} examples in all; {said}.", 4000))
         },
+        # Code scanning asks for a place in a file, also where the corpus as a whole is meant.
         "locations": [_physical(_policy_location(result, root))],
         "partialFingerprints": {"memauditRow/v1": "summary"},
     }
@@ -247,6 +259,7 @@ def _policy_location(result: GateResult, root: SourceRoot) -> Location:
 
 
 def _physical(location: Location) -> dict[str, Any]:
+    # A URI without a leading slash is taken from the top of the repository; with one it leaves it.
     uri = quote(location.path.removeprefix("/"), safe="/")
     region = {"startLine": location.line}
     return {"physicalLocation": {"artifactLocation": {"uri": uri or _CORPUS}, "region": region}}
@@ -254,6 +267,7 @@ def _physical(location: Location) -> dict[str, Any]:
 
 def _plain(text: str) -> str:
     """Return text in which nothing is read as a link or a placeholder."""
+    # SARIF reads `[text](1)` as a link to a place and `{0}` as a placeholder, in plain text too.
     for letter in "[]{}":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return text
@@ -282,7 +296,9 @@ def render_junit(result: GateResult) -> str:
         ]
         ElementTree.SubElement(suite, "system-out").text = "\n".join(lines)
     ElementTree.indent(suites)
+    # ElementTree escapes markup. It does not escape what XML has no place for: `_xml` does.
     content: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
+    # Jobs print such a file when it says that something failed: no line of it may be a command.
     return inert(content.decode() + "\n")
 
 
@@ -297,6 +313,8 @@ def render_annotations(result: GateResult, *, root: SourceRoot) -> str:
     broken = result.failed + result.inconclusive
     said = "; ".join(f"{rule.id} {rule.message}" for rule in broken) or "every rule passes"
     lines = [f"::{kind} title=memaudit gate::{_data(f'{result.verdict}: {said}', 2000)}"]
+    # One less, for the verdict is an annotation too. A gate that passes points at nothing: marks
+    # on what is allowed teach people to look away.
     for finding in result.findings[: MAX_ANNOTATIONS - 1] if result.verdict != "pass" else ():
         lines.append(_annotation(finding, root))
     return "\n".join(lines) + "\n"
@@ -319,4 +337,5 @@ def _annotation(finding: Finding, root: SourceRoot) -> str:
 
 def _data(text: str, max_len: int = 1000) -> str:
     shown = inert(safe_text(text, max_len))
+    # The percent sign first: the escapes of the other two begin with one.
     return shown.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

@@ -28,6 +28,8 @@ from memaudit.text import shown_path
 SCHEMA_VERSION = 1
 """Of the JSON document; goes up when a reader of the old one would misread."""
 
+# What two runs are compared for. PARTS_OF_ROWS must agree: else probabilities of different
+# parts of a row would stand side by side as one that changed.
 _MAY_DIFFER = ("teacher", "teacher_digest", "objective", "temperature", "alpha")
 _SMALLEST_CHANGE = 0.001
 """Of a probability; what changes less is rounding."""
@@ -110,6 +112,7 @@ def compare_runs(first: Run, second: Run) -> Difference:
     """
     settings = _settings(first, second)
     ids = [run.rows.column("id").to_pylist() for run in (first, second)]
+    # Of the same texts a place is as good as an id: row 5 is row 5 in both.
     if first.manifest.inputs.texts_digest != second.manifest.inputs.texts_digest:
         for run, its in zip((first, second), ids, strict=True):
             _require_ids(run, its)
@@ -124,6 +127,7 @@ def compare_runs(first: Run, second: Run) -> Difference:
 
     def changes(which: NDArray[np.bool_]) -> tuple[Change, ...]:
         places = np.flatnonzero(which)
+        # Stable, so that equal changes keep the order of the corpus, and two calls agree.
         places = places[np.argsort(-np.abs(q - p)[places], kind="stable")]
         return tuple(Change(ids[0][here[i]], float(p[i]), float(q[i])) for i in places.tolist())
 
@@ -158,6 +162,7 @@ def _settings(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
         for key in _MAY_DIFFER
         if getattr(one, key) != getattr(other, key)
     }
+    # By digest: two classifiers of one name may be fitted on different students.
     digests = first.manifest.classifier.digest, second.manifest.classifier.digest
     names = first.manifest.classifier.name, second.manifest.classifier.name
     return found if digests[0] == digests[1] else {**found, "classifier": names}

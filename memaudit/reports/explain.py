@@ -120,6 +120,7 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the page, in a frame of its own."""
+        # In a frame: the style of the page would else apply to the whole notebook.
         page = escape(render_html(explanation_page(self)))
         return f'<iframe srcdoc="{page}" title="Explanation" width="100%" height="640"></iframe>'
 
@@ -163,6 +164,7 @@ def explain_row(run: Run, named: str) -> Explanation:
             hint="a row without a score has no probability to explain",
         )
     window = int(run.worst_windows[row])
+    # Features and what is sensitive are kept of scored rows alone: its place among those.
     scored = int(run.is_scored[:row].sum())
     classifier, probability = run.manifest.classifier, float(run.probabilities[row])
     start, contributions = _contributions(run, window)
@@ -178,6 +180,7 @@ def explain_row(run: Run, named: str) -> Explanation:
         classifier=classifier.name,
         probability=probability,
         threshold=classifier.threshold,
+        # Not from the probability: one that has rounded to 1 has no log-odds.
         log_odds=start + math.fsum(one.log_odds for one in contributions),
         start=start,
         contributions=contributions,
@@ -203,6 +206,7 @@ def find_row(run: Run, named: str) -> int:
     for is_it in (
         pc.equal(run.rows.column("id"), named),
         pc.equal(addresses, named),
+        # From a slash on: 'b.jsonl:5' must not find 'ab.jsonl:5'.
         pc.ends_with(addresses, f"/{named}"),
     ):
         if not len(found):

@@ -104,6 +104,7 @@ def _findings(result: "GateResult", n_findings: int, *, is_short: bool) -> Table
     """Return the worst examples; if short, without what is the same in every row."""
     listed = result.findings[:n_findings]
     shared = commonprefix([finding.address for finding in listed])  # noqa: RUF071  may be s3://
+    # Up to a slash: names that only begin alike stay whole.
     folder = shared[: shared.rfind("/") + 1] if is_short else ""
     has_levels = not is_short or len({finding.level for finding in listed}) > 1
     rows = []

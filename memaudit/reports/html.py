@@ -37,6 +37,7 @@ def render_html(page: Page) -> str:
         autoescape=True,
         # Of a plain text alone: what is markup, made of safe text by a macro, stays as it is.
         finalize=lambda value: safe_text(value, len(value)) if type(value) is str else value,
+        # A misspelt name in the template is an error, and no empty place in a report.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -50,7 +51,8 @@ def render_html(page: Page) -> str:
         page=page,
         style=Markup(style),
         script=Markup(script),
-        # Nothing is loaded but its own style and script, told by their hashes.
+        # Nothing is loaded but its own style and script, told by their hashes: with a nonce the
+        # same page would have other bytes each time.
         policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'",
         draw=lambda chart: Markup(draw(chart)),

@@ -49,6 +49,7 @@ def cut(text: str, max_bytes: int) -> str:
     """Return as many whole lines as fit."""
     if len(text.encode()) <= max_bytes:
         return text
+    # Whole lines: one that is cut may leave a code span open, and its text would be markup.
     kept, size = [], 0
     for line in text.splitlines(keepends=True):
         size += len(line.encode())
@@ -89,6 +90,7 @@ def _table(table: Table) -> Iterator[str]:
 
 
 def _rows(names: list[str], rules: list[str], rows: list[list[str]]) -> Iterator[str]:
+    # GitHub takes lines for a table only below a row of names, be they empty.
     yield f"| {' | '.join(names)} |"
     yield f"|{'|'.join(rules)}|"
     yield from (f"| {' | '.join(row)} |" for row in rows)
@@ -117,6 +119,7 @@ def _inline(sentence: Sentence) -> str:
 def _escaped(text: str) -> str:
     """Return our own text with what Markdown would read as markup written out."""
     return "".join(
+        # `@` would notify a person, `&` begins an entity and `~` strikes out.
         f"\\{character}" if character in "\\`*_[]<>|&@~" else character
         for character in safe_text(text, len(text))
     )

@@ -41,6 +41,7 @@ def path_name(path: object) -> Words:
 
 def model_name(model: str, kind: Kind = "") -> Words:
     """Return the name of a model, without the folders that it lies in."""
+    # `.` and `/` have no name of their own.
     return name(PurePath(model).name or model, kind)
 
 

@@ -39,6 +39,7 @@ OWN = "this classifier"
 
 _N_BINS = 20
 _N_BUDGETS = 64
+# The curve of what is dropped ends where this share of the risk is left: beyond it is flat.
 _REST_SHARE = 0.02
 _COUNTED = re.compile(r"occurs \d+ times")
 
@@ -137,6 +138,7 @@ def read_card(path: Path, digest: str) -> Card | None:
         return None
     methods = {method: _figures(metrics) for method, metrics in document["test"].items()}
     own = {OWN: methods.pop(OWN)}
+    # A method without this figure comes last.
     none = Figure(-1.0, None)
     by_value = sorted(methods.items(), key=lambda item: -(item[1].get("pr_auc", none).value or 0.0))
     runs = [
@@ -266,6 +268,7 @@ def read_report(  # noqa: PLR0913  one for each option of the command
     report = replace(make_report(run, n_worst=n_worst, verified=verified), warnings=warnings)
     if policy:
         inputs = GateInputs(verification=verification, data=data)
+        # The page lists the worst itself: of the gate it shows verdict and rules alone.
         gate = check_gate(run, effective_policy(policy, {}), inputs, n_worst=0)
         report = replace(report, gate=gate)
     if data:
@@ -340,6 +343,7 @@ def remedies(run: Run) -> tuple[Remedy, ...]:
     risks, texts = run.risks, run.risks.texts
     is_flagged = texts.probabilities >= risks.classifier.threshold
     n_copies = np.zeros(len(risks.X), dtype=np.int64)
+    # Not `+=`: it would count a window once that several texts share.
     np.add.at(n_copies, texts.windows[is_flagged], texts.copies[is_flagged] - 1)
     gone = np.flatnonzero(n_copies)
     windows, n_texts = np.unique(texts.windows, return_counts=True)
@@ -359,6 +363,7 @@ def remedies(run: Run) -> tuple[Remedy, ...]:
         Remedy("drop all examples at risk", "filter", run.n_rows - n_flagged, without),
     ]
     objective = run.manifest.inputs.objective
+    # A higher temperature makes labels softer: less is memorized, and no example goes.
     warmer = replace(objective, temperature=2 * objective.temperature)
     if objective.kind == "soft" and (expected := risks.expected_if(warmer)) is not None:
         t = f"{warmer.temperature:g}"

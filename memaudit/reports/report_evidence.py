@@ -88,6 +88,7 @@ def _methods(card: Card) -> Table:
             low, high = (
                 (found.interval.low, found.interval.high) if found.interval else (None, None)
             )
+            # The first one is this classifier: its bar alone stands out.
             bar = Bar(found.value or 0.0, is_risk=not rows, low=low, high=high)
             text, detail = words.figure(found.value, 2), words.figure_range(found, 2)
             rows.append((method, Cell(bar=bar), Cell(text=text, detail=detail)))
@@ -124,6 +125,7 @@ def _calibration_chart(runs: tuple[StudyRun, ...]) -> Chart:
         description=f"{len(runs)} dots on logarithmic scales, close to the diagonal where as many "
         "were memorized as expected. The numbers are in the table below.",
         caption="Each dot is a distillation. Above the line more was memorized than expected.",
+        # Both axes end alike: only then the diagonal is where as many were found as expected.
         x=counted_log("examples expected", highest, with_thirds=True),
         y=counted_log("examples found", highest, with_thirds=True),
         marks=tuple(Dot(run.expected, run.found, f"{run.name}: {said}") for run, said in dots),
@@ -214,6 +216,7 @@ def extraction_sets(result: VerificationResult) -> list[tuple[str, tuple[str, ..
 
 def _sets(result: VerificationResult) -> Table:
     sets = extraction_sets(result)
+    # What nobody recites is most of a corpus: with a bar of its own it would flatten all others.
     most = max(1, *(n for _, roles, n in sets if roles))
     return Table(
         title="Which models recite the same examples",

@@ -255,6 +255,7 @@ def _histogram_chart(report: Report, bins: tuple[Bin, ...]) -> Chart:
         f"{reached}, where risk begins.",
         caption="The scale is logarithmic: each step up is ten times as many examples.",
         x=shares("probability of being memorized"),
+        # Most rows lie near 0: on an even scale the few at risk would have no height.
         y=counted_log("examples", max(each.rows for each in bins)),
         marks=(*pillars, Rule(across=threshold, label=f"at risk from {reached}")),
     )

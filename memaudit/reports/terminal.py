@@ -37,7 +37,9 @@ _STYLES = {
     "risk": "bold red",
 }
 _GAP = 2
+# A longer silence looks like a hang, and a line for each chunk would bury the log of a day.
 _SECONDS_A_LINE = 10.0
+# Padding may end in the code that closes a style: only its spaces may go.
 _PADDING = re.compile(r"(?:[ ]|\x1b\[[0-9;]*m)+$", re.MULTILINE)
 
 
@@ -51,6 +53,8 @@ def print_page(page: Page, stream: TextIO | None = None, *, color: str = "auto")
     """
     stream = sys.stdout if stream is None else stream
     console = make_console(stream, color)
+    # Captured, not printed: two harmless pieces side by side can be a command for a CI log, so
+    # `inert` has to see the whole.
     with console.capture() as captured:
         console.print(_text(page.verdict))
         if page.lead:
@@ -89,6 +93,7 @@ def make_console(stream: TextIO, color: str) -> Console:
 def _text(sentence: Sentence, style: str = "") -> Text:
     text = Text(style=style, overflow="fold")
     for piece in pieces(sentence):
+        # At full length: what is too long was cut where the page was made.
         text.append(safe_text(piece.text, len(piece.text)), _STYLES.get(piece.kind, ""))
     return text
 
@@ -103,6 +108,7 @@ def _drawn(block: Block, width: int) -> Iterator[RenderableType]:
             rows: tuple[tuple[Sentence | Cell, ...], ...] = block.rows
             columns = (Column(breaks="nowhere"), Column(is_number=True), Column(kind="quiet"))
             yield _grid(Table(columns=columns, rows=rows), width)
+        # A chart, and the folded table of its numbers, have no case: a terminal leaves them out.
         case Table() if not block.is_folded:
             grid = _grid(block, width)
             if block.title:
@@ -125,6 +131,7 @@ def _grid(table: Table, width: int) -> Grid:
             justify="right" if column.is_number else "left",
             style=_STYLES.get(column.kind, ""),
             width=size,
+            # Rich would put an ellipsis: half of an id finds no row, and half of a path no file.
             overflow="fold",
         )
     for row in cells:
@@ -150,6 +157,7 @@ def _widths(columns: tuple[Column, ...], cells: list[list[Text]], width: int) ->
     wanted, needed = [], []
     for i, column in enumerate(columns):
         texts = [row[i] for row in cells]
+        # Cells, not characters: a Chinese letter is two cells wide.
         whole = max(
             (cell_len(line) for text in texts for line in text.plain.split("\n")), default=0
         )
@@ -198,13 +206,16 @@ def show_progress(
     console = make_console(sys.stderr, color)
     if quiet:
         yield lambda progress: None
+    # A dumb terminal cannot move its cursor, so it gets lines, as a log does.
     elif console.is_terminal and console.is_interactive:
         columns = (
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[numbers]}", markup=False),
         )
+        # Taken away at the end: what stays on the screen is the result.
         with Bars(*columns, console=console, transient=True) as bars:
+            # Without a total the bar only moves: nothing is counted yet.
             first = bars.add_task(start, total=None, numbers="") if start else None
 
             def hear(what: str, n: int) -> None:

@@ -52,6 +52,7 @@ def score_tokens(
         padded = read.windows.read(int(run.worst_windows[row]), 1)[0]
         window = without_padding(padded)
         (scores,) = read.engine.score([window])
+        # One by one: a text that is decoded whole does not say where a token ends.
         texts = read.tokenizer.decode([[int(each)] for each in window[1:]]) if with_text else None
     first_of_suffix = context_len(padded, run.manifest.inputs.shape)
     teacher, reference = scores.teacher, scores.reference
@@ -61,6 +62,7 @@ def score_tokens(
         if reference is not None:
             of_reference = _probability(reference, i)
         text = None if texts is None else texts[i]
+        # Score i is of token i + 1: nothing stands before the first to predict it from.
         is_suffix = i + 1 >= first_of_suffix
         tokens.append(WindowToken(i + 1, is_suffix, *_probability(teacher, i), *of_reference, text))
     return tuple(tokens)
@@ -77,6 +79,7 @@ def suffix_texts(
         CorpusError: the corpus cannot be read.
     """
     special = corpus_options(run, source).add_special_tokens
+    # The tokenizer alone: windows are cut and decoded without the teacher's weights.
     opened, _ = open_tokenizer(tokenizer, ModelOptions(add_special_tokens=special))
     suffixes = []
     with cut_again(run, source, opened) as windows:
@@ -89,6 +92,7 @@ def suffix_texts(
 
 
 def _probability(scores: TokenScores, i: int) -> tuple[float, bool]:
+    # Rounding may leave a log-probability a little above 0.
     return min(1.0, float(np.exp(scores.logprobs[i]))), bool(scores.is_argmax[i])
 
 

@@ -181,6 +181,7 @@ def _generation(result: VerificationResult) -> Table:
 
 def _comparison(found: Comparison) -> Table:
     recall, precision = found.recall, found.precision
+    # Without the spread between trainings the interval is too narrow, so it says what it covers.
     basis = "" if found.interval_covers_level else ", chance alone"
     rows = (
         (

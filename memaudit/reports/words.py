@@ -12,6 +12,7 @@ NOT_FAMILIAR = "Rows unlike those the classifier was trained on"
 READ_AS_ORDER = "Use the probabilities to rank rows, not as numbers."
 
 
+# By the name without the model's role, which `feature` puts in front.
 _FEATURES = {
     "log_temperature": "temperature of the soft labels",
     "cross_entropy_share": "share of cross-entropy in the loss",
