@@ -12,6 +12,7 @@ from memaudit.cli import options
 from memaudit.cli.command import Shown
 from memaudit.errors import MemauditError
 from memaudit.integrations.trackers import Tracker, log_scalars, require_tracker
+from memaudit.reports import words
 from memaudit.reports.predict import plan_page, status_page, summary_page
 from memaudit.reports.terminal import print_page
 from memaudit.runs.chunks import failure_error
@@ -53,8 +54,8 @@ def _next_steps(out: Path, source: str) -> str:
     lines = ["", "Next:", f"  memaudit report --run {run} --html report.html"]
     if Path(source).exists():  # a hub corpus or a pipe cannot be copied row by row
         data = shlex.quote(shown_path(source))
-        cleaned = f"cleaned{''.join(Path(source).suffixes[-2:])}"
-        lines.append(f"  memaudit filter --run {run} --data {data} --out {shlex.quote(cleaned)}")
+        cleaned = shlex.quote(words.cleaned_name(source))
+        lines.append(f"  memaudit filter --run {run} --data {data} --out {cleaned}")
         if len(lines[-1]) > 80:  # a terminal would break it inside a word
             lines[-1] = lines[-1].replace(" --out ", " \\\n    --out ")
     return "\n".join(lines)

@@ -245,9 +245,11 @@ def _read_policy(path: Path) -> EffectivePolicy:
             f"{where}: cannot be read as a policy: {safe_text(str(reason))}",
             hint="give a TOML file with a section [gate] or [tool.memaudit.gate]",
         ) from error
-    section = _section(document, where)
+    section = sections(document, where).get(_SECTION)
     if section is None:
         return EffectivePolicy(GatePolicy(), None, None)
+    if not isinstance(section, dict):
+        raise UsageError(f"{where}: expected {_SECTION} to be a section")
     _refuse_unknown(section, GatePolicy.__struct_encode_fields__, where)
     try:
         policy = msgspec.convert(section, GatePolicy)
@@ -260,8 +262,12 @@ def _read_policy(path: Path) -> EffectivePolicy:
     return EffectivePolicy(policy, where, hashlib.sha256(content).hexdigest())
 
 
-def _section(document: dict[str, Any], where: str) -> Mapping[str, Any] | None:
-    """Return the settings of the gate, if the file has any."""
+def sections(document: dict[str, Any], where: str) -> Mapping[str, Any]:
+    """Return the sections of memaudit in a file: all of it, or [tool.memaudit] beside other tools.
+
+    Raises:
+        UsageError: naming a section that memaudit does not have, or that stands where it must not.
+    """
     is_shared = "tool" in document or "project" in document or "build-system" in document
     if is_shared:
         if _SECTION in document:  # whoever reads the file may take it for the one that counts
@@ -274,10 +280,7 @@ def _section(document: dict[str, Any], where: str) -> Mapping[str, Any] | None:
             if not isinstance(document, dict):
                 raise UsageError(f"{where}: expected {name} to be a section")
     _refuse_unknown(document, (_SECTION, _RELEASE), where)
-    section = document.get(_SECTION)
-    if section is not None and not isinstance(section, dict):
-        raise UsageError(f"{where}: expected {_SECTION} to be a section")
-    return section
+    return document
 
 
 def _refuse_unknown(section: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:

@@ -139,7 +139,8 @@ def _differences(found: Judged, policy: GatePolicy) -> Iterator[str]:
         low, high = asked if isinstance(asked, tuple) else (asked, asked)
         if not low <= got <= high:
             yield f"{name} is {got:g}, not {_listed(asked)}"
-    for asked in set(policy.settings or ()) - set(found.settings):
+    # Sorted: a message that differs from call to call looks like another finding.
+    for asked in sorted(set(policy.settings or ()) - set(found.settings)):
         name, _, value = asked.partition("=")
         got = dict(entry.split("=", 1) for entry in found.settings).get(name, "nothing known here")
         yield f"{name} is {got}, not {value}"

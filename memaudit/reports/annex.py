@@ -8,7 +8,7 @@ import msgspec
 
 from memaudit.errors import UsageError
 from memaudit.files import read_small
-from memaudit.gate.policy import MAX_POLICY_BYTES
+from memaudit.gate.policy import MAX_POLICY_BYTES, sections
 from memaudit.reports import words
 from memaudit.reports.gate import gate_sentence
 from memaudit.reports.page import (
@@ -74,7 +74,8 @@ def read_release(path: Path | None) -> Release:
         return Release()
     try:
         document = tomllib.loads(read_small(path, MAX_POLICY_BYTES).decode())
-        return msgspec.convert(document.get("release", {}), Release)
+        found = sections(document, shown_path(path)).get("release", {})
+        return msgspec.convert(found, Release)
     # Deep nesting ends the TOML parser in a RecursionError.
     except (OSError, ValueError, RecursionError) as error:  # msgspec's is a ValueError
         raise UsageError(

@@ -41,7 +41,7 @@ SCHEMA_VERSION = 1
 _EQUALS = 10
 _TEXTS = ("text", "tokens")
 """Of the JSON document, the keys that may hold text of the corpus."""
-_TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+_TEMPERATURES = (2.0, 3.0, 4.0, 6.0, 8.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,8 @@ def _remedies(run: Run, window: int, occurrences: int, probability: float) -> li
     # Other rows may have the same wording.
     dropped = run.risks.probabilities_without(one, np.array([occurrences]))
     found = [Remedy("drop the row and its copies", float(dropped[0]))]
-    for left in (1, occurrences // 2):
+    # A set: half of two or three copies is one, too.
+    for left in sorted({1, occurrences // 2}):
         if 1 <= left < occurrences:
             n_gone = np.array([occurrences - left])
             after, _ = with_fewer_copies(run.risks, one, one, n_gone)
@@ -262,7 +263,7 @@ def _remedies(run: Run, window: int, occurrences: int, probability: float) -> li
         lowest, highest = classifier.feature_ranges[classifier.features.index("log_temperature")]
         for temperature in _TEMPERATURES:
             # The range may end at a logarithm that was rounded.
-            if temperature == 1.0 or not lowest <= math.log(temperature) <= highest + 1e-9:
+            if not lowest <= math.log(temperature) <= highest + 1e-9:
                 continue
             x[column] = math.log(temperature)
             after = classifier.predict_proba(x[[[names.index(n) for n in classifier.features]]])

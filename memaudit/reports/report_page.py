@@ -124,8 +124,9 @@ def _next_step(report: Report) -> Sentence:
     if not report.run.risks.n_flagged:
         return "Nothing is at risk. Hold the run to your limits with 'memaudit gate'."
     folder, corpus = report.run.folder, report.run.manifest.inputs.corpus.get("source", "CORPUS")
-    run, data = (shlex.quote(shown_path(path)) for path in (folder, corpus))
-    command = f"memaudit filter --run {run} --data {data} --out cleaned.jsonl"
+    parts = (folder, corpus, words.cleaned_name(corpus))
+    run, data, out = (shlex.quote(shown_path(path)) for path in parts)
+    command = f"memaudit filter --run {run} --data {data} --out {out}"
     return ("Remove copies or examples at risk, then predict again: ", name(command, max_len=4096))
 
 

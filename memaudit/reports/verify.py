@@ -1,6 +1,7 @@
 """The pages of `memaudit verify`: what really happened, and what it would cost to find out."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from memaudit.evaluation import Comparison
@@ -284,7 +285,8 @@ def students_page(results: Mapping[str, VerificationResult], out: Path) -> Page:
             ".",
         ),
         sections=(Section(blocks=(table, facts({"results": path_name(out)}))),),
-        notes=tuple(_notes(next(iter(results.values())))),
+        # Each once: one student may have another tokenizer, of which the others need no note.
+        notes=tuple(dict.fromkeys(chain.from_iterable(map(_notes, results.values())))),
     )
 
 

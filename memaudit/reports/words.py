@@ -1,6 +1,7 @@
 """How reports say numbers, and the sentences that several of them share."""
 
 from collections.abc import Mapping
+from pathlib import PurePath
 
 from memaudit.evaluation import Figure, Rate
 from memaudit.metrics import ExpectedCount
@@ -175,6 +176,11 @@ def not_a_guarantee(shape: WindowShape) -> str:
         "when it always picks the most likely token. It says nothing about paraphrases, other parts of "
         "the text, or random sampling."
     )
+
+
+def cleaned_name(source: str) -> str:
+    """Return a name for what a filter writes of a corpus, with the endings that it insists on."""
+    return f"cleaned{''.join(PurePath(source).suffixes[-2:])}"
 
 
 def duration(seconds: float) -> str:

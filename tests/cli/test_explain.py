@@ -48,6 +48,8 @@ def test_it_names_equals_and_what_would_help(folder, capsys):
     assert found["same_window"] == found["same_text"] == 2
     assert [one[0] for one in found["equals"]] == ["doc-20"]
     assert all(one["probability"] < found["probability"] for one in found["remedies"])
+    changes = [one["change"] for one in found["remedies"]]
+    assert len({*changes}) == len(changes)  # half of two copies is one copy
 
 
 def test_no_text_is_shown_unless_it_is_asked_for(folder, tmp_path, capsys):

@@ -240,6 +240,10 @@ def test_an_annex_says_what_was_not_tested_and_who_answers(folder, tmp_path, cap
     assert "This is evidence, not legal advice." in text
     assert "not given" in text
     assert "A. Example" in page.read_text()
+    shared = tmp_path / "pyproject.toml"  # where these sections belong to a tool
+    shared.write_text(policy.read_text().replace("[", "[tool.memaudit."))
+    assert memaudit([*given[:-2], str(shared), "--annex", str(tmp_path / "annex.md")]) == 0
+    assert "`A. Example`" in (tmp_path / "annex.md").read_text()
     policy.write_text(policy.read_text().replace("owner", "nobody"))
     assert memaudit([*given, str(page)]) == 2
     assert "personal-data" in capsys.readouterr().err

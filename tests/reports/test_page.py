@@ -14,7 +14,7 @@ from memaudit.reports.ci import SourceRoot, render_junit, render_sarif
 from memaudit.reports.markdown import render_markdown
 from memaudit.reports.page import Cell, Column, Page, Section, Table, Words, name, numbers
 from memaudit.reports.terminal import print_page
-from memaudit.reports.words import percent
+from memaudit.reports.words import cleaned_name, percent
 
 
 def page_of(rows):
@@ -104,6 +104,19 @@ def test_nothing_is_padded(color, monkeypatch):
 def test_what_is_not_certain_never_reads_as_certain(share, shown):
     """Nobody asks twice about 100.0%."""
     assert percent(share) == shown
+
+
+@pytest.mark.parametrize(
+    ("source", "cleaned"),
+    [
+        ("data/corpus.jsonl.gz", "cleaned.jsonl.gz"),
+        ("corpus.parquet", "cleaned.parquet"),
+        ("folder", "cleaned"),
+    ],
+)
+def test_the_next_command_names_an_output_that_filter_takes(source, cleaned):
+    """It refuses another ending than the corpus has: the reader would meet an error."""
+    assert cleaned_name(source) == cleaned
 
 
 def test_markdown_leaves_out_what_only_html_shows():

@@ -7,7 +7,7 @@ import pytest
 from memaudit.evaluation import Comparison, MissedExample, Rate
 from memaudit.labels import ROLES, GenerationCounts, LabelScan, NearVerbatim, VerificationResult
 from memaudit.reports.terminal import print_page
-from memaudit.reports.verify import estimate_page, verification_page
+from memaudit.reports.verify import estimate_page, students_page, verification_page
 from memaudit.verification.estimate import Estimate
 
 SETTINGS = {
@@ -160,6 +160,15 @@ def test_a_given_baseline_is_named(printed):
     models = {"teacher": "t", "student": "s", "baseline": "b"}
 
     assert "You gave the baseline" in printed(make_result(models=models))
+
+
+def test_notes_on_one_of_several_students_are_shown(tmp_path):
+    """Another tokenizer of the second student matters as much as one of the first."""
+    other = make_result(settings=SETTINGS | {"aligned": ["student"]})
+    page = students_page({"first": make_result(), "second": other}, tmp_path)
+
+    assert sum("Other tokenizers" in note for note in page.notes) == 1
+    assert len({*page.notes}) == len(page.notes)
 
 
 def test_an_estimate_says_what_it_rests_on(capsys, monkeypatch):
