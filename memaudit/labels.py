@@ -314,8 +314,7 @@ def _require_same_settings(result: VerificationResult, run: Run, where: str) -> 
     inputs, settings = run.manifest.inputs, result.settings
     expected = {
         "teacher_digest": inputs.teacher_digest,
-        "prefix_tokens": inputs.prefix_tokens,
-        "suffix_tokens": inputs.suffix_tokens,
+        **inputs.shape.settings,
         "objective": inputs.objective.kind,
         "temperature": inputs.objective.temperature,
         "cross_entropy_share": inputs.objective.cross_entropy_share,

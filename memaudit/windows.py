@@ -51,6 +51,11 @@ class WindowShape:
         """Tokens in a window."""
         return self.prefix_len + self.suffix_len
 
+    @property
+    def settings(self) -> dict[str, int]:
+        """By the names of the options, under which documents keep them."""
+        return {"prefix_tokens": self.prefix_len, "suffix_tokens": self.suffix_len}
+
 
 @dataclass(frozen=True, slots=True)
 class WindowChoice:

@@ -33,6 +33,7 @@ from memaudit.text import safe_text, shown_path
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from memaudit.corpus import CorpusOptions
     from memaudit.engines.tokenizer import Tokenizer
 
 _SHOWN_ERROR = 300
@@ -65,6 +66,10 @@ class ModelOptions:
     compiled: bool | None = False
     """Compile the body before it scores: faster afterwards, and needs a C++ compiler. None: `predict`
     finds out whether that pays, once for each run."""
+
+    def for_corpus(self, corpus: "CorpusOptions") -> "ModelOptions":
+        """Return them with what a corpus says of how its texts become tokens."""
+        return replace(self, add_special_tokens=corpus.add_special_tokens)
 
 
 DEFAULT_OPTIONS = ModelOptions()

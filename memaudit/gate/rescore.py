@@ -59,16 +59,13 @@ def read_again(run: Run, source: str, asked: Rescoring) -> Iterator[ReadAgain]:
             f"{shown_path(run.folder)}: the run {given}",
             hint="give the same models with --teacher and --reference",
         )
-    model = ModelOptions(
-        # The name of an engine says its number format, and so how much rounding is allowed.
-        dtype="bfloat16" if "bfloat16" in inputs.engine else "float32",
-        add_special_tokens=corpus_options(run, source).add_special_tokens,
-    )
+    # The name of an engine says its number format, and so how much rounding is allowed.
+    model = ModelOptions(dtype="bfloat16" if "bfloat16" in inputs.engine else "float32")
     sources = ModelSources(
         asked.teacher,
         asked.reference,
         plan.role,
-        AuditOptions(model=model),
+        AuditOptions(model=model.for_corpus(corpus_options(run, source))),
         digests=(inputs.teacher_digest, inputs.reference_digest),
     )
     engine, tokenizer = load_scorer(sources, 0)

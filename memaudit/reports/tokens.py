@@ -78,9 +78,9 @@ def suffix_texts(
         ModelError: there is no tokenizer.
         CorpusError: the corpus cannot be read.
     """
-    special = corpus_options(run, source).add_special_tokens
+    loading = ModelOptions().for_corpus(corpus_options(run, source))
     # The tokenizer alone: windows are cut and decoded without the teacher's weights.
-    opened, _ = open_tokenizer(tokenizer, ModelOptions(add_special_tokens=special))
+    opened, _ = open_tokenizer(tokenizer, loading)
     suffixes = []
     with cut_again(run, source, opened) as windows:
         for row in rows:

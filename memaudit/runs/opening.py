@@ -234,12 +234,11 @@ def open_request(
     reference = student or baseline
     role: ReferenceRole | None = "student" if student is not None else None
     corpus = replace(corpus_of(data), captured=fspath(teacher) == CAPTURED)
-    model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
     asked = ModelSources(
         fspath(teacher),
         None if reference is None else fspath(reference),
         role if baseline is None else "baseline",
-        replace(options, model=model),
+        replace(options, model=options.model.for_corpus(corpus)),
     )
     check_sources(asked)
     sources = settled_role(asked)
@@ -383,8 +382,7 @@ def _chosen_inputs(
         "feature_set": feature_set_name(role),
         "classifier_digest": asked.classifier.digest,
         "objective": options.objective,
-        "prefix_tokens": options.shape.prefix_len,
-        "suffix_tokens": options.shape.suffix_len,
+        **options.shape.settings,
         "windows": windows,
         "zlib": zlib_record(),
         "versions": software_versions(sensitive=options.sensitive),

@@ -149,7 +149,7 @@ def make_task(data: object, predictions: Path | None, options: VerificationOptio
     """
     told = None if predictions is None else read_predictions(predictions, options.shape)
     corpus = corpus_of(data)
-    model = replace(options.model, add_special_tokens=corpus.add_special_tokens)
+    model = options.model.for_corpus(corpus)
     options = replace(options, model=model, **({} if told is None else told.windows))
     return Task(corpus, told, options)
 
