@@ -24,6 +24,7 @@ def demo(folder: Path) -> None:
 
     They come with memaudit: nothing is downloaded. Then it says what to try.
     """
+    # Nothing is replaced: the folder may be somebody's own.
     if folder.is_dir() and any(folder.iterdir()):
         raise OutputError(
             f"{shown_path(folder)}: the folder is not empty",

@@ -114,6 +114,7 @@ def filter_(  # noqa: PLR0913  one for each option
     went, and FILE.manifest.json says what was done; neither holds text of the corpus. With
     --strategy excise, FILE.excised.parquet says what was cut.
     """
+    # Before the run is read: what does not go together is told at once.
     if out is None and not dry_run:
         raise UsageError("no --out is given", hint="say where to write to, or give --dry-run")
     if public and push_to_hub is None:

@@ -195,6 +195,7 @@ def effective_policy(
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         policy = msgspec.structs.replace(found.policy, **given)
+        # By hand: `replace` checks a struct only from msgspec 0.21 on, and 0.20 is allowed.
         policy.__post_init__()
     except ValueError as error:
         raise UsageError(str(error), hint="see 'memaudit gate --help'") from error
