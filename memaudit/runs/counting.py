@@ -38,7 +38,6 @@ _BYTES_PER_GRAM, _SHARED_BYTES_PER_GRAM = 60, 24
 """Of memory at the height of a pass, measured 39 to 56; of that in the table, which tasks share."""
 
 _TOKENS_AT_ONCE = 1 << 20
-_TOKEN = np.dtype("<i4")
 
 
 class RowTokens(NamelessFile):
@@ -51,14 +50,14 @@ class RowTokens(NamelessFile):
 
     def append(self, token_ids: NDArray[np.int32]) -> None:
         """Add rows after the others, `BETWEEN` after each."""
-        self._append(token_ids.astype(_TOKEN, copy=False).tobytes())
+        self._append(token_ids.tobytes())
 
     def parts(self) -> Iterator[NDArray[np.int32]]:
         """Yield some rows at a time, `BETWEEN` after each. Nothing may be kept meanwhile."""
         self._seek(0)
         rest: list[NDArray[np.int32]] = []
-        while block := self._file.read(_TOKENS_AT_ONCE * _TOKEN.itemsize):
-            tokens = np.frombuffer(block, dtype=_TOKEN)
+        while block := self._file.read(4 * _TOKENS_AT_ONCE):
+            tokens = np.frombuffer(block, dtype=np.int32)
             ends = np.flatnonzero(tokens == BETWEEN)
             if len(ends) == 0:  # a row is longer than a block
                 rest.append(tokens)

@@ -165,9 +165,10 @@ def read_rows(
         models.tasks() as tasks,
         RowLog(place) as rows,
         RowTokens(place, tasks) as tokens,
-        CapturedScores(choice, place) as captured,
+        CapturedScores(choice, place) as spool,
     ):
-        windows.captured = captured if models.is_captured else None
+        captured = spool if models.is_captured else None
+        windows.captured = None if captured is None else captured.read
         cuts = cut_rows(
             inputs.rows,
             models.tokenizer,
@@ -175,9 +176,10 @@ def read_rows(
             choice=choice,
             progress=progress,
             keep_tokens=tokens.append if asks_exposure(inputs) else None,
+            keep_captured=None if captured is None else captured.add,
             tasks=tasks,
         )
-        inputs = replace(inputs, models=models.told_by(windows.captured))
+        inputs = replace(inputs, models=models.told_by(captured))
         yield RowsRead(inputs, windows, rows, cuts, tokens)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, tee
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -29,9 +29,6 @@ from memaudit.windows import (
     windows_of,
     without_padding,
 )
-
-if TYPE_CHECKING:
-    from memaudit.runs.captured import CapturedScores
 
 
 class Tokenizer(Protocol):
@@ -108,8 +105,8 @@ class DistinctWindows(NamelessFile):
         self.exposure: NDArray[np.float64] | None = None
         """(n, 2) median and share of `Exposure`; NaN where they were not needed. None:
         they were not counted."""
-        self.captured: CapturedScores | None = None
-        """What was captured of each, where that stands for the teacher."""
+        self.captured: Callable[[int, int], NDArray[np.float32]] | None = None
+        """`CapturedScores.read`, where what was captured stands for the teacher."""
         self._leaders = array("q")
         self._occurrences = array("q")
 
@@ -321,7 +318,7 @@ class RowWindows:
         return kept
 
 
-def cut_rows(
+def cut_rows(  # noqa: PLR0913  # what is kept of a row goes to different places
     rows: Iterable[Example | BadRow],
     tokenizer: Tokenizer,
     kept: tuple[RowLog, DistinctWindows],
@@ -329,6 +326,8 @@ def cut_rows(
     choice: WindowChoice,
     progress: ReportProgress | None = None,
     keep_tokens: Callable[[NDArray[np.int32]], None] | None = None,
+    keep_captured: Callable[[NDArray[np.float32], int, tuple[Span, ...] | None, list[int]], None]
+    | None = None,
     tasks: Tasks = HERE,
 ) -> RowWindows:
     """Give every row its outcome and keep its windows.
@@ -340,6 +339,7 @@ def cut_rows(
         choice: which windows of a row are cut.
         progress: told how many rows are done, after each batch.
         keep_tokens: given the token ids of the rows that can be read, `BETWEEN` after each.
+        keep_captured: `CapturedScores.add`; called for each row with log-probabilities.
         tasks: where texts are tokenised and cut.
 
     Raises:
@@ -368,8 +368,8 @@ def cut_rows(
                 of_answers = answers is not None and choice.policy != "first"
                 counted_from = choice.shape.prefix_len if of_answers else 0
                 indices = [distinct.add(one, counted_from=counted_from) for one in windows]
-                if distinct.captured is not None and row.logprobs is not None:
-                    distinct.captured.add(row.logprobs, n_tokens, answers, indices)
+                if keep_captured is not None and row.logprobs is not None:
+                    keep_captured(row.logprobs, n_tokens, answers, indices)
                 outcome = _example_outcome(row, n_tokens, answers, len(windows), choice)
                 cuts.windows.extend(indices)
                 cuts.n_windows.extend([len(indices)] if indices else [])

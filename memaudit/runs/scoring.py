@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from memaudit.engines import Engine
-from memaudit.errors import ModelError
+from memaudit.errors import ModelError, OutputError
 from memaudit.features import (
     corpus_features,
     exposure_features,
@@ -24,8 +25,9 @@ from memaudit.features import (
 from memaudit.progress import ReportProgress, begin_stage, listening
 from memaudit.runs.chunks import SUFFIX_TOKENS, ChunkPlan, write_chunk
 from memaudit.runs.files import output_errors, remove_halves
-from memaudit.runs.folder import RunFolder, unscored_chunks
+from memaudit.runs.folder import WINDOWS, RunFolder, unscored_chunks
 from memaudit.runs.reading import DistinctWindows, Tokenizer
+from memaudit.runs.sealed_parquet import DamagedFileError
 from memaudit.scores import WindowScores, stack_scores
 from memaudit.sensitivity import (
     is_secret_at_risk,
@@ -33,10 +35,11 @@ from memaudit.sensitivity import (
     secret_argmax_rate,
     sensitivity_counts,
 )
-from memaudit.windows import context_len, without_padding
+from memaudit.text import shown_path
+from memaudit.windows import NO_TOKEN, context_len, without_padding
 
-if TYPE_CHECKING:
-    from memaudit.runs.shards import KeptWindows
+TOKEN = np.dtype("<i4")
+"""Of token ids in files of a run: one byte order, whatever machine wrote them."""
 
 _NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory", re.IGNORECASE)
 
@@ -78,9 +81,46 @@ class Session:
     """Distinct windows that were scored before."""
 
 
+@dataclass(frozen=True, slots=True)
+class KeptWindows:
+    """The distinct windows of a corpus, in a file that is open; as `DistinctWindows`, to be read."""
+
+    plan: ChunkPlan
+    """Of the run they belong to. Each chunk is a row group."""
+
+    file: pq.ParquetFile
+    occurrences: NDArray[np.int64]
+    exposure: NDArray[np.float64] | None
+    captured: None = None
+
+    def read(self, start: int, count: int) -> NDArray[np.int32]:
+        """Return the windows of a chunk: (count, window_len) token ids.
+
+        Raises:
+            OutputError: they are not what was written.
+        """
+        length = self.plan.shape.length
+        try:
+            group = self.file.read_row_group(start // self.plan.chunk_size, ["tokens"])
+            column = group.column(0).combine_chunks()
+            if len(column) != count or column.null_count:
+                raise DamagedFileError("another number of windows")
+            windows = np.frombuffer(
+                column.buffers()[1], TOKEN, count * length, column.offset * length * 4
+            )
+            if windows.min() < NO_TOKEN:
+                raise DamagedFileError("no tokens")
+        except (DamagedFileError, IndexError, OSError, ValueError, pa.ArrowException) as error:
+            raise OutputError(
+                f"{shown_path(self.plan.folder.with_name(WINDOWS))}: damaged",
+                hint="remove it, and give the same command again",
+            ) from error
+        return windows.reshape(count, length)
+
+
 def score_missing(
     run: RunFolder,
-    windows: "DistinctWindows | KeptWindows",
+    windows: DistinctWindows | KeptWindows,
     score: ScoreChunks,
     session: Session,
     progress: ReportProgress | None,
@@ -117,7 +157,7 @@ def score_missing(
 
 
 def chunks_to_score(
-    plan: ChunkPlan, windows: "DistinctWindows | KeptWindows", chunks: Sequence[int]
+    plan: ChunkPlan, windows: DistinctWindows | KeptWindows, chunks: Sequence[int]
 ) -> Iterator[ChunkWork]:
     """Yield the work for some chunks of a plan, as it is asked for."""
     occurrences, exposure = windows.occurrences, windows.exposure
@@ -126,8 +166,7 @@ def chunks_to_score(
         part = slice(indices.start, indices.stop)
         token_ids = windows.read(indices.start, len(indices))
         counted = None if exposure is None else exposure[part]
-        spool = windows.captured
-        told = None if spool is None else spool.read(indices.start, len(indices))
+        told = None if windows.captured is None else windows.captured(indices.start, len(indices))
         yield ChunkWork(chunk, token_ids, occurrences[part], counted, told)
 
 

@@ -10,14 +10,12 @@ The chunks of all shards, put together, are one run, which ends like any other.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from memaudit.corpus import CorpusOptions
 from memaudit.corpus.reader import corpus_stamp
@@ -48,7 +46,7 @@ from memaudit.runs.manifest import (
 from memaudit.runs.opening import AuditInputs, CorpusRead, declare, read_rows
 from memaudit.runs.reading import AnswerCounts, DistinctWindows
 from memaudit.runs.results import AuditResult, ReportOptions, write_results
-from memaudit.runs.scoring import Session, chunks_to_score, score_missing
+from memaudit.runs.scoring import TOKEN, KeptWindows, Session, chunks_to_score, score_missing
 from memaudit.runs.sealed_parquet import (
     DamagedFileError,
     copy_sealed,
@@ -57,46 +55,6 @@ from memaudit.runs.sealed_parquet import (
     sealed_writer,
 )
 from memaudit.text import shown_path
-from memaudit.windows import NO_TOKEN
-
-_TOKEN = np.dtype("<i4")
-
-
-@dataclass(frozen=True, slots=True)
-class KeptWindows:
-    """The distinct windows of a corpus, in a file that is open; as `DistinctWindows`, to be read."""
-
-    plan: ChunkPlan
-    """Of the run they belong to. Each chunk is a row group."""
-
-    file: pq.ParquetFile
-    occurrences: NDArray[np.int64]
-    exposure: NDArray[np.float64] | None
-    captured: None = None
-
-    def read(self, start: int, count: int) -> NDArray[np.int32]:
-        """Return the windows of a chunk: (count, window_len) token ids.
-
-        Raises:
-            OutputError: they are not what was written.
-        """
-        length = self.plan.shape.length
-        try:
-            group = self.file.read_row_group(start // self.plan.chunk_size, ["tokens"])
-            column = group.column(0).combine_chunks()
-            if len(column) != count or column.null_count:
-                raise DamagedFileError("another number of windows")
-            windows = np.frombuffer(
-                column.buffers()[1], _TOKEN, count * length, column.offset * length * 4
-            )
-            if windows.min() < NO_TOKEN:
-                raise DamagedFileError("no tokens")
-        except (DamagedFileError, IndexError, OSError, ValueError, pa.ArrowException) as error:
-            raise OutputError(
-                f"{shown_path(self.plan.folder.with_name(WINDOWS))}: damaged",
-                hint="remove it, and give the same command again",
-            ) from error
-        return windows.reshape(count, length)
 
 
 def check_prepared(place: Path, folder: Path, corpus: CorpusOptions) -> str:
@@ -216,7 +174,7 @@ def _prepare(
         schema = _schema(plan)
         with sealed_writer(run.folder / WINDOWS, schema, _metadata(run, stamp)) as writer:
             for work in chunks_to_score(plan, windows, range(plan.n_chunks)):
-                content = pa.py_buffer(work.windows.astype(_TOKEN).tobytes())
+                content = pa.py_buffer(work.windows.astype(TOKEN).tobytes())
                 tokens = pa.Array.from_buffers(schema.types[0], len(work.windows), [None, content])
                 exposure = [] if work.exposure is None else list(work.exposure.T)
                 writer.write_table(pa.table([tokens, work.occurrences, *exposure], schema=schema))
