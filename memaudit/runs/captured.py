@@ -12,13 +12,7 @@ from numpy.typing import NDArray
 
 from memaudit.corpus import BadRow, Example
 from memaudit.corpus.base import CAPTURED_WRONG, RowError, Span, refused
-from memaudit.engines.captured import (
-    CapturedRow,
-    Codec,
-    captured_engine,
-    find_codec,
-    own_and_rival,
-)
+from memaudit.engines.captured import CapturedRow, Codec, captured_engine, find_codec, own_and_rival
 from memaudit.engines.tokenizer import Tokenizer
 from memaudit.runs.chunks import ChunkPlan
 from memaudit.runs.files import NamelessFile

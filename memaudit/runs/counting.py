@@ -67,10 +67,7 @@ class RowTokens(NamelessFile):
 
 
 def count_missing(
-    run: RunFolder,
-    windows: DistinctWindows,
-    rows: RowTokens,
-    progress: ReportProgress | None,
+    run: RunFolder, windows: DistinctWindows, rows: RowTokens, progress: ReportProgress | None
 ) -> None:
     """Give the windows of a run their exposure, counted now or in an earlier session.
 
@@ -179,8 +176,7 @@ def _in_passes(
             next(of_full)
             if full
             else grams_of_suffixes(
-                without_padding(window)[None],
-                len(without_padding(window[plan.shape.prefix_len :])),
+                without_padding(window)[None], len(without_padding(window[plan.shape.prefix_len :]))
             )[0]
             for full, window in zip(is_full, token_ids, strict=True)
         ]

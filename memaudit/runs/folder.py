@@ -55,12 +55,7 @@ from memaudit.runs.manifest import (
     write_manifest,
 )
 from memaudit.runs.reading import RowLog, RowWindows
-from memaudit.runs.sealed_parquet import (
-    DamagedFileError,
-    copy_sealed,
-    is_whole,
-    sealed_writer,
-)
+from memaudit.runs.sealed_parquet import DamagedFileError, copy_sealed, is_whole, sealed_writer
 from memaudit.text import shown_path
 
 MANIFEST, ROWS, CHUNKS, LOCK = "manifest.json", "rows.parquet", "chunks", "lock"

@@ -393,10 +393,7 @@ def _load_pair(
 
 
 def _engine_here(
-    sources: ModelSources,
-    here: ModelOptions,
-    teacher: LoadedModel,
-    reference: LoadedModel | None,
+    sources: ModelSources, here: ModelOptions, teacher: LoadedModel, reference: LoadedModel | None
 ) -> Engine:
     """Return the engine that was asked for; with `auto`, vLLM if it runs the models exactly."""
     options = sources.options

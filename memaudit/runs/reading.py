@@ -23,12 +23,7 @@ from memaudit.errors import CorpusError
 from memaudit.exposure import BETWEEN
 from memaudit.progress import ReportProgress, begin_stage
 from memaudit.runs.files import NamelessFile
-from memaudit.windows import (
-    WindowChoice,
-    window_key,
-    windows_of,
-    without_padding,
-)
+from memaudit.windows import WindowChoice, window_key, windows_of, without_padding
 
 
 class Tokenizer(Protocol):

@@ -16,12 +16,7 @@ from numpy.typing import NDArray
 
 from memaudit.engines import Engine
 from memaudit.errors import ModelError, OutputError
-from memaudit.features import (
-    corpus_features,
-    exposure_features,
-    model_columns,
-    one_model_features,
-)
+from memaudit.features import corpus_features, exposure_features, model_columns, one_model_features
 from memaudit.progress import ReportProgress, begin_stage, listening
 from memaudit.runs.chunks import SUFFIX_TOKENS, ChunkPlan, write_chunk
 from memaudit.runs.files import output_errors, remove_halves
@@ -150,9 +145,7 @@ def score_missing(
     with output_errors(plan.folder):
         remove_halves(plan.folder)  # of workers that were killed at a commit
     return replace(
-        session,
-        scoring_seconds=time.monotonic() - started,
-        kept_windows=plan.n_windows - n_missing,
+        session, scoring_seconds=time.monotonic() - started, kept_windows=plan.n_windows - n_missing
     )
 
 
