@@ -43,6 +43,7 @@ def told_rows(
     Raises:
         CorpusError: it is not said.
     """
+    # The file is asked for at the first packed row: corpora of other layouts have none.
     codec = cache(lambda: find_codec(source))
     for row in rows:
         if isinstance(row, BadRow):
@@ -67,6 +68,7 @@ def _told(
         start = 0
     else:
         ids, answers = list(row.token_ids), row.answers
+        # What was captured counts a BOS in front. Windows are cut behind it.
         start = len(ids) - len(tokenizer.without_bos(ids))
     captured = CapturedRow(row.captured, len(ids), answers, codec, temperature)
     logprobs = own_and_rival(ids, captured.entries())
@@ -74,6 +76,7 @@ def _told(
     answers = _told_answers(answers, is_told)
     if answers == ():
         raise RowError("there is none of a token that is trained on")
+    # Windows by `first` are cut whatever the answers say, and may hold tokens without a capture.
     in_window = is_told[start:][choice.shape.prefix_len : choice.shape.length]
     if choice.policy == "first" and not in_window.all():
         raise RowError("there are none at the start of the row, leave out --windows first")
@@ -92,6 +95,7 @@ def _told_answers(
     is_answer = np.zeros(len(is_told), dtype=np.bool_)
     for start, end in [(0, len(is_told))] if answers is None else answers:
         is_answer[start:end] = True
+    # Of booleans `diff` tells where they change: starts and ends in turn.
     edges = np.flatnonzero(np.diff(is_answer & is_told, prepend=False, append=False))
     return tuple(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
@@ -141,10 +145,11 @@ class CapturedScores(NamelessFile):
         ):
             values = np.where(places == NO_TOKEN, np.float32(np.nan), logprobs[:, places])
             context = values[0, :prefix_len][places[:prefix_len] != NO_TOKEN]
+            # The first token of a window has no prediction, so nothing needs to be captured of it.
             self.lacks_context |= bool(np.isnan(context[1:]).any())
             suffix = values[:, prefix_len:]
-            # In float32, as margins are kept: the same window once more must not look
-            # better.
+            # In float32, as margins are kept: the same window once more must not look better. A
+            # short answer leaves NaN behind its end.
             margin = float(np.float32(np.nanmin(suffix[0] - suffix[1])))
             if index == len(self._margins):
                 self._append(values.tobytes())
@@ -153,7 +158,7 @@ class CapturedScores(NamelessFile):
                 self._margins[index] = margin
                 self._seek(index * self._n_bytes)
                 self._append(values.tobytes())
-                self._file.seek(0, 2)
+                self._file.seek(0, 2)  # the next new window goes to the end
 
     @property
     def _n_bytes(self) -> int:
@@ -177,6 +182,7 @@ def score_captured(
             values[:, window != NO_TOKEN]
             for window, values in zip(work.windows, work.captured, strict=True)
         ]
+        # No model is shared between chunks: what an engine tells lies in the chunk itself.
         engine = captured_engine(windows, captured, tokenizer.n_ids)
         score_chunk(plan, engine, tokenizer, work)
         yield work.number

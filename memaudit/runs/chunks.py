@@ -132,6 +132,7 @@ def sort_chunks(plan: ChunkPlan, chunks: Iterable[int]) -> tuple[list[int], list
     for chunk in chunks:
         try:
             read_chunk(plan, chunk)
+        # An `OutputError` is passed on: a disk that fails for a moment must not cost its chunks.
         except FileNotFoundError:
             missing.append(chunk)
         except DamagedFileError:
@@ -146,6 +147,8 @@ def read_matrix(plan: ChunkPlan, without: Collection[int] = ()) -> NDArray[np.fl
         DamagedFileError, FileNotFoundError, OutputError: as for `read_chunk`.
     """
     chunks = [chunk for chunk in range(plan.n_chunks) if chunk not in without]
+    # Zeros for what is left out: NaN says that a prefilter spared a window, and no classifier
+    # takes it. `read_run` gives the rows of such windows the outcome `error`.
     X = np.zeros((plan.n_windows, len(plan.features)))
     # Column by column over many chunks: their small arrays, one by one, would take far longer.
     # Not over all: a chunk as a table takes several times the memory of its features.
@@ -172,6 +175,7 @@ def positions(places: NDArray[np.int64]) -> pa.Array:
 
 def _read_table(plan: ChunkPlan, chunk: int) -> pa.Table:
     path = plan.path(chunk)
+    # A chunk that was not scored yet is no fault of the disk.
     if not path.exists():
         raise FileNotFoundError(path)
     with output_errors(path, "read"), open_sealed(path, plan.metadata(chunk)) as file:
@@ -196,6 +200,7 @@ def write_failure(plan: ChunkPlan, chunk: int, reason: str) -> None:
     Raises:
         OutputError: it cannot be written.
     """
+    # Bound to its run and number: a marker that was copied would turn rows into errors.
     failure = _Failure(plan.fingerprint, chunk, reason)
     with committed_file(_marker(plan, chunk), clear=False) as stream:
         stream.write(msgspec.json.encode(_FailureFile(_digest(failure), failure)) + b"\n")
@@ -217,7 +222,8 @@ def read_failures(plan: ChunkPlan, chunks: Collection[int]) -> dict[int, str]:
         if path.exists() and not plan.path(chunk).exists():
             with output_errors(path, "read"):
                 content = read_content(path, _MAX_MARKER_BYTES)
-            with suppress(ValueError):
+            # Whoever can write here may nest brackets without end.
+            with suppress(ValueError, RecursionError):
                 found = msgspec.json.decode(content, type=_FailureFile)
                 failure, its_own = found.failure, (plan.fingerprint, chunk)
                 is_whole = found.digest == _digest(failure)

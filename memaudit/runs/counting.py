@@ -58,6 +58,8 @@ class RowTokens(NamelessFile):
         rest: list[NDArray[np.int32]] = []
         while block := self._file.read(4 * _TOKENS_AT_ONCE):
             tokens = np.frombuffer(block, dtype=np.int32)
+            # Cut behind a row only: a gram across a cut would be lost, and a row with a gram on
+            # both sides of one would count twice.
             ends = np.flatnonzero(tokens == BETWEEN)
             if len(ends) == 0:  # a row is longer than a block
                 rest.append(tokens)
@@ -75,10 +77,12 @@ def count_missing(
         OutputError: it cannot be read or written.
     """
     plan = run.plan
+    # The features of a chunk hold its exposure: only what is still to be scored needs counts.
     if plan.epochs is None or not unscored_chunks(run):
         return
 
     path = run.folder / EXPOSURE
+    # A shard counts for its own windows, and has NaN for all others.
     metadata = {"memaudit.run": plan.fingerprint, "memaudit.shard": str(run.manifest.shard)}
     if not is_whole(path, metadata):
         count_exposure(plan, run.own_chunks, windows, rows, progress)
@@ -107,6 +111,7 @@ def count_exposure(
     at_once = grams_at_once(rows.tasks.shared_bytes)
     for indices, hashes, n_grams in _in_passes(plan, chunks, windows, at_once):
         counts = GramCounts(hashes)
+        # Tasks share the table, which never changes. The sums are kept here.
         for counted in rows.tasks.map(counts.table.count, rows.parts()):
             counts.add_counted(*counted)
             report(done, n_windows)
@@ -139,6 +144,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
     found = [1024 * _number_in(root / "proc/meminfo", "MemAvailable:")]
     cgroups = root / "proc/self/cgroup"
     for line in cgroups.read_text().splitlines() if cgroups.exists() else ():
+        # `0::/name` in version 2 of cgroups, `4:memory:/name` in version 1.
         _, controllers, name = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
@@ -149,6 +155,7 @@ def available_memory(root: Path = Path("/")) -> int | None:
             else ("memory.max", "memory.current")
         )
         # In a container the name may be that of the host: then the mount is the container's own.
+        # The limits of all groups above hold, too.
         for folder in (mount / name[1:], *(mount / name[1:]).parents):
             with suppress(OSError, ValueError):  # not there, or `max`
                 free = int((folder / limit).read_text()) - int((folder / usage).read_text())
@@ -170,6 +177,7 @@ def _in_passes(
     for chunk in chunks:
         part = plan.windows_of(chunk)
         token_ids = windows.read(part.start, len(part))
+        # Full windows split at one place and go together. Padded ones have lengths of their own.
         is_full = (token_ids != NO_TOKEN).all(axis=1)
         of_full = iter(grams_of_suffixes(token_ids[is_full], plan.shape.suffix_len))
         found = [

@@ -47,6 +47,7 @@ def open_path(value: str) -> Path:
     if not separator:
         return Path(value)
     if scheme == "file":
+        # A folder after all, with rename, sync and locks.
         return Path(unquote(urlsplit(value).path))
     extra = "gs" if scheme in ("gs", "gcs") else "s3"
     try:
@@ -89,6 +90,7 @@ def uploaded(path: Path, *, is_new: bool) -> Iterator[BinaryIO]:
         FileExistsError: there is one.
         OutputError: it cannot be put there.
     """
+    # A seal is written into a file when all else is there, and an object cannot be changed.
     with tempfile.NamedTemporaryFile() as stream:
         yield stream  # type: ignore[misc]  # it wraps one
         stream.flush()
@@ -110,6 +112,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         with open_regular(path) as stream:
             yield stream
         return
+    # The digest covers every byte, and parquet is read from its end: a stream would not do.
     with tempfile.NamedTemporaryFile() as fetched:
         with _remote_errors(path, "read"):
             path.fs.get_file(_key(path), fetched.name)  # type: ignore[attr-defined]
@@ -135,6 +138,7 @@ def check_reachable(path: Path) -> None:
     """
     with _remote_errors(path, "reached"):
         path.exists()
+        # In a bucket that is not there, a path is merely missing. The corpus would be read in vain.
         bucket = _key(path).partition("/")[0]
         if path.fs.protocol != "memory" and not path.fs.exists(bucket):  # type: ignore[attr-defined]
             raise FileNotFoundError(f"there is no {bucket}")
@@ -149,6 +153,7 @@ def _key(path: Path) -> str:
 def _remote_errors(path: Path, verb: str) -> Iterator[None]:
     try:
         yield
+    # `FileExistsError` is an answer: another process has begun a run there.
     except (FileExistsError, OutputError):
         raise
     except Exception as error:  # each store has errors of its own
@@ -187,6 +192,7 @@ def output_folder(path: Path) -> Iterator[None]:
             for folder in missing[::-1]:
                 if _make(folder):
                     made.append(folder)
+                    # A power cut could take a new folder with all that was committed in it.
                     sync(folder.parent)
             # Tried, for permissions say nothing of quotas or of a disk that is mounted
             # read-only.
@@ -194,6 +200,7 @@ def output_folder(path: Path) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(OSError):
+            # `rmdir` refuses a folder that holds something.
             for folder in reversed(made):
                 folder.rmdir()
         raise
@@ -246,6 +253,8 @@ def is_full(error: OutputError) -> bool:
     return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+# No link is followed: what a planted one leads to could be truncated. A child process that
+# inherited the descriptor would hold the lock on after this process has died.
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _ATTEMPTS = 5
 _SECONDS_BETWEEN = 0.05
@@ -277,6 +286,7 @@ def locked(path: Path, *, waits: bool = False) -> Iterator[None]:
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
+        # The file stays: another process may have opened it already, and wait for its lock.
         os.close(descriptor)
 
 
@@ -289,6 +299,7 @@ def lock_holder(path: Path) -> int | None:
     except OSError:
         return None
     try:
+        # Shared, so that two processes that look do not take each other for the holder.
         if _take(descriptor, fcntl.LOCK_SH):
             return None
         content = os.pread(descriptor, 32, 0).strip()
@@ -321,6 +332,8 @@ def _acquire(path: Path, *, waits: bool) -> int:
 
 def _take(descriptor: int, kind: int) -> bool:
     try:
+        # Not `lockf`: its locks go when this process closes any descriptor of the file, and
+        # `lock_holder` does.
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False

@@ -156,6 +156,7 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> RunFolder:
             write_manifest(path, manifest)
     except FileExistsError:  # another process was faster
         pass
+    # Also if it was written just now: another process may have been faster.
     was = read_manifest(path)
     if was.inputs.threads != manifest.inputs.threads and not unscored_chunks(
         RunFolder(folder, was)
@@ -164,6 +165,7 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> RunFolder:
         inputs = replace(manifest.inputs, threads=was.inputs.threads)
         manifest = replace(manifest, inputs=inputs)
     refuse_differences(folder, was, manifest)
+    # The first session found it out. Later ones only do as it did.
     manifest = replace(manifest, compile_choice=was.compile_choice)
     with output_errors(folder):
         # Each session tries failed chunks anew: what killed a worker may have been the machine.
@@ -204,8 +206,10 @@ def _start_over(folder: Path) -> None:
                 f"{shown_path(path)}: not the manifest of a run",
                 hint="choose another folder with --out",
             )
+        # Table and summary stay until new ones replace them. Rows and counts name their run, so
+        # those of another one are never taken.
         for chunk in (folder / CHUNKS).glob("*.parquet"):
-            if chunk.stem.isdigit():
+            if chunk.stem.isdigit():  # somebody may keep a table of his own there
                 chunk.unlink()
         # Last, so that a process that dies here leaves a run without chunks, not chunks without one.
         path.unlink()
@@ -333,6 +337,7 @@ def _records(rows: RowLog, cuts: RowWindows) -> Iterator[tuple[object, ...]]:
     lengths = iter(cuts.n_windows)
     start = 0
     for row, text in zip(rows, number_texts(bytes(cuts.text_keys)).tolist(), strict=True):
+        # Only scored rows have an entry there.
         n_windows = next(lengths) if row.outcome == "scored" else 0
         windows = cuts.windows[start : start + n_windows].tolist()
         start += n_windows
@@ -344,6 +349,7 @@ def number_texts(keys: bytes) -> NDArray[np.int64]:
 
     It says which rows are equal and nothing else: unlike a digest, nobody can try texts out on it.
     """
+    # numpy takes zeros at the end for padding. All keys have one length, so none become equal.
     by_row = np.frombuffer(keys, dtype=f"S{TEXT_KEY_BYTES}")
     _, first, inverse = np.unique(by_row, return_index=True, return_inverse=True)
     found: NDArray[np.int64] = first[inverse]

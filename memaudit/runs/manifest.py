@@ -4,6 +4,7 @@ import hashlib
 import platform
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -196,6 +197,7 @@ class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
         for name in _ADDED_INPUTS:  # runs without them keep the fingerprint that they had before
             if document[name] is None:
                 del document[name]
+        # Sorted: it outlives another order of the fields in this file.
         return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
 
     @property
@@ -282,6 +284,7 @@ def _fields(inputs: RunInputs) -> Iterator[tuple[str, object]]:
     for name, value in msgspec.to_builtins(inputs).items():
         if isinstance(value, dict):
             yield from ((f"{name}.{key}", value[key]) for key in sorted(value))
+        # Item by item, so that one feature more is told by its name.
         elif isinstance(value, tuple | list):
             yield from ((f"{name}.{item}", "there") for item in value)
         else:
@@ -303,6 +306,7 @@ def refuse_differences(folder: Path, was: Manifest, now: Manifest) -> None:
     found = differences(was.inputs, now.inputs)
     if was.shard != now.shard:
         found.append(f"shard was {was.shard or 'none'}, is now {now.shard or 'none'}")
+    # An endpoint has no files to take a digest of: what it says is all that tells it apart.
     said = (was.canary, now.canary)
     if said[0] is not None and said[1] is not None and abs(said[0] - said[1]) > _CANARY_GAP:
         found.append(
@@ -344,13 +348,10 @@ def read_manifest(path: Path) -> Manifest:
             hint="give the folder that --out of 'memaudit predict' named",
         )
     content = _content(path)
-    try:
+    # The digest finds damage, and what was edited by hand. Forgeries are for `signature`.
+    with suppress(ValueError, RecursionError):
         read = msgspec.json.decode(content, type=_ManifestFile)
-        is_whole = read.digest == _digest(read.manifest) and read.manifest.format == FORMAT
-    except (ValueError, RecursionError):
-        is_whole = False
-    else:
-        if is_whole:
+        if read.digest == _digest(read.manifest) and read.manifest.format == FORMAT:
             return read.manifest
     raise OutputError(
         f"{folder}/{path.name}: changed, damaged or written by another version of memaudit",

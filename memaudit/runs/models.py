@@ -241,6 +241,7 @@ def _at_endpoint(sources: ModelSources) -> AuditModels:
         teacher=f"{sources.teacher}#{model.name}",
         teacher_digest=model.digest,
         logprobs_only=True,
+        # Nobody tells what runs there.
         device=engine.name,
         canary=canary,
     )
@@ -357,12 +358,13 @@ def load_scorer(sources: ModelSources, worker: int) -> tuple[Engine, Tokenizer]:
             differ.
     """
     options = sources.options
+    # This process scores now. With others to score for it, `_set_threads` would set nothing.
     _set_threads(replace(options, workers=1, ray=None))
     if options.ray is not None:
         on_gpu = options.ray.gpus_per_replica > 0
     else:
         on_gpu = _kind_here(options.model.device)[0] != "cpu"
-    device = f"cuda:{worker}" if on_gpu else "cpu"
+    device = f"cuda:{worker}" if on_gpu else "cpu"  # Ray shows an actor its own GPU alone, as 0
     teacher, reference = _load_pair(sources, replace(options.model, device=device))
     digests = (teacher.digest, None if reference is None else reference.digest)
     if digests != sources.digests:
@@ -405,6 +407,7 @@ def _engine_here(
     refusal = vllm_start.why_not([model for model in (teacher, reference) if model], options.model)
     if is_aligned(sources.role or ""):
         refusal = "the second model has a tokenizer of its own"
+    # Who asked for vLLM by name is told. `auto` takes what can run the models.
     if refusal is not None and name == "auto":
         return _engine(sources, teacher, reference)
     if refusal is not None:

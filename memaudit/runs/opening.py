@@ -207,6 +207,7 @@ class AuditRequest:
         is_begun = (folder / MANIFEST).exists() and not options.restart
         if options.model.compiled is not None or not is_begun:
             return self
+        # Timed anew, a machine could decide otherwise, and the run be refused as another one.
         compiled = COMPILED in read_manifest(folder / MANIFEST).inputs.engine.split("-")
         options = replace(options, model=replace(options.model, compiled=compiled))
         return replace(self, sources=replace(self.sources, options=options))
@@ -227,6 +228,7 @@ def open_request(
         MissingDependency: what is sensitive is to be found, and a detector is not installed.
     """
     if options.sensitive:
+        # First of all: that a package is missing is told before a tokenizer is loaded.
         load_detector()
     if student is not None and baseline is not None:
         raise UsageError(
@@ -261,32 +263,26 @@ def open_inputs(
     """
     # Models are loaded once there is a first row: a typo in a path costs no loading.
     models = cache(load or (lambda: load_models(request.sources)))
-    seen = CorpusSeen()
+    options, corpus, seen = request.options, request.corpus, CorpusSeen()
     rows = read_corpus(
-        request.corpus,
+        corpus,
         render_messages=lambda messages: models().tokenizer.render_messages(messages),
         seen=seen,
     )
-    on_bad_row = request.options.on_bad_row
-    rows = allowed_rows(rows, on_bad_row, lambda: models().tokenizer)
-    if request.corpus.captured:
-        options, source = request.options, request.corpus.source
-        rows = told_rows(
-            rows,
-            lambda: models().tokenizer,
-            options.window_choice,
-            source,
-            options.endpoint.captured_temperature,
-        )
-        rows = allowed_rows(rows, on_bad_row, lambda: models().tokenizer)
+    rows = allowed_rows(rows, options.on_bad_row, lambda: models().tokenizer)
+    if corpus.captured:
+        choice, temperature = options.window_choice, options.endpoint.captured_temperature
+        rows = told_rows(rows, lambda: models().tokenizer, choice, corpus.source, temperature)
+        # Once more: what was captured may make a row bad.
+        rows = allowed_rows(rows, options.on_bad_row, lambda: models().tokenizer)
     # The first row is read now, so that a corpus that cannot be read says so now.
     return AuditInputs(
         chain(list(islice(rows, 1)), rows),
         models(),
         request.classifier,
-        request.options,
+        options,
         request.prefilter,
-        request.corpus,
+        corpus,
         seen,
     )
 
@@ -308,6 +304,7 @@ def finished_before(
         return None
     was = read_manifest(folder / MANIFEST)
     run = RunFolder(folder, was)
+    # A shard has no results that could be told again.
     is_done = was.shard is None and not unscored_chunks(run)
     asked = _asked_inputs(request, was.inputs, is_done=is_done)
     refuse_differences(folder, was, msgspec.structs.replace(was, inputs=asked, shard=shard))
@@ -375,6 +372,7 @@ def _chosen_inputs(
 ) -> dict[str, Any]:
     """Return what a run is given that neither models nor the texts of a corpus decide."""
     options, prefilter, windows = asked.options, asked.prefilter, asked.options.windows
+    # The rows settle what `auto` is, so a run says what was really cut.
     if windows == "auto":
         windows = "answers" if has_answers else "first"
     counts_exposure = asks_exposure(asked)
@@ -432,6 +430,7 @@ def allowed_rows(
     for row in rows:
         if isinstance(row, Example) and len(row.text) > LONG_TEXT and row.token_ids is None:
             whole = row.answers is not None
+            # Asked before anything is tokenised: to try would take the memory.
             row = row if tokenizer().can_encode(row.text, whole=whole) else refused(row, TOO_LARGE)
         if isinstance(row, BadRow) and on_bad_row == "error":
             raise CorpusError(

@@ -92,6 +92,7 @@ def score_on_ray(
     """
     with connected(options, threads) as ray:
         resources = {"num_cpus": threads, "num_gpus": options.gpus_per_replica}
+        # Ray itself restarts no actor: `_Pool` counts who died at which chunk.
         actor_class = ray.remote(Replica).options(**resources)
         versions = software_versions(sensitive=plan.is_sensitive)
         pool = _Pool(ray, lambda: actor_class.remote(load, plan, versions), plan, works)
@@ -116,6 +117,7 @@ def tasks_on_ray(options: RayOptions, threads: int) -> Iterator[Tasks]:
 class _RayTasks(Tasks):
     def __init__(self, ray: Any, n_at_once: int) -> None:
         self._ray, self._n_at_once = ray, n_at_once
+        # A task has no state, so Ray may try again by itself.
         self._task = ray.remote(_answer).options(num_cpus=1, max_retries=MAX_ATTEMPTS - 1)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         stores = [
@@ -136,6 +138,7 @@ class _RayTasks(Tasks):
         except PicklingError:  # a tokenizer that comes with code of its own
             yield from map(function, parts)
             return
+        # Hashable, for `_require_same` is cached: a process compares them once.
         versions, ahead = frozenset(software_versions().items()), deque[tuple[Any, Any]]()
         for part in parts:
             sent = self._ray.put(part)
@@ -283,8 +286,10 @@ class _Pool:
 
     def _finished(self) -> list[Any]:
         """Wait for a moment; return what has finished by then."""
+        # A second at a time: without room in the cluster a start would be waited for without end.
         refs = list(self._actors)
         finished: list[Any] = self._ray.wait(refs, num_returns=1, timeout=1)[0]
+        # While one of them scores, the others may wait for room as long as they like.
         is_waiting = all(actor.work is None for actor in self._actors.values())
         if finished or not is_waiting:
             self._last_sign = time.monotonic()
@@ -320,9 +325,11 @@ class _Pool:
 
     def _lost(self, actor: _Actor, error: Exception) -> Iterator[int]:
         """Replace an actor, and see to its chunk."""
+        # It may only be out of reach. What it has reserved is needed for the next one.
         with suppress(self._ray.exceptions.RayError):
             self._ray.kill(actor.handle)
         if actor.work is None:
+            # Without its models no chunk can be to blame.
             self._n_stillborn += 1
             if self._n_stillborn == _MAX_STILLBORN:
                 raise ModelError(
@@ -369,9 +376,10 @@ def _same_signals() -> Iterator[None]:
     was_terminated = False
     try:
         yield
-    except SystemExit:
+    except SystemExit:  # what its handler of SIGTERM raises
         was_terminated = True
     finally:
+        # Python sets handlers in the main thread alone, and so does Ray.
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)

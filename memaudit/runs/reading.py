@@ -75,6 +75,7 @@ class RowLog(NamelessFile):
 
     def append(self, row: RowOutcome) -> None:
         """Add a row after the others."""
+        # Ids are untrusted. JSON writes out their line breaks, so that a line is a row.
         self._append(msgspec.json.encode(row) + b"\n")
 
     def __iter__(self) -> Iterator[RowOutcome]:
@@ -112,6 +113,7 @@ class DistinctWindows(NamelessFile):
     @property
     def occurrences(self) -> NDArray[np.int64]:
         """(n,) how many times each window, or its counted part, was added; at least 1."""
+        # Windows that end alike have one leader, and all of them the sum of their counts.
         leaders = np.array(self._leaders, dtype=np.int64)
         counts = np.zeros(len(self), dtype=np.int64)
         np.add.at(counts, leaders, np.array(self._occurrences, dtype=np.int64))
@@ -159,13 +161,15 @@ class DistinctWindows(NamelessFile):
         """Return some of the distinct windows: (count, window_len) token ids."""
         self._seek(start * self._window_len * 4)
         content = self._file.read(count * self._window_len * 4)
-        shape = (count, self._window_len)
-        windows: NDArray[np.int32] = np.frombuffer(content, dtype=np.int32).reshape(shape)
-        return windows
+        return np.frombuffer(content, dtype=np.int32).reshape(count, self._window_len)
 
 
 _ROWS_AT_ONCE, _CHARACTERS_AT_ONCE = 1024, 1_000_000
 
+_Answers = tuple[Span, ...] | None
+"""Which tokens of a row are trained on; None: all."""
+
+_Encoded = tuple[list[int], _Answers]
 Part = TypeVar("Part")
 Answer = TypeVar("Answer")
 
@@ -191,7 +195,7 @@ class CutTexts:
     n_tokens: list[int]
     """Of each text, or of its start where no more was needed."""
 
-    answers: list[tuple[Span, ...] | None]
+    answers: list[_Answers]
     """Of each text, in tokens. None: all of it is trained on."""
 
     n_windows: list[int]
@@ -201,7 +205,7 @@ class CutTexts:
     tokens: NDArray[np.int32] | None
     """(n,) of all texts, `BETWEEN` after each. None: they were not to be kept."""
 
-    def __iter__(self) -> Iterator[tuple[int, tuple[Span, ...] | None, list[NDArray[np.int32]]]]:
+    def __iter__(self) -> Iterator[tuple[int, _Answers, list[NDArray[np.int32]]]]:
         """Yield of each text how many tokens it has, its answers and its windows."""
         windows = iter(self.windows)
         for n_tokens, answers, n in zip(self.n_tokens, self.answers, self.n_windows, strict=True):
@@ -256,6 +260,7 @@ class AnswerCounts:
         n_seen = len(windows)
         if choice.policy == "first":
             start, end = choice.shape.prefix_len, choice.shape.length
+            # A window by `first` is cut wherever the answers are.
             n_seen = int(bool(windows) and any(a < end and b > start for a, b in answers))
         self.rows += 1
         self.windows += n_seen
@@ -267,6 +272,7 @@ class AnswerCounts:
 class RowWindows:
     """Which windows the rows were cut into."""
 
+    # Arrays, not lists: 8 bytes a number, and a corpus has many.
     windows: "array[int]" = field(default_factory=lambda: array("q"))
     """Indices of distinct windows, scored row after scored row."""
 
@@ -277,6 +283,8 @@ class RowWindows:
     rows_hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     """SHA-256 of the rows' ids, addresses and outcomes."""
 
+    # As JSON a text ends at its quote: the same letters, divided otherwise among two rows, are
+    # another corpus.
     texts_hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
     """SHA-256 of their texts."""
 
@@ -296,6 +304,7 @@ class RowWindows:
 
     def highest(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return (n_scored,) the highest of each row's windows, given a value of each distinct one."""
+        # `reduceat` takes the next value for an empty part. No row here is without a window.
         starts = np.cumsum(self.n_windows, dtype=np.int64) - self.n_windows
         found: NDArray[Any] = np.maximum.reduceat(values[np.array(self.windows)], starts)
         return found
@@ -321,8 +330,7 @@ def cut_rows(  # noqa: PLR0913  # what is kept of a row goes to different places
     choice: WindowChoice,
     progress: ReportProgress | None = None,
     keep_tokens: Callable[[NDArray[np.int32]], None] | None = None,
-    keep_captured: Callable[[NDArray[np.float32], int, tuple[Span, ...] | None, list[int]], None]
-    | None = None,
+    keep_captured: Callable[[NDArray[np.float32], int, _Answers, list[int]], None] | None = None,
     tasks: Tasks = HERE,
 ) -> RowWindows:
     """Give every row its outcome and keep its windows.
@@ -341,11 +349,9 @@ def cut_rows(  # noqa: PLR0913  # what is kept of a row goes to different places
         CorpusError: no row can be scored.
     """
     row_log, distinct = kept
-    report = begin_stage("read", "rows", progress)
-    cuts = RowWindows()
+    report, cuts = begin_stage("read", "rows", progress), RowWindows()
     cutter = Cutter(tokenizer, choice, keeps_tokens=keep_tokens is not None)
-    # Tasks may be some batches ahead of what is kept here.
-    batches, ahead = tee(_batches(rows))
+    batches, ahead = tee(_batches(rows))  # tasks may be some batches ahead of what is kept here
     for batch, found in zip(batches, tasks.map(cutter, map(texts_of, ahead)), strict=True):
         if keep_tokens is not None and found.tokens is not None:
             keep_tokens(found.tokens)
@@ -375,10 +381,6 @@ def cut_rows(  # noqa: PLR0913  # what is kept of a row goes to different places
     distinct.close_index()
     _require_scored(cuts, choice)
     return cuts
-
-
-_Encoded = tuple[list[int], tuple[Span, ...] | None]
-"""Token ids, and which of them are trained on; None: all."""
 
 
 def texts_of(batch: list[Example | BadRow]) -> list[Rendered]:
@@ -417,6 +419,7 @@ def encode_examples(
     for i, row in enumerate(examples):
         if row.token_ids is not None:
             token_ids = tokenizer.without_bos(list(row.token_ids))
+            # Answers count a BOS that may be gone now.
             cut = len(row.token_ids) - len(token_ids)
             answers = row.answers
             if answers is not None:
@@ -426,11 +429,7 @@ def encode_examples(
 
 
 def _example_outcome(
-    example: Example,
-    n_tokens: int,
-    answers: tuple[Span, ...] | None,
-    n_windows: int,
-    choice: WindowChoice,
+    example: Example, n_tokens: int, answers: _Answers, n_windows: int, choice: WindowChoice
 ) -> RowOutcome:
     if n_windows > 0:
         return _outcome(example, "scored", "")

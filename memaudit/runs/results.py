@@ -79,6 +79,7 @@ class AuditResult:
     def _repr_html_(self) -> str:
         """Return what a notebook shows: one sentence and the worst examples, without their texts."""
         cells = [
+            # What is not certain must not read as 100.0 %.
             (each.example_id, f"{min(each.probability, 0.999):.1%}", each.reason)
             for each in self.worst
         ]
@@ -392,6 +393,7 @@ def _write_outputs(result: AuditResult, table: Path, table_format: TableFormat) 
     # The inner one takes its name first: where there is a summary, there is its table.
     with committed_file(path) as summary, committed_file(table) as file:
         dated = result.document() | {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+        # Python would write NaN, which is no JSON: other readers refuse all of it.
         document = json.dumps(dated, sort_keys=True, indent=2, allow_nan=False)
         summary.write(document.encode() + b"\n")
         write_risk_table(
@@ -401,6 +403,7 @@ def _write_outputs(result: AuditResult, table: Path, table_format: TableFormat) 
             features=result.finished.risks.table_columns,
             metadata=result.metadata(),
         )
+    # Only now: had the writing failed, the results of before would still be all there.
     for kind in TABLE_FORMATS if was_another else ():
         stale = table.with_name(f"risk.{kind}")
         if stale != table and stale.exists():
@@ -414,6 +417,7 @@ def _risk_rows(run: Run) -> Iterator[RiskRow]:
     scored, estimates, risks = iter(range(run.n_rows)), iter(run.estimates), run.risks
     specific = risks.row_specific_probabilities
     for source in run.each_row():
+        # Its probability is the first stage's. It has no worst window, so it has no features.
         if source.outcome == "screened":
             yield RiskRow(source, probability=next(estimates), reason=source.reason)
         elif source.outcome != "scored":

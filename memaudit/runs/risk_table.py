@@ -123,7 +123,9 @@ def _write_csv(
     writer.writerow([*COLUMNS, *features])
     for record in records:
         writer.writerow(
+            # Numbers stay: a minus in front of one is no formula.
             f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
             for value in record.values()
         )
+    # Else the stream would be closed with its wrapper, before it is synced and gets its name.
     text.detach()

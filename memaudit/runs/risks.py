@@ -142,6 +142,7 @@ class Risks:
     def texts(self) -> DistinctTexts:
         """Distinct texts. Texts that only share a window are not equal."""
         _, first, copies = np.unique(self._row_texts, return_index=True, return_counts=True)
+        # Equal texts are cut into equal windows, so the first of them speaks for all.
         windows = self.worst_windows[first]
         return DistinctTexts(windows, self.window_probabilities[windows], copies, first)
 
@@ -202,10 +203,8 @@ class Risks:
 
         Nothing if the classifier was not fitted for sampling.
         """
-        sampled, names = (
-            self.classifier.sampled,
-            ("teacher_suffix_logprob", "teacher_suffix_mean_logprob"),
-        )
+        sampled = self.classifier.sampled
+        names = "teacher_suffix_logprob", "teacher_suffix_mean_logprob"
         if sampled is None or not {*names} <= {*self.feature_names}:
             return {}
         windows, n_texts = np.unique(self.texts.windows, return_counts=True)
@@ -236,6 +235,7 @@ class Risks:
             windows = self.worst_windows[start : start + _ROWS_AT_ONCE]
             rates = self.classifier.out_of_range_rate(self.X[windows][:, columns])
             for name, rate in rates.items():
+                # A share back into a number of rows: the parts differ in size.
                 n_outside[name] += round(rate * len(windows))
         n_rows = max(1, len(self.worst_windows))
         return {name: count / n_rows for name, count in n_outside.items()}
@@ -262,6 +262,8 @@ class Risks:
                 return None
         ranges = dict(zip(classifier.features, classifier.feature_ranges, strict=True))
         fitted = {name: ranges.get(name, (value, value)) for name, value in settings.items()}
+        # Beyond what students were trained with, a weighted sum goes on in a straight line: that
+        # says nothing of students.
         if any(not low <= settings[name] <= high for name, (low, high) in fitted.items()):
             return None
         # A classifier that does not look at the temperature was fitted at the default one.
@@ -286,6 +288,7 @@ class Risks:
                 self.X[windows, self.feature_names.index(name)]
                 for name in ("exposure_median", "occurrences")
             )
+            # As `exposure_features` counts it.
             seen = np.log(np.maximum(rows, times) * epochs)
             X[:, classifier.features.index("log_exposure")] = seen
         return classifier.expected_count(classifier.predict_proba(X), n_texts)
@@ -312,9 +315,11 @@ class Risks:
         X[:, place("log_occurrences")] = np.log(np.maximum(1.0, left))
         if "log_exposure" in self.feature_names:
             rows = X[:, place("exposure_median")].copy()
+            # The features hold only the product of epochs and rows.
             epochs = np.exp(X[:, place("log_exposure")]) / np.maximum(rows, before)
             rows_left = np.maximum(0.0, rows - n_lost)
             times = epochs * np.maximum(rows_left, left)
+            # The logarithm of no row at all would be infinite.
             X[:, place("log_exposure")] = np.log(np.maximum(times, np.minimum(1.0, epochs)))
             X[:, place("exposure_median")] = rows_left
             # Of copies the share says only that there are others.
@@ -425,7 +430,9 @@ def predict_risks(
     probabilities = classifier.predict_proba(X[:, _columns(classifier, feature_names)])
     windows, n_windows = np.array(row_windows.windows), np.array(row_windows.n_windows)
     worst = windows
+    # Where each row has one window there is nothing to compare.
     if len(windows) > len(n_windows):
+        # Equal to the bit: the highest is one of these very numbers.
         is_highest = probabilities[windows] == np.repeat(
             row_windows.highest(probabilities), n_windows
         )

@@ -245,6 +245,7 @@ def read_run(folder: Path, failures: Mapping[int, str] | None = None) -> Run:
             raise failure_error(failures, len(failed))
     n_windows, estimates, n_screened = len(rows.windows.windows), np.empty(0), 0
     if run.plan.prefilter is not None:
+        # Counted first, for what is NaN is 0 afterwards.
         n_screened = int(np.isnan(X).any(axis=1).sum())
         estimates = _leave_out_screened(rows, run.plan, run.plan.prefilter, X)
     is_scored = np.array(rows.fates.column("outcome").to_pylist()) == "scored"
@@ -297,6 +298,7 @@ def _leave_out_screened(
     known = {name: X[:, i] for i, name in enumerate(plan.features) if name in names}
     estimates = prefilter.probabilities(known)
     could_be_flagged = prefilter.could_be_flagged(known)
+    # A classifier refuses NaN. No row that counts has one of these windows.
     X[left_out] = np.nan_to_num(X[left_out])
     windows = rows.windows
     is_screened = ~windows.highest(~left_out)
@@ -358,6 +360,7 @@ def _read_rows(run: RunFolder) -> _Rows:
             texts.append(numbers(batch.column("text")).copy())
     windows, inputs = np.array(cuts.windows, dtype=np.int64), run.manifest.inputs
     # Windows are numbered as they first appear: none is below 0, none skips a number.
+    # Whoever can write here can seal other numbers: -1 would be looked up from the end.
     so_far = np.maximum.accumulate(np.append(-1, windows))
     in_order = (windows >= 0).all() and (windows <= so_far[:-1] + 1).all()
     sizes = sum(map(len, fates)), so_far[-1] + 1
@@ -391,6 +394,7 @@ def _stored_rows(run: RunFolder, columns: list[str]) -> Iterator[pa.RecordBatch]
 
 
 def _require_values(column: pa.Array, kind: pa.DataType) -> None:
+    # pyarrow hands no array with a null to numpy, and would raise an error of its own.
     is_list = pa.types.is_list(column.type)
     if column.type != kind or column.null_count or (is_list and column.flatten().null_count):
         raise DamagedFileError

@@ -103,6 +103,7 @@ class KeptWindows:
             windows = np.frombuffer(
                 column.buffers()[1], TOKEN, count * length, column.offset * length * 4
             )
+            # Whoever can write there can seal ids that no tokenizer has.
             if windows.min() < NO_TOKEN:
                 raise DamagedFileError("no tokens")
         except (DamagedFileError, IndexError, OSError, ValueError, pa.ArrowException) as error:
@@ -172,14 +173,18 @@ def score_here(
     before are committed, in a thread each: a GPU waits for neither.
     """
     with ThreadPoolExecutor(1) as before, ThreadPoolExecutor(1) as after:
+        # A generator: the next chunk is handed to the thread as it is asked for.
         measured = (
             (work, before.submit(_corpus_features, plan, tokenizer, work)) for work in works
         )
         current: tuple[ChunkWork, Future[list[dict[str, float]]]] | None = None
         committed: Future[int] | None = None
+        # None moves the last chunk through.
         for upcoming in chain(measured, [None]):
             if current is not None:
                 scored = _run_models(plan, engine, *current)
+                # One commit at a time: a disk slower than the models holds them up, and fills no
+                # memory.
                 if committed is not None:
                     yield committed.result()
                 committed = after.submit(_commit, plan, tokenizer, current[0], scored)
@@ -207,6 +212,7 @@ def score_at_once(
             done.put(work.number)
 
     n_pending = 0
+    # A None for each chunk that may be under way: they fetch the last answers.
     for work in chain(works, repeat(None, n_at_once)):
         if n_pending == n_at_once or (work is None and n_pending):
             found = done.get()
@@ -291,8 +297,10 @@ def _features(
                 load_detector(), tokenizer.decode, window, window_scores.teacher.is_argmax
             )
             known[i]["secret_at_risk"] = float(is_secret_at_risk(known[i]))
+    # NaN is what nobody says: it stays where a prefilter has spared the teacher a window.
     X = np.array([[row.get(name, np.nan) for name in plan.features] for row in known])
     _fill_model_features(X, plan, work, scored.kept, scored.scores)
+    # Refused before it is committed: a later session would take the chunk for good.
     n_broken = (~np.isfinite(X[scored.kept])).sum(axis=0)
     if n_broken.any():
         column = int(n_broken.argmax())
@@ -343,6 +351,7 @@ def _corpus_features(
         for features, suffix in zip(known, suffixes, strict=True):
             features[SUFFIX_TOKENS] = float(len(suffix))
     if plan.is_sensitive:
+        # A window with a secret is always scored, and gets its own values then.
         unknown = {"secret_argmax_rate": 0.0, "secret_at_risk": 0.0}
         for features, text in zip(known, texts, strict=True):
             features |= sensitivity_counts(load_detector(), text) | unknown

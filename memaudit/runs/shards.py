@@ -108,6 +108,8 @@ def _prepared(
         with _prepared_meant(), open_folder(place, waits=True) as folder:
             try:
                 run = _prepared_run(folder, inputs)
+                # Opened while the lock is held, read when it is not: an open file stays as it was,
+                # even if another process replaces it.
                 windows = stack.enter_context(_open_windows(run, stamp))
             except (DamagedFileError, FileNotFoundError):
                 # Made anew while the others wait for the lock: they will find it.
@@ -171,6 +173,7 @@ def _prepare(
         plan = run.plan
         if plan.epochs is not None:
             count_exposure(plan, range(plan.n_chunks), windows, read.tokens, progress)
+        # The windows come last: whoever finds none knows that the reading was not finished.
         schema = _schema(plan)
         with sealed_writer(run.folder / WINDOWS, schema, _metadata(run, stamp)) as writer:
             for work in chunks_to_score(plan, windows, range(plan.n_chunks)):
@@ -193,6 +196,7 @@ def _open_windows(run: RunFolder, stamp: str) -> Iterator[KeptWindows]:
     path, plan = run.folder / WINDOWS, run.plan
     if not path.exists():
         raise FileNotFoundError(path)
+    # Only the opening is within `output_errors`: what fails in the work is not about this file.
     with ExitStack() as stack:
         with output_errors(path, "read"):
             file = stack.enter_context(open_sealed(path, _metadata(run, stamp)))

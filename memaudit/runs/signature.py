@@ -102,6 +102,7 @@ def read_public_keys(value: str) -> tuple[str, ...]:
     end = b"-----END PUBLIC KEY-----"
     blocks = [block + end for block in content.split(end)[:-1]]
     try:
+        # The library reads the first key of a file and passes over the others.
         keys = [serialization.load_pem_public_key(block.strip()) for block in blocks]
     except (ValueError, exceptions.UnsupportedAlgorithm) as error:
         raise _no_key(path, "public keys") from error
@@ -142,6 +143,7 @@ def require_signature(folder: Path, keys: Collection[str], parts: Sequence[str] 
     """
     shown = shown_path(folder)
     found = _read(folder)
+    # Whose key it is comes first: of a stranger even a right signature is worth nothing.
     if found.key not in keys:
         raise UsageError(
             f"{shown}: signed with the key {found.key[:12]}, which is not one that is allowed",
@@ -156,6 +158,7 @@ def require_signature(folder: Path, keys: Collection[str], parts: Sequence[str] 
             f"{shown}: the signature is not of the key {found.key[:12]}",
             hint="it was changed after it was signed: get it again from who made it",
         ) from error
+    # Only now: until the signature holds, anybody may have put the names of files into it.
     changed = list(_changed(folder, found.signed, parts))
     if changed:
         raise UsageError(

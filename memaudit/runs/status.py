@@ -95,6 +95,7 @@ def run_status(folder: Path) -> RunStatus:
         UsageError: there is no run.
         OutputError: its manifest is damaged, or something cannot be read.
     """
+    # No lock is needed: each file is there as a whole or not at all.
     run = RunFolder(folder, read_manifest(folder / MANIFEST))
     plan, own = run.plan, run.own_chunks
     missing, damaged = sort_chunks(plan, own)
@@ -122,6 +123,7 @@ def run_status(folder: Path) -> RunStatus:
 
 def _rate(run: RunFolder, chunks: list[int]) -> float | None:
     times = sorted((run.plan.path(chunk).stat().st_mtime, chunk) for chunk in chunks)[-_RECENT:]
+    # Files that were copied may all have one time.
     if len(times) < 2 or times[-1][0] <= times[0][0]:
         return None
     # The first one's time is when the counting starts: its own windows were before that.

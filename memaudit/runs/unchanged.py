@@ -56,6 +56,7 @@ def reread_corpus(
     texts = hashlib.sha256()
     for row in _same_rows(run, source, render_messages):
         if isinstance(row, Example):
+            # As `cut_rows` made the digest of the run.
             texts.update(msgspec.json.encode(row.text))
         yield row
     if texts.hexdigest() != run.manifest.inputs.texts_digest:
@@ -114,6 +115,7 @@ def _same_rows(
 
 
 def _place(address: str) -> str:
+    # The line or row alone, for files may lie elsewhere now.
     return address.rpartition(":")[2]
 
 
@@ -150,6 +152,7 @@ def _matches(path: Path, read: _Reader | None, run: Run) -> bool:
             return _parquet_matches(path, run)
         return all(
             expected is not None and found is not None and _is_same(found, expected)
+            # A row too many or too few meets None.
             for found, expected in zip_longest(read(path), _expected(run))
         )
     except (
@@ -184,6 +187,7 @@ def _parquet_matches(path: Path, run: Run) -> bool:
 
 
 def _bits(booleans: pa.Array) -> NDArray[np.bool_]:
+    # numpy can share numbers with pyarrow, but no bits.
     return numbers(booleans.cast(pa.int8())).astype(np.bool_)
 
 
@@ -222,6 +226,7 @@ def _table_row(values: dict[str, object]) -> _TableRow:
 
 def _jsonl(path: Path) -> Iterator[_TableRow]:
     with open_regular(path) as stream:
+        # Bounded: a line that somebody put there may not end.
         while line := stream.readline(_MAX_LINE):
             yield _table_row(json.loads(line))
 

@@ -151,6 +151,7 @@ def _start_next(
         workers[ours] = _Worker(number, process, ours, work)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    # While this process held that end as well, it would never hear that the worker has died.
     theirs.close()
     with suppress(OSError):  # it died already: the pipe says so
         ours.send(work)
@@ -176,6 +177,7 @@ def _serve(load: LoadScorer, number: int, plan: ChunkPlan, pipe: Connection) -> 
     """Score chunks until the pipe ends: the life of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # The mask of the moment at which it was started was inherited.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if resource.getrlimit(resource.RLIMIT_CORE)[0] == 0:
@@ -194,6 +196,7 @@ def _serve(load: LoadScorer, number: int, plan: ChunkPlan, pipe: Connection) -> 
 
 def trouble_of(error: Exception) -> MemauditError | str:
     """Return what another process is to be told of an error: message and hint, or a traceback."""
+    # As the plain class: those that take other arguments cannot be unpickled.
     if isinstance(error, MemauditError):
         return MemauditError(error.message, hint=error.hint)
     return traceback_of(error)
@@ -217,4 +220,5 @@ def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
+    # `sys.exit` would end this thread alone.
     os._exit(1)

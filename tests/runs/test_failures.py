@@ -157,7 +157,7 @@ def test_a_shard_with_a_failed_chunk_is_not_merged(tmp_path):
         merge_runs(folders, tmp_path / "merged", report=ReportOptions())
 
 
-@pytest.mark.parametrize("damage", ["changed", "of another chunk", "emptied"])
+@pytest.mark.parametrize("damage", ["changed", "of another chunk", "emptied", "nested"])
 def test_a_marker_that_is_not_as_it_was_written_is_none(failed, damage):
     """Its chunk is simply missing."""
     marker = failed / "chunks" / "00003.error.json"
@@ -165,6 +165,7 @@ def test_a_marker_that_is_not_as_it_was_written_is_none(failed, damage):
         "changed": marker.read_bytes().replace(b"died", b"slept"),
         "of another chunk": marker.read_bytes(),
         "emptied": b"",
+        "nested": b'{"more":' + b"[" * 500_000,
     }[damage]
     if damage == "of another chunk":
         (failed / "chunks" / "00004.parquet").unlink()
