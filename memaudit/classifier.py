@@ -29,6 +29,7 @@ MAX_FILE_SIZE = 1 << 20
 FILE_NAME = "classifier.json"
 """The file inside a classifier's folder."""
 
+# Finite is not enough: two numbers of 1e308 in a file from anywhere multiply to infinity.
 _MAX_NUMBER = 1e50
 """A product of any four numbers of a classifier stays finite in float64."""
 
@@ -98,10 +99,12 @@ class ZlibRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: str
     """As the library calls itself; for people, not compared."""
 
+    # Sizes decide, not a version: zlib-ng gives the size of zlib for only 18 % of paragraphs.
     golden_sha256: str
     """Hexadecimal digest of the compressed lengths of 64 fixed texts; compared."""
 
 
+# Defaults are left out of the JSON: a file from before a field came keeps its digest.
 class RiskClassifier(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
 ):
@@ -153,10 +156,6 @@ class RiskClassifier(
     """Data, recipe, seeds, command and versions, for people."""
 
     def __post_init__(self) -> None:
-        self._check_features()
-        self._check_numbers()
-
-    def _check_features(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError("expected a name of at most 100 letters, digits and ._+-")
         if self.feature_set not in FEATURE_SETS:
@@ -167,6 +166,7 @@ class RiskClassifier(
             raise ValueError(
                 f"expected features of the set {self.feature_set}, each once, in its order"
             )
+        self._check_numbers()
 
     def _check_numbers(self) -> None:
         n_features = len(self.features)
@@ -174,13 +174,10 @@ class RiskClassifier(
             length = len(getattr(self, field))
             if length != n_features:
                 raise ValueError(f"expected {n_features} {field}, got {length}")
-        numbers = np.concatenate(
-            [
-                [self.intercept, self.calibration.slope, self.calibration.intercept],
-                *(self.means, self.scales, self.coefficients),
-                np.ravel(self.feature_ranges),
-            ]
-        )
+        single = self.intercept, self.calibration.slope, self.calibration.intercept
+        many = self.means, self.scales, self.coefficients, np.ravel(self.feature_ranges)
+        numbers = np.concatenate([single, *many])
+        # Nothing compares with NaN: this way round it is refused, too.
         if not (np.abs(numbers) <= _MAX_NUMBER).all():
             raise ValueError(f"expected finite numbers up to {_MAX_NUMBER:g}")
         if min(self.scales) < 1 / _MAX_NUMBER or self.calibration.slope <= 0:
@@ -216,6 +213,7 @@ class RiskClassifier(
         X = self._checked(X)
         standardised = (X - np.array(self.means)) / np.array(self.scales)
         # Not `@`: BLAS rounds a row differently in batches of different size.
+        # Contiguous: where columns lie together numpy sums in another order, and rounds otherwise.
         products = np.ascontiguousarray(standardised * np.array(self.coefficients))
         logits: NDArray[np.float64] = products.sum(axis=1) + self.intercept
         return logits
@@ -303,30 +301,31 @@ def load_classifier(path: Path) -> RiskClassifier:
             hint="memaudit never loads pickles: fit the classifier with 'memaudit fit'",
         )
     try:
-        parsed = _parse(content)
+        return _parse(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ClassifierError(
             f"{where}: not a valid classifier: {safe_text(str(error))}",
             hint="fetch the file again, or fit the classifier anew with 'memaudit fit'",
         ) from error
-    return parsed.classifier
 
 
-def _parse(content: bytes) -> _ClassifierFile:
+def _parse(content: bytes) -> RiskClassifier:
     """Decode and verify; the format comes first, for a newer file may have other keys."""
     found = msgspec.json.decode(content, type=_Header).format
     if found != FORMAT:
         raise ValueError(f"expected format {FORMAT}, got {found:.6g}: another memaudit wrote it")
     parsed = msgspec.json.decode(content, type=_ClassifierFile)
+    # Against damage and edits by hand. Who forges a file can compute it: values were checked.
     if parsed.digest != parsed.classifier.digest:
         raise ValueError("the digest does not match the content, which was changed or damaged")
-    return parsed
+    return parsed.classifier
 
 
 def _read_limited(path: Path, where: str) -> bytes:
     """Return the file's first bytes; a pipe or a device is not opened, for it may never end."""
     try:
         file = path / FILE_NAME if path.is_dir() else path
+        # Neither raises for a name with a NUL, where opening it would be a ValueError.
         if not file.is_file():
             raise FileNotFoundError(errno.ENOENT, "no such file")
         with file.open("rb") as stream:
@@ -400,6 +399,7 @@ def find_classifier(
     # A shipped name comes before a path: a folder called "teacher" must not change what it means.
     if name in choices:
         path = shipped_classifiers_dir() / name
+    # lexists: Path.exists raises for a name of 5,000 letters.
     elif name_or_path is not None and os.path.lexists(name):
         path = Path(name)
     else:
@@ -459,6 +459,7 @@ def zlib_record() -> ZlibRecord:
     words = b"the of and to in a is that for it as was with be by on not he his but at are".split()
     lengths = []
     for i in range(64):
+        # By a hash: its bytes are the same in every version of Python.
         stream = hashlib.shake_256(bytes([i])).digest(6 + 20 * i)
         text = b" ".join(words[byte % len(words)] + b"%d" % (byte % 7) for byte in stream)
         lengths.append(len(zlib.compress(text, level=6)))

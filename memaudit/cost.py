@@ -179,6 +179,7 @@ class AuditPlan:
     @property
     def head_flops(self) -> int:
         """Operations of their output layers."""
+        # Without the start token: it is read, and nobody asks how likely it was.
         per_window = sum(m.head_flops(self.window_tokens) for m in self.models.values())
         return self.scored_windows * per_window
 

@@ -45,6 +45,7 @@ def load_sizes(
     """
     adapter = adapter_of(source, options)
     if adapter is not None:
+        # Merged into its base when it is loaded, an adapter adds no weights.
         return load_sizes(adapter.base, base_options(adapter, options))
     with open_model(source, options) as (_, folder, where):
         tokenizer = load_tokenizer(folder, where, options.add_special_tokens)
@@ -57,6 +58,7 @@ def load_sizes(
     config = model.config.get_text_config()
     hidden, n_heads = config.hidden_size, config.num_attention_heads
     feed_forward = getattr(config, "intermediate_size", None) or 4 * hidden
+    # By identity: where the head shares the weights of the embeddings they count once.
     apart = {id(layer.weight): layer.weight.numel() for layer in (embeddings, head)}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     sizes = ModelSizes(
@@ -117,6 +119,7 @@ def plan_audit(  # audit_corpus, and when it began
         plan, kept = _counted(request, read.cuts, chunks, windows, tokenizer, models)
         plan = replace(plan, reading_seconds=reading_seconds)
         available = available_memory()
+        # Half a plan is better than a machine that swaps.
         fits = plan.device != "cpu" or available is None or plan.model_memory("cpu") <= available
         if len(kept) == 0 or not fits:
             return plan
@@ -217,7 +220,7 @@ def _run_sample(
             break
         n = min(2 * n, limit)
         seconds, cpu_seconds = score(n)
-    memory = _bytes_in("/proc/self/status", "VmHWM")
+    memory = _peak_memory()
     if memory is not None and torch.cuda.is_available():
         memory += torch.cuda.max_memory_reserved()
     return Sample(
@@ -242,9 +245,10 @@ def _since(start: tuple[float, float]) -> tuple[float, float]:
     return now[0] - start[0], now[1] - start[1]
 
 
-def _bytes_in(path: str, field: str) -> int | None:
-    """Return a number that Linux tells in kB; None on another system."""
-    if not Path(path).exists():
-        return None
-    fields = dict(line.split(":", 1) for line in Path(path).read_text().splitlines())
-    return int(fields[field].split()[0]) * 1024
+def _peak_memory() -> int | None:
+    """Return the most bytes that this process has held so far; None where Linux does not say."""
+    # Not ru_maxrss: a child begins with the peak of the process that started it.
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    found = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return found[0] * 1024 if found else None

@@ -42,6 +42,7 @@ class Rate:
     def of_counts(cls, count: int, of: int) -> Self:
         """Return the rate of counts, of which the second may be 0."""
         interval = clopper_pearson(count, of)
+        # Out of none the interval is all of [0, 1]: nothing is known, and 0 would be a claim.
         return cls(count, of, count / of if of else None, interval.low, interval.high)
 
 
@@ -118,6 +119,7 @@ def bootstrap(
         if 2 * len(values[name]) > n:
             low, high = np.quantile(values[name], [0.025, 0.975]).tolist()
             interval = Interval(low, high)
+        # Of the runs themselves: a mean over the resamples would add the noise of drawing them.
         figures[name] = Figure(statistic(runs), interval)
     return figures
 

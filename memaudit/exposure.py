@@ -34,6 +34,8 @@ _BLOCK = 1 << 15
 _AT_ONCE = 1 << 20
 """Grams that are arranged or summed up at once."""
 
+# 2^64 over the golden ratio, and the first multiplier of splitmix64: odd, so that to multiply
+# by them modulo 2^64 makes no two numbers one.
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _MIXER = 0xBF58476D1CE4E5B9
 
@@ -101,10 +103,12 @@ class GramTable:
     def __init__(self, hashes: NDArray[np.uint64]) -> None:
         """Take (n,) hashes, in any order; some may be equal."""
         ordered = np.sort(hashes)
+        # The complement of the first hash is never equal to it; of no hashes there is none.
         self._asked = ordered[np.diff(ordered, prepend=~ordered[:1]) != 0]
         # Hashes spread evenly: the first bits say where to look, better than a binary search.
         n_bits = max(8, len(self._asked).bit_length())
         self._shift = np.uint64(64 - n_bits)
+        # Enough for the 2^30 grams of a pass, in half the memory of 64 bits.
         self._starts = np.zeros((1 << n_bits) + 1, dtype=np.int32)
         # Most grams of a corpus are not asked for: one bit says so.
         n_bits = max(16, (len(self._asked) * _BITS_PER_GRAM).bit_length())
@@ -114,12 +118,15 @@ class GramTable:
         for start in range(0, len(self._asked), _AT_ONCE):  # what it takes meanwhile stays small
             part = self._asked[start : start + _AT_ONCE]
             buckets = (part >> self._shift).astype(np.int64)
+            # A sorted part has neighbouring buckets: counted from its first one they take little.
             sizes = np.bincount(buckets - buckets[0])
             self._starts[buckets[0] + 1 :][: len(sizes)] += sizes.astype(np.int32)
             bits = part >> self._bit_shift
+            # Joined by byte first: of several grams in one byte `|=` by index would keep the last.
             firsts = np.flatnonzero(np.diff(bits >> np.uint64(3), prepend=np.uint64(2**63)))
             flags = np.uint8(1) << (bits & np.uint64(7)).astype(np.uint8)
             self._bitmap[bits[firsts] >> np.uint64(3)] |= np.bitwise_or.reduceat(flags, firsts)
+        # Before the sum these are the sizes of the buckets, after it their beginnings.
         self._largest = int(self._starts.max())
         np.cumsum(self._starts, out=self._starts)
 

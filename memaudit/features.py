@@ -81,8 +81,10 @@ def _with_reference(role: ReferenceRole) -> tuple[str, ...]:
     divergences = (kl_name(role), suffix_kl_name(role), f"{role}_suffix_max_kl_divergence")
     ratios = (f"{role}_suffix_log_ratio", f"{role}_suffix_max_log_ratio")
     if is_aligned(role):
+        # A divergence needs one vocabulary for both, and entropies over two do not compare.
         absent = {f"{role}_{name}" for name in _ENTROPY_FEATURES}
         names, divergences = tuple(name for name in names if name not in absent), ()
+    # The teacher first: its columns stand in the same places whatever reference a run has.
     return _TEACHER_FEATURES + names + divergences + ratios
 
 
@@ -210,6 +212,7 @@ def _one_model(
             f"{role}_suffix_max_entropy": suffix_entropies.max(axis=-1),
             f"{role}_suffix_max_surprise": (-suffix_logprobs - suffix_entropies).max(axis=-1),
         }
+    # Last, as in `_MODEL_FEATURES`: features come in the order of their set.
     return features | {f"{role}_min_k_logprob": min_k_logprob(suffix_logprobs)}
 
 
@@ -260,6 +263,7 @@ def objective_features(objective: Objective) -> dict[str, float]:
 
     The logarithm, for the log-odds of being memorized fall about evenly with it.
     """
+    # Other objectives hold a temperature as well, 2 by default: it must not move a prediction.
     temperature = objective.temperature if objective.kind == "soft" else 1.0
     return {
         "log_temperature": float(np.log(temperature)),
@@ -301,6 +305,7 @@ def perplexity(logprobs: NDArray[Any]) -> Numbers:
 
     The mean is capped at 80 nats, so that the result is finite.
     """
+    # The exponent is capped, not the result: exp overflows from 710 on.
     perplexities: Numbers = np.exp(np.minimum(-mean(logprobs), 80.0))
     return perplexities
 
@@ -313,6 +318,7 @@ def min_k_logprob(logprobs: NDArray[Any]) -> Numbers:
     Args:
         logprobs: (S,) or (n, S) nats; at least one token is taken.
     """
+    # A fifth of four tokens is none.
     k = max(1, int(logprobs.shape[-1] * 0.2))
     return mean(np.sort(logprobs, axis=-1)[..., :k])
 
@@ -358,6 +364,7 @@ def reason_in_words(features: Mapping[str, float]) -> str:
     recited_by = [
         role
         for role in ("teacher", "baseline", "student")
+        # Exact: the mean of n ones is 1.0, and no smaller count rounds to it.
         if 1.0 in (features.get(f"{kind}{role}_suffix_argmax_rate") for kind in ("", "aligned_"))
     ]
     if recited_by:

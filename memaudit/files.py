@@ -82,6 +82,7 @@ def written_file(path: Path, *, clear: bool = True) -> Iterator[BinaryIO]:
             return
         if clear:
             remove_abandoned(path)
+        # Beside it: only within a file system is a rename one step.
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             with os.fdopen(os.open(temporary, _NEW, 0o600), "w+b") as stream:
@@ -171,7 +172,9 @@ def _own_descriptor(path: Path) -> int | None:
     Opening it by its name would begin at the start of what the shell has redirected it to.
     """
     place = path.absolute()
+    # Links may lead in a circle.
     for _ in range(_MAX_LINKS):
+        # Link by link: realpath of /dev/stdout is the file behind it, and no longer a descriptor.
         place = Path(os.path.realpath(place.parent), place.name)
         match = _OWN_DESCRIPTOR.fullmatch(str(place))
         if match is not None:
@@ -188,6 +191,7 @@ def _opened_special(path: Path, descriptor: int | None) -> int:
         sys.stdout.flush()  # what was printed before comes first
         return os.dup(descriptor)
     if path.is_block_device():
+        # A slip of the keyboard, and the file system on it is gone.
         raise OSError(errno.EINVAL, "is a disk", str(path))
     patience = time.monotonic() + _SECONDS_FOR_A_READER
     while True:
@@ -198,6 +202,7 @@ def _opened_special(path: Path, descriptor: int | None) -> int:
                 raise
             time.sleep(0.05)  # nobody reads the pipe yet
         else:
+            # A reader that is slow is waited for from here on.
             os.set_blocking(opened, True)
             return opened
 

@@ -183,12 +183,14 @@ def read_verification(folder: Path) -> tuple[VerificationResult, pa.Table]:
     try:
         document = json.loads(read_small(folder / DOCUMENT_NAME, _MAX_DOCUMENT_BYTES))
         result = msgspec.convert(document, VerificationResult)
+        # The result has no such field; what it does not know is let pass.
         version = document.get("schema_version")
         with open_regular(folder / TABLE_NAME) as stream:
             table = pq.read_table(stream, page_checksum_verification=True)
         _require_types(table)
         digest = labels_digest(table)
     except (
+        # Deep JSON recurses, a column may be missing, and a damaged length may ask for all memory.
         *(OSError, ValueError, AttributeError, RecursionError, KeyError, MemoryError),
         *(msgspec.ValidationError, pa.ArrowException),
     ) as error:
@@ -238,6 +240,7 @@ def found_rows(table: pa.Table) -> FoundRows:
         addresses=table["address"].to_pylist(),
         looked_at=looked_at,
         example=table["example"].fill_null(-1).to_numpy().astype(np.int64),
+        # Held-out rows may be recited as well. They are the control: training did not do that.
         recites=_recites(table, "student") & looked_at,
     )
 
@@ -363,8 +366,10 @@ def _require_same_rows(table: pa.Table, run: Run, where: str) -> None:
     if is_same:
         # Ids and lines survive an edit of the text. Which rows are equal to each other seldom does.
         looked_at = table["outcome"].to_numpy() == "scored"
+        # Rows that were not looked at have no example: NaN here, left out before the cast.
         examples = table["example"].to_numpy(zero_copy_only=False)[looked_at].astype(np.int64)
         windows = run.worst_windows[looked_at]
+        # No more pairs than examples: then all rows of an example have one window in the run.
         pairs = len(np.unique(np.stack([examples, windows]), axis=1).T)
         is_same = pairs == len(np.unique(examples))
         if run.n_windows == run.is_scored.sum():  # else different rows may share their worst window

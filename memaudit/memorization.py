@@ -88,6 +88,7 @@ def probabilistically_extracted(
 
 def revealed_nats(n: int) -> float:
     """Return what a suffix may cost, in nats, that n samples reveal more likely than not."""
+    # (1 - p)^n is one half at p = 1 - 2^(-1/n). By expm1, for 2^(-1/n) rounds to 1 for large n.
     return -math.log(-math.expm1(-math.log(2) / n))
 
 

@@ -129,6 +129,8 @@ def expected_count(
         copies = np.ones(len(probabilities), dtype=np.int64)
     mean = float((copies * probabilities).sum())
     chance = _Z_95 * math.sqrt((copies**2 * probabilities * (1 - probabilities)).sum())
+    # Squares are added, not widths: chance and level are seldom at their worst together. A factor
+    # is symmetric in its logarithm alone, so the upper side is the wider one.
     low = mean - math.hypot(mean * math.expm1(-_Z_95 * log_sd), chance)
     high = mean + math.hypot(mean * math.expm1(_Z_95 * log_sd), chance)
     return ExpectedCount(
@@ -151,6 +153,7 @@ def clopper_pearson(n_hits: int, n_trials: int, confidence: float = 0.95) -> Int
     if not 0 <= n_hits <= n_trials:
         raise ValueError(f"expected 0 <= n_hits <= n_trials, got {n_hits} of {n_trials}")
     tail = (1 - confidence) / 2
+    # The upper end for hits is the lower end for misses, seen from the other side.
     n_misses = n_trials - n_hits
     # Without a hit, or without a miss, that end is exact: there is no quantile of a or b = 0.
     low = _beta_quantile(tail, n_hits, n_misses + 1) if n_hits else 0.0
@@ -181,6 +184,7 @@ def _beta_cdf(x: float, a: int, b: int) -> float:
     """
     if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly, its mirror image does not
         return 1.0 - _beta_cdf(1.0 - x, b, a)
+    # In logarithms: the gamma function itself overflows beyond 171.
     log_front = a * math.log(x) + b * math.log1p(-x) - math.log(a)
     log_front += math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
     value, upper, lower, m = 1.0, 1.0, 0.0, 0

@@ -26,7 +26,7 @@ class Objective:
     """
 
     kind: ObjectiveKind = "soft"
-    temperature: float = 2.0
+    temperature: float = 2.0  # the paper's, and that of most students of the study
     """Of both softmaxes, above 0."""
 
     cross_entropy_share: float = 0.0
@@ -94,6 +94,7 @@ class Divergence:
     @property
     def settings(self) -> dict[str, str | float | int]:
         """What differs from the full forward KL, by name; nothing where nothing does."""
+        # What is usual stays out: readers take an absent name for it, also in older files.
         found: dict[str, str | float | int] = {}
         if self.kind != "forward-kl":
             found["divergence"] = self.kind

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from memaudit.classifier import RiskClassifier, shipped_classifiers_dir, sigmoid
 from memaudit.errors import ClassifierError, UsageError
 from memaudit.features import CORPUS_FEATURES, EXPOSURE_FEATURES, REFERENCE_FEATURES
+from memaudit.files import read_small
 from memaudit.metrics import clopper_pearson
 from memaudit.text import safe_text
 
@@ -34,6 +35,7 @@ CONFIDENCE = 0.95
 _NO_MODEL = (*CORPUS_FEATURES, *EXPOSURE_FEATURES)
 _MAX_FILE_SIZE = 4 * 2**20
 _ROUNDING = 1e-9
+# Engines round: a log-probability may come out just above 0.
 _SLACK = 1e-3
 _LIMITS = (
     ("argmax_rate", 0.0, 1.0),
@@ -73,6 +75,7 @@ class PrefilterFit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             # Two-sided at 90 %: its lower end is the one-sided bound at 95 %.
             return clopper_pearson(n - n_missed, n, 2 * CONFIDENCE - 1).low < survival
 
+        # The bound falls with every miss, so that bisection finds the first one too many.
         n_allowed = bisect(range(n), False, key=is_too_many)
         return n_allowed - 1 if n_allowed else None
 
@@ -197,6 +200,7 @@ def make_prefilter(classifier: RiskClassifier, survival: float) -> Prefilter:
     if survival == 1 or not path.exists():
         return Prefilter(classifier=classifier, survival=1.0)
     screen = load_prefilter_fit(path)
+    # A classifier of the user's own may bear a shipped name, and flags other windows.
     if screen.classifier_digest != classifier.digest:
         return Prefilter(classifier=classifier, survival=1.0)
     return Prefilter(
@@ -229,6 +233,7 @@ def highest_probability(
         classifier.coefficients,
         strict=True,
     ):
+        # 0 times a limit at infinity is no number.
         if coefficient == 0:
             continue
         # Whatever a model says, its term is at most the one at the end of the feature's range; with
@@ -236,6 +241,7 @@ def highest_probability(
         best = _limit(name, upper=coefficient > 0)
         values = np.asarray(known.get(name, best))
         logits += coefficient * ((np.where(np.isnan(values), best, values) - mean) / scale)
+    # The slope is above 0: the highest logit gives the highest probability.
     return sigmoid(classifier.calibration.slope * logits + classifier.calibration.intercept)
 
 
@@ -264,11 +270,7 @@ def load_prefilter_fit(path: Path) -> PrefilterFit:
         ClassifierError: it cannot be read, or is not a valid screen.
     """
     try:
-        with path.open("rb") as stream:
-            content = stream.read(_MAX_FILE_SIZE + 1)
-        if len(content) > _MAX_FILE_SIZE:
-            raise ValueError(f"expected at most {_MAX_FILE_SIZE} bytes")
-        return msgspec.json.decode(content, type=PrefilterFit)
+        return msgspec.json.decode(read_small(path, _MAX_FILE_SIZE), type=PrefilterFit)
     except (OSError, ValueError, RecursionError) as error:
         raise ClassifierError(
             f"{safe_text(str(path))}: not a valid screen: {safe_text(str(error))}",

@@ -5,8 +5,9 @@ file means. Both are data: a trainer that changes a default changes one line her
 """
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ student writes, 0 to 1), `answers_only`, `epochs`, `learning_rate`, and `note` (
 _SFT: Settings = {"kind": "cross-entropy", "epochs": 3.0}
 _KL: Settings = {"kind": "soft", "temperature": 1.0}
 _REVERSE: Settings = {"divergence": "reverse-kl"}
+_GKD: Settings = _KL | {"temperature": 0.9, "beta": 0.5, "on_policy": 0.5}
 _TOP_K_OF_DATA = "the captured data decide how many top tokens there are; none are left out here"
 _OWN_TEXT = "the corpus must be the text that the teacher wrote: that is what is trained on"
 _HF = {"num_train_epochs": "epochs", "learning_rate": "learning_rate"}
@@ -66,20 +68,12 @@ PRESETS: dict[str, Preset] = {
         _KL | _REVERSE | {"on_policy": 1.0, "epochs": 3.0},
         f"{_TRL}distillation_trainer",
     ),
-    "trl-gkd": Preset(
-        "TRL GKDTrainer",
-        _KL | {"temperature": 0.9, "beta": 0.5, "on_policy": 0.5, "epochs": 3.0},
-        f"{_TRL}gkd_trainer",
-    ),
-    "trl-gold": Preset(
-        "TRL GOLDTrainer",
-        _KL | {"temperature": 0.9, "beta": 0.5, "on_policy": 0.5, "epochs": 3.0},
-        f"{_TRL}gold_trainer",
-    ),
+    "trl-gkd": Preset("TRL GKDTrainer", _GKD | {"epochs": 3.0}, f"{_TRL}gkd_trainer"),
+    "trl-gold": Preset("TRL GOLDTrainer", _GKD | {"epochs": 3.0}, f"{_TRL}gold_trainer"),
     "trl-sft": Preset("TRL SFTTrainer", _SFT | {"answers_only": True}, f"{_TRL}sft_trainer"),
     "ms-swift": Preset(
         "ms-swift",
-        _KL | {"temperature": 0.9, "beta": 0.5, "on_policy": 0.5, "answers_only": True},
+        _GKD | {"answers_only": True},
         "https://swift.readthedocs.io/en/latest/Instruction/GKD.html",
     ),
     "nemo": Preset(
@@ -92,8 +86,8 @@ PRESETS: dict[str, Preset] = {
         _KL | {"squared": True},
         "https://github.com/NVIDIA/Model-Optimizer/tree/main/examples/llm_distill",
     ),
-    "tinker": Preset("tinker", _KL | {"top_k": 20, "answers_only": True}, f"{_TINKER}"),
-    "tinker-on-policy": Preset("tinker", _KL | _REVERSE | {"on_policy": 1.0}, f"{_TINKER}"),
+    "tinker": Preset("tinker", _KL | {"top_k": 20, "answers_only": True}, _TINKER),
+    "tinker-on-policy": Preset("tinker", _KL | _REVERSE | {"on_policy": 1.0}, _TINKER),
     "easydistill": Preset(
         "EasyDistill", {"kind": "sampled", "epochs": 3.0, "answers_only": True}, _EASY
     ),
@@ -221,6 +215,7 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     ("axolotl", "kd_trainer"),
     ("axolotl", "base_model"),
     ("llama-factory", "stage"),
+    # From here on ever wider: GOLD has lmbda as well, GKD a teacher, and all of them a model.
     ("trl-gold", "use_uld_loss"),
     ("trl-gkd", "lmbda"),
     ("trl", "teacher_model_name_or_path"),
@@ -229,11 +224,13 @@ _SIGNS: tuple[tuple[str, str], ...] = (
 )
 """The first field that a file has tells whose it is."""
 
+# By words: the next release of a trainer may bring a field of the loss that no table here has.
 _SUSPECT = re.compile(
     r"(^|_)(loss|kl|kd|kld|jsd|ce|distil\w*|teacher\w*|logits?|logprobs?|alpha|beta|gamma|lambda"
     r"|lmbda|temperature|top_?k|topk|objective|reward|mask\w*|label_smoothing\w*|neftune\w*|rl|rlhf)"
     r"(_|$|s$)"
 )
+# `lora_alpha` and others have such a word and leave the loss alone.
 _HARMLESS = re.compile(
     r"lora_|adam_|_lora|^peft|^optim|scheduler|vllm_|^generation|logging|_dtype$"
 )
@@ -267,6 +264,14 @@ class Recipe:
 
     not_understood: tuple[str, ...] = ()
     """Fields of the file that may change what is learned, by name: nothing here reflects them."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {value:g}")
+        if not 0 <= self.on_policy <= 1:
+            raise ValueError(f"on_policy must be in [0, 1], got {self.on_policy:g}")
 
     @property
     def in_words(self) -> str:
@@ -333,9 +338,10 @@ def read_recipe(name_or_file: str) -> Recipe:
         _apply(FIELDS[name], key, value, settings, notes, unknown)
     try:
         return _recipe(PRESETS[name].trainer, settings, notes, unknown)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
+        said = "a number is out of range" if isinstance(error, ArithmeticError) else str(error)
         raise UsageError(
-            f"{shown}: {safe_text(str(error))}", hint="correct the value in the file"
+            f"{shown}: {safe_text(said)}", hint="correct the value in the file"
         ) from error
 
 
@@ -378,9 +384,8 @@ def _flat(value: object, known: Mapping[str, Any], key: str = "") -> Iterator[tu
     """
     if isinstance(value, dict) and (not key or key not in known):
         for name, inner in value.items():
-            found = (
-                (inner, value.get("weight")) if key.endswith("[]") and name == "function" else inner
-            )
+            is_function = key.endswith("[]") and name == "function"
+            found = (inner, value.get("weight")) if is_function else inner
             yield from _flat(found, known, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         for item in value:
@@ -398,25 +403,20 @@ def _apply(
     unknown: list[str],
 ) -> None:
     """Let a field change the settings, or count it among those that are not understood."""
-    weight = None
-    if isinstance(value, tuple):
-        value, weight = value
+    value, weight = value if isinstance(value, tuple) else (value, None)
     meaning = known.get(key)
     if meaning is None:
         last = key.rsplit(".", 1)[-1].lower()
-        # What is switched off changes nothing.
-        if (
-            value not in (None, False, [], {})
-            and _SUSPECT.search(last)
-            and not _HARMLESS.search(key)
-        ):
+        # What is switched off changes nothing; 0 is equal to False.
+        is_on = value not in (None, False, [], {})
+        if is_on and _SUSPECT.search(last) and not _HARMLESS.search(key):
             unknown.append(key)
     elif isinstance(meaning, str):
         if meaning and value is not None:
             settings[meaning] = _number(key, value)
     else:
-        # A list is no key: `[]` is meant by its words.
-        chosen = meaning.get(str(value) if isinstance(value, list) else value)
+        # A list or a mapping is no key: `[]` is meant by its words.
+        chosen = meaning.get(value if isinstance(value, Hashable) else str(value))
         if chosen is None:
             unknown.append(f"{key}: {safe_text(str(value), 80)}")
             return
@@ -439,6 +439,7 @@ def _number(key: str, value: Any) -> float:
 
 def _recipe(trainer: str, settings: dict[str, Any], notes: list[str], unknown: list[str]) -> Recipe:
     temperature = settings.get("temperature", 1.0)
+    Objective(temperature=temperature)  # refuses 0 by its name, before it is divided by
     kind, share = settings["kind"], _cross_entropy_share(settings, temperature)
     if settings.get("kd"):
         kind = "soft"
@@ -447,6 +448,7 @@ def _recipe(trainer: str, settings: dict[str, Any], notes: list[str], unknown: l
     beta, top_k = settings.get("beta"), settings.get("top_k")
     divergence = settings.get("divergence", "forward-kl")
     if beta is not None:
+        # At its ends the formula of the JSD is 0 for every student: TRL computes the two KLs there.
         divergence = {0.0: "forward-kl", 1.0: "reverse-kl"}.get(beta, "jsd")
     if top_k and divergence != "forward-kl":
         notes = [*notes, f"the restriction to the top {top_k:g} tokens is left out"]

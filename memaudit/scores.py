@@ -27,6 +27,7 @@ class TokenScores:
     entropy: NDArray[np.float32] | None
     """(S,) Shannon entropy of the prediction, nats. None: the engine cannot tell it exactly."""
 
+    # Of logits: log-probabilities differ by as much, and are rounded once more.
     margin: NDArray[np.float32]
     """(S,) logit of the window's own next token minus that of its best rival, nats. Below 0 where
     another token is more probable; 0 is a tie."""

@@ -129,6 +129,7 @@ def _append(
 ) -> None:
     """Add a row to every column; ValueError says why it cannot be."""
     values = record.values
+    # Of a key that stands twice some readers take the first value, some the last.
     if isinstance(values, RepeatedKeys) and values.repeated & {*texts, *numbers}:
         raise ValueError("a key repeats")
     for name in (*texts, *numbers):

@@ -36,6 +36,7 @@ def safe_text(text: str, max_len: int = 200) -> str:
     Returns:
         printable text without line breaks, control, bidirectional or invisible characters.
     """
+    # Cut first: a row of 16 MiB need not be escaped to show its start.
     shown = text[:max_len]
     escaped = _UNSAFE.sub(_escape, shown)
     return escaped + "…" if len(text) > max_len else escaped

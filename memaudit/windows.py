@@ -91,6 +91,7 @@ def cut_windows(
 
 def window_starts(n_tokens: int, shape: WindowShape, policy: WindowPolicy) -> range:
     """Return where `cut_windows` begins the windows of so many tokens."""
+    # Empty where a text is too short; so is its first entry.
     starts = range(0, n_tokens - shape.length + 1, shape.length)
     return starts if policy == "tile" else starts[:1]
 
@@ -129,6 +130,7 @@ def answer_suffixes(
     answers: Sequence[tuple[int, int]], shape: WindowShape, *, tiled: bool, min_suffix_len: int
 ) -> Iterator[tuple[int, int]]:
     """Yield where the suffixes of the windows that `cut_answers` yields begin and end."""
+    # A shape with shorter suffixes than the minimum would have no window at all.
     shortest = min(min_suffix_len, shape.suffix_len)
     for first, end in answers:
         begin = max(first, 1)

@@ -216,6 +216,12 @@ def test_a_weight_without_the_square_of_the_temperature_is_converted(write):
     assert read_recipe(write("b.yaml", FILES["nemo.yaml"])).objective.cross_entropy_share == 0.5
 
 
+def test_fields_in_the_place_of_a_value_are_named(write):
+    """A file may hold anything: what is no value is not understood, and stops nothing."""
+    found = read_recipe(write("a.yaml", "kd_trainer: {a: 1}\n")).not_understood
+    assert found == ("kd_trainer: {'a': 1}",)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -224,6 +230,11 @@ def test_a_weight_without_the_square_of_the_temperature_is_converted(write):
         ("colour: blue\n", "no field tells which trainer"),
         ("kd_ratio: high\n", "expected a number for kd_ratio"),
         ("kd_ratio: 0.5\nkd_loss_fn: {temperature: -1}\n", "temperature must be above 0"),
+        ("kd_trainer: true\nkd_temperature: 0\n", "temperature must be above 0"),
+        ("kd_trainer: true\nkd_temperature: 1.0e+200\n", "out of range"),
+        ("kd_trainer: true\nkd_online_topk: .inf\n", "out of range"),
+        ("kd_trainer: true\nnum_epochs: -3\n", "epochs must be above 0"),
+        ("lmbda: 3\n", r"on_policy must be in \[0, 1\]"),
     ],
 )
 def test_a_file_that_is_not_understood_is_refused(write, content, message):

@@ -43,15 +43,8 @@ NAMES_MODEL = "spacy-model"
 """Among the versions of a run, the one of what finds people's names; `none` if nothing does."""
 
 _SUREST_FIRST: tuple[Kind, ...] = (
-    *SECRET_KINDS,
-    "iban",
-    "credit_card",
-    "email",
-    "national_id",
-    "ip_address",
-    "phone",
-    "person",
-)
+    *SECRET_KINDS, "iban", "credit_card", "email", "national_id", "ip_address", "phone", "person",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -188,9 +181,11 @@ def secret_argmax_rate(
     ends = np.append(starts[1:], len(text))
     rates = [0.0]
     for span in detector.find(text):
+        # Personal data have no rule of their own: the classifier's flag counts.
         if span.kind in SECRET_KINDS:
-            # Entry s is about token s + 1: the first token has no prediction.
+            # A token that shares a character counts: tokenizers cut keys anywhere.
             is_within = (starts < span.end) & (ends > span.start)
+            # Entry s is about token s + 1: the first token has no prediction.
             known = is_argmax[is_within[1:]]
             rates.append(float(known.mean(dtype=np.float64)) if len(known) else 0.0)
     return max(rates)

@@ -43,6 +43,7 @@ from presidio_analyzer.predefined_recognizers import (
 from memaudit.sensitivity import NAMES_MODEL, PersonalKind, SensitiveSpan
 
 _MODELS = ("en_core_web_trf", "en_core_web_lg", "en_core_web_md", "en_core_web_sm")
+# Phone numbers have just 0.4; cards have 0.3 and, by their check digit, 1 or 0.
 _MIN_SCORE = 0.4
 """Below it are patterns such as "nine digits" that Presidio itself calls weak."""
 
@@ -73,7 +74,9 @@ class PersonalDataDetector:
     def __init__(self) -> None:
         # Without an explicit list it would fetch one from the network.
         self._public_suffixes = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+        # Not EmailRecognizer: its check of domains may fetch a list from the network.
         email = PatternRecognizer("EMAIL_ADDRESS", patterns=EmailRecognizer.PATTERNS)
+        # One by one: Presidio's own engine loads a spaCy model first, whatever it looks for.
         self._recognizers: dict[PersonalKind, EntityRecognizer] = {
             "email": email,
             "phone": PhoneRecognizer(),
@@ -137,6 +140,7 @@ def versions() -> dict[str, str]:
 
 def _is_phone_number(text: str, start: int, end: int) -> bool:
     """Whether a number that some country could dial is written as one, or called one."""
+    # Presidio tries eight countries: years, times and network masks are valid in one of them.
     number, before = text[start:end], text[max(0, start - _CONTEXT) : start]
     if _PART_OF_MORE.search(before) or _NAMED_OTHERWISE.search(before):
         return False
@@ -147,6 +151,7 @@ def _is_phone_number(text: str, start: int, end: int) -> bool:
 
 def _is_public_host(text: str, start: int, end: int) -> bool:
     """Whether an address can be somebody's: neither private nor reserved, nor a version."""
+    # The pattern takes the size of a network along, as in 10.0.0.0/24.
     address = ipaddress.ip_interface(text[start:end]).ip
     # Of real hosts, one in four thousand has no number above 31; versions and sections have none.
     is_version = address.version == 4 and max(address.packed) < 32
@@ -190,6 +195,7 @@ class SecretDetector:
         classes = get_mapping_from_secret_type_to_class()
         self._patterns = [
             classes[name]()
+            # IP addresses are personal data here, and of a private key the body counts alone.
             for name in sorted(classes)
             if issubclass(classes[name], RegexBasedDetector)
             and classes[name] not in (IPPublicDetector, PrivateKeyDetector)
@@ -213,7 +219,8 @@ class SecretDetector:
 
     def _find_in_line(self, line: str) -> Iterator[SensitiveSpan]:
         for plugin in self._patterns:
-            # Asked first, for what a plugin checks beyond its pattern.
+            # Asked first, for what a plugin checks beyond its pattern. It tells no places, so that
+            # its patterns are applied once more.
             if not any(plugin.analyze_string(line)):
                 continue
             is_password = isinstance(plugin, BasicAuthDetector)
@@ -267,12 +274,14 @@ def _private_keys(text: str) -> Iterator[SensitiveSpan]:
 
 def _assigned(plugin: KeywordDetector, line: str) -> Iterator[SensitiveSpan]:
     """Yield what is assigned to a name such as `password`, if it looks like one."""
+    # Also without quotes, as in files of settings: a window has no name that tells its format.
     for patterns in (QUOTES_REQUIRED_DENYLIST_REGEX_TO_GROUP, CONFIG_DENYLIST_REGEX_TO_GROUP):
         for value in plugin.analyze_string(line, denylist_regex_to_group=patterns):
             secret = value.split()[0].rstrip(",;)") if value.split() else ""
             is_mixed = any(map(str.isdigit, secret)) and any(map(str.isalpha, secret))
             # A word, or a name in code, is none: it has no digit or is short.
             if 8 <= len(secret) <= 128 and is_mixed and not _is_harmless(secret):
+                # The plugin tells the value, and not where it stands.
                 start = line.find(secret)
                 yield SensitiveSpan(start, start + len(secret), "password")
 

@@ -76,6 +76,7 @@ def fit_on_verification(
         MissingDependency: skops is asked for and not installed.
         OutputError: `out` cannot be written.
     """
+    # Before the work: whether the package is there is known now.
     if options.export == "skops":
         import_skops()
     name = classifier_name(out)
@@ -201,9 +202,11 @@ def _save(result: FitResult) -> None:
 
 def save_with_card(classifier: RiskClassifier, card: dict[str, Any], folder: Path) -> None:
     """Write a classifier and its card; neither takes its name before both are whole."""
+    # Before a file is opened: a number that is none fails here, and nothing is lost.
     content = json.dumps(card, indent=2, sort_keys=True, allow_nan=False)
     with committed_file(folder / CARD_NAME) as stream:
         stream.write(content.encode() + b"\n")
+        # Inside: if this fails, the old card stays with the old classifier.
         save_classifier(classifier, folder)
 
 

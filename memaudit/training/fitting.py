@@ -213,6 +213,7 @@ def fit_calibration(
     spread = float(z.std()) or 1.0  # unit spread: the solver's tolerance then means the same
     weights = example_weights(runs)
     # Without a penalty: shrinking the slope would make every probability too moderate.
+    # By Newton: a step on one column costs next to nothing, and a few reach the tolerance.
     platt = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10, max_iter=1000).fit(
         np.concatenate([z, z])[:, np.newaxis] / spread,
         np.repeat([True, False], len(z)),
@@ -241,12 +242,14 @@ def best_threshold(
     f1_by_run = []
     for of_run, run in zip(probabilities, runs, strict=True):
         if run.n_extracted:
+            # All thresholds at once, by their places among sorted probabilities.
             n_flagged = len(of_run) - np.searchsorted(np.sort(of_run), thresholds)
             positives = np.sort(of_run[run.extracted])
             n_caught = len(positives) - np.searchsorted(positives, thresholds)
             f1_by_run.append(2 * n_caught / (n_flagged + len(positives)))
     best = thresholds[np.mean(f1_by_run, axis=0).argmax()]
     # Of equal ones argmax takes the first, the lowest: a miss costs more than a false alarm.
+    # A threshold lies inside (0, 1), and probabilities may round to 0 or 1.
     return float(np.clip(best, 1e-12, 1 - 1e-12))
 
 
@@ -263,6 +266,7 @@ def count_log_sd(logits: Sequence[NDArray[np.float64]], runs: Sequence[LabelledR
         if sum(runs[j].n_extracted for j in others) < MIN_CALIBRATION_POSITIVES:
             others = list(range(len(runs)))
         calibration = fit_calibration([logits[j] for j in others], [runs[j] for j in others])
+        # By the others alone: a run that is calibrated on expects about what it has.
         expected = calibrated_probabilities(calibration, logits[i]).sum()
         log_ratios.append(np.log((run.n_extracted + 0.5) / (expected + 0.5)))
     return max(_MIN_COUNT_LOG_SD, float(np.sqrt(np.mean(np.square(log_ratios)))))

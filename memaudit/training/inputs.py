@@ -19,6 +19,7 @@ from memaudit.corpus.base import RowError
 from memaudit.corpus.json_lines import parse_object
 from memaudit.errors import ClassifierError, CorpusError, UsageError
 from memaudit.features import OBJECTIVE_FEATURES, objective_features
+from memaudit.files import read_small
 from memaudit.objectives import Objective, ObjectiveKind
 from memaudit.tables import LABEL_COLUMNS, Table, find_table, match_rows, read_table
 from memaudit.text import safe_text, shown_path
@@ -33,16 +34,10 @@ _ABOUT_LABELS = (
     *("teacher", "teacher_digest", "student", "student_digest", "baseline", "baseline_digest"),
     *("objective", "temperature", "cross_entropy_share", "epochs", "learning_rate", "batch_size"),
     *("divergence", "beta", "top_k", "tail", "label_temperature", "label_top_p", "distilled"),
-    *(
-        "on_policy",
-        "seed",
-        "prefix_tokens",
-        "suffix_tokens",
-        "sample",
-        "held_out_share",
-        "labels_digest",
-    ),
+    *("on_policy", "seed", "prefix_tokens", "suffix_tokens", "sample", "held_out_share"),
+    "labels_digest",
 )
+# Rows of one corpus always join. These tell whether the labels answer the same question.
 _MUST_AGREE = ("teacher_digest", "prefix_tokens", "suffix_tokens", "objective")
 _MAX_SUMMARY_BYTES = 64 * 1024**2
 
@@ -225,15 +220,13 @@ def _read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; an empty one without the file."""
     if not path.is_file():
         return {}
-    shown = shown_path(path)
-    with path.open("rb") as file:
-        content = file.read(_MAX_SUMMARY_BYTES + 1)
     try:
-        if len(content) > _MAX_SUMMARY_BYTES:
-            raise RowError(f"more than {_MAX_SUMMARY_BYTES:,} bytes long")
-        return parse_object(content, "file")
-    except RowError as error:
-        raise CorpusError(f"{shown}: {error}", hint="copy it again, or move it away") from error
+        return parse_object(read_small(path, _MAX_SUMMARY_BYTES), "file")
+    except (OSError, RowError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise CorpusError(
+            f"{shown_path(path)}: {said}", hint="copy it again, or move it away"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -389,6 +382,7 @@ def _require_columns(table: Table, names: Sequence[str]) -> None:
 
 def _label_column(labels: Table, name: str) -> NDArray[np.float64]:
     column = labels.numbers[name]
+    # NaN is a row without a label. An infinity is neither a label nor a missing one.
     n_wrong = int((np.isfinite(column) & (column != 0) & (column != 1)).sum())
     n_wrong += int(np.isinf(column).sum())
     if n_wrong:
@@ -424,6 +418,7 @@ def _distinct(
     firsts: list[int] = []
     example_of = np.empty(len(X), dtype=np.int64)
     for i, row in enumerate(np.ascontiguousarray(X[:, of_window])):
+        # To the last bit: equal windows are scored once, so their features have equal bytes.
         digest = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
         example_of[i] = number.setdefault(digest, len(firsts))
         if example_of[i] == len(firsts):

@@ -270,6 +270,7 @@ def _believable_shift(
                 f"{kind}, this one has {n_found} of {len(extracted):,}",
                 hint="verify more rows, or with the epochs that you will really train for",
             )
+    # Before the fit: its slope stays above 0, and near 0 it would hide a reversed ranking.
     auc = roc_auc(extracted, log_odds)
     if auc is not None and auc <= 0.5:
         raise ClassifierError(

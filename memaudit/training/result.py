@@ -66,6 +66,7 @@ class HeldOutRun:
             "expected": round(float(compared.probabilities.sum()), 6),
             "features": [list(features) for features in self.features],
         }
+        # Intervals of several fits do not add up: each allows for the same unknown level.
         if len(self.expected) == 1:
             (count,) = self.expected
             document["expected_interval"] = [count.low, count.high]

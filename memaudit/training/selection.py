@@ -128,6 +128,7 @@ def _folds(runs: Sequence[LabelledRun], names: Sequence[str]) -> list[_Fold]:
             for i in range(fold, len(runs), n_folds)
         ]
         labels = pooled_labels([runs[i] for i in kept])
+        # A column is standardised by itself: features chosen later are columns of this matrix.
         folds.append(_Fold(scaler.transform(X), labels, weights, held_out))
     return folds
 
@@ -136,6 +137,7 @@ def _cross_validated(folds: Sequence[_Fold], columns: Sequence[int]) -> float:
     """Return the mean log loss over the held-out runs, fitted on the given columns."""
     values = []
     for fold in folds:
+        # Looser than a fit: there are many of these, and gains below 2 % do not count.
         regression = LogisticRegression(solver="lbfgs", tol=1e-4, max_iter=10_000)
         regression.fit(fold.X[:, columns], fold.y, sample_weight=fold.weights)
         for X, extracted in fold.held_out:
@@ -177,6 +179,7 @@ def plan_features(
         ClassifierError: a table has none of the set's features, or lacks one that is given.
     """
     shared = set.intersection(*(set(one.scores.numbers) for one in inputs))
+    # Of equal ones the first, which needs the fewest models: all sets have the teacher's columns.
     name = feature_set or max(KNOWN_FEATURES, key=lambda key: len(shared & {*KNOWN_FEATURES[key]}))
     unknown = [feature for feature in given if feature not in KNOWN_FEATURES[name]]
     if unknown:

@@ -21,7 +21,7 @@ SplitUnit = Literal["run", "example"]
 
 Side = Literal["fit", "calibration", "test"]
 _SIDES: tuple[Side, ...] = ("fit", "calibration", "test")
-_MIN_UNITS = 3
+_MIN_UNITS = 3  # of two, one held out leaves nothing to calibrate on
 _N_FOLDS = 5
 
 
@@ -169,6 +169,7 @@ def _texts(runs: Sequence[VerifiedRun]) -> tuple[dict[int, str], set[int]]:
     positive: set[int] = set()
     for run in runs:
         for text, name in zip(run.texts.tolist(), run.ids, strict=True):
+            # The least id and not the first: rows in another order are split as before.
             ids[text] = min(ids.get(text, name), name)
         positive.update(run.texts[run.run.extracted].tolist())
     return ids, positive
