@@ -224,8 +224,7 @@ def _result(
             f"{percent(finding.probability)}; {_plain(safe_text(finding.reason))}."
         },
         "locations": [_physical(location)],
-        # By it a reader of several documents knows a finding again after its row has moved.
-        "partialFingerprints": {"memauditRow/v1": str(finding.fingerprint)},
+        "partialFingerprints": _fingerprints(str(finding.fingerprint)),
         # SARIF ranks from 0 to 100.
         "rank": round(100 * finding.probability, 3),
     }
@@ -244,8 +243,14 @@ def _summary(result: GateResult, root: SourceRoot) -> dict[str, Any]:
         },
         # Code scanning asks for a place in a file, also where the corpus as a whole is meant.
         "locations": [_physical(_policy_location(result, root))],
-        "partialFingerprints": {"memauditRow/v1": "summary"},
+        "partialFingerprints": _fingerprints("summary"),
     }
+
+
+def _fingerprints(value: str) -> dict[str, str]:
+    """Return by what a reader of several documents knows a finding again after its row has moved."""
+    # GitHub heeds its own name alone, and would fill in a hash of the line without it.
+    return {"memauditRow/v1": value, "primaryLocationLineHash": value}
 
 
 def _policy_location(result: GateResult, root: SourceRoot) -> Location:
