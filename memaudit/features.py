@@ -69,10 +69,7 @@ REFERENCE_FEATURES = tuple(
 """Features that a reference of the teacher's vocabulary tells alone, without the teacher."""
 
 # The order is that of the columns in every run.
-_TEACHER_FEATURES = (
-    *CORPUS_FEATURES,
-    *(f"teacher_{name}" for name in _MODEL_FEATURES),
-)
+_TEACHER_FEATURES = (*CORPUS_FEATURES, *(f"teacher_{name}" for name in _MODEL_FEATURES))
 
 
 def _with_reference(role: ReferenceRole) -> tuple[str, ...]:

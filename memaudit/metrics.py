@@ -103,9 +103,7 @@ def expected_calibration_error(
 
 
 def expected_count(
-    probabilities: NDArray[np.float64],
-    log_sd: float,
-    copies: NDArray[np.int64] | None = None,
+    probabilities: NDArray[np.float64], log_sd: float, copies: NDArray[np.int64] | None = None
 ) -> ExpectedCount:
     """Return how many examples will be memorized, with a 95 % interval.
 
@@ -134,9 +132,7 @@ def expected_count(
     low = mean - math.hypot(mean * math.expm1(-_Z_95 * log_sd), chance)
     high = mean + math.hypot(mean * math.expm1(_Z_95 * log_sd), chance)
     return ExpectedCount(
-        mean=mean,
-        low=max(0, math.floor(low)),
-        high=min(int(copies.sum()), math.ceil(high)),
+        mean=mean, low=max(0, math.floor(low)), high=min(int(copies.sum()), math.ceil(high))
     )
 
 

@@ -395,9 +395,7 @@ def shown(**values: Any) -> Shown:
 
 
 table_format = output_option(
-    "--table-format",
-    "How the risk table is written. Default: parquet.",
-    TABLE_FORMATS,
+    "--table-format", "How the risk table is written. Default: parquet.", TABLE_FORMATS
 )
 
 old_table_format = output_option(

@@ -128,7 +128,7 @@ corpus = options.corpus(
         "How many times you will train on the corpus. Most classifiers use it.",
         options.ABOVE_ZERO,
         DEFAULT_EPOCHS,
-    ),
+    )
 )
 def epochs(epochs: float) -> float:
     """Return passes over the corpus, by a recipe where the user has not said them."""

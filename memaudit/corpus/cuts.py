@@ -10,10 +10,7 @@ from memaudit.corpus.base import Cuts, Span, StringPath
 # Strings come first: brackets and commas inside them are no structure.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+', re.DOTALL)
 # What decodes to one character: a pair of surrogates, another escape, or the character itself.
-_JSON_CHARACTER = re.compile(
-    r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|.",
-    re.DOTALL,
-)
+_JSON_CHARACTER = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|.", re.DOTALL)
 _CSV_CHARACTER = re.compile(r'""|.', re.DOTALL)
 # Strings that say what a message is: without them it would be another one, or none.
 _NOT_TEXT = ("role", "from", "name", "id", "type", "tool_call_id")

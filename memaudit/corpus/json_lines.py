@@ -226,10 +226,7 @@ def _constant(name: str) -> float:
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_object,
-    parse_int=_integer,
-    parse_float=_number,
-    parse_constant=_constant,
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_number, parse_constant=_constant
 )
 # pandas writes NaN where a value is missing: in a column that nobody uses it is no error.
 _LENIENT_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)

@@ -172,10 +172,7 @@ _FOR_TEMPLATES = ("tools", "documents", "chat_template_kwargs")
 LAYOUTS: dict[str, Layout] = {
     "text": Layout(("text",), _text, in_words="which is trained on as a whole"),
     "prompt-completion": Layout(
-        ("prompt", "completion"),
-        _continued,
-        _FOR_TEMPLATES,
-        "of which completions are trained on",
+        ("prompt", "completion"), _continued, _FOR_TEMPLATES, "of which completions are trained on"
     ),
     "messages": Layout(
         ("messages",), _chat, _FOR_TEMPLATES, "of which assistant turns are trained on"

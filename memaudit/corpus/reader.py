@@ -24,13 +24,7 @@ from memaudit.corpus.base import (
     record_of,
 )
 from memaudit.corpus.byte_streams import read_blocks
-from memaudit.corpus.discovery import (
-    HubCorpus,
-    SourceFile,
-    find_files,
-    hub_corpus,
-    open_regular,
-)
+from memaudit.corpus.discovery import HubCorpus, SourceFile, find_files, hub_corpus, open_regular
 from memaudit.corpus.formats import FORMATS
 from memaudit.corpus.json_lines import read_json_lines
 from memaudit.corpus.layouts import Content, kind_of

@@ -214,11 +214,7 @@ class _LossTrainer(Trainer):
         return parts, sum(int((part["labels"][:, 1:] != NO_TARGET).sum()) for part in parts)
 
     def compute_loss(
-        self,
-        model: Any,
-        inputs: Any,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return this part's share of the mean over all predictions of the step."""
         # Parts hold different numbers of tokens. By these shares they add up to the mean of a step.

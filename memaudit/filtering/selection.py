@@ -223,10 +223,7 @@ def outlook(run: Run, selection: Selection | None, options: FilterOptions) -> Ou
 
 
 def with_fewer_copies(
-    risks: Risks,
-    windows: NDArray[np.int64],
-    gone: NDArray[np.int64],
-    n_gone: NDArray[np.int64],
+    risks: Risks, windows: NDArray[np.int64], gone: NDArray[np.int64], n_gone: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], bool]:
     """Return the probabilities of windows with fewer copies, and whether the classifier counts them.
 

@@ -204,8 +204,7 @@ def read_baseline(path: Path, key: bytes, *, pinned_digest: str | None = None) -
         )
     if file.format != 1 and not hmac.compare_digest(file.mac.encode(), _mac(file, key).encode()):
         raise UsageError(
-            f"{where}: changed since it was written",
-            hint="write it anew with --write-baseline",
+            f"{where}: changed since it was written", hint="write it anew with --write-baseline"
         )
     return Baseline(digest, (Counter(file.known[0]), Counter(file.known[1])))
 

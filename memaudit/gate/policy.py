@@ -20,14 +20,7 @@ from memaudit.text import safe_text, shown_path
 MAX_POLICY_BYTES = 1 << 18
 """A policy takes less than 1 % of it, and a pyproject.toml less than half."""
 
-LIMITS = (
-    "max_rate",
-    "max_expected",
-    "max_recited",
-    "max_verified",
-    "max_sensitive",
-    "max_secrets",
-)
+LIMITS = ("max_rate", "max_expected", "max_recited", "max_verified", "max_sensitive", "max_secrets")
 """Fields of a policy of which at least one must be set."""
 
 _SHARES = ("min_scored_share", "min_looked_at_share", "max_out_of_range_share")

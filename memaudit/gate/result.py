@@ -34,11 +34,7 @@ RULES: dict[str, str] = {
 }
 """Names by stable id."""
 
-RULE_OF_LEVEL: dict[Level, str] = {
-    "predicted": "MEM001",
-    "recited": "MEM003",
-    "verified": "MEM004",
-}
+RULE_OF_LEVEL: dict[Level, str] = {"predicted": "MEM001", "recited": "MEM003", "verified": "MEM004"}
 """Id of the rule that a finding belongs to."""
 
 PARTS_OF_ROWS = (

@@ -147,11 +147,7 @@ def _tested(report: Report) -> Table:
             if student is None
             else f"{student.count:,} of {student.of:,} distinct examples",
         ),
-        (
-            "exact continuation by the teacher",
-            "tested",
-            f"{risks.n_recited:,} examples",
-        ),
+        ("exact continuation by the teacher", "tested", f"{risks.n_recited:,} examples"),
         (
             "personal data and secrets in examples at risk",
             "no" if sensitivity is None else "tested, by form",

@@ -12,16 +12,7 @@ from memaudit.gate.result import PARTS_OF_ROWS
 from memaudit.gate.rules import judged
 from memaudit.metrics import ExpectedCount
 from memaudit.reports import words
-from memaudit.reports.page import (
-    Column,
-    Page,
-    Section,
-    Sentence,
-    Table,
-    Words,
-    name,
-    numbers,
-)
+from memaudit.reports.page import Column, Page, Section, Sentence, Table, Words, name, numbers
 from memaudit.runs.run import Run
 from memaudit.text import shown_path
 

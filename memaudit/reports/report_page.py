@@ -28,14 +28,7 @@ from memaudit.reports.page import (
     path_name,
     pieces,
 )
-from memaudit.reports.report import (
-    REASONS_OF,
-    Bin,
-    Budget,
-    Report,
-    budgets,
-    histogram,
-)
+from memaudit.reports.report import REASONS_OF, Bin, Budget, Report, budgets, histogram
 from memaudit.reports.report_evidence import (
     classifier_section,
     limits_section,

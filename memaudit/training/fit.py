@@ -45,13 +45,7 @@ from memaudit.training.selection import (
     plan_features,
     shipped_for,
 )
-from memaudit.training.splitting import (
-    Split,
-    final_split,
-    held_out_splits,
-    source_name,
-    split_unit,
-)
+from memaudit.training.splitting import Split, final_split, held_out_splits, source_name, split_unit
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -111,11 +105,7 @@ def classifier_name(out: Path) -> str:
 
 
 def _fit(
-    name: str,
-    plan: FeaturePlan,
-    split: Split,
-    inputs: Sequence[Input],
-    options: FitOptions,
+    name: str, plan: FeaturePlan, split: Split, inputs: Sequence[Input], options: FitOptions
 ) -> tuple[RiskClassifier, SelectionResult | None]:
     """Return a classifier on the split, its features chosen on what it is fitted on."""
     features, selection = choose_features(plan, split.fit, inputs)
@@ -181,10 +171,7 @@ def _figures(
     if not judged:
         return {}
     return held_out_figures(
-        judged,
-        with_threshold=kind != "calibration",
-        resample_runs=kind == "run",
-        seed=options.seed,
+        judged, with_threshold=kind != "calibration", resample_runs=kind == "run", seed=options.seed
     )
 
 

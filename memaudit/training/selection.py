@@ -22,12 +22,7 @@ from memaudit.errors import ClassifierError, UsageError
 from memaudit.features import KNOWN_FEATURES
 from memaudit.objectives import ObjectiveKind
 from memaudit.text import safe_text
-from memaudit.training.fitting import (
-    LabelledRun,
-    example_weights,
-    feature_matrix,
-    pooled_labels,
-)
+from memaudit.training.fitting import LabelledRun, example_weights, feature_matrix, pooled_labels
 from memaudit.training.inputs import Input
 
 MIN_RUN_POSITIVES = 5

@@ -103,9 +103,7 @@ def _names(students: Sequence[str]) -> list[str]:
 
 
 def _asked(
-    teacher: str | PathLike[str],
-    baseline: str | PathLike[str] | None,
-    options: VerificationOptions,
+    teacher: str | PathLike[str], baseline: str | PathLike[str] | None, options: VerificationOptions
 ) -> "dict[str, LoadedModel]":
     """Return the models whose answers all students share, by role."""
     if options.threads is not None:

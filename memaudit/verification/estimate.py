@@ -16,12 +16,7 @@ from memaudit.distillation.methods import generate_hard_labels
 from memaudit.engines.generation import near_verbatim_logprobs
 from memaudit.memorization import BEAM_WIDTH
 from memaudit.progress import ReportProgress
-from memaudit.verification.examples import (
-    DEFAULT_OPTIONS,
-    Examples,
-    VerificationOptions,
-    make_task,
-)
+from memaudit.verification.examples import DEFAULT_OPTIONS, Examples, VerificationOptions, make_task
 from memaudit.verification.models import VerificationModels, check_readable, load_models
 from memaudit.windows import without_padding
 
@@ -167,9 +162,7 @@ def _stages(
 
 
 def _seconds_per_token(
-    models: VerificationModels,
-    examples: Examples,
-    options: VerificationOptions,
+    models: VerificationModels, examples: Examples, options: VerificationOptions
 ) -> dict[str, float]:
     """Return seconds per token of a training step, of passes and of writing, on a few examples."""
     n = min(_SAMPLE_EXAMPLES, options.training.batch_size, len(examples.trained))
