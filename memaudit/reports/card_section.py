@@ -1,14 +1,12 @@
 """A section for the card of a dataset on the hub: what an audit says about it, and tags."""
 
-from collections.abc import Iterator
-
 import yaml
 from huggingface_hub import DatasetCard
 
 from memaudit.errors import UsageError
 from memaudit.reports import words
 from memaudit.reports.markdown import render_markdown
-from memaudit.reports.page import Page, Section, Sentence, facts, model_name, name
+from memaudit.reports.page import Page, Section, facts, model_name, name
 from memaudit.runs.run import Run
 
 TAGS = ("memaudit", "memorization")
@@ -26,16 +24,30 @@ def card_section(run: Run) -> str:
 
     It holds counts, names and digests: no id, no address and no text of the corpus.
     """
-    inputs = run.manifest.inputs
+    inputs, names, outcomes = run.manifest.inputs, run.manifest.names, run.outcomes
+    n_flagged = run.risks.n_flagged
+    table = facts(
+        {
+            "examples": f"{run.n_rows:,}",
+            "scored": f"{outcomes['scored']:,}",
+            **{each.replace("_", " "): f"{n:,}" for each in _UNSCORED if (n := outcomes[each])},
+            "at risk": f"{n_flagged:,} ({words.percent(n_flagged / run.n_rows)})",
+            "window": words.windows(inputs),
+            "teacher": (model_name(names.teacher), f", {inputs.teacher_digest[:12]}"),
+            "classifier": (name(names.classifier), f", {inputs.classifier_digest[:12]}"),
+            "run": inputs.fingerprint[:12],
+            "memaudit": name(names.memaudit_version),
+        }
+    )
     page = Page(
         title="Memorization audit",
         verdict=(
             "memaudit predicts that a student distilled from ",
-            model_name(run.manifest.names.teacher),
+            model_name(names.teacher),
             f" by {words.training_in_words(inputs)}, would memorize "
             f"{words.expected(run.risks.expected)} of {run.n_rows:,} examples.",
         ),
-        sections=(Section(blocks=(facts(dict(_facts(run))),)),),
+        sections=(Section(blocks=(table,)),),
         notes=(words.not_a_guarantee(inputs.shape),),
     )
     return f"{_START}\n{render_markdown(page, level=2)}{_END}\n"
@@ -63,36 +75,17 @@ def with_card_section(card: str, run: Run) -> str:
     # YAML may hold one tag without a list.
     tags = [found] if isinstance(found, str) else list(found)
     parsed.data["tags"] = tags + [tag for tag in TAGS if tag not in tags]
-    parsed.text = _with_section(parsed.text, card_section(run))
-    return str(parsed)
-
-
-def _with_section(text: str, section: str) -> str:
+    section, text = card_section(run), parsed.text
     n_marks = (text.count(_START), text.count(_END))
-    if n_marks == (0, 0):
-        return f"{text.rstrip()}\n\n{section}".lstrip("\n")
     before, _, rest = text.partition(_START)
-    _, _, after = rest.partition(_END)
+    if n_marks == (0, 0):
+        parsed.text = f"{text.rstrip()}\n\n{section}".lstrip("\n")
     # What lies between marks out of order may be the user's own words: nothing is replaced.
-    if n_marks != (1, 1) or _END in before:
+    elif n_marks != (1, 1) or _END in before:
         raise UsageError(
             "the dataset card does not have one section of memaudit, from one comment to the other",
             hint="remove the comments '<!-- memaudit: … -->' from it",
         )
-    return f"{before}{section.rstrip()}{after}"
-
-
-def _facts(run: Run) -> Iterator[tuple[str, Sentence]]:
-    inputs, names, outcomes = run.manifest.inputs, run.manifest.names, run.outcomes
-    n_flagged = run.risks.n_flagged
-    yield "examples", f"{run.n_rows:,}"
-    yield "scored", f"{outcomes['scored']:,}"
-    for outcome in _UNSCORED:
-        if outcomes[outcome]:
-            yield outcome.replace("_", " "), f"{outcomes[outcome]:,}"
-    yield "at risk", f"{n_flagged:,} ({words.percent(n_flagged / run.n_rows)})"
-    yield "window", words.windows(inputs)
-    yield "teacher", (model_name(names.teacher), f", {inputs.teacher_digest[:12]}")
-    yield "classifier", (name(names.classifier), f", {inputs.classifier_digest[:12]}")
-    yield "run", inputs.fingerprint[:12]
-    yield "memaudit", name(names.memaudit_version)
+    else:
+        parsed.text = f"{before}{section.rstrip()}{rest.partition(_END)[2]}"
+    return str(parsed)

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from memaudit import __version__
 from memaudit.corpus.discovery import has_known_ending
-from memaudit.gate.result import RULES, Finding, GateResult
+from memaudit.gate.result import RULES, GateResult
 from memaudit.reports.gate import gate_markdown
 from memaudit.reports.words import percent
 from memaudit.text import inert, json_text, safe_text, shown_path
@@ -161,7 +161,23 @@ def render_sarif(result: GateResult, *, root: SourceRoot) -> str:
     # Findings of these rules carry the id of their level, MEM001, and are errors if one is broken.
     if failed & {"MEM002", "MEM006", "MEM007"}:
         failed.add("MEM001")
-    findings = [_result(finding, failed, result, root) for finding in result.findings]
+    whole = _policy_location(result, root)
+    broken = result.failed + result.inconclusive
+    said = "; ".join(f"{rule.id}: {rule.message}" for rule in broken) or "every rule passes"
+    said = safe_text(f"{result.n_findings:,} examples in all; {said}.", 4000)
+    level = {"pass": "note", "fail": "error", "inconclusive": "warning"}[result.verdict]
+    # Code scanning asks for a place in a file, also where the corpus as a whole is meant.
+    results = [_result(_SUMMARY, level, said, whole, "summary")]
+    for finding in result.findings[: MAX_RESULTS - 1]:
+        level = "error" if finding.rule in failed else "warning"
+        said = (
+            f"Example '{safe_text(finding.example_id, 100)}': memorized with probability "
+            f"{percent(finding.probability)}; {safe_text(finding.reason)}."
+        )
+        location = find_location(finding.address, root) or whole
+        found = _result(finding.rule, level, said, location, str(finding.fingerprint))
+        # SARIF ranks from 0 to 100.
+        results.append({**found, "rank": round(100 * finding.probability, 3)})
     run: dict[str, Any] = {
         "tool": {"driver": _driver()},
         # Code scanning takes the part before the last slash for a category: an upload replaces
@@ -170,7 +186,7 @@ def render_sarif(result: GateResult, *, root: SourceRoot) -> str:
         "columnKind": "utf16CodeUnits",
         # True whatever the verdict: False is for a tool that did not come to its end.
         "invocations": [{"executionSuccessful": True, "exitCode": result.exit_code}],
-        "results": [_summary(result, root), *findings[: MAX_RESULTS - 1]],
+        "results": results,
     }
     document = {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
@@ -211,46 +227,27 @@ def _driver() -> dict[str, Any]:
 
 
 def _result(
-    finding: Finding, failed: set[str], result: GateResult, root: SourceRoot
+    rule: str, level: str, text: str, location: Location, fingerprint: str
 ) -> dict[str, Any]:
-    location = find_location(finding.address, root) or _policy_location(result, root)
-    example = safe_text(finding.example_id, 100)
+    # SARIF reads `[text](1)` as a link to a place and `{0}` as a placeholder, in plain text too.
+    for letter in "[]{}":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    # A URI without a leading slash is taken from the top of the repository; with one it leaves it.
+    uri = quote(location.path.removeprefix("/"), safe="/") or _CORPUS
+    place = {"artifactLocation": {"uri": uri}, "region": {"startLine": location.line}}
     return {
-        "ruleId": finding.rule,
-        "ruleIndex": list(_DESCRIPTIONS).index(finding.rule),
-        "level": "error" if finding.rule in failed else "warning",
-        "message": {
-            "text": f"Example '{_plain(example)}': memorized with probability "
-            f"{percent(finding.probability)}; {_plain(safe_text(finding.reason))}."
-        },
-        "locations": [_physical(location)],
-        "partialFingerprints": _fingerprints(str(finding.fingerprint)),
-        # SARIF ranks from 0 to 100.
-        "rank": round(100 * finding.probability, 3),
-    }
-
-
-def _summary(result: GateResult, root: SourceRoot) -> dict[str, Any]:
-    broken = result.failed + result.inconclusive
-    said = "; ".join(f"{rule.id}: {rule.message}" for rule in broken) or "every rule passes"
-    level = {"pass": "note", "fail": "error", "inconclusive": "warning"}[result.verdict]
-    return {
-        "ruleId": _SUMMARY,
-        "ruleIndex": 0,
+        "ruleId": rule,
+        "ruleIndex": list(_DESCRIPTIONS).index(rule),
         "level": level,
-        "message": {
-            "text": _plain(safe_text(f"{result.n_findings:,} examples in all; {said}.", 4000))
+        "message": {"text": text},
+        "locations": [{"physicalLocation": place}],
+        # By what a reader of several documents knows a finding again after its row has moved.
+        # GitHub heeds its own name alone, and would fill in a hash of the line without it.
+        "partialFingerprints": {
+            "memauditRow/v1": fingerprint,
+            "primaryLocationLineHash": fingerprint,
         },
-        # Code scanning asks for a place in a file, also where the corpus as a whole is meant.
-        "locations": [_physical(_policy_location(result, root))],
-        "partialFingerprints": _fingerprints("summary"),
     }
-
-
-def _fingerprints(value: str) -> dict[str, str]:
-    """Return by what a reader of several documents knows a finding again after its row has moved."""
-    # GitHub heeds its own name alone, and would fill in a hash of the line without it.
-    return {"memauditRow/v1": value, "primaryLocationLineHash": value}
 
 
 def _policy_location(result: GateResult, root: SourceRoot) -> Location:
@@ -261,21 +258,6 @@ def _policy_location(result: GateResult, root: SourceRoot) -> Location:
         if location := find_location(address, root):
             return Location(location.path, 1)
     return Location(str(root.path(shown_path(result.provenance.get("corpus") or _CORPUS))), 1)
-
-
-def _physical(location: Location) -> dict[str, Any]:
-    # A URI without a leading slash is taken from the top of the repository; with one it leaves it.
-    uri = quote(location.path.removeprefix("/"), safe="/")
-    region = {"startLine": location.line}
-    return {"physicalLocation": {"artifactLocation": {"uri": uri or _CORPUS}, "region": region}}
-
-
-def _plain(text: str) -> str:
-    """Return text in which nothing is read as a link or a placeholder."""
-    # SARIF reads `[text](1)` as a link to a place and `{0}` as a placeholder, in plain text too.
-    for letter in "[]{}":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return text
 
 
 def render_junit(result: GateResult) -> str:
@@ -321,23 +303,18 @@ def render_annotations(result: GateResult, *, root: SourceRoot) -> str:
     # One less, for the verdict is an annotation too. A gate that passes points at nothing: marks
     # on what is allowed teach people to look away.
     for finding in result.findings[: MAX_ANNOTATIONS - 1] if result.verdict != "pass" else ():
-        lines.append(_annotation(finding, root))
+        properties = {"title": f"{finding.rule} {finding.level}"}
+        if location := find_location(finding.address, root):
+            properties = {"file": location.path, "line": str(location.line), **properties}
+        # A colon or a comma would end the value of a property.
+        escaped = {key: _data(value).replace(":", "%3A") for key, value in properties.items()}
+        listed = ",".join(f"{key}={value.replace(',', '%2C')}" for key, value in escaped.items())
+        message = (
+            f"example '{safe_text(finding.example_id, 100)}' is memorized with probability "
+            f"{percent(finding.probability)}: {safe_text(finding.reason)}"
+        )
+        lines.append(f"::error {listed}::{_data(message)}")
     return "\n".join(lines) + "\n"
-
-
-def _annotation(finding: Finding, root: SourceRoot) -> str:
-    properties = {"title": f"{finding.rule} {finding.level}"}
-    location = find_location(finding.address, root)
-    if location is not None:
-        properties = {"file": location.path, "line": str(location.line), **properties}
-    # A colon or a comma would end the value of a property.
-    escaped = {key: _data(value).replace(":", "%3A") for key, value in properties.items()}
-    listed = ",".join(f"{key}={value.replace(',', '%2C')}" for key, value in escaped.items())
-    message = (
-        f"example '{safe_text(finding.example_id, 100)}' is memorized with probability "
-        f"{percent(finding.probability)}: {safe_text(finding.reason)}"
-    )
-    return f"::error {listed}::{_data(message)}"
 
 
 def _data(text: str, max_len: int = 1000) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 from memaudit.evaluation import Figure
 from memaudit.reports import words
 from memaudit.reports.page import (
-    Cell,
     Column,
     Page,
     Section,
@@ -38,10 +37,33 @@ _JUDGED_ON = {
 
 def fit_page(result: FitResult) -> Page:
     """Return how good a fit is on what it has not seen, then why."""
+    judged = {part.name: part.compared for part in result.held_out}
+    rows: list[tuple[Sentence, ...]] = []
+    for run in result.runs:
+        found: tuple[Sentence, ...] = ("–", "–", "–")
+        if (compared := judged.get(run.run.name)) is not None:
+            expected = f"{compared.probabilities.sum():,.1f}"
+            found = (expected, int(compared.flagged.sum()), compared.n_caught)
+        counts = (run.counts.rows, run.counts.used, run.counts.distinct, run.run.n_extracted)
+        rows.append((name(run.run.name, max_len=64), *counts, *found))
+    titles = ("rows", "used", "distinct", "memorized", "expected", "flagged", "caught")
+    table = Table(columns=(Column("run", "anywhere"), *numbers(*titles)), rows=tuple(rows))
+    classifier = result.classifier
+    n_fit = sum(run.n_extracted for run in result.split.fit)
+    settings = facts(
+        {
+            "features": ", ".join(classifier.features),
+            "split": f"by {result.unit}: {n_fit} memorized to fit, "
+            f"{result.n_calibration_positives} to calibrate",
+            "threshold": f"at risk from {words.percent(classifier.threshold)}",
+            "classifier": path_name(f"{result.folder}, {classifier.digest[:12]}"),
+            "use": path_name(f"memaudit predict --classifier {result.folder}"),
+        }
+    )
     return Page(
         title="Fit of a classifier",
         verdict=fit_verdict(result),
-        sections=(Section(blocks=(_runs(result), _facts(result))),),
+        sections=(Section(blocks=(table, settings)),),
         notes=tuple(fit_notes(result)),
     )
 
@@ -103,27 +125,8 @@ def fit_notes(result: FitResult) -> Iterator[str]:
 
 def recalibration_page(result: Recalibrated) -> Page:
     """Return what a pilot made of a classifier."""
-    before, after = result.figures_before, result.figures_after
-    expected = after.expected
-    return Page(
-        title="Recalibration of a classifier",
-        verdict=(
-            name(result.classifier.name, "strong"),
-            " expects ",
-            Words(words.figure(expected.mean, 1), "strong"),
-            f" ({expected.low:,} to {expected.high:,}) of the pilot's {result.n_examples:,} examples "
-            f"to be memorized; {result.n_extracted:,} were. Before: "
-            f"{words.figure(before.expected.mean, 1)} ({before.expected.low:,} to "
-            f"{before.expected.high:,}).",
-        ),
-        sections=(Section(blocks=(_shift(result),)),),
-        notes=tuple(_recalibration_notes(result)),
-    )
-
-
-def _shift(result: Recalibrated) -> Table:
     before, after, shift = result.figures_before, result.figures_after, result.shift
-    return facts(
+    table = facts(
         {
             "from": name(f"{result.before.name}, {result.before.digest[:12]}"),
             "level": f"log-odds {shift.shift:+.2f}, slope {shift.slope:.2f}",
@@ -132,6 +135,19 @@ def _shift(result: Recalibrated) -> Table:
             "classifier": path_name(f"{result.folder}, {result.classifier.digest[:12]}"),
             "use": path_name(f"memaudit predict --classifier {result.folder}"),
         }
+    )
+    return Page(
+        title="Recalibration of a classifier",
+        verdict=(
+            name(result.classifier.name, "strong"),
+            " expects ",
+            Words(words.figure(after.expected.mean, 1), "strong"),
+            f" ({words.interval(after.expected)}) of the pilot's {result.n_examples:,} examples "
+            f"to be memorized; {result.n_extracted:,} were. Before: "
+            f"{words.figure(before.expected.mean, 1)} ({words.interval(before.expected)}).",
+        ),
+        sections=(Section(blocks=(table,)),),
+        notes=tuple(_recalibration_notes(result)),
     )
 
 
@@ -151,34 +167,6 @@ def _recalibration_notes(result: Recalibrated) -> Iterator[str]:
         "The level holds for the pilot's corpus and training: other epochs, learning rates or "
         "losses need another pilot."
     )
-
-
-def _runs(result: FitResult) -> Table:
-    titles = ("rows", "used", "distinct", "memorized", "expected", "flagged", "caught")
-    judged = {part.name: part.compared for part in result.held_out}
-    rows: list[tuple[Sentence, ...]] = []
-    for run in result.runs:
-        found: tuple[Sentence, ...] = ("–", "–", "–")
-        if (compared := judged.get(run.run.name)) is not None:
-            expected = f"{compared.probabilities.sum():,.1f}"
-            found = (expected, int(compared.flagged.sum()), compared.n_caught)
-        counts = (run.counts.rows, run.counts.used, run.counts.distinct, run.run.n_extracted)
-        rows.append((name(run.run.name, max_len=64), *counts, *found))
-    return Table(columns=(Column("run", "anywhere"), *numbers(*titles)), rows=tuple(rows))
-
-
-def _facts(result: FitResult) -> Table:
-    classifier = result.classifier
-    n_fit = sum(run.n_extracted for run in result.split.fit)
-    found: dict[str, Sentence | Cell] = {
-        "features": ", ".join(classifier.features),
-        "split": f"by {result.unit}: {n_fit} memorized to fit, "
-        f"{result.n_calibration_positives} to calibrate",
-        "threshold": f"at risk from {words.percent(classifier.threshold)}",
-        "classifier": path_name(f"{result.folder}, {classifier.digest[:12]}"),
-        "use": path_name(f"memaudit predict --classifier {result.folder}"),
-    }
-    return facts(found)
 
 
 def _number(figure: Figure) -> str:

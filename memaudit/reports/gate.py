@@ -55,26 +55,33 @@ def gate_page(result: "GateResult", *, n_findings: int = 10, with_marks: bool = 
         n_findings: examples listed at most.
         with_marks: show each status with a mark and every digest, as in a pull request.
     """
-    shown = min(n_findings, len(result.findings))
-    variables = name(", ".join(result.variables), max_len=2000)
-    listed = f"The {shown:,} worst of {result.n_findings:,} distinct examples"
-    levels = {finding.level for finding in result.findings[:n_findings]}
-    listed += _EVIDENCE[levels.pop()] if len(levels) == 1 and not with_marks else ""
-    findings = (
-        [Section(title=listed, blocks=(_findings(result, n_findings, is_short=not with_marks),))]
-        if result.findings
-        else []
-    )
+    policy, provenance = result.policy, result.provenance
+    run: list[str | Words] = [
+        "Run ",
+        name(str(provenance["run"])[:12]),
+        ", classifier ",
+        name(str(provenance["classifier"])),
+        ", policy from ",
+        "flags" if policy.source is None else name(f"{policy.source}, {str(policy.digest)[:12]}"),
+        ", pinned" if policy.is_pinned else "",
+    ]
+    if with_marks:
+        digests = {key: provenance.get(key) for key in _DIGESTS} | {"policy_digest": policy.digest}
+        for key, value in digests.items():
+            if value:
+                run += [f"; {key.replace('_', ' ')} ", name(str(value))]
+    notes = [bound(result), name(result.judged.in_words, max_len=5000), tuple(run)]
+    if result.variables:
+        variables = name(", ".join(result.variables), max_len=2000)
+        notes.append(("Set by environment variables: ", variables, "."))
+    sections = [Section(blocks=(rules_table(result, with_marks=with_marks),))]
+    if result.findings:
+        sections.append(_findings(result, n_findings, is_short=not with_marks))
     return Page(
         title=f"memaudit gate: {_MARKS[result.verdict]}",
         verdict=gate_sentence(result),
-        sections=(Section(blocks=(rules_table(result, with_marks=with_marks),)), *findings),
-        notes=(
-            *((limit,) if (limit := bound(result)) else ()),
-            name(result.judged.in_words, max_len=5000),
-            _provenance(result, with_digests=with_marks),
-            *((("Set by environment variables: ", variables, "."),) if result.variables else ()),
-        ),
+        sections=tuple(sections),
+        notes=tuple(filter(None, notes)),
     )
 
 
@@ -100,13 +107,18 @@ def rules_table(result: "GateResult", *, title: str = "", with_marks: bool = Fal
     )
 
 
-def _findings(result: "GateResult", n_findings: int, *, is_short: bool) -> Table:
+def _findings(result: "GateResult", n_findings: int, *, is_short: bool) -> Section:
     """Return the worst examples; if short, without what is the same in every row."""
     listed = result.findings[:n_findings]
-    shared = commonprefix([finding.address for finding in listed])  # noqa: RUF071  may be s3://
-    # Up to a slash: names that only begin alike stay whole.
-    folder = shared[: shared.rfind("/") + 1] if is_short else ""
-    has_levels = not is_short or len({finding.level for finding in listed}) > 1
+    title = f"The {len(listed):,} worst of {result.n_findings:,} distinct examples"
+    folder, levels = "", {finding.level for finding in listed}
+    has_levels = not is_short or len(levels) > 1
+    if is_short:
+        shared = commonprefix([finding.address for finding in listed])  # noqa: RUF071  may be s3://
+        # Up to a slash: names that only begin alike stay whole.
+        folder = shared[: shared.rfind("/") + 1]
+    if not has_levels:
+        title += "".join(_EVIDENCE[level] for level in levels)
     rows = []
     for finding in listed:
         where = name(finding.address.removeprefix(folder), max_len=300)
@@ -114,16 +126,14 @@ def _findings(result: "GateResult", n_findings: int, *, is_short: bool) -> Table
         probability = words.percent(finding.probability)
         example = name(finding.example_id, max_len=100)
         rows.append((example, where, *level, probability, name(finding.reason)))
-    return Table(
-        columns=(
-            Column("example", "anywhere"),
-            Column("where", "anywhere"),
-            *((Column("evidence", "nowhere"),) if has_levels else ()),
-            *numbers("probability"),
-            Column("reason"),
-        ),
-        rows=tuple(rows),
+    columns = (
+        Column("example", "anywhere"),
+        Column("where", "anywhere"),
+        *((Column("evidence", "nowhere"),) if has_levels else ()),
+        *numbers("probability"),
+        Column("reason"),
     )
+    return Section(title=title, blocks=(Table(columns=columns, rows=tuple(rows)),))
 
 
 def bound(result: "GateResult") -> Sentence:
@@ -141,37 +151,38 @@ def bound(result: "GateResult") -> Sentence:
     )
 
 
-def _provenance(result: "GateResult", *, with_digests: bool) -> Sentence:
-    policy, provenance = result.policy, result.provenance
-    pieces: list[str | Words] = [
-        "Run ",
-        name(str(provenance["run"])[:12]),
-        ", classifier ",
-        name(str(provenance["classifier"])),
-        ", policy from ",
-        "flags" if policy.source is None else name(f"{policy.source}, {str(policy.digest)[:12]}"),
-        ", pinned" if policy.is_pinned else "",
-    ]
-    if with_digests:
-        digests = {key: provenance.get(key) for key in _DIGESTS} | {"policy_digest": policy.digest}
-        for key, value in digests.items():
-            if value:
-                pieces += [f"; {key.replace('_', ' ')} ", name(str(value))]
-    return tuple(pieces)
-
-
 def filter_page(result: "FilterResult") -> Page:
     """Return what a filter did, or would do, then its price."""
     verb = "removed" if result.out else "would be removed"
     cut = f", {result.excised:,} cut" if result.excised else ""
     before, after = words.expected(result.before.expected), words.expected(result.after.expected)
+    share, out = words.percent(result.removed_text_share), result.out
+    rows: dict[str, Sentence | Cell | None] = {
+        "why": f"{result.options.in_words}, {result.options.strategy}",
+        "at risk": f"{result.before.flagged:,} before, {result.after.flagged:,} after",
+        "copies": result.removed_copies
+        and f"{result.removed_copies:,} of the removed rows; one of each text is kept",
+        "alike": result.removed_alike
+        and f"{result.removed_alike:,} of the removed rows; for each a row like it is kept",
+        "cut": result.excised and f"{result.excised:,} rows, which stay without the risky part",
+        "not cut": result.not_cut
+        and f"{result.not_cut:,} rows, which stay whole: the risky part cannot be cut cleanly",
+        "price": f"{result.removed_text_bytes:,} of {result.text_bytes:,} bytes of text ({share})",
+        "tokens": None
+        if result.tokens is None
+        else f"{result.removed_tokens:,} of {result.tokens:,} removed",
+        "not scored": result.unscored_kept and f"{result.unscored_kept:,} rows, kept",
+        "corpus": path_name(out) if out else None,
+        "removed": path_name(f"{out}.removed.parquet") if out else None,
+        "parts": path_name(f"{out}.excised.parquet") if out and result.excised else None,
+    }
     return Page(
         title="Filter",
         verdict=(
             Words(f"{result.removed:,} of {result.rows:,} rows {verb}{cut}", "strong"),
             f": expect {after} to be memorized, before {before}.",
         ),
-        sections=(Section(blocks=(_numbers(result),)),),
+        sections=(Section(blocks=(facts(rows),)),),
         notes=tuple(_filter_notes(result)),
     )
 
@@ -209,27 +220,3 @@ def _filter_notes(result: "FilterResult") -> Iterator[str]:
         )
     if result.options.expected_at_most is not None:
         yield "The limit holds for the upper end of the 95% interval, not for its mean."
-
-
-def _numbers(result: "FilterResult") -> Table:
-    share, out = words.percent(result.removed_text_share), result.out
-    rows: dict[str, Sentence | Cell | None] = {
-        "why": f"{result.options.in_words}, {result.options.strategy}",
-        "at risk": f"{result.before.flagged:,} before, {result.after.flagged:,} after",
-        "copies": result.removed_copies
-        and f"{result.removed_copies:,} of the removed rows; one of each text is kept",
-        "alike": result.removed_alike
-        and f"{result.removed_alike:,} of the removed rows; for each a row like it is kept",
-        "cut": result.excised and f"{result.excised:,} rows, which stay without the risky part",
-        "not cut": result.not_cut
-        and f"{result.not_cut:,} rows, which stay whole: the risky part cannot be cut cleanly",
-        "price": f"{result.removed_text_bytes:,} of {result.text_bytes:,} bytes of text ({share})",
-        "tokens": None
-        if result.tokens is None
-        else f"{result.removed_tokens:,} of {result.tokens:,} removed",
-        "not scored": result.unscored_kept and f"{result.unscored_kept:,} rows, kept",
-        "corpus": path_name(out) if out else None,
-        "removed": path_name(f"{out}.removed.parquet") if out else None,
-        "parts": path_name(f"{out}.excised.parquet") if out and result.excised else None,
-    }
-    return facts(rows)

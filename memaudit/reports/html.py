@@ -10,12 +10,11 @@ from markupsafe import Markup
 from memaudit.reports.charts import draw, draw_bar
 from memaudit.reports.page import (
     Bullets,
-    Cell,
     Figures,
     Page,
     Paragraph,
-    Sentence,
     Table,
+    as_cell,
     pieces,
     plain,
 )
@@ -42,7 +41,7 @@ def render_html(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"pieces": pieces, "plain": plain, "cell": _as_cell}
+    environment.filters |= {"pieces": pieces, "plain": plain, "cell": as_cell}
     environment.tests |= {
         kind.__name__.lower(): lambda block, kind=kind: isinstance(block, kind)
         for kind in (Bullets, Figures, Paragraph, Table)
@@ -58,10 +57,6 @@ def render_html(page: Page) -> str:
         draw=lambda chart: Markup(draw(chart)),
         draw_bar=lambda bar: Markup(draw_bar(bar)),
     )
-
-
-def _as_cell(value: Sentence | Cell) -> Cell:
-    return value if isinstance(value, Cell) else Cell(text=value)
 
 
 def _hash(text: str) -> str:

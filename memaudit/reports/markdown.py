@@ -11,6 +11,7 @@ from memaudit.reports.page import (
     Paragraph,
     Sentence,
     Table,
+    as_cell,
     pieces,
 )
 from memaudit.text import inert, safe_text
@@ -71,22 +72,17 @@ def _block(block: Block) -> Iterator[str]:
         case Figures(rows):
             yield from _rows(["", "", ""], ["---", "---:", "---"], [list(row) for row in rows])
         case Table() if not block.is_folded:
-            yield from _table(block)
-
-
-def _table(table: Table) -> Iterator[str]:
-    # A pull request is narrow: bars and minor columns stay out.
-    shown = [i for i, column in enumerate(table.columns) if not column.is_minor]
-    if table.title:
-        yield from (f"{_escaped(table.title)}:", "")
-    rules = ["---:" if table.columns[i].is_number else "---" for i in shown]
-    rows = table.rows[:_MAX_ROWS] if table.anchor else table.rows
-    cells = [[_cell(row[i]) for i in shown] for row in rows]
-    yield from _rows([_escaped(table.columns[i].name) for i in shown], rules, cells)
-    n_left = len(table.rows) - len(rows)
-    rest = f"and {n_left:,} more on the page" if n_left else table.rest
-    if rest:
-        yield from (_escaped(rest), "")
+            if block.title:
+                yield from (f"{_escaped(block.title)}:", "")
+            # A pull request is narrow: bars and minor columns stay out.
+            shown = {i: column for i, column in enumerate(block.columns) if not column.is_minor}
+            names = [_escaped(column.name) for column in shown.values()]
+            rules = ["---:" if column.is_number else "---" for column in shown.values()]
+            listed = block.rows[:_MAX_ROWS] if block.anchor else block.rows
+            yield from _rows(names, rules, [[_cell(row[i]) for i in shown] for row in listed])
+            n_left = len(block.rows) - len(listed)
+            if rest := f"and {n_left:,} more on the page" if n_left else block.rest:
+                yield from (_escaped(rest), "")
 
 
 def _rows(names: list[str], rules: list[str], rows: list[list[str]]) -> Iterator[str]:
@@ -98,10 +94,9 @@ def _rows(names: list[str], rules: list[str], rows: list[list[str]]) -> Iterator
 
 
 def _cell(value: Sentence | Cell) -> str:
-    if not isinstance(value, Cell):
-        return _inline(value)
-    detail = f"({_inline(value.detail)})" if value.detail else ""
-    parts = [_inline(value.text), detail, *map(_escaped, value.badges)]
+    cell = as_cell(value)
+    detail = f"({_inline(cell.detail)})" if cell.detail else ""
+    parts = [_inline(cell.text), detail, *map(_escaped, cell.badges)]
     return " ".join(part for part in parts if part)
 
 

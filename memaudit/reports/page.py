@@ -76,6 +76,11 @@ class Cell:
     """To sort by, where the page is sortable; None for the text itself."""
 
 
+def as_cell(value: Sentence | Cell) -> Cell:
+    """Return a value of a row as a cell."""
+    return value if isinstance(value, Cell) else Cell(text=value)
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """What a column holds and how it may break."""

@@ -25,6 +25,7 @@ from memaudit.reports.page import (
     Paragraph,
     Sentence,
     Table,
+    as_cell,
     pieces,
 )
 from memaudit.text import inert, safe_text
@@ -140,20 +141,22 @@ def _grid(table: Table, width: int) -> Grid:
 
 
 def _cell(value: Sentence | Cell) -> Text:
-    if not isinstance(value, Cell):
-        return _text(value)
-    text = _text(value.text)
-    if value.detail:
-        text.append(" (").append_text(_text(value.detail, "dim")).append(")")
-    for badge in value.badges:
+    cell = as_cell(value)
+    text = _text(cell.text)
+    if cell.detail:
+        text.append(" (").append_text(_text(cell.detail, "dim")).append(")")
+    for badge in cell.badges:
         text.append(f", {badge}")
-    if value.quote is not None:
-        text.append("\n").append(safe_text(value.quote, len(value.quote)), "dim italic")
+    if cell.quote is not None:
+        text.append("\n").append(safe_text(cell.quote, len(cell.quote)), "dim italic")
     return text
 
 
 def _widths(columns: tuple[Column, ...], cells: list[list[Text]], width: int) -> list[int]:
-    """Return the width of each column: no word is broken while there is any other way."""
+    """Return the width of each column: no word is broken while there is any other way.
+
+    They add up to no more than the width, if each may be as narrow as 1.
+    """
     wanted, needed = [], []
     for i, column in enumerate(columns):
         texts = [row[i] for row in cells]
@@ -173,15 +176,10 @@ def _widths(columns: tuple[Column, ...], cells: list[list[Text]], width: int) ->
             # Ids and paths may be broken, but not into pieces that nobody can read.
             needed.append(min(wanted[-1], max(longest, width // 3)))
     room = width - _GAP * (len(columns) - 1)
-    return _shared_out(wanted, needed, room)
-
-
-def _shared_out(wanted: list[int], needed: list[int], room: int) -> list[int]:
-    """Return widths that add up to no more than the room, if each may be as narrow as 1."""
     if sum(wanted) <= room:
         return wanted
     # Where not even the longest words have room, the widest column gives way first.
-    widths = list(needed)
+    widths = needed
     while sum(widths) > max(room, len(widths)):
         widths[widths.index(max(widths))] -= 1
     # What is left goes to the column that misses most.

@@ -10,7 +10,17 @@ from memaudit.gate import Rescoring
 from memaudit.gate.rescore import cut_again, read_again
 from memaudit.reports import words
 from memaudit.reports.charts import Bar
-from memaudit.reports.page import Cell, Column, Paragraph, Section, Table, Words, numbers
+from memaudit.reports.page import (
+    BARS,
+    LABEL,
+    Cell,
+    Column,
+    Paragraph,
+    Section,
+    Table,
+    Words,
+    numbers,
+)
 from memaudit.runs.run import Run
 from memaudit.runs.unchanged import corpus_options
 from memaudit.scores import TokenScores
@@ -102,9 +112,16 @@ def tokens_section(tokens: tuple[WindowToken, ...]) -> Section:
     for is_suffix, part in ((False, "prefix"), (True, "suffix")):
         of_part = [token for token in tokens if token.is_suffix == is_suffix]
         for start in range(0, len(of_part), _LINE):
-            lines += _strip(part, of_part[start : start + _LINE])
+            line = of_part[start : start + _LINE]
+            teacher = _levels([token.teacher for token in line])
+            marks = "".join("*" if token.is_first else "·" for token in line)
+            places = f"{line[0].position}-{line[-1].position}"
+            found = {f"{part} {places}, teacher": teacher, "teacher's first choice": marks}
+            if known := [token.reference for token in line if token.reference is not None]:
+                found["reference"] = _levels(known)
+            lines += [(Words(label, "quiet"), Words(text)) for label, text in found.items()]
     strip = Table(
-        columns=(Column(breaks="nowhere", kind="quiet"), Column(breaks="nowhere")),
+        columns=(LABEL, Column(breaks="nowhere")),
         rows=tuple(lines),
         style="strip",
     )
@@ -118,19 +135,6 @@ def tokens_section(tokens: tuple[WindowToken, ...]) -> Section:
     return Section("Token by token", "tokens", "Tokens", (strip, legend, _numbers(tokens)))
 
 
-def _strip(part: str, tokens: list[WindowToken]) -> list[tuple[Words, Words]]:
-    places = f"{tokens[0].position}-{tokens[-1].position}"
-    marks = "".join("*" if token.is_first else "·" for token in tokens)
-    found = [
-        (f"{part} {places}, teacher", _levels([token.teacher for token in tokens])),
-        ("teacher's first choice", marks),
-    ]
-    known = [token.reference for token in tokens if token.reference is not None]
-    if known:
-        found.append(("reference", _levels(known)))
-    return [(Words(label, "quiet"), Words(line)) for label, line in found]
-
-
 def _levels(probabilities: list[float]) -> str:
     # 1 itself belongs to the last of the eight.
     return "".join(_LEVELS[min(7, int(p * 8))] for p in probabilities)
@@ -140,15 +144,14 @@ def _numbers(tokens: tuple[WindowToken, ...]) -> Table:
     """Return the numbers as a table; a terminal shows it only with the text of the tokens."""
     has_text = tokens[0].text is not None
     has_reference = tokens[0].reference is not None
-    columns = [
-        *numbers("token"),
-        *numbers("teacher"),
+    columns = (
+        *numbers("token", "teacher"),
         Column("first choice"),
-        Column(is_minor=True),
-    ]
-    columns += numbers("reference") if has_reference else ()
-    columns += [Column("text", "anywhere")] if has_text else []
-    rows = [
+        BARS,
+        *(numbers("reference") if has_reference else ()),
+        *([Column("text", "anywhere")] if has_text else ()),
+    )
+    rows = tuple(
         (
             str(token.position),
             words.percent(token.teacher),
@@ -159,10 +162,6 @@ def _numbers(tokens: tuple[WindowToken, ...]) -> Table:
         )
         for token in tokens
         if token.is_suffix
-    ]
-    return Table(
-        title="Probability of each token of the suffix",
-        columns=tuple(columns),
-        rows=tuple(rows),
-        is_folded=not has_text,
     )
+    title = "Probability of each token of the suffix"
+    return Table(title=title, columns=columns, rows=rows, is_folded=not has_text)
