@@ -318,14 +318,8 @@ def _require_same_settings(result: VerificationResult, run: Run, where: str) -> 
     expected = {
         "teacher_digest": inputs.teacher_digest,
         **inputs.shape.settings,
-        "objective": inputs.objective.kind,
-        "temperature": inputs.objective.temperature,
-        "cross_entropy_share": inputs.objective.cross_entropy_share,
+        **inputs.objective.predicted_settings,
     }
-    # A run predicts for the full forward KL, the teacher's likeliest tokens, or text sampled at
-    # temperature 1: a student by another loss or temperature is another question.
-    expected |= {"divergence": None, "top_k": None, "on_policy": None}
-    expected["label_temperature"] = 1.0 if inputs.objective.kind == "sampled" else None
     # A student that was distilled elsewhere is known after its training alone.
     if inputs.role == "student" and "distilled" not in settings:
         expected["student_digest"] = inputs.reference_digest

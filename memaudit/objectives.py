@@ -1,8 +1,11 @@
 """What a student learns from its teacher: soft labels, text the teacher wrote, or the corpus."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from memaudit.errors import UsageError
 
 DEFAULT_EPOCHS = 3.0
 """Passes over the corpus, where nobody says how many."""
@@ -46,6 +49,23 @@ class Objective:
     def learns_written_text(self) -> bool:
         """Whether the teacher writes the text that is learned."""
         return self.kind in ("hard", "sampled")
+
+    @property
+    def settings(self) -> dict[str, str | float]:
+        """By the names under which documents keep them."""
+        return {
+            "objective": self.kind,
+            "temperature": self.temperature,
+            "cross_entropy_share": self.cross_entropy_share,
+        }
+
+    @property
+    def predicted_settings(self) -> dict[str, str | float | None]:
+        """Those of the students that a run for this objective speaks of; None: has no such setting."""
+        # A run predicts for the full forward KL, the teacher's likeliest tokens, or text sampled at
+        # temperature 1: a student by another loss or temperature is another question.
+        loss = {"divergence": None, "top_k": None, "on_policy": None}
+        return self.settings | loss | {"label_temperature": 1.0 if self.kind == "sampled" else None}
 
 
 DivergenceKind = Literal["forward-kl", "reverse-kl", "jsd"]
@@ -133,3 +153,53 @@ class LabelSampling:
 
 
 GREEDY = LabelSampling()
+
+SETTINGS = (
+    *Objective().settings,
+    *("divergence", "beta", "top_k", "tail", "on_policy", "label_temperature", "label_top_p"),
+)
+"""Names under which documents keep what a student learned from."""
+
+
+def check_loss(objective: Objective, divergence: Divergence, labels: LabelSampling) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        UsageError: saying what has no meaning with what.
+    """
+    if objective.kind != "soft" and divergence.settings:
+        raise UsageError(
+            f"{' and '.join(divergence.settings)} mean nothing with the objective "
+            f"{objective.kind}: no distance from the teacher is measured",
+            hint="leave them out, or choose --objective soft",
+        )
+    if divergence.on_policy and objective.cross_entropy_share:
+        raise UsageError(
+            "of text that the student writes itself, only the teacher's soft labels can be learned",
+            hint="leave out --alpha or --on-policy",
+        )
+    if (objective.kind == "sampled") != bool(labels.settings):
+        raise UsageError(
+            "a temperature of labels goes with text that the teacher samples, and with no other",
+            hint="leave out --label-temperature, or choose --objective sampled",
+        )
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Return what a student learned from, of the settings of a document."""
+    words = str(settings["objective"])
+    if words == "soft":
+        words += f", T = {settings['temperature']:g}"
+        if settings["cross_entropy_share"]:
+            words += f", {settings['cross_entropy_share']:g} cross-entropy"
+        for key in ("divergence", "beta", "top_k"):
+            if key in settings:
+                words += f", {key.replace('_', '-')} {settings[key]}"
+        words += " and a tail" if settings.get("tail") else ""
+        if share := settings.get("on_policy"):
+            words += f", {share:.0%} of the steps on text of the student"
+    if "label_temperature" in settings:
+        words += (
+            f", sampled at T = {settings['label_temperature']:g}, top-p {settings['label_top_p']:g}"
+        )
+    return words

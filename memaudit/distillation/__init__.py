@@ -1,7 +1,8 @@
 """Distillation: fine-tune a model on examples, or teach it what a teacher says about them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,3 +61,34 @@ class TrainingOptions:
         """Return the optimizer steps of a training on so many examples, at least 1."""
         # Rounded up: the last batch of an epoch may be a small one, and is a step.
         return max(1, round(-(-n_examples // self.batch_size) * self.epochs))
+
+    def n_passes(self, n_examples: int) -> float:
+        """Return how often each example is learnt: not the epochs, for steps are rounded."""
+        return self.n_steps(n_examples) / -(-n_examples // self.batch_size)
+
+    def n_at_once(self, n_devices: int = 1) -> int:
+        """Return the examples that a device holds at one time."""
+        return -(-self.batch_size // (self.gradient_accumulation * n_devices))
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """All but the seed that decides the result, by the names under which documents keep it."""
+        return {
+            "epochs": float(self.epochs),
+            "learning_rate": self.learning_rate,
+            "batch_size": self.batch_size,
+            "gradient_accumulation": self.gradient_accumulation,
+            "warmup_share": self.warmup_share,
+            "weight_decay": self.weight_decay,
+            "bf16": self.bf16,
+        }
+
+
+MAIN_SETTINGS = ("epochs", "learning_rate", "batch_size")
+"""Those by which people tell trainings apart."""
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Return them, of the settings of a document."""
+    epochs, rate, batch_size = (settings[name] for name in MAIN_SETTINGS)
+    return f"{epochs:g} epochs, learning rate {rate:g}, {batch_size} examples per step"

@@ -343,8 +343,8 @@ def _arguments(options: TrainingOptions, work_dir: Path, n_examples: int) -> Tra
         dataloader_pin_memory=False,
     )
     # Only the finished arguments know how many GPUs there are.
-    n_parts = options.gradient_accumulation * arguments.world_size * max(1, arguments.n_gpu)
-    arguments.per_device_train_batch_size = -(-options.batch_size // n_parts)
+    n_devices = arguments.world_size * max(1, arguments.n_gpu)
+    arguments.per_device_train_batch_size = options.n_at_once(n_devices)
     return arguments
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
+from memaudit import distillation, objectives
 from memaudit.evaluation import Comparison
 from memaudit.labels import ROLES, NearVerbatim, VerificationResult
 from memaudit.progress import clock, short_number
@@ -233,32 +234,15 @@ def _missed(found: Comparison) -> Table:
 
 def _settings(result: VerificationResult, out: Path) -> Table:
     settings = result.settings
-    objective = str(settings["objective"])
-    if objective == "soft":
-        objective += f", T = {settings['temperature']:g}"
-        if settings["cross_entropy_share"]:
-            objective += f", {settings['cross_entropy_share']:g} cross-entropy"
-        for key in ("divergence", "beta", "top_k"):
-            if key in settings:
-                objective += f", {key.replace('_', '-')} {settings[key]}"
-        objective += " and a tail" if settings.get("tail") else ""
-        if share := settings.get("on_policy"):
-            objective += f", {share:.0%} of the steps on text of the student"
-    if "label_temperature" in settings:
-        objective += (
-            f", sampled at T = {settings['label_temperature']:g}, top-p {settings['label_top_p']:g}"
-        )
     outcomes = ", ".join(
         f"{count:,} {outcome.replace('_', ' ')}" for outcome, count in result.outcomes.items()
     )
     return facts(
         {
-            "objective": objective,
+            "objective": objectives.in_words(settings),
             "training": "elsewhere; the objective is what you said"
             if "distilled" in settings
-            else f"{settings['epochs']:g} epochs, learning rate "
-            f"{settings['learning_rate']:g}, {settings['batch_size']} examples per step, "
-            f"seed {settings['seed']}",
+            else f"{distillation.in_words(settings)}, seed {settings['seed']}",
             "rows": f"{result.rows:,}: {outcomes}",
             "results": path_name(out),
             "took": clock(result.seconds),

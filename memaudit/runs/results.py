@@ -298,9 +298,7 @@ class AuditResult:
             "survival": self.survival,
             "sensitivity": None if self.sensitivity is None else asdict(self.sensitivity),
             "window_policy": self.policy,
-            "objective": self.objective.kind,
-            "temperature": self.objective.temperature,
-            "cross_entropy_share": self.objective.cross_entropy_share,
+            **self.objective.settings,
             "epochs": None
             if (counted := self.finished.manifest.inputs.exposure) is None
             else counted.epochs,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from memaudit import distillation, objectives
 from memaudit.classifier import zlib_record
 from memaudit.corpus.base import RowError
 from memaudit.corpus.json_lines import parse_object
@@ -24,21 +25,22 @@ from memaudit.objectives import Objective, ObjectiveKind
 from memaudit.tables import LABEL_COLUMNS, Table, find_table, match_rows, read_table
 from memaudit.text import safe_text, shown_path
 from memaudit.training.fitting import LabelledRun
+from memaudit.windows import WindowShape
 
 _ABOUT_SCORES = (
     *("teacher", "teacher_digest", "reference", "reference_digest", "feature_set", "engine"),
-    *("prefix_tokens", "suffix_tokens", "window_policy", "memaudit_version"),
-    "objective",
+    *WindowShape().settings,
+    *("window_policy", "memaudit_version", "objective"),
 )
 _ABOUT_LABELS = (
     *("teacher", "teacher_digest", "student", "student_digest", "baseline", "baseline_digest"),
-    *("objective", "temperature", "cross_entropy_share", "epochs", "learning_rate", "batch_size"),
-    *("divergence", "beta", "top_k", "tail", "label_temperature", "label_top_p", "distilled"),
-    *("on_policy", "seed", "prefix_tokens", "suffix_tokens", "sample", "held_out_share"),
-    "labels_digest",
+    *objectives.SETTINGS,
+    *distillation.MAIN_SETTINGS,
+    *WindowShape().settings,
+    *("distilled", "seed", "sample", "held_out_share", "labels_digest"),
 )
 # Rows of one corpus always join. These tell whether the labels answer the same question.
-_MUST_AGREE = ("teacher_digest", "prefix_tokens", "suffix_tokens", "objective")
+_MUST_AGREE = ("teacher_digest", *WindowShape().settings, "objective")
 _MAX_SUMMARY_BYTES = 64 * 1024**2
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,12 +29,6 @@ from memaudit.windows import without_padding
 if TYPE_CHECKING:
     from memaudit.engines.models import LoadedModel
     from memaudit.verification.extraction import Extraction
-
-_OF_TRAINING = (
-    *("epochs", "learning_rate", "batch_size", "gradient_accumulation", "warmup_share"),
-    *("weight_decay", "bf16"),
-)
-"""Settings that only the user's own trainer knows."""
 
 
 def verify_distilled(  # noqa: PLR0913  each is something a user names
@@ -119,18 +113,16 @@ def _verified(
 ) -> VerificationResult:
     """Return what one student recites; `answers` keeps those of the other models."""
     started = time.monotonic()
-    known = {key: value for key, value in settings_of(run).items() if key not in _OF_TRAINING}
-    settings: dict[str, Any] = {**known, "distilled": "elsewhere"}
+    # How it was trained only the user's own trainer knows.
+    unknown = run.options.training.settings
+    settings = {key: value for key, value in settings_of(run).items() if key not in unknown}
+    settings["distilled"] = "elsewhere"
     student, aligned = run.models.student, run.models.aligned
     # Only where tokens differ: folders of an earlier version, without this key, stay answers.
     if aligned:
         settings["aligned"] = aligned
-    for name in ("check_generate", "near_verbatim"):
-        if getattr(run.options, name) and "student" in aligned:
-            raise UsageError(
-                f"--{name.replace('_', '-')} continues the teacher's tokens, and the student has others",
-                hint="leave it out",
-            )
+    if "student" in aligned:
+        run.options.check_for_student_of_other_tokens()
     found = finished(folder, settings)
     if found is None:
         check_readable(run.models, without_padding(run.examples.windows[0]))

@@ -93,9 +93,7 @@ def estimate_verification(
         check_readable(models, without_padding(examples.windows[0]))
         n_rows = len(examples.training_set(examples.trained))
         window_len = options.shape.length + len(models.bos)
-        steps = options.training.n_steps(n_rows)
-        # Not the epochs: steps are rounded, and there is at least one.
-        passes = steps / -(-n_rows // options.training.batch_size)
+        passes = options.training.n_passes(n_rows)
         is_hard = options.objective.learns_written_text
         tokens = {
             "training": round(passes * n_rows) * window_len,
@@ -111,7 +109,7 @@ def estimate_verification(
             examples=len(examples.trained),
             held_out=int(examples.is_held_out.sum()),
             training_examples=n_rows,
-            steps=steps,
+            steps=options.training.n_steps(n_rows),
             training_tokens=tokens["training"],
             generated_tokens=tokens["generated"],
             scored_tokens=tokens["scored"],
@@ -210,8 +208,8 @@ def _training_memory(
 ) -> int:
     """Return bytes at the peak: while the student is trained, all in float32."""
     student: Any = models.student.model
-    config, training = student.config.get_text_config(), options.training
-    tokens = -(-training.batch_size // training.gradient_accumulation) * window_len
+    config = student.config.get_text_config()
+    tokens = options.training.n_at_once() * window_len
     # The models given, and of the student a copy, its gradients and two moments.
     weights = sum(model.n_parameters for model in models.given.values())
     # A baseline that is trained here is still there while the student is trained.

@@ -14,7 +14,7 @@ from memaudit.corpus import BadRow, CorpusOptions, Example, corpus_of, read_corp
 from memaudit.distillation import TrainingOptions
 from memaudit.engines.models import ModelOptions
 from memaudit.errors import CorpusError, UsageError
-from memaudit.objectives import GREEDY, Divergence, LabelSampling, Objective
+from memaudit.objectives import GREEDY, Divergence, LabelSampling, Objective, check_loss
 from memaudit.progress import ReportProgress
 from memaudit.runs.opening import allowed_rows
 from memaudit.runs.reading import DistinctWindows, RowLog, RowWindows, Tokenizer, cut_rows
@@ -81,7 +81,7 @@ class VerificationOptions:
             raise ValueError(f"sample must be at least 1, got {self.sample}")
         if not 0 <= self.held_out_share < 1:
             raise ValueError(f"held_out_share must be in [0, 1), got {self.held_out_share}")
-        self._check_loss()
+        check_loss(self.objective, self.divergence, self.labels)
         if self.near_verbatim is not None and not 0 < self.near_verbatim < 1:
             raise ValueError(f"near_verbatim must be in (0, 1), got {self.near_verbatim}")
         if self.check_generate < 0:
@@ -90,22 +90,35 @@ class VerificationOptions:
         if self.model.dtype != "float32":
             raise ValueError("models are loaded in float32, for extraction is decided in it")
 
-    def _check_loss(self) -> None:
-        if self.objective.kind != "soft" and self.divergence.settings:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides a number, by the names under which documents keep it."""
+        # Only where it is asked for, so that a folder of an earlier version still goes on.
+        near = {} if self.near_verbatim is None else {"near_verbatim": self.near_verbatim}
+        return {
+            **self.shape.settings,
+            "sample": self.sample,
+            "held_out_share": self.held_out_share,
+            **self.objective.settings,
+            **self.divergence.settings,
+            **self.labels.settings,
+            **near,
+            **self.training.settings,
+            "seed": self.training.seed,
+            "check_generate": self.check_generate,
+        }
+
+    def check_for_student_of_other_tokens(self) -> None:
+        """Refuse what continues the teacher's tokens.
+
+        Raises:
+            UsageError: naming the option.
+        """
+        if self.check_generate or self.near_verbatim:
+            option = "--check-generate" if self.check_generate else "--near-verbatim"
             raise UsageError(
-                f"{' and '.join(self.divergence.settings)} mean nothing with the objective "
-                f"{self.objective.kind}: no distance from the teacher is measured",
-                hint="leave them out, or choose --objective soft",
-            )
-        if self.divergence.on_policy and self.objective.cross_entropy_share:
-            raise UsageError(
-                "of text that the student writes itself, only the teacher's soft labels can be learned",
-                hint="leave out --alpha or --on-policy",
-            )
-        if (self.objective.kind == "sampled") != bool(self.labels.settings):
-            raise UsageError(
-                "a temperature of labels goes with text that the teacher samples, and with no other",
-                hint="leave out --label-temperature, or choose --objective sampled",
+                f"{option} continues the teacher's tokens, and the student has others",
+                hint="leave it out",
             )
 
 

@@ -128,7 +128,6 @@ def verify_distillation(  # noqa: PLR0913  each is something a user names
 
 def settings_of(run: Run) -> dict[str, Any]:
     """Return all that decides the numbers."""
-    options, training = run.options, run.options.training
     given = run.models.given
     return {
         "memaudit": __version__,
@@ -136,26 +135,8 @@ def settings_of(run: Run) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "corpus_digest": run.examples.digest,
         **{f"{role}_digest": given[role].digest if role in given else None for role in ROLES},
-        **options.shape.settings,
-        **run.examples.windows_told(options),
-        "sample": options.sample,
-        "held_out_share": options.held_out_share,
-        "objective": options.objective.kind,
-        "temperature": options.objective.temperature,
-        "cross_entropy_share": options.objective.cross_entropy_share,
-        # Only where it differs, so that a folder of an earlier version still goes on.
-        **options.divergence.settings,
-        **options.labels.settings,
-        **({"near_verbatim": near} if (near := options.near_verbatim) is not None else {}),
-        "epochs": float(training.epochs),
-        "learning_rate": training.learning_rate,
-        "batch_size": training.batch_size,
-        "gradient_accumulation": training.gradient_accumulation,
-        "warmup_share": training.warmup_share,
-        "weight_decay": training.weight_decay,
-        "bf16": training.bf16,
-        "seed": training.seed,
-        "check_generate": options.check_generate,
+        **run.examples.windows_told(run.options),
+        **run.options.settings,
         # Sums in another order round otherwise, and may turn an argmax that is close.
         "device": run.models.teacher.model.device.type,
         "threads": torch.get_num_threads(),
