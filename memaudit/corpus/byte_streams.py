@@ -175,10 +175,22 @@ def read_blocks(
             while block := file.read(BLOCK_BYTES):
                 yield block
             return
+        # Counted as it comes out: a header says what its writer wants, and that of gzip wraps at 4 GiB.
         n_out = 0
         for block in _unpacked(file, shown, compression):
             n_out += len(block)
-            _check_size(n_out, file.tell(), shown, options)
+            if n_out > options.max_decompressed_bytes:
+                raise CorpusError(
+                    f"{shown}: unpacks to more than {options.max_decompressed_bytes:,} bytes, "
+                    f"stopped at byte {file.tell():,}",
+                    hint="raise it with --max-decompressed-bytes",
+                )
+            if n_out > max(_RATIO_FREE_BYTES, options.max_compression_ratio * file.tell()):
+                raise CorpusError(
+                    f"{shown}: unpacks to more than {options.max_compression_ratio:,} times its "
+                    f"size, stopped at byte {file.tell():,}",
+                    hint="if the file is meant to be so, raise it with --max-compression-ratio",
+                )
             yield block
     except OSError as error:
         raise CorpusError(f"{shown}: cannot be read: {error.strerror or error}") from error
@@ -299,7 +311,15 @@ def _unpacked(file: BinaryIO, shown: str, compression: str) -> Iterator[bytes]:
         # bgzip and pbzip2 write many members to a file: the first alone is a small part of it.
         member = _MEMBERS[compression]()
         try:
-            yield from _unpacked_member(member, data, more)
+            yield (block := member.decompress(data, BLOCK_BYTES))
+            while not member.eof:
+                data = more() if member.needs_input else b""
+                # Output may be left when the input has ended: it is cut off only if none comes.
+                is_cut_off = member.needs_input and not data and not block
+                block = member.decompress(data, BLOCK_BYTES)
+                if is_cut_off and not block:
+                    raise EOFError
+                yield block
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise CorpusError(
                 f"{shown}: not valid {compression} data, or cut off, at byte {file.tell():,}",
@@ -308,32 +328,3 @@ def _unpacked(file: BinaryIO, shown: str, compression: str) -> Iterator[bytes]:
         data = member.unused_data or more()
         while data and not (data := data.lstrip(b"\0")):  # padding, as gzip and xz allow
             data = more()
-
-
-def _unpacked_member(member: _Member, data: bytes, more: Callable[[], bytes]) -> Iterator[bytes]:
-    block = member.decompress(data, BLOCK_BYTES)
-    yield block
-    while not member.eof:
-        data = more() if member.needs_input else b""
-        # Output may be left when the input has ended: it is cut off only if none comes either.
-        cut_off = member.needs_input and not data and not block
-        block = member.decompress(data, BLOCK_BYTES)
-        if cut_off and not block:
-            raise EOFError
-        yield block
-
-
-def _check_size(n_out: int, n_in: int, shown: str, options: CorpusOptions) -> None:
-    # Counted as it comes out: a header says what its writer wants, and that of gzip wraps at 4 GiB.
-    if n_out > options.max_decompressed_bytes:
-        raise CorpusError(
-            f"{shown}: unpacks to more than {options.max_decompressed_bytes:,} bytes, "
-            f"stopped at byte {n_in:,}",
-            hint="raise it with --max-decompressed-bytes",
-        )
-    if n_out > max(_RATIO_FREE_BYTES, options.max_compression_ratio * n_in):
-        raise CorpusError(
-            f"{shown}: unpacks to more than {options.max_compression_ratio:,} times its size, "
-            f"stopped at byte {n_in:,}",
-            hint="if the file is meant to be so, raise it with --max-compression-ratio",
-        )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import accumulate, pairwise
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,7 +43,7 @@ class _Columnar:
         """
         number = 0
         with _as_corpus_error(file.shown, lambda: f", after row {number:,}"):
-            for batch in self._batches(file.whole(), file.shown, project):
+            for batch in self._batches(file, project):
                 for row in arrow_rows(batch):
                     number += 1
                     yield record_of(number, row)
@@ -51,44 +51,41 @@ class _Columnar:
     def copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
         """Write the rows that stay, as columns of the types and codecs they have."""
         with _as_corpus_error(file.shown):
-            if hasattr(out, "fileno"):
-                self._copy(file.whole(), file.shown, keep_next, out)
-                return
-            content = BytesIO()  # what these formats write, they also seek in
-            self._copy(file.whole(), file.shown, keep_next, content)
-            out.write(content.getbuffer())
+            # What these formats write, they also seek in.
+            stream = out if hasattr(out, "fileno") else BytesIO()
+            self._copy(file, keep_next, stream)
+            if stream is not out:
+                out.write(stream.getbuffer())
 
-    def _batches(
-        self, file: BinaryIO, shown: str, project: ProjectColumns
-    ) -> Iterator[pa.RecordBatch]:
+    def _batches(self, file: OpenFile, project: ProjectColumns) -> Iterator[pa.RecordBatch]:
         """Yield small batches of the columns that are used."""
         raise NotImplementedError
 
-    def _copy(self, file: BinaryIO, shown: str, keep_next: KeepNext, out: Any) -> None:
+    def _copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
         raise NotImplementedError
 
 
 class Parquet(_Columnar):
     """A `Format`: parquet, copied row group by row group."""
 
-    def _batches(
-        self, file: BinaryIO, shown: str, project: ProjectColumns
-    ) -> Iterator[pa.RecordBatch]:
+    def _batches(self, file: OpenFile, project: ProjectColumns) -> Iterator[pa.RecordBatch]:
+        whole = file.whole()
         # Without a buffer size a whole column of a row group would be read at once.
-        parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
-        wanted = list(project(parquet.schema_arrow.names, shown))
+        parquet = pq.ParquetFile(whole, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+        wanted = list(project(parquet.schema_arrow.names, file.shown))
         # Before the first batch: Arrow makes room for a page of the size that its header says.
-        refuse_large_pages(file, {*wanted}, shown)
+        refuse_large_pages(whole, {*wanted}, file.shown)
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
             # Selected again: asked for `a.b`, Arrow also brings the field b of a column a.
             yield batch.select(wanted)
 
-    def _copy(self, file: BinaryIO, shown: str, keep_next: KeepNext, out: Any) -> None:
-        parquet = pq.ParquetFile(file)
+    def _copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
+        whole = file.whole()
+        parquet = pq.ParquetFile(whole)
         schema = parquet.schema_arrow
-        refuse_large_pages(file, {*schema.names}, shown)
+        refuse_large_pages(whole, {*schema.names}, file.shown)
         codecs: dict[str, str] = {}
-        for column in parquet_columns(file):  # as the first row group has them
+        for column in parquet_columns(whole):  # as the first row group has them
             codecs.setdefault(".".join(column.path), _CODECS[column.codec])
         with pq.ParquetWriter(out, schema, compression=codecs or "snappy") as writer:
             for group in range(parquet.num_row_groups):
@@ -103,17 +100,15 @@ class Parquet(_Columnar):
 class Arrow(_Columnar):
     """A `Format`: Arrow files (Feather) and streams, copied record batch by record batch."""
 
-    def _batches(
-        self, file: BinaryIO, shown: str, project: ProjectColumns
-    ) -> Iterator[pa.RecordBatch]:
-        _, schema, batches = _open_arrow(file, shown)
-        wanted = list(project(schema.names, shown))
+    def _batches(self, file: OpenFile, project: ProjectColumns) -> Iterator[pa.RecordBatch]:
+        _, schema, batches = _open_arrow(file)
+        wanted = list(project(schema.names, file.shown))
         for batch in batches:
             for start in range(0, batch.num_rows, _BATCH_ROWS):
                 yield batch.select(wanted).slice(start, _BATCH_ROWS)
 
-    def _copy(self, file: BinaryIO, shown: str, keep_next: KeepNext, out: Any) -> None:
-        is_file, schema, batches = _open_arrow(file, shown)
+    def _copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
+        is_file, schema, batches = _open_arrow(file)
         with (pa.ipc.new_file if is_file else pa.ipc.new_stream)(out, schema) as writer:
             for batch in batches:
                 kept = _kept(batch, keep_next)
@@ -121,16 +116,17 @@ class Arrow(_Columnar):
                     writer.write_batch(kept)
 
 
-def _open_arrow(file: BinaryIO, shown: str) -> tuple[bool, pa.Schema, Iterator[pa.RecordBatch]]:
+def _open_arrow(file: OpenFile) -> tuple[bool, pa.Schema, Iterator[pa.RecordBatch]]:
     """Return whether it is a file and no stream, its schema, and its record batches."""
-    refuse_large_buffers(file, shown)
-    is_file = file.read(len(IPC_FILE_MAGIC)) == IPC_FILE_MAGIC
-    file.seek(0)
+    whole = file.whole()
+    refuse_large_buffers(whole, file.shown)
+    is_file = whole.read(len(IPC_FILE_MAGIC)) == IPC_FILE_MAGIC
+    whole.seek(0)
     if is_file:
-        opened = pa.ipc.open_file(file)
+        opened = pa.ipc.open_file(whole)
         batches = (opened.get_batch(index) for index in range(opened.num_record_batches))
         return True, opened.schema, batches
-    opened = pa.ipc.open_stream(file)
+    opened = pa.ipc.open_stream(whole)
     return False, opened.schema, iter(opened)
 
 
@@ -179,7 +175,7 @@ def arrow_rows(batch: pa.RecordBatch) -> Iterator[dict[str, object] | str]:
     # As Python objects numbers take ten times their place: few rows are turned into them at once.
     step = max(1, _BYTES_AT_ONCE * batch.num_rows // max(1, batch.nbytes))
     for start in range(0, batch.num_rows, step):
-        columns = [_values(_with_bytes(column)) for column in batch.slice(start, step).columns]
+        columns = [_values(column) for column in batch.slice(start, step).columns]
         for values in zip(*columns, strict=True):
             try:
                 yield {name: _decoded(value) for name, value in zip(names, values, strict=True)}
@@ -188,11 +184,21 @@ def arrow_rows(batch: pa.RecordBatch) -> Iterator[dict[str, object] | str]:
 
 
 def _values(column: pa.Array) -> list[object]:
-    """Return the values of a column; lists of numbers within lists as arrays, one for each."""
+    """Return the values of a column: strings as bytes, so that a bad one does not hide the others.
+
+    Lists of numbers within lists become arrays, one for each. Nothing in these files is trusted:
+    offsets and sizes are checked before they are followed.
+    """
 
     def is_list(kind: pa.DataType) -> bool:
         return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
+    if pa.types.is_dictionary(column.type):
+        column.validate(full=True)
+        column = column.dictionary_decode()
+    # As bytes before it is validated: of strings, one that is not UTF-8 would refuse all others.
+    column = column.cast(_bytes_type(column.type))
+    column.validate(full=True)
     # Captured of a teacher are K numbers for each of T tokens: too many to be Python objects.
     inner = column.type.value_type if is_list(column.type) else pa.null()
     if not is_list(inner) or pa.types.is_nested(inner.value_type):
@@ -217,20 +223,6 @@ def _ends(lists: pa.Array) -> list[int]:
     """Return where each list ends in what they hold together, 0 in front."""
     lengths = lists.value_lengths().fill_null(0).to_pylist()
     return [0, *accumulate(lengths)]
-
-
-def _with_bytes(column: pa.Array) -> pa.Array:
-    """Return the column with strings as bytes, so that a bad one does not hide the others.
-
-    Nothing in these files is trusted: offsets and sizes are checked before they are followed.
-    """
-    if pa.types.is_dictionary(column.type):
-        column.validate(full=True)
-        column = column.dictionary_decode()
-    # As bytes before it is validated: of strings, one that is not UTF-8 would refuse all others.
-    as_bytes = column.cast(_bytes_type(column.type))
-    as_bytes.validate(full=True)
-    return as_bytes
 
 
 def _bytes_type(kind: pa.DataType) -> pa.DataType:

@@ -41,14 +41,7 @@ def cut_json(raw: bytes, cuts: Cuts) -> bytes:
     """Return a JSON value with its strings cut, byte by byte as it was elsewhere."""
     text = raw.decode()
     removed: list[Span] = []
-    for path, start, end in _json_strings(text):
-        removed += _removed(text[start:end], start, _JSON_CHARACTER, cuts.get(path, ()))
-    return cut_string(text, removed).encode()
-
-
-def _json_strings(text: str) -> Iterator[tuple[StringPath, int, int]]:
-    """Yield each string that is a value, with where it is, without its quotes."""
-    steps: list[str | int] = []
+    steps: list[str | int] = []  # the path of the next value
     is_key: list[bool] = []  # whether an object waits for a key; False in lists
     for match in _TOKEN.finditer(text):
         token = match[0]
@@ -66,7 +59,9 @@ def _json_strings(text: str) -> Iterator[tuple[StringPath, int, int]]:
             # By what it means: a key may be written with escapes.
             steps[-1], is_key[-1] = json.loads(token), False
         elif token.startswith('"'):
-            yield tuple(steps), match.start() + 1, match.end() - 1
+            spans = cuts.get(tuple(steps), ())
+            removed += _removed(token[1:-1], match.start() + 1, _JSON_CHARACTER, spans)
+    return cut_string(text, removed).encode()
 
 
 def _removed(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memaudit.corpus.base import KeepNext, ProjectColumns, Record, RowError, Unreadable
-from memaudit.corpus.byte_streams import Line, OpenFile, split_lines
+from memaudit.corpus.byte_streams import OpenFile, split_lines
 from memaudit.corpus.cuts import cut_record
 from memaudit.errors import CorpusError
 
@@ -25,7 +25,7 @@ class Delimited:
         Raises:
             CorpusError: the header cannot be read or lacks a column.
         """
-        lines = _RecordLines(split_lines(file.blocks(), file.max_row_bytes), file.max_row_bytes)
+        lines = _RecordLines(file)
         # Not strict, it would guess what a quote in the wrong place means.
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         try:
@@ -54,8 +54,7 @@ class Delimited:
     def copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
         """Write the header, and each record that stays, with its quotes and line ends."""
         taken: list[bytes] = []
-        limit = file.max_row_bytes
-        lines = _RecordLines(split_lines(file.blocks(), limit, taken), limit)
+        lines = _RecordLines(file, taken)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         header: list[str] | None = None
         while True:
@@ -81,16 +80,10 @@ class Delimited:
 class _RecordLines:
     """Lines as text for `csv.reader`, with the number of the first one of each record."""
 
-    def __init__(self, lines: Iterator[Line], max_row_bytes: int) -> None:
-        self._lines = lines
-        self._max_row_bytes = max_row_bytes
-        self._n_bytes = 0
-        self.first = 0
-
-    def start_record(self) -> None:
-        """Count bytes and lines anew."""
-        self._n_bytes = 0
-        self.first = 0
+    def __init__(self, file: OpenFile, taken: list[bytes] | None = None) -> None:
+        self._max_row_bytes = file.max_row_bytes
+        self._lines = split_lines(file.blocks(), file.max_row_bytes, taken)
+        self.n_bytes = self.first = 0  # of the record, set back where the next one begins
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -98,9 +91,9 @@ class _RecordLines:
     def __next__(self) -> str:
         line = next(self._lines)
         self.first = self.first or line.number
-        self._n_bytes += line.length + 1
+        self.n_bytes += line.length + 1
         # 1 more: the end of its last line is not counted.
-        if line.content is None or self._n_bytes > self._max_row_bytes + 1:
+        if line.content is None or self.n_bytes > self._max_row_bytes + 1:
             raise RowError(f"more than {self._max_row_bytes:,} bytes long")
         # An undecodable byte becomes a lone surrogate, found when the record is complete.
         return line.content.decode(errors="surrogateescape") + line.end
@@ -114,7 +107,7 @@ def _next_fields(reader: Iterator[list[str]], lines: _RecordLines) -> list[str]:
     previous_limit = csv.field_size_limit(2**31 - 1)
     try:
         while not fields:
-            lines.start_record()
+            lines.n_bytes = lines.first = 0
             fields = next(reader)
     except csv.Error as error:
         raise RowError("fields are not quoted as csv asks for, or a quote is not closed") from error

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -183,38 +183,40 @@ def open_regular(source: SourceFile, options: CorpusOptions) -> Iterator[OpenFil
 
 def _readable(paths: Iterable[Path], *, root: Path, source: str) -> list[SourceFile]:
     # Each file system lists in an order of its own. Sorted, a row has one number everywhere.
-    wanted = sorted(
-        (path for path in paths if _is_corpus(path.relative_to(root))),
-        key=lambda path: path.relative_to(root).as_posix(),
+    files = sorted(
+        (
+            _source_file(path, root=root, source=source)
+            for path in paths
+            if has_known_ending(path.name)
+            and not _ABOUT_THE_CORPUS.fullmatch(path.name)
+            and not any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
+        ),
+        key=lambda file: file.path.relative_to(root).as_posix(),
     )
-    if not wanted:
+    if not files:
         raise CorpusError(f"{safe_text(source)}: no file that can be read", hint=_SUPPORTED)
-    limit = root.resolve()
-    for path in wanted:
-        _require_inside(path, limit)
-    _require_once(wanted)
-    return [_source_file(path, root=root, source=source) for path in wanted]
-
-
-def _is_corpus(path: Path) -> bool:
-    if any(part.startswith((".", "_")) for part in path.parts):
-        return False
-    return has_known_ending(path.name) and not _ABOUT_THE_CORPUS.fullmatch(path.name)
-
-
-def _require_once(paths: list[Path]) -> None:
-    """Refuse a file beside its compressed copy: every text would count twice."""
-    by_stem: dict[Path, Path] = {}
-    for path in paths:
-        ending = _ENDING.search(path.name)
-        stem = path.with_suffix("") if ending is not None and ending[2] else path
-        other = by_stem.setdefault(stem, path)
-        if other != path:
+    limit, by_stem = root.resolve(), dict[Path, SourceFile]()
+    for file in files:
+        try:
+            # A folder that was downloaded must not make us read other files of this machine.
+            is_inside = file.path.resolve().is_relative_to(limit)
+        except (OSError, RuntimeError):  # a link to itself
+            is_inside = False
+        if not is_inside:
             raise CorpusError(
-                f"{shown_path(other)} and {shown_path(path)}: one file, packed and not, so every "
-                "row would be read twice",
+                f"{file.shown}: a link that leads out of the folder",
+                hint="give the file it points to, or copy it into the folder",
+            )
+        other = by_stem.setdefault(
+            file.path.with_suffix("") if file.compression else file.path, file
+        )
+        if other.path != file.path:
+            raise CorpusError(
+                f"{other.shown} and {file.shown}: one file, packed and not, so every row would be "
+                "read twice",
                 hint="remove one of the two, or give the files that are meant",
             )
+    return files
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -230,8 +232,14 @@ def _walk(folder: Path) -> Iterator[Path]:
         if {*files} >= _RUN_FILES:
             folders.clear()  # a run of memaudit
             continue
-        listed = _saved_files(Path(parent) / "state.json") if "state.json" in files else None
-        for name in files if listed is None else listed:
+        # Of a data set that `datasets` saved, the files that it lists: others there are its caches.
+        # A state.json of another program lists none, and every file counts.
+        with suppress(KeyError, OSError, RecursionError, TypeError, ValueError):
+            state = json.loads(read_small(Path(parent) / "state.json", _MAX_STATE_BYTES))
+            names = [str(file["filename"]) for file in state["_data_files"]]
+            # The list came with the corpus: a name with folders in it could lead anywhere.
+            files = [name for name in names if Path(name).name == name]
+        for name in files:
             # What `memaudit filter` writes beside a corpus.
             original = re.sub(r"\.(manifest\.json|(removed|excised)\.parquet)$", "", name)
             if original == name or not (Path(parent) / original).exists():
@@ -242,46 +250,20 @@ _RUN_FILES = {"manifest.json", "rows.parquet"}
 """What lies in the folder of every run."""
 
 
-def _saved_files(state: Path) -> list[str] | None:
-    """Return the files of a data set that `datasets` saved; others beside them are its caches."""
-    try:
-        listed = json.loads(read_small(state, _MAX_STATE_BYTES))["_data_files"]
-        names = [str(file["filename"]) for file in listed]
-    except (KeyError, OSError, TypeError, ValueError):
-        return None  # of another program: every file counts
-    # The list came with the corpus: a name with folders in it could lead anywhere.
-    return [name for name in names if Path(name).name == name]
-
-
 def _cannot_list(error: OSError) -> NoReturn:
     raise CorpusError(
         f"{shown_path(error.filename)}: cannot be listed: {error.strerror}"
     ) from error
 
 
-def _require_inside(path: Path, limit: Path) -> None:
-    try:
-        # A folder that was downloaded must not make us read other files of this machine.
-        inside = path.resolve().is_relative_to(limit)
-    except (OSError, RuntimeError):  # a link to itself
-        inside = False
-    if not inside:
-        raise CorpusError(
-            f"{shown_path(path)}: a link that leads out of the folder",
-            hint="give the file it points to, or copy it into the folder",
-        )
-
-
 def _source_file(path: Path, *, root: Path, source: str) -> SourceFile:
-    shown = shown_path(path)
     ending = _ENDING.search(path.name)
     if ending is None:
         raise CorpusError(f"{shown_path(source)}: unknown ending", hint=_SUPPORTED)
-    compression = ending[2]
     return SourceFile(
         path=path,
         name=shown_path(path.relative_to(root).as_posix()),
-        shown=shown,
+        shown=shown_path(path),
         format=ending[1].lower(),
-        compression=compression.lower() if compression else None,
+        compression=ending[2].lower() if ending[2] else None,
     )

@@ -140,7 +140,14 @@ def parse_object(data: bytes, unit: str = "line", *, allow_nan: bool = False) ->
         text = data.decode()
     except UnicodeDecodeError as error:
         raise RowError(f"invalid UTF-8 at byte {error.start + 1} of the {unit}") from error
-    _check_depth(data)
+    # The decoder recurses. Nearly all rows have too few brackets to be deep, and counting is fast.
+    if data.count(b"[") + data.count(b"{") > _MAX_DEPTH:
+        depth = 0
+        for match in _BRACKET.finditer(data):
+            token = match[0][:1]
+            depth += (token in b"[{") - (token in b"]}")
+            if depth > _MAX_DEPTH:
+                raise RowError(f"nested deeper than {_MAX_DEPTH}")
     try:
         value = (_LENIENT_DECODER if allow_nan else _DECODER).decode(text)
     except json.JSONDecodeError as error:
@@ -149,18 +156,6 @@ def parse_object(data: bytes, unit: str = "line", *, allow_nan: bool = False) ->
         got = "a string" if isinstance(value, str) else kind_of(value)
         raise RowError(f"expected a JSON object, got {got}")
     return value
-
-
-def _check_depth(data: bytes) -> None:
-    # The decoder recurses. Nearly all rows have too few brackets to be deep, and counting is fast.
-    if data.count(b"[") + data.count(b"{") <= _MAX_DEPTH:
-        return
-    depth = 0
-    for match in _BRACKET.finditer(data):
-        token = match[0][:1]
-        depth += (token in b"[{") - (token in b"]}")
-        if depth > _MAX_DEPTH:
-            raise RowError(f"nested deeper than {_MAX_DEPTH}")
 
 
 def _whole(blocks: Iterator[bytes], shown: str) -> bytes:

@@ -110,21 +110,17 @@ def _turn(turn: object, number: int) -> object:
     if isinstance(turn, RepeatedKeys):
         raise RowError(f"turn {number}: a key is there twice")
     if speaker == "function_call":
-        return {"role": "assistant", "content": "", "tool_calls": _tool_calls(value, number)}
+        calls = _parsed(value, f"turn {number}: the function call")
+        calls = calls if isinstance(calls, list) else [calls]
+        if not all(isinstance(call, dict) and "name" in call for call in calls):
+            raise RowError(f"turn {number}: the function call has no name")
+        tool_calls = [{"type": "function", "function": call} for call in calls]
+        return {"role": "assistant", "content": "", "tool_calls": tool_calls}
     if not isinstance(speaker, str) or speaker not in _SHAREGPT_ROLES:
         known = ", ".join([*_SHAREGPT_ROLES, "function_call"])
         raise RowError(f"turn {number}: an unknown speaker, expected one of {known}")
     others = {key: item for key, item in turn.items() if key not in ("from", "value")}
     return {"role": _SHAREGPT_ROLES[speaker], "content": value} | others
-
-
-def _tool_calls(value: object, number: int) -> list[object]:
-    """Return what a turn of the speaker `function_call` calls."""
-    calls = _parsed(value, f"turn {number}: the function call")
-    calls = calls if isinstance(calls, list) else [calls]
-    if not all(isinstance(call, dict) and "name" in call for call in calls):
-        raise RowError(f"turn {number}: the function call has no name")
-    return [{"type": "function", "function": call} for call in calls]
 
 
 def _alpaca(row: Mapping[str, object]) -> Content:
@@ -225,19 +221,6 @@ ROLES = tuple(
 """What --map can give another column to, beside `id`."""
 
 
-def _variables(row: Mapping[str, object]) -> dict[str, object]:
-    """Return what a template is given beside messages: tools may be JSON in a string."""
-    found: dict[str, object] = {}
-    for name in ("tools", "documents"):
-        value = row.get(name)
-        if isinstance(value, str) and value.strip():
-            value = _parsed(value, quoted(name))
-        if isinstance(value, list) and value:
-            found[name] = value
-    extra = row.get("chat_template_kwargs")
-    return found | (extra if isinstance(extra, dict) else {})
-
-
 def _parsed(value: object, what: str) -> object:
     if not isinstance(value, str):
         return value
@@ -257,7 +240,16 @@ def _conversation(
     contents = [message.get("content") for message in messages if isinstance(message, dict)]
     parts = [part for content in contents if isinstance(content, list) for part in content]
     skipped = sum(part["type"] not in _TEXT_PARTS for part in parts)
-    return Conversation(checked, _variables(row), n_context, skipped_parts=skipped)
+    variables: dict[str, object] = {}
+    for name in ("tools", "documents"):
+        value = row.get(name)
+        if isinstance(value, str) and value.strip():  # some corpora hold JSON in a string
+            value = _parsed(value, quoted(name))
+        if isinstance(value, list) and value:
+            variables[name] = value
+    extra = row.get("chat_template_kwargs")
+    variables |= extra if isinstance(extra, dict) else {}
+    return Conversation(checked, variables, n_context, skipped_parts=skipped)
 
 
 def _message(message: object, number: int) -> dict[str, object]:

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 from memaudit.corpus.base import (
@@ -24,7 +24,7 @@ from memaudit.corpus.base import (
     record_of,
 )
 from memaudit.corpus.byte_streams import read_blocks
-from memaudit.corpus.discovery import HubCorpus, SourceFile, find_files, hub_corpus, open_regular
+from memaudit.corpus.discovery import SourceFile, find_files, hub_corpus, open_regular
 from memaudit.corpus.formats import FORMATS
 from memaudit.corpus.json_lines import read_json_lines
 from memaudit.corpus.layouts import Content, kind_of
@@ -37,13 +37,8 @@ _MAX_UNSETTLED_ROWS = 1000
 """Rows that may pass without the columns being found before the corpus is refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row and the file it is from."""
-
-    name: str
-    shown: str
-    item: Record | Unreadable
+_Row = tuple[str, str, Record | Unreadable]
+"""A row, behind what ids and messages call the file that it is from."""
 
 
 def read_corpus(
@@ -53,7 +48,7 @@ def read_corpus(
     stdin: BinaryIO | None = None,
     seen: CorpusSeen | None = None,
 ) -> Iterator[Example | BadRow]:
-    """Yield one outcome for each row of the corpus, in an order that is always the same.
+    """Return one outcome for each row, numbered from 0, in an order that is always the same.
 
     A corpus is streamed: memory does not grow with it. Which columns are used is settled by the
     first schema, or the first row, that has them; until then bad rows are held back, so that a
@@ -61,13 +56,9 @@ def read_corpus(
 
     Args:
         options: what to read.
-        render_messages: the chat template, from messages with role and content to text. If it
-            raises ValueError the row is a bad row.
+        render_messages: the chat template.
         stdin: what the source `-` reads; None means the process's own.
         seen: gets what is found out about the corpus meanwhile.
-
-    Returns:
-        `Example` and `BadRow`, numbered from 0.
 
     Raises:
         CorpusError: at once if nothing is there to read; while reading if a file is damaged or
@@ -76,16 +67,24 @@ def read_corpus(
     """
     forbid_core_dumps()  # here, so that it holds for whoever reads a corpus from Python
     chooser, seen = ColumnChooser(options), seen or CorpusSeen()
+    rows: Iterator[_Row]
     if options.rows is not None:
-        rows = _rows_in_memory(options, chooser)
+        name = shown_path(options.source)
+        found = enumerate(_values(options.rows, name, chooser.project), start=1)
+        rows = ((options.source, name, record_of(*each)) for each in found)
     elif options.source == "-":
         # Whoever started us may have closed it.
         stdin = stdin or (sys.stdin.buffer if sys.stdin else io.BytesIO())
         blocks = read_blocks(stdin, "stdin", None, options)
         items = read_json_lines(blocks, options.max_row_bytes)
-        rows = (_Row("stdin", "stdin", item) for item in items)
+        rows = (("stdin", "stdin", item) for item in items)
     elif (corpus := hub_corpus(options)) is not None:
-        rows = _hub_rows(corpus, options, chooser)
+        try:
+            from memaudit.corpus.hub import read_hub
+        except ImportError as error:
+            raise MissingDependency("datasets", needed_for="reading from the hub") from error
+        name, items = corpus.hub_id, read_hub(corpus, options, chooser.project)
+        rows = ((name, name, item) for item in items)
     elif options.config is not None or options.revision is not None:
         raise UsageError(
             "a configuration and a revision are for corpora on the hub, got files",
@@ -132,9 +131,8 @@ def _outcomes(
     source = shown_path(options.source)
     held: list[Example | BadRow] = []
     n_rows = 0
-    for row in rows:
-        held.append(_outcome(row, n_rows, options, chooser, render_messages, seen))
-        n_rows += 1
+    for n_rows, row in enumerate(rows, start=1):
+        held.append(_outcome(row, n_rows - 1, options, chooser, render_messages, seen))
         if chooser.columns is None and len(held) < _MAX_UNSETTLED_ROWS:
             continue
         # Rows that cannot be read have no columns to look at: those alone go on, as bad rows.
@@ -157,9 +155,8 @@ def _outcome(
     render_messages: RenderMessages | None,
     seen: CorpusSeen,
 ) -> Example | BadRow:
-    item = row.item
-    address = f"{row.shown}:{item.place}"
-    example_id = f"{row.name}:{item.number}"
+    name, shown, item = row
+    address, example_id = f"{shown}:{item.place}", f"{name}:{item.number}"
     raw_digest: bytes | None = None
     try:
         if isinstance(item, Unreadable):
@@ -201,28 +198,13 @@ def _rendered(
     return render_content(content, render_messages, options.max_row_bytes)
 
 
-def _hub_rows(corpus: HubCorpus, options: CorpusOptions, chooser: ColumnChooser) -> Iterator[_Row]:
-    try:
-        from memaudit.corpus.hub import read_hub
-    except ImportError as error:
-        raise MissingDependency("datasets", needed_for="reading from the hub") from error
-    for item in read_hub(corpus, options, chooser.project):
-        yield _Row(corpus.hub_id, corpus.hub_id, item)
-
-
-def _rows_in_memory(options: CorpusOptions, chooser: ColumnChooser) -> Iterator[_Row]:
-    name = shown_path(options.source)
-    for number, row in enumerate(_values(options.rows, name, chooser.project), start=1):
-        yield _Row(options.source, name, record_of(number, row))
-
-
 def _file_rows(
     files: list[SourceFile], options: CorpusOptions, chooser: ColumnChooser
 ) -> Iterator[_Row]:
     for source in files:
         with open_regular(source, options) as file:
             for item in FORMATS[source.format].read(file, chooser.project):
-                yield _Row(source.name, source.shown, item)
+                yield source.name, source.shown, item
 
 
 _ROWS_AT_ONCE = 256

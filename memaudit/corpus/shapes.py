@@ -84,9 +84,24 @@ class ColumnChooser:
     """Settles once, from the first schema or row that has them, which columns are used."""
 
     def __init__(self, options: CorpusOptions) -> None:
-        self._shape = options.shape
-        self._captured = options.captured
-        self._names = _mapping(options)
+        """Read which columns were named.
+
+        Raises:
+            UsageError: a name is none that a layout has, or is given twice.
+        """
+        self._shape, self._captured = options.shape, options.captured
+        given = [] if options.text_column is None else [f"text={options.text_column}"]
+        self._names: dict[str, str] = {}  # columns, by what layouts call them
+        for item in [*given, *options.mapping]:
+            role, _, column = item.partition("=")
+            if not column or role not in (*ROLES, "id"):
+                raise UsageError(
+                    f"--map {safe_text(item)}: expected ROLE=COLUMN",
+                    hint=f"roles are {', '.join((*ROLES, 'id'))}",
+                )
+            if role in self._names:
+                raise UsageError(f"--map gives {role} twice", hint="leave out one of the two")
+            self._names[role] = column
         self._id_column = self._names.pop("id", options.id_column)
         self._seen: dict[str, None] = {}
         self.has_looked = False
@@ -195,27 +210,6 @@ class ColumnChooser:
         if len(asked) > 1:
             return None
         return next(name for name in self._content(asked[0]) if name not in names)
-
-
-def _mapping(options: CorpusOptions) -> dict[str, str]:
-    """Return the columns that were named, by what layouts call them.
-
-    Raises:
-        UsageError: a name is none that a layout has, or is given twice.
-    """
-    found: dict[str, str] = {}
-    given = [] if options.text_column is None else [f"text={options.text_column}"]
-    for item in [*given, *options.mapping]:
-        role, _, column = item.partition("=")
-        if not column or role not in (*ROLES, "id"):
-            raise UsageError(
-                f"--map {safe_text(item)}: expected ROLE=COLUMN",
-                hint=f"roles are {', '.join((*ROLES, 'id'))}",
-            )
-        if role in found:
-            raise UsageError(f"--map gives {role} twice", hint="leave out one of the two")
-        found[role] = column
-    return found
 
 
 def _nearest(names: Collection[str]) -> str:

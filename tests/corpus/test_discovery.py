@@ -162,6 +162,15 @@ def test_a_saved_data_set_is_what_its_list_says(tmp_path):
     assert [file.name for file in find_files(str(tmp_path))] == ["data-0.arrow"]
 
 
+@pytest.mark.parametrize("content", ["[]", "{", '{"_data_files": [1]}', "[" * 100_000])
+def test_a_list_that_is_none_leaves_every_file(tmp_path, content):
+    """Other programs call files state.json too, and one that nests deeply must not end the process."""
+    write(tmp_path, "data-0.jsonl", "other.jsonl")
+    (tmp_path / "state.json").write_text(content)
+
+    assert [file.name for file in find_files(str(tmp_path))] == ["data-0.jsonl", "other.jsonl"]
+
+
 def test_a_folder_of_several_splits_needs_a_choice(tmp_path):
     """Rows of test and train read together would count twice, without a word."""
     write(
