@@ -34,6 +34,17 @@ _NOT_LEGAL = "This is evidence, not legal advice."
 _NOT_TESTED = (
     "A question that is not covered is open: nothing in this document speaks for or against it."
 )
+_REFERENCES = Table(
+    title="Numbers of documents, and the parts of this annex that bear on them",
+    columns=(Column("document"), Column("here")),
+    rows=(
+        ("EDPB Opinion 28/2024, paragraph 46", "What was tested; What identifies the evidence"),
+        ("EDPB Opinion 28/2024, paragraph 55", "Threat model and definition"),
+        ("EDPB Opinion 28/2024, paragraph 58", "What was tested; Mitigation; Risk that stays"),
+        ("GPAI Code of Practice, copyright, Measure 1.4", "Mitigation, before and after"),
+        ("NIST AI 600-1, MS-2.10-001", "What was tested; Risk that stays"),
+    ),
+)
 _BOTH_RUNS = Paragraph(
     "'memaudit filter' cleans the corpus, and 'memaudit diff' names what was removed and what "
     "that changed. Give both runs to the reviewer."
@@ -97,19 +108,27 @@ def annex_page(report: Report, release: Release) -> Page:
         f"{words.expected(risks.expected)} of {report.run.n_rows:,} examples are expected to be "
         "memorized.",
     )
+    context = facts(
+        {
+            "model": _given(release.model),
+            "access": _given(release.access),
+            "personal data": _given(release.personal_data),
+            "owner": _given(release.owner),
+        }
+    )
     return Page(
         title="Annex for reviewers: memorization",
         verdict=verdict,
         lead=_NOT_LEGAL if report.gate is None else (*gate_sentence(report.gate), f" {_NOT_LEGAL}"),
         sections=(
-            _section("Release context", "context", facts(_context(release))),
+            _section("Release context", "context", context),
             _section("What was tested", "tested", _tested(report), Paragraph(_NOT_TESTED)),
             _section("Threat model and definition", "threat", _threat(report)),
             _section(
                 "Mitigation, before and after", "mitigation", remedies_table(report), _BOTH_RUNS
             ),
             _section("Risk that stays", "residual", _residual(report, release)),
-            _section("Where reviewers ask for it", "references", _references()),
+            _section("Where reviewers ask for it", "references", _REFERENCES),
             _section("What identifies the evidence", "digests", facts(_digests(report))),
         ),
         made_by=report.run.manifest.names.memaudit_version,
@@ -120,13 +139,9 @@ def _section(title: str, anchor: str, *blocks: Table | Paragraph | Bullets) -> S
     return Section(title=title, anchor=anchor, nav=title, blocks=blocks)
 
 
-def _context(release: Release) -> dict[str, Sentence | Cell]:
-    given = msgspec.structs.asdict(release)
-    return {
-        key.replace("_", " "): name(value, max_len=2000) if value else _NOT_GIVEN
-        for key, value in given.items()
-        if key not in ("residual_risk", "test_again")
-    }
+def _given(text: str, max_len: int = 2000) -> Sentence:
+    """Return what a policy file says, or that it does not."""
+    return name(text, max_len=max_len) if text else _NOT_GIVEN
 
 
 def _tested(report: Report) -> Table:
@@ -222,28 +237,11 @@ def _residual(report: Report, release: Release) -> Table:
         if unfamiliar
         else "at most 5% of the rows in any feature",
         "policy": "none was given" if report.gate is None else plain(gate_sentence(report.gate)),
-        "why it is acceptable": name(release.residual_risk, max_len=2000)
-        if release.residual_risk
-        else _NOT_GIVEN,
-        "owner": name(release.owner) if release.owner else _NOT_GIVEN,
-        "test again": name(release.test_again) if release.test_again else _NOT_GIVEN,
+        "why it is acceptable": _given(release.residual_risk),
+        "owner": _given(release.owner, 200),
+        "test again": _given(release.test_again, 200),
     }
     return facts(rows)
-
-
-def _references() -> Table:
-    rows: tuple[tuple[Sentence, ...], ...] = (
-        ("EDPB Opinion 28/2024, paragraph 46", "What was tested; What identifies the evidence"),
-        ("EDPB Opinion 28/2024, paragraph 55", "Threat model and definition"),
-        ("EDPB Opinion 28/2024, paragraph 58", "What was tested; Mitigation; Risk that stays"),
-        ("GPAI Code of Practice, copyright, Measure 1.4", "Mitigation, before and after"),
-        ("NIST AI 600-1, MS-2.10-001", "What was tested; Risk that stays"),
-    )
-    return Table(
-        title="Numbers of documents, and the parts of this annex that bear on them",
-        columns=(Column("document"), Column("here")),
-        rows=rows,
-    )
 
 
 def _digests(report: Report) -> dict[str, Sentence | Cell]:

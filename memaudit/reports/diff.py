@@ -1,7 +1,9 @@
 """How two finished runs differ: what `memaudit diff` finds, and its page."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -106,14 +108,19 @@ def compare_runs(first: Run, second: Run) -> Difference:
     # Of the same texts a place is as good as an id: row 5 is row 5 in both.
     if first.manifest.inputs.texts_digest != second.manifest.inputs.texts_digest:
         for run, its in zip((first, second), ids, strict=True):
-            _require_ids(run, its)
-    here, there = _common(ids[0], ids[1])
+            # In another corpus the same place is another row.
+            if all(map(str.endswith, run.rows.column("address").to_pylist(), its)):
+                raise UsageError(
+                    f"{shown_path(run.folder)}: its rows have no ids, only places, and the two "
+                    "corpora differ",
+                    hint="predict both with --id-column, so that the same row has the same name",
+                )
+    here, there = _common(*ids)
     is_common = np.zeros(first.n_rows, dtype=np.bool_), np.zeros(second.n_rows, dtype=np.bool_)
     is_common[0][here], is_common[1][there] = True, True
-    p, q = first.probabilities[here], second.probabilities[there]
     was, is_now = first.is_flagged[here], second.is_flagged[there]
     # A row that only one of them has scored has no change to speak of, but it may be at risk.
-    p, q = np.nan_to_num(p), np.nan_to_num(q)
+    p, q = np.nan_to_num(first.probabilities[here]), np.nan_to_num(second.probabilities[there])
     moved = np.abs(q - p) >= _SMALLEST_CHANGE
 
     def changes(which: NDArray[np.bool_]) -> tuple[Change, ...]:
@@ -126,8 +133,8 @@ def compare_runs(first: Run, second: Run) -> Difference:
         before=_side(first),
         after=_side(second),
         settings=settings,
-        gone=tuple(ids[0][i] for i in np.flatnonzero(~is_common[0]).tolist()),
-        come=tuple(ids[1][i] for i in np.flatnonzero(~is_common[1]).tolist()),
+        gone=tuple(compress(ids[0], ~is_common[0])),
+        come=tuple(compress(ids[1], ~is_common[1])),
         gone_at_risk=int((first.is_flagged & ~is_common[0]).sum()),
         no_longer_at_risk=changes(was & ~is_now),
         newly_at_risk=changes(is_now & ~was),
@@ -159,34 +166,22 @@ def _settings(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
     return found if digests[0] == digests[1] else {**found, "classifier": names}
 
 
-def _require_ids(run: Run, ids: list[str]) -> None:
-    """Refuse rows that are only called after their place: in another corpus it is another row."""
-    addresses = run.rows.column("address").to_pylist()
-    if all(address.endswith(each) for each, address in zip(ids, addresses, strict=True)):
-        raise UsageError(
-            f"{shown_path(run.folder)}: its rows have no ids, only places, and the two corpora "
-            "differ",
-            hint="predict both with --id-column, so that the same row has the same name",
-        )
-
-
 def _common(before: list[str], after: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the places of the rows that are in both; of equal ids, as many as both have."""
     if before == after:  # another teacher on the same corpus
         return np.arange(len(before)), np.arange(len(after))
-    places: dict[tuple[str, int], int] = {}
+    places = {key: place for place, key in enumerate(_numbered(before))}
+    found = [(places[key], i) for i, key in enumerate(_numbered(after)) if key in places]
+    here, there = np.array(found, dtype=np.int64).reshape(-1, 2).T
+    return here, there
+
+
+def _numbered(ids: list[str]) -> Iterator[tuple[str, int]]:
+    """Yield each id with how many equal ones came before it."""
     seen: Counter[str] = Counter()
-    for place, each in enumerate(before):
-        places[each, seen[each]] = place
+    for each in ids:
+        yield each, seen[each]
         seen[each] += 1
-    here, there = [], []
-    seen = Counter()
-    for place, each in enumerate(after):
-        if (found := places.get((each, seen[each]))) is not None:
-            here.append(found)
-            there.append(place)
-        seen[each] += 1
-    return np.array(here, dtype=np.int64), np.array(there, dtype=np.int64)
 
 
 def _side(run: Run) -> Side:
@@ -207,19 +202,15 @@ def _side(run: Run) -> Side:
 def difference_page(found: Difference, *, n_listed: int = 10) -> Page:
     """Return how two runs differ: the numbers side by side, then some rows of each kind."""
     before, after = found.before, found.after
-    better = after.expected.mean <= before.expected.mean
-    verdict: Sentence = (
-        Words(
-            "The runs do not differ."
-            if found.is_empty
-            else f"{before.flagged:,} examples were at risk, now {after.flagged:,}",
-            "good" if better else "risk",
-        ),
-        ""
-        if found.is_empty
-        else f": expect {words.expected(after.expected)} to be memorized, before "
-        f"{words.expected(before.expected)}.",
-    )
+    verdict: Sentence = Words("The runs do not differ.", "good")
+    if not found.is_empty:
+        better = after.expected.mean <= before.expected.mean
+        counts = f"{before.flagged:,} examples were at risk, now {after.flagged:,}"
+        verdict = (
+            Words(counts, "good" if better else "risk"),
+            f": expect {words.expected(after.expected)} to be memorized, before "
+            f"{words.expected(before.expected)}.",
+        )
     n_gone, n_at_risk = len(found.gone), found.gone_at_risk
     lists: dict[str, tuple[str, ...] | tuple[Change, ...]] = {
         f"Rows that are gone: {n_gone:,}, {n_at_risk:,} were at risk": found.gone,
@@ -228,14 +219,21 @@ def difference_page(found: Difference, *, n_listed: int = 10) -> Page:
         f"Newly at risk: {len(found.newly_at_risk):,}": found.newly_at_risk,
         f"Other changes of the probability: {len(found.changed):,}": found.changed,
     }
-    return Page(
-        title="What differs between two runs",
-        verdict=verdict,
-        sections=(
-            Section(blocks=(_side_by_side(found),)),
-            *(_listed(title, rows, n_listed) for title, rows in lists.items() if rows),
-        ),
-    )
+    sections = [Section(blocks=(_side_by_side(found),))]
+    columns = (Column("example", "anywhere"), *numbers("before", "after"))
+    for title, all_rows in lists.items():
+        rows: list[tuple[Sentence, ...]] = [
+            (name(each),)
+            if isinstance(each, str)
+            else (name(each.example_id), words.percent(each.before), words.percent(each.after))
+            for each in all_rows[:n_listed]
+        ]
+        if all_rows:
+            shown = columns[:1] if isinstance(all_rows[0], str) else columns
+            rest = words.and_more(len(all_rows) - n_listed)
+            table = Table(columns=shown, rows=tuple(rows), rest=rest)
+            sections.append(Section(title=title, blocks=(table,) if rows else ()))
+    return Page(title="What differs between two runs", verdict=verdict, sections=tuple(sections))
 
 
 def _side_by_side(found: Difference) -> Table:
@@ -264,20 +262,3 @@ def _side_by_side(found: Difference) -> Table:
 
 def _setting(value: object) -> Sentence:
     return name(f"{value:g}" if isinstance(value, float) else str(value))
-
-
-def _listed(title: str, found: tuple[str, ...] | tuple[Change, ...], n_listed: int) -> Section:
-    """Return the first of some rows: of changed ones, what their probability was and is."""
-    n_more = len(found) - n_listed
-    rows: list[tuple[Sentence, ...]] = [
-        (name(each),)
-        if isinstance(each, str)
-        else (name(each.example_id), words.percent(each.before), words.percent(each.after))
-        for each in found[:n_listed]
-    ]
-    table = Table(
-        columns=(Column("example", "anywhere"), *numbers("before", "after"))[: len(rows[0])],
-        rows=tuple(rows),
-        rest=f"and {n_more:,} more" if n_more > 0 else "",
-    )
-    return Section(title=title, blocks=(table,))

@@ -258,16 +258,15 @@ def _remedies(run: Run, window: int, occurrences: int, probability: float) -> li
             found.append(Remedy(f"keep {left:,} of {occurrences:,} copies", float(after[0])))
     classifier, names = run.manifest.classifier, run.risks.feature_names
     if "log_temperature" in classifier.features and classifier.objective == "soft":
-        x = run.risks.X[window].copy()
-        column = names.index("log_temperature")
-        lowest, highest = classifier.feature_ranges[classifier.features.index("log_temperature")]
+        x = run.risks.X[window, [names.index(each) for each in classifier.features]]
+        column = classifier.features.index("log_temperature")
+        lowest, highest = classifier.feature_ranges[column]
         for temperature in _TEMPERATURES:
             # The range may end at a logarithm that was rounded.
-            if not lowest <= math.log(temperature) <= highest + 1e-9:
-                continue
-            x[column] = math.log(temperature)
-            after = classifier.predict_proba(x[[[names.index(n) for n in classifier.features]]])
-            found.append(Remedy(f"distil at temperature {temperature:g}", float(after[0])))
+            if lowest <= math.log(temperature) <= highest + 1e-9:
+                x[column] = math.log(temperature)
+                after = classifier.predict_proba(x[None])
+                found.append(Remedy(f"distil at temperature {temperature:g}", float(after[0])))
     return [one for one in found if one.probability < probability]
 
 
@@ -279,6 +278,15 @@ def explanation_page(found: Explanation) -> Page:
     note = (
         "A run keeps no scores of single tokens. Give --teacher and --data to see how probable "
         "each token of the window is."
+    )
+    lower = Table(
+        columns=(Column("change"), *numbers("probability then")),
+        rows=tuple((one.change, words.percent(one.probability)) for one in found.remedies),
+    )
+    estimate = Paragraph(
+        "Each is an estimate for this row alone, with the scores of the teacher as it is. Run "
+        "'memaudit predict' on the cleaned corpus for the real number.",
+        "quiet",
     )
     return Page(
         title="Why a row is at risk",
@@ -292,7 +300,7 @@ def explanation_page(found: Explanation) -> Page:
         sections=(
             Section("What drives it", "drivers", "What drives it", (_drivers(found),)),
             *tokens,
-            Section("What would lower it", "remedies", "What would lower it", _lower(found)),
+            Section("What would lower it", "remedies", "What would lower it", (lower, estimate)),
             Section("Where it stands", "place", "Where", _places(found)),
         ),
         notes=() if tokens else (note,),
@@ -327,19 +335,8 @@ def _number(feature: str, value: float) -> str:
     return f"{math.exp(value) if feature.startswith('log_') else value:,.3g}"
 
 
-def _lower(found: Explanation) -> tuple[Paragraph | Table, ...]:
-    rows = tuple((one.change, words.percent(one.probability)) for one in found.remedies)
-    note = Paragraph(
-        "Each is an estimate for this row alone, with the scores of the teacher as it is. Run "
-        "'memaudit predict' on the cleaned corpus for the real number.",
-        "quiet",
-    )
-    return Table(columns=(Column("change"), *numbers("probability then")), rows=rows), note
-
-
 def _places(found: Explanation) -> tuple[Table, ...]:
     same_text = "" if found.same_text is None else f"{found.same_text - 1:,} other rows"
-    rest = found.same_window - 1 - len(found.equals)
     listed = facts(
         {
             "row": name(found.address, max_len=4096),
@@ -357,6 +354,6 @@ def _places(found: Explanation) -> tuple[Table, ...]:
         title="Other rows with this window",
         columns=(Column("example", "anywhere"), Column("where", "anywhere")),
         rows=tuple((name(one), name(where, max_len=300)) for one, where in found.equals),
-        rest=f"and {rest:,} more" if rest else "",
+        rest=words.and_more(found.same_window - 1 - len(found.equals)),
     )
     return listed, equals

@@ -135,10 +135,14 @@ def examples(n: int) -> str:
     return f"{n:,} {'example' if n == 1 else 'examples'}"
 
 
+def and_more(n: int) -> str:
+    """Return `and 12 more`, what stands below the first of a list; nothing if they are all."""
+    return f"and {n:,} more" if n > 0 else ""
+
+
 def training_in_words(inputs: RunInputs) -> str:
     """Return how the student learns, such as "soft labels at T = 2, in 3 epochs"."""
     objective, exposure = inputs.objective, inputs.exposure
-    share = f" with {objective.cross_entropy_share:.0%} cross-entropy"
     words = {
         "soft": f"soft labels at T = {objective.temperature:g}",
         "hard": "hard labels",
@@ -146,10 +150,9 @@ def training_in_words(inputs: RunInputs) -> str:
         "cross-entropy": "cross-entropy on the corpus",
     }[objective.kind]
     if objective.kind == "soft" and objective.cross_entropy_share:
-        words += share
-    if exposure is None:  # epochs are no input of the classifier
-        return words
-    return f"{words}, in {epochs(exposure.epochs)}"
+        words += f" with {objective.cross_entropy_share:.0%} cross-entropy"
+    # Without one, epochs are no input of the classifier.
+    return words if exposure is None else f"{words}, in {epochs(exposure.epochs)}"
 
 
 def windows(inputs: RunInputs) -> str:

@@ -1,6 +1,7 @@
 """`memaudit diff`: a run against itself, against a cleaned corpus, and against what it cannot be."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,7 +10,8 @@ from support.fake_run import ByteWiseEngine, audit_with
 
 from memaudit.cli.main import run as memaudit
 from memaudit.corpus import CorpusOptions, read_corpus
-from memaudit.reports.diff import compare_runs
+from memaudit.reports.diff import compare_runs, difference_page
+from memaudit.reports.page import Words
 from memaudit.runs.run import read_run
 
 CANARY = "MEMAUDIT-CANARY"
@@ -74,6 +76,27 @@ def test_new_rows_and_markdown(first, tmp_path, capsys):
     assert "and 28 more" in text
     assert "Rows that are gone: 5" in text
     assert CANARY not in text + capsys.readouterr().out
+
+
+def test_with_none_listed_the_numbers_stay(first, tmp_path, capsys):
+    """`--top 0` is for who may see counts and no ids."""
+    second = predict(write(tmp_path / "more.jsonl", range(5, 60)), tmp_path / "second")
+
+    assert memaudit(["diff", first, second, "--top", "0"]) == 0
+
+    said = capsys.readouterr().out
+    assert "Rows that are new: 30" in said
+    assert "doc-" not in said
+
+
+def test_runs_that_do_not_differ_are_no_alarm(first):
+    """Rounding may move the expected number by less than any row that is listed."""
+    found = compare_runs(read_run(Path(first)), read_run(Path(first)))
+    expected = replace(found.after.expected, mean=found.after.expected.mean + 1e-9)
+
+    page = difference_page(replace(found, after=replace(found.after, expected=expected)))
+
+    assert page.verdict == Words("The runs do not differ.", "good")
 
 
 def test_runs_of_other_windows_are_refused(first, tmp_path, capsys):
