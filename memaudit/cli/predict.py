@@ -16,8 +16,8 @@ from memaudit.reports import words
 from memaudit.reports.predict import plan_page, status_page, summary_page
 from memaudit.reports.terminal import print_page
 from memaudit.runs.chunks import failure_error
-from memaudit.runs.folder import MANIFEST, RunFolder
-from memaudit.runs.manifest import parse_shard, read_manifest
+from memaudit.runs.folder import RunFolder
+from memaudit.runs.manifest import parse_shard
 from memaudit.runs.signature import read_signing_key, sign_folder
 from memaudit.text import inert, json_text, shown_path
 
@@ -95,7 +95,7 @@ def predict_shard(
 def how_to_go_on(out: Path) -> str:
     """Return what to say when a signal has stopped the run in a folder."""
     try:
-        run = RunFolder(out, read_manifest(out / MANIFEST))
+        run = RunFolder.read(out)
     except MemauditError:
         return "nothing had been scored yet: give the same command again"
     # Not verified here: that would keep the user waiting, and the next start does it anyway.

@@ -50,8 +50,8 @@ def told_rows(
             yield row
             continue
         try:
-            is_packed = "compressed_logprobs" in row.captured
-            yield _told(row, tokenizer(), choice, codec() if is_packed else None, temperature)
+            packed_by = codec() if "compressed_logprobs" in row.captured else None
+            yield _told(row, tokenizer(), choice, packed_by, temperature)
         except RowError as error:
             yield refused(row, f"{CAPTURED_WRONG}{error}")
 
@@ -73,7 +73,14 @@ def _told(
     captured = CapturedRow(row.captured, len(ids), answers, codec, temperature)
     logprobs = own_and_rival(ids, captured.entries())
     is_told = ~np.isnan(logprobs[0])
-    answers = _told_answers(answers, is_told)
+    # None, all of a row, stays if only its first token lacks: nobody predicts that.
+    if answers is not None or not is_told[1:].all():
+        is_answer = np.full(len(is_told), answers is None)
+        for first, end in answers or ():
+            is_answer[first:end] = True
+        # Of booleans `diff` tells where they change: starts and ends in turn.
+        edges = np.flatnonzero(np.diff(is_answer & is_told, prepend=False, append=False))
+        answers = tuple(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
     if answers == ():
         raise RowError("there is none of a token that is trained on")
     # Windows by `first` are cut whatever the answers say, and may hold tokens without a capture.
@@ -81,23 +88,6 @@ def _told(
     if choice.policy == "first" and not in_window.all():
         raise RowError("there are none at the start of the row, leave out --windows first")
     return replace(row, token_ids=tuple(ids), answers=answers, captured={}, logprobs=logprobs)
-
-
-def _told_answers(
-    answers: tuple[Span, ...] | None, is_told: NDArray[np.bool_]
-) -> tuple[Span, ...] | None:
-    """Return what is left of answers where nothing is captured of some of their tokens.
-
-    None, all of a row, stays if only its first token lacks: nobody predicts that.
-    """
-    if answers is None and is_told[1:].all():
-        return None
-    is_answer = np.zeros(len(is_told), dtype=np.bool_)
-    for start, end in [(0, len(is_told))] if answers is None else answers:
-        is_answer[start:end] = True
-    # Of booleans `diff` tells where they change: starts and ends in turn.
-    edges = np.flatnonzero(np.diff(is_answer & is_told, prepend=False, append=False))
-    return tuple(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 class CapturedScores(NamelessFile):

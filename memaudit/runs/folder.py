@@ -25,11 +25,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 from numpy.typing import NDArray
 
 from memaudit.corpus.base import TEXT_KEY_BYTES
@@ -72,6 +72,15 @@ class RunFolder:
 
     folder: Path
     manifest: Manifest
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Return the run in a folder.
+
+        Raises:
+            UsageError, OutputError: as for `read_manifest`.
+        """
+        return cls(folder, read_manifest(folder / MANIFEST))
 
     @property
     def plan(self) -> ChunkPlan:
@@ -144,23 +153,26 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> RunFolder:
     if restart:
         _start_over(folder)
     elif not path.exists():
-        _refuse_others_files(folder)
+        tables = [f"risk.{table_format}" for table_format in TABLE_FORMATS]
+        for name in (SUMMARY, ROWS, WINDOWS, EXPOSURE, *tables):
+            if (folder / name).exists():
+                raise UsageError(
+                    f"{shown_path(folder / name)}: there already, and of no run",
+                    hint="choose another folder with --out, or replace it with --restart",
+                )
     if not is_remote(folder):
         with output_errors(folder):
             (folder / CHUNKS).mkdir(mode=0o700, exist_ok=True)
             sync(folder)
     # The manifest comes before the first chunk: a process that dies in between leaves a run that
     # can be continued, never chunks of which nobody knows what they are of.
-    try:
+    with suppress(FileExistsError):  # another process was faster
         if not path.exists():
             write_manifest(path, manifest)
-    except FileExistsError:  # another process was faster
-        pass
     # Also if it was written just now: another process may have been faster.
     was = read_manifest(path)
-    if was.inputs.threads != manifest.inputs.threads and not unscored_chunks(
-        RunFolder(folder, was)
-    ):
+    others = was.inputs.threads != manifest.inputs.threads
+    if others and not unscored_chunks(RunFolder(folder, was)):
         # Threads round scores, and here is nothing left to be scored.
         inputs = replace(manifest.inputs, threads=was.inputs.threads)
         manifest = replace(manifest, inputs=inputs)
@@ -171,17 +183,6 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> RunFolder:
         # Each session tries failed chunks anew: what killed a worker may have been the machine.
         remove_failures(folder / CHUNKS)
     return RunFolder(folder, manifest)
-
-
-def _refuse_others_files(folder: Path) -> None:
-    """Refuse a folder without a run that has files which a run would replace."""
-    tables = [f"risk.{table_format}" for table_format in TABLE_FORMATS]
-    for name in (SUMMARY, ROWS, WINDOWS, EXPOSURE, *tables):
-        if (folder / name).exists():
-            raise UsageError(
-                f"{shown_path(folder / name)}: there already, and of no run",
-                hint="choose another folder with --out, or replace it with --restart",
-            )
 
 
 def _start_over(folder: Path) -> None:
@@ -279,24 +280,20 @@ def _full_disks_explained(path: Path) -> Iterator[None]:
     except OutputError as error:
         if not is_full(error):
             raise
+        needed = "1 kB for each row of the corpus"
+        with suppress(MemauditError):
+            run = RunFolder.read(path)
+            inputs, plan = run.manifest.inputs, run.plan
+            n_missing = sum(not plan.path(chunk).exists() for chunk in run.own_chunks)
+            row_bytes = 8 * len(inputs.features)
+            # Never compressed, so a little too much.
+            n_bytes = n_missing * (plan.chunk_size * row_bytes + 8192)
+            needed = f"{n_bytes + 2 * inputs.rows * (row_bytes + 200):,} bytes"
         raise OutputError(
             error.message,
-            hint=f"free {_bytes_needed(path)} there, then give the same command again: "
+            hint=f"free {needed} there, then give the same command again: "
             "what has been scored is kept",
         ) from error.__cause__
-
-
-def _bytes_needed(path: Path) -> str:
-    """Return how much the rest of a run will take: never compressed, so a little too much."""
-    try:
-        run = RunFolder(path, read_manifest(path / MANIFEST))
-    except MemauditError:
-        return "1 kB for each row of the corpus"
-    inputs, plan = run.manifest.inputs, run.plan
-    n_missing = sum(not plan.path(chunk).exists() for chunk in run.own_chunks)
-    row_bytes = 8 * len(inputs.features)
-    needed = n_missing * (plan.chunk_size * row_bytes + 8192) + 2 * inputs.rows * (row_bytes + 200)
-    return f"{needed:,} bytes"
 
 
 def _forget(made: list[Path], chunks: Path) -> None:
@@ -323,25 +320,20 @@ def write_rows(path: Path, fingerprint: str, rows: RowLog, cuts: RowWindows) -> 
     Raises:
         OutputError: it cannot be written.
     """
-    records, types = _records(rows, cuts), ROW_SCHEMA.types
+    texts, n_windows = number_texts(bytes(cuts.text_keys)).tolist(), iter(cuts.n_windows)
+    numbered, windows = zip(rows, texts, strict=True), iter(cuts.windows)
     with sealed_writer(path, ROW_SCHEMA, {"memaudit.run": fingerprint}) as writer:
-        while group := list(islice(records, _ROWS_A_GROUP)):
+        while group := list(islice(numbered, _ROWS_A_GROUP)):
+            records = []
+            for row, text in group:
+                # Only scored rows have windows.
+                n = next(n_windows) if row.outcome == "scored" else 0
+                records.append((*astuple(row), list(islice(windows, n)), text))
             columns = [
-                pa.array(list(values), type=kind)
-                for values, kind in zip(zip(*group, strict=True), types, strict=True)
+                pa.array(values, type=kind)
+                for values, kind in zip(zip(*records, strict=True), ROW_SCHEMA.types, strict=True)
             ]
             writer.write_table(pa.table(columns, schema=ROW_SCHEMA))
-
-
-def _records(rows: RowLog, cuts: RowWindows) -> Iterator[tuple[object, ...]]:
-    lengths = iter(cuts.n_windows)
-    start = 0
-    for row, text in zip(rows, number_texts(bytes(cuts.text_keys)).tolist(), strict=True):
-        # Only scored rows have an entry there.
-        n_windows = next(lengths) if row.outcome == "scored" else 0
-        windows = cuts.windows[start : start + n_windows].tolist()
-        start += n_windows
-        yield row.example_id, row.row, row.address, row.outcome, row.reason, windows, text
 
 
 def number_texts(keys: bytes) -> NDArray[np.int64]:

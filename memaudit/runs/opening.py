@@ -302,8 +302,8 @@ def finished_before(
     options, corpus, sources = request.options, request.corpus, request.sources
     if options.restart or not (folder / MANIFEST).exists():
         return None
-    was = read_manifest(folder / MANIFEST)
-    run = RunFolder(folder, was)
+    run = RunFolder.read(folder)
+    was = run.manifest
     # A shard has no results that could be told again.
     is_done = was.shard is None and not unscored_chunks(run)
     asked = _asked_inputs(request, was.inputs, is_done=is_done)

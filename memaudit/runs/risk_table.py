@@ -6,7 +6,7 @@ Neither holds text of the corpus, unless the summary was asked for it.
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import BinaryIO
@@ -21,8 +21,8 @@ COLUMNS = ("id", "row", "address", "outcome", "probability", "flagged", "reason"
 """Columns before the features."""
 
 _ROWS_A_GROUP = 2048
-_FORMULA_STARTS = tuple("=+-@\t\r\n\0＝＋－＠")
-"""What makes a spreadsheet read a cell as a formula, full-width forms included."""
+_FORMULAS = tuple("=+-@\t\r\n\0＝＋－＠")
+"""Starts that make a spreadsheet read a cell as a formula, full-width forms included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +69,27 @@ def write_risk_table(
     records = (_record(row, features) for row in rows)
     if table_format == "parquet":
         schema = _schema(features, metadata)
-        with pq.ParquetWriter(
-            stream, schema, compression="zstd", write_page_checksum=True
-        ) as writer:
+        kept = {"compression": "zstd", "write_page_checksum": True}
+        with pq.ParquetWriter(stream, schema, **kept) as tables:
             while group := list(islice(records, _ROWS_A_GROUP)):
-                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                tables.write_table(pa.Table.from_pylist(group, schema=schema))
     elif table_format == "jsonl":
         for record in records:
             # ASCII only: what an id could do to a terminal or a line reader stays escaped.
             line = json.dumps(record, sort_keys=True, allow_nan=False)
             stream.write(line.encode() + b"\n")
     else:
-        _write_csv(stream, records, features)
+        text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
+        writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        writer.writerow([*COLUMNS, *features])
+        for record in records:
+            # Numbers stay: a minus in front of one is no formula.
+            writer.writerow(
+                f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
+                for value in record.values()
+            )
+        # Else the stream would be closed with its wrapper, before it is synced and gets its name.
+        text.detach()
 
 
 def read_risk_table(rows: Iterable[RiskRow], features: Sequence[str]) -> pa.Table:
@@ -102,30 +111,7 @@ def _schema(features: Sequence[str], metadata: Mapping[str, str] | None = None) 
 
 def _record(row: RiskRow, features: Sequence[str]) -> dict[str, object]:
     source = row.source
-    fixed = (
-        source.example_id,
-        source.row,
-        source.address,
-        source.outcome,
-        row.probability,
-        row.flagged,
-        row.reason,
-    )
+    place = (source.example_id, source.row, source.address, source.outcome)
     values = row.features if row.features is not None else [None] * len(features)
+    fixed = (*place, row.probability, row.flagged, row.reason)
     return dict(zip((*COLUMNS, *features), (*fixed, *values), strict=True))
-
-
-def _write_csv(
-    stream: BinaryIO, records: Iterator[dict[str, object]], features: Sequence[str]
-) -> None:
-    text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
-    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    writer.writerow([*COLUMNS, *features])
-    for record in records:
-        writer.writerow(
-            # Numbers stay: a minus in front of one is no formula.
-            f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
-            for value in record.values()
-        )
-    # Else the stream would be closed with its wrapper, before it is synced and gets its name.
-    text.detach()

@@ -29,8 +29,8 @@ from memaudit.runs.chunks import (
     what_is_gone,
 )
 from memaudit.runs.files import output_errors
-from memaudit.runs.folder import MANIFEST, ROW_SCHEMA, ROWS, RunFolder, damaged_rows
-from memaudit.runs.manifest import Manifest, read_manifest
+from memaudit.runs.folder import ROW_SCHEMA, ROWS, RunFolder, damaged_rows
+from memaudit.runs.manifest import Manifest
 from memaudit.runs.reading import Outcome, RowOutcome, RowWindows
 from memaudit.runs.risks import Risks, Worst, predict_risks
 from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed
@@ -228,7 +228,7 @@ def read_run(folder: Path, failures: Mapping[int, str] | None = None) -> Run:
         ModelError: no row is left whose chunks are there.
         ClassifierError: a feature is not a finite number.
     """
-    run, failures = RunFolder(folder, read_manifest(folder / MANIFEST)), failures or {}
+    run, failures = RunFolder.read(folder), failures or {}
     _require_whole(run)
     rows, X = _read_rows(run), _read_matrix(run, failures)
     if failures:

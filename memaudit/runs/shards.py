@@ -11,6 +11,7 @@ The chunks of all shards, put together, are one run, which ends like any other.
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -35,14 +36,7 @@ from memaudit.runs.folder import (
     keep_rows,
     open_folder,
 )
-from memaudit.runs.manifest import (
-    Manifest,
-    Shard,
-    chunk_ranges,
-    differences,
-    read_manifest,
-    refuse_differences,
-)
+from memaudit.runs.manifest import Manifest, Shard, chunk_ranges, differences, refuse_differences
 from memaudit.runs.opening import AuditInputs, CorpusRead, declare, read_rows
 from memaudit.runs.reading import AnswerCounts, DistinctWindows
 from memaudit.runs.results import AuditResult, ReportOptions, write_results
@@ -90,32 +84,24 @@ def score_prepared(
     Raises:
         MemauditError: as for `memaudit.audit.score_shard`.
     """
-    with _prepared(*prepared, inputs, progress) as (whole, windows):
+    place, stamp = prepared
+    if lock_holder(place / LOCK) is not None:
+        tell(f"wait for {shown_path(place)}")
+    with ExitStack() as stack:
+        with _prepared_meant(), open_folder(place, waits=True) as shared:
+            try:
+                whole = _prepared_run(shared, inputs)
+                # Opened while the lock is held, read when it is not: an open file stays as it was,
+                # even if another process replaces it.
+                windows = stack.enter_context(_open_windows(whole, stamp))
+            except (DamagedFileError, FileNotFoundError):
+                # Made anew while the others wait for the lock: they will find it.
+                whole = _prepare(shared, inputs, stamp, progress)
+                windows = stack.enter_context(_open_windows(whole, stamp))
         manifest = declare(inputs, _read_before(whole.manifest), shard)
         run = begin_run(folder, manifest, restart=inputs.options.restart)
         copy_rows(whole.folder, run)
         score_missing(run, windows, inputs.models.score, Session(), progress)
-
-
-@contextmanager
-def _prepared(
-    place: Path, stamp: str, inputs: AuditInputs, progress: ReportProgress | None
-) -> Iterator[tuple[RunFolder, KeptWindows]]:
-    """Give the run in the folder that all parts share, and its windows: made now, or found there."""
-    if lock_holder(place / LOCK) is not None:
-        tell(f"wait for {shown_path(place)}")
-    with ExitStack() as stack:
-        with _prepared_meant(), open_folder(place, waits=True) as folder:
-            try:
-                run = _prepared_run(folder, inputs)
-                # Opened while the lock is held, read when it is not: an open file stays as it was,
-                # even if another process replaces it.
-                windows = stack.enter_context(_open_windows(run, stamp))
-            except (DamagedFileError, FileNotFoundError):
-                # Made anew while the others wait for the lock: they will find it.
-                run = _prepare(folder, inputs, stamp, progress)
-                windows = stack.enter_context(_open_windows(run, stamp))
-        yield run, windows
 
 
 @contextmanager
@@ -136,10 +122,9 @@ def _prepared_run(folder: Path, inputs: AuditInputs) -> RunFolder:
         FileNotFoundError: it is not there, or not whole.
         UsageError: another run is there.
     """
-    path = folder / MANIFEST
-    if not path.exists():
-        raise FileNotFoundError(path)
-    run = RunFolder(folder, read_manifest(path))
+    if not (folder / MANIFEST).exists():
+        raise FileNotFoundError(folder / MANIFEST)
+    run = RunFolder.read(folder)
     refuse_differences(folder, run.manifest, declare(inputs, _read_before(run.manifest), None))
     if not is_whole(folder / ROWS, {"memaudit.run": run.plan.fingerprint}):
         raise FileNotFoundError(folder / ROWS)
@@ -239,7 +224,34 @@ def merge_runs(
             `out` cannot be written.
     """
     session = Session()
-    parts = [RunFolder(folder, read_manifest(folder / MANIFEST)) for folder in folders]
+    parts = [RunFolder.read(folder) for folder in folders]
+    _require_all_shards(parts)
+    with ExitStack() as stack:
+        folder = stack.enter_context(open_folder(out))
+        for part in parts:
+            # Held to the end: nobody may start a part over while it is copied.
+            stack.enter_context(locked(part.folder / LOCK))
+            missing, damaged = sort_chunks(part.plan, part.own_chunks)
+            if missing or damaged:
+                failed = [*read_failures(part.plan, missing)]
+                missing = [chunk for chunk in missing if chunk not in failed]
+                raise UsageError(
+                    f"{shown_path(part.folder)}: chunks {what_is_gone(missing, damaged, failed)}",
+                    hint="give its 'memaudit predict' command again to score them",
+                )
+        whole = msgspec.structs.replace(parts[0].manifest, shard=None)
+        run = begin_run(folder, whole, restart=False)
+        copy_rows(parts[0].folder, run)
+        # What the parts have and the whole run has not: equal names mean equal bytes.
+        for part in parts:
+            for chunk in chain(*sort_chunks(run.plan, part.own_chunks)):
+                copy_sealed(part.plan.path(chunk), run.plan.path(chunk), run.plan.metadata(chunk))
+        session = replace(session, kept_windows=run.plan.n_windows)
+        return write_results(run, session, report or ReportOptions())
+
+
+def _require_all_shards(parts: Sequence[RunFolder]) -> None:
+    """Refuse shards that are of different runs, overlap or leave a gap."""
     first, *others = parts
     for other in others:
         found = differences(first.manifest.inputs, other.manifest.inputs)
@@ -248,22 +260,6 @@ def merge_runs(
                 f"{shown_path(first.folder)} and {shown_path(other.folder)} are of different runs: {'; '.join(found)}",
                 hint="score all shards with the same command but for --shard and --out",
             )
-    _require_all_shards(parts)
-    with ExitStack() as stack:
-        folder = stack.enter_context(open_folder(out))
-        for part in parts:
-            # Held to the end: nobody may start a part over while it is copied.
-            stack.enter_context(locked(part.folder / LOCK))
-            _require_scored(part)
-        whole = msgspec.structs.replace(parts[0].manifest, shard=None)
-        run = begin_run(folder, whole, restart=False)
-        _copy_files(parts, run)
-        session = replace(session, kept_windows=run.plan.n_windows)
-        return write_results(run, session, report or ReportOptions())
-
-
-def _require_all_shards(parts: Sequence[RunFolder]) -> None:
-    """Refuse shards that overlap or leave a gap."""
     shards = [part.manifest.shard or Shard(0, 1) for part in parts]
     counts = {shard.count for shard in shards}
     if len(counts) > 1:
@@ -286,23 +282,3 @@ def _require_all_shards(parts: Sequence[RunFolder]) -> None:
             f"{len(gap)} of {count} shards are not given: {chunk_ranges(gap)}",
             hint="name the folders of all shards",
         )
-
-
-def _require_scored(part: RunFolder) -> None:
-    missing, damaged = sort_chunks(part.plan, part.own_chunks)
-    if missing or damaged:
-        failed = [*read_failures(part.plan, missing)]
-        missing = [chunk for chunk in missing if chunk not in failed]
-        raise UsageError(
-            f"{shown_path(part.folder)}: chunks {what_is_gone(missing, damaged, failed)}",
-            hint="give its 'memaudit predict' command again to score them",
-        )
-
-
-def _copy_files(parts: Sequence[RunFolder], run: RunFolder) -> None:
-    """Copy what the parts have and the whole run has not: equal names mean equal bytes."""
-    copy_rows(parts[0].folder, run)
-    for part in parts:
-        missing, damaged = sort_chunks(run.plan, part.own_chunks)
-        for chunk in (*missing, *damaged):
-            copy_sealed(part.plan.path(chunk), run.plan.path(chunk), run.plan.metadata(chunk))

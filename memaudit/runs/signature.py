@@ -6,7 +6,7 @@ is read only in the exact bytes in which it was written, so that any changed bit
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,6 @@ from memaudit.errors import MissingDependency, UsageError
 from memaudit.files import read_small
 from memaudit.runs.files import committed_file, opened, output_errors, read_content
 from memaudit.runs.folder import EXPOSURE, MANIFEST, ROWS, SUMMARY, RunFolder
-from memaudit.runs.manifest import read_manifest
 from memaudit.text import shown_path
 
 if TYPE_CHECKING:
@@ -159,7 +158,16 @@ def require_signature(folder: Path, keys: Collection[str], parts: Sequence[str] 
             hint="it was changed after it was signed: get it again from who made it",
         ) from error
     # Only now: until the signature holds, anybody may have put the names of files into it.
-    changed = list(_changed(folder, found.signed, parts))
+    fingerprint, needed = _needed(folder, parts)
+    changed = ["another run"] if found.signed.run != fingerprint else []
+    # What is there and was not signed is as bad: it would be read as part of the run.
+    for name in dict.fromkeys((*needed, *_made_from_them(folder), *found.signed.parts)):
+        if name not in found.signed.parts:
+            changed.append(f"{shown_path(name)} was not signed")
+        elif not (folder / name).exists():
+            changed.append(f"{shown_path(name)} is missing")
+        elif _digest(folder, name) != found.signed.parts[name]:
+            changed.append(f"{shown_path(name)} was changed")
     if changed:
         raise UsageError(
             f"{shown}: not as it was signed: {', '.join(changed[:5])}",
@@ -189,26 +197,11 @@ def _read(folder: Path) -> Signature:
     )
 
 
-def _changed(folder: Path, signed: Signed, parts: Sequence[str]) -> Iterator[str]:
-    """Yield what of a folder is not as it was signed."""
-    fingerprint, needed = _needed(folder, parts)
-    if signed.run != fingerprint:
-        yield "another run"
-    # What is there and was not signed is as bad: it would be read as part of the run.
-    for name in dict.fromkeys((*needed, *_made_from_them(folder), *signed.parts)):
-        if name not in signed.parts:
-            yield f"{shown_path(name)} was not signed"
-        elif not (folder / name).exists():
-            yield f"{shown_path(name)} is missing"
-        elif _digest(folder, name) != signed.parts[name]:
-            yield f"{shown_path(name)} was changed"
-
-
 def _needed(folder: Path, parts: Sequence[str]) -> tuple[str, list[str]]:
     """Return the fingerprint of a run, and the names of what its results are made from."""
     if parts:
         return "", list(parts)
-    run = RunFolder(folder, read_manifest(folder / MANIFEST))
+    run = RunFolder.read(folder)
     chunks = [f"chunks/{run.plan.path(chunk).name}" for chunk in range(run.plan.n_chunks)]
     return run.manifest.inputs.fingerprint, [MANIFEST, ROWS, *chunks]
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from memaudit.runs.chunks import read_failures, sort_chunks
 from memaudit.runs.files import lock_holder
-from memaudit.runs.folder import LOCK, MANIFEST, RunFolder, read_summary
-from memaudit.runs.manifest import chunk_ranges, read_manifest
+from memaudit.runs.folder import LOCK, RunFolder, read_summary
+from memaudit.runs.manifest import chunk_ranges
 
 _RECENT = 20
 """Chunks whose times tell the rate: the last ones, so that a pause long ago does not count."""
@@ -96,11 +96,19 @@ def run_status(folder: Path) -> RunStatus:
         OutputError: its manifest is damaged, or something cannot be read.
     """
     # No lock is needed: each file is there as a whole or not at all.
-    run = RunFolder(folder, read_manifest(folder / MANIFEST))
+    run = RunFolder.read(folder)
     plan, own = run.plan, run.own_chunks
     missing, damaged = sort_chunks(plan, own)
     failures = read_failures(plan, missing)
     gone = {*missing, *damaged}
+    n_windows = {chunk: len(plan.windows_of(chunk)) for chunk in own}
+    done = [chunk for chunk in own if chunk not in gone]
+    times = sorted((plan.path(chunk).stat().st_mtime, chunk) for chunk in done)[-_RECENT:]
+    rate = None
+    # Files that were copied may all have one time.
+    if times and (seconds := times[-1][0] - times[0][0]) > 0:
+        # The first one's time is when the counting starts: its own windows were before that.
+        rate = sum(n_windows[chunk] for _, chunk in times[1:]) / seconds
     shard, results = run.manifest.shard, None
     with suppress(OSError, ValueError):  # none yet, or damaged
         results = read_summary(folder).get("run")
@@ -111,21 +119,11 @@ def run_status(folder: Path) -> RunStatus:
         process=lock_holder(folder / LOCK),
         has_results=results == plan.fingerprint,
         rows=run.manifest.inputs.rows,
-        windows=sum(len(plan.windows_of(chunk)) for chunk in own),
-        windows_done=sum(len(plan.windows_of(chunk)) for chunk in own if chunk not in gone),
+        windows=sum(n_windows.values()),
+        windows_done=sum(n_windows[chunk] for chunk in done),
         chunks=len(own),
         missing=tuple(chunk for chunk in missing if chunk not in failures),
         failures=failures,
         damaged=tuple(damaged),
-        rate=_rate(run, [chunk for chunk in own if chunk not in gone]),
+        rate=rate,
     )
-
-
-def _rate(run: RunFolder, chunks: list[int]) -> float | None:
-    times = sorted((run.plan.path(chunk).stat().st_mtime, chunk) for chunk in chunks)[-_RECENT:]
-    # Files that were copied may all have one time.
-    if len(times) < 2 or times[-1][0] <= times[0][0]:
-        return None
-    # The first one's time is when the counting starts: its own windows were before that.
-    n_windows = sum(len(run.plan.windows_of(chunk)) for _, chunk in times[1:])
-    return n_windows / (times[-1][0] - times[0][0])
