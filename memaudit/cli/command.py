@@ -160,7 +160,7 @@ class Command(_Careful):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, unless a name among its values cannot be written down anywhere."""
+        """Run the command, unless a name among its values cannot be written, or two outputs share one."""
         for param in self.params:
             value = ctx.params.get(param.name or "")
             for part in value if isinstance(value, tuple) else (value,):
@@ -173,22 +173,18 @@ class Command(_Careful):
                         ctx,
                         param,
                     ) from None
-        _require_different_files(self.params, ctx)
+        # Of two outputs under one name the second would replace the first without a word.
+        named: dict[str, str] = {}
+        for param in self.params:
+            path = ctx.params.get(param.name or "")
+            if getattr(param, "heading", OTHER) != "Output" or not isinstance(path, Path):
+                continue
+            # A folder, a device or a pipe can be named twice.
+            if path.is_file() or not path.exists():
+                other = named.setdefault(os.path.realpath(path), param.opts[0])
+                if other != param.opts[0]:
+                    raise click.UsageError(f"{other} and {param.opts[0]} name the same file", ctx)
         return super().invoke(ctx)
-
-
-def _require_different_files(params: Sequence[click.Parameter], ctx: click.Context) -> None:
-    """Refuse two outputs under one name: the second would replace the first without a word."""
-    named: dict[str, str] = {}
-    for param in params:
-        path = ctx.params.get(param.name or "")
-        if getattr(param, "heading", OTHER) != "Output" or not isinstance(path, Path):
-            continue
-        if path.exists() and not path.is_file():  # a folder, a device, a pipe
-            continue
-        other = named.setdefault(os.path.realpath(path), param.opts[0])
-        if other != param.opts[0]:
-            raise click.UsageError(f"{other} and {param.opts[0]} name the same file", ctx)
 
 
 class CountRange(click.IntRange):

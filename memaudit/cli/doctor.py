@@ -21,7 +21,16 @@ def doctor(context: click.Context, shown: Shown) -> int:
         from memaudit.doctor import examine
 
         options.prepare_libraries(offline=False)
-        found = examine(_listened(context))
+        group = context.find_root().command
+        assert isinstance(group, click.Group)
+        listened = {
+            f"MEMAUDIT_{command}_{called}".upper()
+            for command, one in group.commands.items()
+            for param in one.params
+            if isinstance(param, click.Option) and param.allow_from_autoenv
+            for called in (param.name or "", param.opts[0].lstrip("-").replace("-", "_"))
+        }
+        found = examine(listened)
     checks = tuple(
         (check.name, Words(check.status, _KINDS[check.status]), name(check.said, max_len=1000))  # type: ignore[arg-type]
         for check in found.checks
@@ -43,16 +52,3 @@ def doctor(context: click.Context, shown: Shown) -> int:
     shown.tell(found.document(), page)
     # Not 1, which means that a gate has failed.
     return 0 if found.is_well else 2
-
-
-def _listened(context: click.Context) -> set[str]:
-    """Return the names of all variables that an option of any command listens to."""
-    group = context.find_root().command
-    assert isinstance(group, click.Group)
-    return {
-        f"MEMAUDIT_{command}_{called}".upper()
-        for command, one in group.commands.items()
-        for param in one.params
-        if isinstance(param, click.Option) and param.allow_from_autoenv
-        for called in (param.name or "", param.opts[0].lstrip("-").replace("-", "_"))
-    }

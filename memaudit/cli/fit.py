@@ -1,6 +1,7 @@
 """`memaudit fit`: labels and scores in, a calibrated classifier with its card out."""
 
 import shlex
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,13 @@ def fit(
             hint="give them in pairs, in the same order",
         )
     pairs = list(zip(labels, scores, strict=True))
-    command = _command(pairs, {"recalibrate": recalibrate, "out": out} | wanted)
+    # The card names this command: what shapes the classifier, in one order.
+    said: list[tuple[str, Any]] = []
+    for labels_path, scores_path in pairs:
+        said += [("labels", labels_path), ("scores", scores_path)]
+    said += [("recalibrate", recalibrate), ("out", out), *wanted.items()]
+    words = [(f"--{name.replace('_', '-')}", str(x)) for name, x in said if x is not None]
+    command = shlex.join(["memaudit", "fit", *chain.from_iterable(words)])
     if recalibrate is not None:
         _recalibrate(recalibrate, pairs, out, wanted, command, shown)
         return
@@ -145,14 +152,3 @@ def _recalibrate(
         result = recalibrate(classifier, pairs, out, objective=wanted["objective"], command=command)
     document = {"schema_version": 1, "folder": str(result.folder), **result.document()}
     shown.tell(document, recalibration_page(result))
-
-
-def _command(pairs: list[tuple[Path, Path]], given: dict[str, Any]) -> str:
-    """Return the command with what shapes the classifier, in one order."""
-    words = ["memaudit", "fit"]
-    for labels, scores in pairs:
-        words += ["--labels", str(labels), "--scores", str(scores)]
-    for name, value in given.items():
-        if value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join(words)

@@ -29,7 +29,6 @@ from memaudit.runs.files import committed_file
 from memaudit.text import json_text, safe_text, shown_path
 
 if TYPE_CHECKING:
-    from memaudit.gate.policy import EffectivePolicy
     from memaudit.gate.result import GateResult
 
 # GitHub takes 1 MiB of all that a step writes.
@@ -86,9 +85,18 @@ _FORMATS = ("text", "json", "sarif", "junit", "github", "markdown")
         default=None,
     ),
 )
-def limits(**values: Any) -> dict[str, Any]:
-    """Return them as given; the policy is read once the screen says so."""
-    return values
+def limits(policy: Path | None, policy_digest: str | None, **flags: Any) -> dict[str, Any]:
+    """Return what `effective_policy` is given; it reads the policy once the screen says so."""
+    prefix = f"{click.get_current_context().auto_envvar_prefix}_"
+    # A variable that was never set arrives as an empty text. Click drops empty variables itself.
+    empty = [name for name, value in os.environ.items() if name.startswith(prefix) and not value]
+    if policy_digest == "" or empty:
+        what = empty[0] if empty else "the digest of the policy"
+        raise UsageError(
+            f"{safe_text(what)} is empty, so it would ask for nothing",
+            hint="give it a value, or leave it out",
+        )
+    return {"path": policy, "flags": flags, "pinned_digest": policy_digest}
 
 
 @bundle(
@@ -234,7 +242,7 @@ def gate(  # noqa: PLR0913  one for each kind of evidence
         from memaudit.runs.signature import read_public_keys
 
         # Before the run is read: a typo in a policy, and a key that is missing, are found at once.
-        held_to, key = _policy(**limits), _key(baseline, outputs)
+        held_to, key = policy.effective_policy(**limits), _key(baseline, outputs)
         keys = tuple(chain.from_iterable(map(read_public_keys, verify_keys)))
         inputs = check.GateInputs(verification, data, baseline, key, rescoring, keys)
         run = read_run(run_folder)
@@ -250,24 +258,7 @@ def gate(  # noqa: PLR0913  one for each kind of evidence
     root = source_root(result, run_folder, data, outputs.source_root)
     rendered = partial(render, result, root)
     _tell(result, outputs, rendered, shown.color)
-    if outputs.github_files is not None:
-        _tell_action(result, outputs, rendered)
     return result.exit_code
-
-
-def _policy(policy: Path | None, policy_digest: str | None, **limits: Any) -> "EffectivePolicy":
-    # A variable that was never set arrives as an empty text. Click drops empty variables itself.
-    from memaudit.gate.policy import effective_policy
-
-    prefix = f"{click.get_current_context().auto_envvar_prefix}_"
-    empty = [name for name, value in os.environ.items() if name.startswith(prefix) and not value]
-    if policy_digest == "" or empty:
-        what = empty[0] if empty else "the digest of the policy"
-        raise UsageError(
-            f"{safe_text(what)} is empty, so it would ask for nothing",
-            hint="give it a value, or leave it out",
-        )
-    return effective_policy(policy, limits, pinned_digest=policy_digest)
 
 
 def _key(baseline: Path | None, outputs: Outputs) -> bytes | None:
@@ -299,6 +290,7 @@ def _key(baseline: Path | None, outputs: Outputs) -> bytes | None:
 
 
 def _tell(result: "GateResult", outputs: Outputs, rendered: Render, color: str) -> None:
+    """Show the result; last of all write what later steps of a GitHub job use."""
     from memaudit.reports.gate import gate_page
     from memaudit.reports.terminal import print_page
 
@@ -315,22 +307,17 @@ def _tell(result: "GateResult", outputs: Outputs, rendered: Render, color: str) 
         stream = StringIO()
         print_page(gate_page(result), stream, color="never")
         outputs.write(outputs.output, stream.getvalue())
-
-
-def _tell_action(result: "GateResult", outputs: Outputs, rendered: Render) -> None:
-    """Write the files that later steps of a GitHub job use, and last of all the verdict.
-
-    Nothing may fail once a verdict is told: the job would read another one than the exit code.
-    """
     folder = outputs.github_files
-    assert folder is not None
+    if folder is None:
+        return
     for kind in ("json", "sarif"):
         outputs.write(folder / f"gate.{kind}", rendered(kind))
     values: dict[str, object] = {"verdict": result.verdict, "flagged": result.counts["flagged"]}
     files = {"report": folder / "report.html", "sarif": folder / "gate.sarif"}
     # A step before makes the report; where it could not, nothing points to it.
     values |= {name: path for name, path in files.items() if path.is_file()}
-    # A closed pipe, and a full disk behind it, are found before the verdict is told.
+    # Nothing may fail once a verdict is told: the job would read another one than the exit code.
+    # So a closed pipe, and a full disk behind it, are found before.
     sys.stdout.flush()
     _append("GITHUB_OUTPUT", "".join(f"{name}={value}\n" for name, value in values.items()))
 

@@ -320,21 +320,6 @@ def by_recipe(found: Any, names: Mapping[str, str], values: Mapping[str, Any]) -
     }
 
 
-def _tell_recipe(recipe: "Recipe") -> None:
-    """Say in one line what was understood, then what was not; on standard error."""
-    params = click.get_current_context().params
-    if not params.get("quiet"):
-        click.echo(f"recipe: {recipe.in_words}", err=True)
-        for note in recipe.notes:
-            click.echo(f"note: {note}", err=True)
-    for field in recipe.not_understood:
-        message = "may change what the student learns and is not understood"
-        click.echo(inert(f"warning: {safe_text(field)} {message}"), err=True)
-    if "survival" in params:  # a prediction
-        for limit in recipe.beyond_prediction:
-            click.echo(f"warning: no classifier was fitted on {limit}", err=True)
-
-
 recipe = training_option(
     "--recipe",
     "How you will train, by your trainer's name (axolotl, distillkit, llama-factory, trl, "
@@ -367,7 +352,15 @@ def objective(recipe: str | None, **values: Any) -> Objective:
     """Return what the student learns from; what the user has not said, a recipe may."""
     found = chosen_recipe()
     if found is not None:
-        _tell_recipe(found)
+        params = click.get_current_context().params
+        told = [f"recipe: {found.in_words}", *(f"note: {note}" for note in found.notes)]
+        told = [] if params.get("quiet") else told
+        not_understood = "may change what the student learns and is not understood"
+        told += [f"warning: {safe_text(x)} {not_understood}" for x in found.not_understood]
+        if "survival" in params:  # a prediction
+            told += [f"warning: no classifier was fitted on {x}" for x in found.beyond_prediction]
+        for line in told:
+            click.echo(inert(line), err=True)
         names = {"objective": "kind", "temperature": "temperature", "alpha": "cross_entropy_share"}
         values = by_recipe(found.objective, names, values)
     return Objective(values["objective"], values["temperature"], values["alpha"])

@@ -17,7 +17,7 @@ from memaudit.reports.predict import plan_page, status_page, summary_page
 from memaudit.reports.terminal import print_page
 from memaudit.runs.chunks import failure_error
 from memaudit.runs.folder import RunFolder
-from memaudit.runs.manifest import parse_shard
+from memaudit.runs.manifest import Shard
 from memaudit.runs.signature import read_signing_key, sign_folder
 from memaudit.text import inert, json_text, shown_path
 
@@ -42,23 +42,18 @@ def predict_all(
     if key is not None:
         shown.signed(sign_folder(out, key))
     if not shown.as_json and result.flagged:
-        click.echo(inert(_next_steps(out, audit["data"].source)))
+        source, run = audit["data"].source, shlex.quote(shown_path(out))
+        lines = ["", "Next:", f"  memaudit report --run {run} --html report.html"]
+        if Path(source).exists():  # a hub corpus or a pipe cannot be copied row by row
+            data = shlex.quote(shown_path(source))
+            cleaned = shlex.quote(words.cleaned_name(source))
+            lines.append(f"  memaudit filter --run {run} --data {data} --out {cleaned}")
+            if len(lines[-1]) > 80:  # a terminal would break it inside a word
+                lines[-1] = lines[-1].replace(" --out ", " \\\n    --out ")
+        click.echo(inert("\n".join(lines)))
     if shown.as_json:
         click.echo(json_text(result.document()))
     log_scalars(log_to, result.document(), out)
-
-
-def _next_steps(out: Path, source: str) -> str:
-    """Return the commands that look at what was found, and clean the corpus of it."""
-    run = shlex.quote(shown_path(out))
-    lines = ["", "Next:", f"  memaudit report --run {run} --html report.html"]
-    if Path(source).exists():  # a hub corpus or a pipe cannot be copied row by row
-        data = shlex.quote(shown_path(source))
-        cleaned = shlex.quote(words.cleaned_name(source))
-        lines.append(f"  memaudit filter --run {run} --data {data} --out {cleaned}")
-        if len(lines[-1]) > 80:  # a terminal would break it inside a word
-            lines[-1] = lines[-1].replace(" --out ", " \\\n    --out ")
-    return "\n".join(lines)
 
 
 def plan_run(audit: dict[str, Any], shown: Shown) -> None:
@@ -72,10 +67,9 @@ def plan_run(audit: dict[str, Any], shown: Shown) -> None:
 
 
 def predict_shard(
-    audit: dict[str, Any], out: Path, shard: str, prepared: Path | None, shown: Shown
+    audit: dict[str, Any], out: Path, part: Shard, prepared: Path | None, shown: Shown
 ) -> None:
     """Score one part of a corpus, and show how far it is."""
-    part = parse_shard(shard)
     with shown.watched() as progress:
         status = score_shard(**audit, out=out, shard=part, prepared=prepared, progress=progress)
     if not shown.as_json:

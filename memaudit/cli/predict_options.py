@@ -32,22 +32,11 @@ from memaudit.runs.files import output_errors
 
 if TYPE_CHECKING:
     from memaudit.integrations.trackers import Tracker
+    from memaudit.runs.manifest import Shard
     from memaudit.runs.options import RayOptions
 
 DEFAULT_SURVIVAL = 0.995
 """Share of flagged windows that a cascade must still find."""
-
-
-def _folder_for_kernels() -> Path:
-    """Make the folder that compiled code is loaded from: nobody else may write to it."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = caches / "memaudit" / "kernels"
-    with output_errors(folder):
-        caches.mkdir(parents=True, exist_ok=True)
-        # One by one: with `parents=True` those above would get the usual rights.
-        for made in (folder.parent, folder):
-            made.mkdir(mode=0o700, exist_ok=True)
-    return folder
 
 
 @bundle(
@@ -89,8 +78,16 @@ def models(
     """Return the models; where compiled code goes is said before torch is imported."""
     load["compiled"] = {"on": True, "off": False, "auto": None}[load["compiled"]]
     if load["compiled"] is not False:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = caches / "memaudit" / "kernels"
+        # Compiled code is loaded from there: nobody else may write to it.
+        with output_errors(folder):
+            caches.mkdir(parents=True, exist_ok=True)
+            # One by one: with `parents=True` those above would get the usual rights.
+            for made in (folder.parent, folder):
+                made.mkdir(mode=0o700, exist_ok=True)
         # Read when torch is imported, so it has to be said before.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_folder_for_kernels()))
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     return Models(teacher, student, baseline, classifier, options.model_options(**load))
 
 
@@ -164,20 +161,6 @@ def output(table_format: str | None, top: int, **values: Any) -> dict[str, Any]:
     return {"table_format": chosen, "n_worst": top, **values}
 
 
-def _temperature(captured: float | None) -> float:
-    """Return that at which a teacher was captured: as given, else as axolotl's file says."""
-    recipe = options.chosen_recipe()
-    params = click.get_current_context().params
-    if captured is not None or params["teacher"] != "captured":
-        return captured or 1.0
-    if recipe and recipe.trainer == "axolotl":
-        return recipe.objective.temperature
-    if not params["quiet"]:
-        note = "taken to be captured at temperature 1; --captured-temperature tells another"
-        click.echo(note, err=True)
-    return 1.0
-
-
 @bundle(
     speed_option(
         "--engine",
@@ -244,6 +227,7 @@ def _temperature(captured: float | None) -> float:
 def speed(
     tensor_parallel: int,
     gpu_memory_share: float,
+    captured_temperature: float | None,
     cascade: bool,
     survival: float | None,
     **values: Any,
@@ -256,11 +240,18 @@ def speed(
     if cascade and survival is None:
         survival = DEFAULT_SURVIVAL
     vllm = VllmOptions(tensor_parallel, gpu_memory_share)
+    recipe, params = options.chosen_recipe(), click.get_current_context().params
+    if captured_temperature is None and params["teacher"] == "captured":
+        if recipe and recipe.trainer == "axolotl":
+            captured_temperature = recipe.objective.temperature
+        elif not params["quiet"]:
+            note = "taken to be captured at temperature 1; --captured-temperature tells another"
+            click.echo(note, err=True)
     endpoint = EndpointOptions(
         values.pop("tokenizer"),
         values.pop("served_model"),
         values.pop("requests"),
-        _temperature(values.pop("captured_temperature")),
+        captured_temperature or 1.0,
     )
     return {"vllm": vllm, "endpoint": endpoint, "survival": survival, **values}
 
@@ -269,8 +260,8 @@ def speed(
 class Machines:
     """How a run is spread over machines."""
 
-    shard: str | None
-    """`I/N`."""
+    shard: "Shard | None"
+    """None: all is scored in one run."""
     prepared: Path | None
     """Folder that shards share, so that one of them reads the corpus. None: each does."""
     ray: "RayOptions | None"
@@ -309,21 +300,23 @@ class Machines:
 )
 def machines(shard: str | None, prepared: Path | None, executor: str, **ray: Any) -> Machines:
     """Return them, once they go together."""
+    from memaudit.runs.manifest import parse_shard
     from memaudit.runs.options import RayOptions
 
     if prepared is not None and shard is None:
         raise UsageError("--prepared is for shards", hint="add --shard, or leave it out")
+    part = None if shard is None else parse_shard(shard)
     given = {name: value for name, value in ray.items() if value is not None}
     if executor == "ray":
         if click.get_current_context().params["workers"] > 1:
             raise UsageError(
                 "--workers is for this machine alone", hint="give --replicas with --executor ray"
             )
-        return Machines(shard, prepared, RayOptions(**given))
+        return Machines(part, prepared, RayOptions(**given))
     if given:
         name = next(iter(given)).replace("_", "-")
         raise UsageError(f"--{name} is for Ray", hint="add --executor ray")
-    return Machines(shard, prepared, None)
+    return Machines(part, prepared, None)
 
 
 dry_run = output_option(
@@ -384,7 +377,9 @@ def predict(  # noqa: PLR0913  one for each group of options
     machine dies, give the same command again: it goes on where it was. 'memaudit status DIR' shows
     how far a run is.
     """
-    out = out or Path("runs") / _default_name(corpus.stem, machines.shard)
+    part = machines.shard
+    name = corpus.stem if part is None else f"{corpus.stem}-{part.index}-of-{part.count}"
+    out = out or Path("runs") / name
     with stop_explained(out):
         # Imported here: help is faster without, and a signal meanwhile is answered like any other.
         with shown.working("load memaudit"):
@@ -408,10 +403,10 @@ def predict(  # noqa: PLR0913  one for each group of options
         }
         if dry_run:
             plan_run(audit, shown)
-        elif machines.shard is None:
+        elif part is None:
             predict_all(audit, out, shown, sign, log_to)
         else:
-            predict_shard(audit, out, machines.shard, machines.prepared, shown)
+            predict_shard(audit, out, part, machines.prepared, shown)
 
 
 @contextmanager
@@ -423,13 +418,3 @@ def stop_explained(out: Path) -> Iterator[None]:
         from memaudit.cli.predict import how_to_go_on
 
         raise Stopped(stopped.number, hint=how_to_go_on(out)) from None
-
-
-def _default_name(stem: str, shard: str | None) -> str:
-    """Return the name of the folder of a run whose user named none."""
-    if shard is None:
-        return stem
-    from memaudit.runs.manifest import parse_shard
-
-    part = parse_shard(shard)
-    return f"{stem}-{part.index}-of-{part.count}"
