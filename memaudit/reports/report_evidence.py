@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 
-from memaudit.evaluation import Rate
 from memaudit.labels import ROLES, VerificationResult, VerifiedRows
 from memaudit.reports import words
 from memaudit.reports.charts import Bar, Chart, Curve, Dot, Rule, counted_log, shares
@@ -144,8 +143,8 @@ def verified_section(verified: VerifiedRows) -> Section:
     chance = f"chance is {words.percent(student.rate)}"
     figures = Figures(
         (
-            ("Precision", *_rate(found.precision, "at risk are recited")),
-            ("Recall", *_rate(found.recall, "recited are at risk")),
+            ("Precision", *words.rate_of(found.precision, "at risk are recited")),
+            ("Recall", *words.rate_of(found.recall, "recited are at risk")),
             ("ROC-AUC", words.figure(found.roc_auc), "0.5 is chance, 1 is perfect"),
             ("Average precision", words.figure(found.pr_auc), chance),
         )
@@ -232,11 +231,6 @@ def _sets(result: VerificationResult) -> Table:
         ),
         style="sets",
     )
-
-
-def _rate(rate: Rate, what: str) -> tuple[str, str]:
-    told = f"{rate.count:,} of {rate.of:,} {what} ({words.rate_range(rate)})"
-    return words.percent(rate.rate), told
 
 
 def limits_section(report: Report) -> Section:

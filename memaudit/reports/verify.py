@@ -6,7 +6,7 @@ from pathlib import Path
 
 from memaudit import distillation, objectives
 from memaudit.evaluation import Comparison
-from memaudit.labels import ROLES, NearVerbatim, VerificationResult
+from memaudit.labels import ROLES, GenerationCounts, VerificationResult
 from memaudit.progress import clock, short_number
 from memaudit.reports import words
 from memaudit.reports.page import (
@@ -15,6 +15,7 @@ from memaudit.reports.page import (
     Page,
     Paragraph,
     Section,
+    Sentence,
     Table,
     Words,
     counts,
@@ -43,11 +44,25 @@ def verification_page(result: VerificationResult, out: Path) -> Page:
         else "; the teacher recites ",
         f"{result.extracted['teacher'].count:,}.",
     )
+    titles = ("recites", "share", "95% interval", "rows", "held-out perplexity", "held out")
+    models = (
+        (
+            role,
+            rate.count,
+            words.percent(rate.rate),
+            words.rate_range(rate),
+            result.extracted_rows[role],
+            words.figure(result.perplexity[role], 2),
+            f"{result.held_out_extracted[role]:,} of {result.held_out:,}",
+        )
+        for role in ROLES
+        if (rate := result.extracted[role]).of  # none of none: there was no such model
+    )
     return Page(
         title="Verification",
         verdict=verdict,
         sections=(
-            Section(blocks=(_models(result), _sets(result))),
+            Section(blocks=(_by_model(titles, models), _sets(result))),
             *_found(result),
             Section(blocks=(_settings(result, out),)),
         ),
@@ -55,57 +70,13 @@ def verification_page(result: VerificationResult, out: Path) -> Page:
     )
 
 
-def _found(result: VerificationResult) -> Iterator[Section]:
-    if scan := result.label_scan:
-        found = counts(
-            ("texts", scan.texts, "written by the teacher after a real prefix"),
-            ("own suffix", scan.own_suffix, "hold the suffix of their own window"),
-            ("other suffix", scan.other_suffix, "hold the suffix of another window"),
-            ("leaked", scan.leaked_suffixes, "distinct suffixes of the corpus"),
-        )
-        yield Section(title="The teacher's text", blocks=(found,))
-    if result.sampled is not None:
-        yield Section(
-            title="Examples that sampling reveals, more likely than not",
-            blocks=(_sampled(result.sampled, result),),
-        )
-    if result.near_verbatim:
-        share = words.percent(result.settings["near_verbatim"])
-        yield Section(
-            title=f"The same with up to {share} of the tokens edited, at least",
-            blocks=(_near_verbatim(result.near_verbatim),),
-        )
-    if result.generation is not None:
-        yield Section(title="One pass against real generation", blocks=(_generation(result),))
-    if result.comparison is not None:
-        other = ", ".join(result.comparison.differences)
-        blocks: tuple[Block, ...] = (_comparison(result.comparison),)
-        if other:
-            said = ("Predicted for another training: ", name(other, max_len=200), ". Predict anew.")
-            blocks = (*blocks, Paragraph(said, "warning"))
-        yield Section(title="Predicted against found", blocks=blocks)
-        if result.comparison.missed:
-            yield Section(title="Missed", blocks=(_missed(result.comparison),))
+def _by_model(titles: Iterable[str], rows: Iterable[tuple[Sentence, ...]]) -> Table:
+    """Return numbers with a row for each model."""
+    return Table(columns=(Column(breaks="nowhere"), *numbers(*titles)), rows=tuple(rows))
 
 
-def _models(result: VerificationResult) -> Table:
-    titles = ("recites", "share", "95% interval", "rows", "held-out perplexity", "held out")
-    return Table(
-        columns=(Column(breaks="nowhere"), *numbers(*titles)),
-        rows=tuple(
-            (
-                role,
-                rate.count,
-                words.percent(rate.rate),
-                words.rate_range(rate),
-                result.extracted_rows[role],
-                words.figure(result.perplexity[role], 2),
-                f"{result.held_out_extracted[role]:,} of {result.held_out:,}",
-            )
-            for role in ROLES
-            if (rate := result.extracted[role]).of  # none of none: there was no such model
-        ),
-    )
+def _sample_titles(sizes: Iterable[str]) -> list[str]:
+    return [f"{int(n):,} sample{'s' * (n != '1')}" for n in sizes]
 
 
 def _sets(result: VerificationResult) -> Table:
@@ -132,104 +103,101 @@ def _sets(result: VerificationResult) -> Table:
     )
 
 
-def _sampled(found: Mapping[str, Mapping[str, int]], result: VerificationResult) -> Table:
-    shown = [role for role in ROLES if role in found]
-    titles = _sample_titles(next(iter(found.values())))
-    return Table(
-        columns=(Column(breaks="nowhere"), *numbers("greedy", *titles)),
-        rows=tuple((role, result.extracted[role].count, *found[role].values()) for role in shown),
-    )
+def _found(result: VerificationResult) -> Iterator[Section]:
+    if scan := result.label_scan:
+        found = counts(
+            ("texts", scan.texts, "written by the teacher after a real prefix"),
+            ("own suffix", scan.own_suffix, "hold the suffix of their own window"),
+            ("other suffix", scan.other_suffix, "hold the suffix of another window"),
+            ("leaked", scan.leaked_suffixes, "distinct suffixes of the corpus"),
+        )
+        yield Section(title="The teacher's text", blocks=(found,))
+    if sampled := result.sampled:
+        titles = ("greedy", *_sample_titles(next(iter(sampled.values()))))
+        shown = (role for role in ROLES if role in sampled)
+        table = _by_model(
+            titles,
+            ((role, result.extracted[role].count, *sampled[role].values()) for role in shown),
+        )
+        yield Section(title="Examples that sampling reveals, more likely than not", blocks=(table,))
+    if near := result.near_verbatim:
+        # Beside the counts: how many examples one sample of each is on average.
+        titles = (*_sample_titles(next(iter(near.values())).sampled), "mean near", "mean exact")
+        means = {
+            role: (words.figure(each.expected_near, 2), words.figure(each.expected_exact, 2))
+            for role, each in near.items()
+        }
+        table = _by_model(
+            titles, ((role, *each.sampled.values(), *means[role]) for role, each in near.items())
+        )
+        share = words.percent(result.settings["near_verbatim"])
+        title = f"The same with up to {share} of the tokens edited, at least"
+        yield Section(title=title, blocks=(table,))
+    if result.generation is not None:
+        yield Section(
+            title="One pass against real generation", blocks=(_generation(result.generation),)
+        )
+    if result.comparison is not None:
+        yield from _comparison(result.comparison)
 
 
-def _sample_titles(sizes: Iterable[str]) -> list[str]:
-    return [f"{int(n):,} sample{'s' * (n != '1')}" for n in sizes]
-
-
-def _near_verbatim(found: Mapping[str, NearVerbatim]) -> Table:
-    """Return counts, and how many examples one sample of each is on average."""
-    titles = _sample_titles(next(iter(found.values())).sampled)
-    return Table(
-        columns=(Column(breaks="nowhere"), *numbers(*titles, "mean near", "mean exact")),
-        rows=tuple(
+def _generation(found: Mapping[str, GenerationCounts]) -> Table:
+    titles = ("windows", "one pass", "generated", "disagree", "of them ties", "nearly generated")
+    return _by_model(
+        titles,
+        (
             (
                 role,
-                *each.sampled.values(),
-                words.figure(each.expected_near, 2),
-                words.figure(each.expected_exact, 2),
+                each.windows,
+                each.extracted_one_pass,
+                each.extracted_generated,
+                each.disagreements,
+                each.ties,
+                "–" if each.nearly_generated is None else each.nearly_generated,
             )
             for role, each in found.items()
         ),
     )
 
 
-def _generation(result: VerificationResult) -> Table:
-    titles = ("windows", "one pass", "generated", "disagree", "of them ties", "nearly generated")
-    return Table(
-        columns=(Column(breaks="nowhere"), *numbers(*titles)),
-        rows=tuple(
-            (
-                role,
-                found.windows,
-                found.extracted_one_pass,
-                found.extracted_generated,
-                found.disagreements,
-                found.ties,
-                "–" if found.nearly_generated is None else found.nearly_generated,
-            )
-            for role, found in (result.generation or {}).items()
-        ),
-    )
-
-
-def _comparison(found: Comparison) -> Table:
-    recall, precision = found.recall, found.precision
+def _comparison(found: Comparison) -> Iterator[Section]:
     # Without the spread between trainings the interval is too narrow, so it says what it covers.
     basis = "" if found.interval_covers_level else ", chance alone"
-    rows = (
-        (
-            "expected",
-            f"{found.expected:,.1f}",
-            f"{found.expected_low:,} to {found.expected_high:,}{basis}; found {found.found:,}. "
-            f"In rows {found.expected_rows:,.0f} and {found.found_rows:,}",
-        ),
+    interval = f"{words.interval(found.expected_count)}{basis}; found {found.found:,}. "
+    in_rows = f"In rows {found.expected_rows:,.0f} and {found.found_rows:,}"
+    chance = f"chance is {words.percent(found.found / found.examples)}"
+    recited = f"recited are at risk from {words.percent(found.threshold)}"
+    gap = "mean gap between predicted and found"
+    table = counts(
+        ("expected", f"{found.expected:,.1f}", f"{interval}{in_rows}"),
         ("ROC-AUC", words.figure(found.roc_auc), "1 ranks perfectly, 0.5 is chance"),
-        (
-            "PR-AUC",
-            words.figure(found.pr_auc),
-            f"chance is {words.percent(found.found / found.examples)}",
-        ),
-        (
-            "recall",
-            words.percent(recall.rate),
-            f"{recall.count:,} of {recall.of:,} recited are at risk from "
-            f"{words.percent(found.threshold)} ({words.rate_range(recall)})",
-        ),
-        (
-            "precision",
-            words.percent(precision.rate),
-            f"{precision.count:,} of {precision.of:,} at risk are recited ({words.rate_range(precision)})",
-        ),
+        ("PR-AUC", words.figure(found.pr_auc), chance),
+        ("recall", *words.rate_of(found.recall, recited)),
+        ("precision", *words.rate_of(found.precision, "at risk are recited")),
         ("lift", words.figure(found.lift), "times as often recited as a random example"),
         ("Brier", words.figure(found.brier), "mean squared error of the probabilities"),
-        (
-            "calibration",
-            words.figure(found.calibration_error),
-            "mean gap between predicted and found",
-        ),
+        ("calibration", words.figure(found.calibration_error), gap),
     )
-    return counts(*rows)
-
-
-def _missed(found: Comparison) -> Table:
-    n_more = found.n_missed - _MISSED_SHOWN
-    return Table(
-        columns=(Column("id", "anywhere"), Column("where", "anywhere"), *numbers("probability")),
-        rows=tuple(
-            (name(missed.id, max_len=64), name(missed.address), words.percent(missed.probability))
-            for missed in found.missed[:_MISSED_SHOWN]
-        ),
-        rest=f"and {n_more:,} more" if n_more > 0 else "",
-    )
+    blocks: list[Block] = [table]
+    if found.differences:
+        other = name(", ".join(found.differences), max_len=200)
+        said = ("Predicted for another training: ", other, ". Predict anew.")
+        blocks.append(Paragraph(said, "warning"))
+    yield Section(title="Predicted against found", blocks=tuple(blocks))
+    if found.missed:
+        missed = Table(
+            columns=(
+                Column("id", "anywhere"),
+                Column("where", "anywhere"),
+                *numbers("probability"),
+            ),
+            rows=tuple(
+                (name(row.id, max_len=64), name(row.address), words.percent(row.probability))
+                for row in found.missed[:_MISSED_SHOWN]
+            ),
+            rest=words.and_more(found.n_missed - _MISSED_SHOWN),
+        )
+        yield Section(title="Missed", blocks=(missed,))
 
 
 def _settings(result: VerificationResult, out: Path) -> Table:
@@ -254,10 +222,18 @@ def students_page(results: Mapping[str, VerificationResult], out: Path) -> Page:
     """Return one table of several students by name, each with a folder in `out`."""
     titles = ("recites", "share", "95% interval", "easy", "inherited", "new", "expected", "caught")
     counts_found = [result.extracted["student"].count for result in results.values()]
-    table = Table(
-        columns=(Column("student", "anywhere"), *(Column(each, is_number=True) for each in titles)),
-        rows=tuple((name(key, max_len=64), *_student(each)) for key, each in results.items()),
-    )
+    rows: list[tuple[Sentence, ...]] = []
+    for key, result in results.items():
+        rate, compared = result.extracted["student"], result.comparison
+        expected = caught = "–"
+        if compared is not None:
+            expected = words.figure(compared.expected, 1)
+            caught = f"{compared.recall.count:,} of {compared.recall.of:,}"
+        sets = (result.sets[each] for each in ("easy", "inherited", "new"))
+        found = (words.percent(rate.rate), words.rate_range(rate))
+        rows.append((name(key, max_len=64), rate.count, *found, *sets, expected, caught))
+    columns = (Column("student", "anywhere"), *numbers(*titles))
+    table = Table(columns=columns, rows=tuple(rows))
     return Page(
         title="Verification of several students",
         verdict=(
@@ -271,18 +247,6 @@ def students_page(results: Mapping[str, VerificationResult], out: Path) -> Page:
         sections=(Section(blocks=(table, facts({"results": path_name(out)}))),),
         # Each once: one student may have another tokenizer, of which the others need no note.
         notes=tuple(dict.fromkeys(chain.from_iterable(map(_notes, results.values())))),
-    )
-
-
-def _student(result: VerificationResult) -> tuple[str, ...]:
-    rate, sets, found = result.extracted["student"], result.sets, result.comparison
-    return (
-        f"{rate.count:,}",
-        words.percent(rate.rate),
-        words.rate_range(rate),
-        *(f"{sets[key]:,}" for key in ("easy", "inherited", "new")),
-        "–" if found is None else words.figure(found.expected, 1),
-        "–" if found is None else f"{found.recall.count:,} of {found.recall.of:,}",
     )
 
 
@@ -310,6 +274,18 @@ def _notes(result: VerificationResult) -> Iterator[str]:
 def estimate_page(estimate: Estimate) -> Page:
     """Return what a verification would cost."""
     seconds, flops = sum(estimate.seconds.values()), sum(estimate.flops.values())
+    examples = (
+        f"distinct windows, {estimate.training_examples:,} rows; {estimate.held_out:,} held out"
+    )
+    costs: list[tuple[str, str | int, str]] = [
+        *((role, short_number(n), "parameters") for role, n in estimate.parameters.items()),
+        ("examples", estimate.examples, examples),
+        ("steps", estimate.steps, "of each training"),
+        ("tokens", estimate.training_tokens, "read in each training"),
+    ]
+    if estimate.generated_tokens:
+        costs.append(("", estimate.generated_tokens, "written by the teacher"))
+    costs.append(("", estimate.scored_tokens, "read by each model to decide extraction"))
     stages = Table(
         columns=(Column("stage", "nowhere"), *numbers("operations", "time")),
         rows=tuple(
@@ -329,22 +305,6 @@ def estimate_page(estimate: Estimate) -> Page:
             f", {estimate.memory_bytes / 1024**3:,.1f} GiB of memory, {flops:.1e} operations. "
             "Nothing was trained.",
         ),
-        sections=(Section(blocks=(_costs(estimate), stages)),),
+        sections=(Section(blocks=(counts(*costs), stages)),),
         notes=(note,),
     )
-
-
-def _costs(estimate: Estimate) -> Table:
-    examples = (
-        f"distinct windows, {estimate.training_examples:,} rows; {estimate.held_out:,} held out"
-    )
-    rows: list[tuple[str, str | int, str]] = [
-        *((role, short_number(n), "parameters") for role, n in estimate.parameters.items()),
-        ("examples", estimate.examples, examples),
-        ("steps", estimate.steps, "of each training"),
-        ("tokens", estimate.training_tokens, "read in each training"),
-    ]
-    if estimate.generated_tokens:
-        rows.append(("", estimate.generated_tokens, "written by the teacher"))
-    rows.append(("", estimate.scored_tokens, "read by each model to decide extraction"))
-    return counts(*rows)

@@ -70,6 +70,11 @@ def rate(found: Rate) -> str:
     return f"{percent(found.rate)} ({rate_range(found)})"
 
 
+def rate_of(found: Rate, what: str) -> tuple[str, str]:
+    """Return a share, and its numbers with the 95 % interval: `1 of 2 at risk are recited (…)`."""
+    return percent(found.rate), f"{found.count:,} of {found.of:,} {what} ({rate_range(found)})"
+
+
 def rate_range(rate: Rate) -> str:
     """Return the 95 % interval of a share; a dash if it is of nothing."""
     return "–" if rate.rate is None else percent_range(rate.low, rate.high)
