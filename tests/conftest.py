@@ -1,9 +1,15 @@
 """Tiny models, built once: no download, nothing learnt, the same from the same seed."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Beside other workers, the threads of a tiny model wait for each other most of the time. Set
+# before torch is imported, and for the programs that tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("memaudit", settings.default, deadline=None)
