@@ -230,8 +230,7 @@ def _plain(row: CapturedRow) -> TopK:
 def _compressed(row: CapturedRow) -> TopK:
     codec = row.codec
     assert codec is not None
-    packed = _matrix(row, "compressed_logprobs", 0.0).astype(np.uint8)
-    packed_ids = _matrix(row, "bytepacked_indices", 0.0).astype(np.uint8)
+    packed, packed_ids = _bytes(row, "compressed_logprobs"), _bytes(row, "bytepacked_indices")
     _check_count(len(packed), row.n_tokens)
     if len(packed_ids) != len(packed):
         raise RowError(f"{len(packed)} entries with ids of {len(packed_ids)}")
@@ -277,8 +276,24 @@ def _pair(row: CapturedRow, values: str, ids: str) -> tuple[NDArray[np.float64],
         raise RowError(f"{quoted(values)} and {quoted(ids)} are not of the same lengths")
     if not np.isfinite(found).all():
         raise RowError(f"an id in {quoted(ids)} is not a number")
-    # By a cast alone, what int64 does not hold could become the id of any token.
-    return logprobs, np.clip(found, -2, 1 << 31).astype(np.int64)
+    # By a cast alone, what int64 does not hold could become the id of any token, and 7.5 becomes 7.
+    clipped = np.clip(found, -2, 1 << 31)
+    token_ids = clipped.astype(np.int64)
+    if len(wrong := np.argwhere(token_ids != clipped)):
+        place = "".join(f"[{i}]" for i in wrong[0])
+        raise RowError(
+            f"the id {found[*wrong[0]]} at {place} of {quoted(ids)} is not a whole number"
+        )
+    return logprobs, token_ids
+
+
+def _bytes(row: CapturedRow, name: str) -> NDArray[np.uint8]:
+    """Return (n, bytes) of each entry, filled up with 0."""
+    found = _matrix(row, name, 0.0)
+    # A cast would make some byte of any other number.
+    if not ((found == np.floor(found)) & (found >= 0) & (found <= 255)).all():
+        raise RowError(f"{quoted(name)} holds a number that is no byte")
+    return found.astype(np.uint8)
 
 
 def _rows(row: CapturedRow, name: str) -> list[Any]:

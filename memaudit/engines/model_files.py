@@ -33,9 +33,11 @@ _MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format."""
 _CODE_KEYS = ("attn_implementation", "experts_implementation")
 """With an underscore before them too."""
-_COUNTED_PARTS = re.compile(r"(?:layers?|blocks|experts|block_count|expert_count)$")
+_COUNTED_PARTS = re.compile(
+    r"(?:layers?|layers_per_stack|blocks|experts|block_count|expert_count|dense_replace|num_labels)$"
+)
 _MAX_PARTS = 4096
-"""Layers, or experts of one layer. Each is built before any weight is looked for."""
+"""Layers, experts of one layer, or labels. Each is built, or named, before any weight is looked for."""
 
 # One names another file of weights, which nothing here has looked through. The others could set
 # what the public keys are checked for.
@@ -313,9 +315,20 @@ def _check_keys(path: Path, content: object, trust_remote_code: bool) -> None:
 
 
 def _check_n_parts(path: Path, key: str, value: object) -> None:
-    if _COUNTED_PARTS.search(key) and isinstance(value, int) and value > _MAX_PARTS:
+    what = None
+    if key == "attention_types" and isinstance(value, list):
+        # GPT-Neo's [[names, times], ...]: its config class writes the names out, so many times each.
+        n = 0
+        for each in value:
+            match each:
+                case [str() | list() | dict() as names, int(times), *_]:
+                    n += max(1, len(names)) * max(0, times)
+        what = f"stands for more than {_MAX_PARTS:,} layers" if n > _MAX_PARTS else None
+    elif _COUNTED_PARTS.search(key) and isinstance(value, int) and value > _MAX_PARTS:
+        what = f"is {value:,}, more than {_MAX_PARTS:,}"
+    if what is not None:
         raise ModelError(
-            f"{shown_path(path)}: {safe_text(key)} is {value:,}, more than {_MAX_PARTS:,}",
+            f"{shown_path(path)}: {safe_text(key)} {what}",
             hint="get the file that belongs to the weights",
         )
 

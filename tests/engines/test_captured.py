@@ -186,6 +186,10 @@ def test_the_last_entry_of_a_column_of_its_own_is_about_the_last_token():
         ({"logprobs": [["x"]], "target_token_ids": [[7]]}, "else than lists of numbers"),
         ({"logprobs": [[-0.5]], "target_token_ids": [[None]]}, "not a number"),
         ({"logprobs": None, "target_token_ids": [[7]]}, "is null, expected a list of entries"),
+        (
+            {"logprobs": [[-0.5], [-1, -2]], "target_token_ids": [[7], [8, 7.5]]},
+            r"the id 7\.5 at \[1\]\[1\] of .target_token_ids. is not a whole number",
+        ),
     ],
 )
 def test_other_content_is_refused(captured, message):
@@ -254,6 +258,18 @@ def test_bytes_of_another_configuration_are_refused():
     captured = {"compressed_logprobs": [[1] * 13] * 3, "bytepacked_indices": [[1, 2]] * 3}
 
     with pytest.raises(RowError, match="there must be 12"):
+        CapturedRow(captured, 4, None, codec).entries()
+
+
+@pytest.mark.parametrize("number", [7.5, 256, -1, None])
+@pytest.mark.parametrize("column", ["compressed_logprobs", "bytepacked_indices"])
+def test_numbers_that_are_no_bytes_are_refused(column, number):
+    """A cast would make a byte of each, and other probabilities of that."""
+    codec = Codec(d=8, k=3, exact_k=3, residual_bins=())
+    captured = {"compressed_logprobs": [[1] * 12] * 3, "bytepacked_indices": [[1, 2]] * 3}
+    captured[column] = [*captured[column][:2], [*captured[column][2][:-1], number]]
+
+    with pytest.raises(RowError, match=f"{column}. holds a number that is no byte"):
         CapturedRow(captured, 4, None, codec).entries()
 
 

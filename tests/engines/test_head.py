@@ -311,14 +311,19 @@ def test_a_kernel_that_is_wrong_is_never_used(on_gpu, row, gap):
     assert not is_fused(device)
 
 
-def test_a_kernel_that_does_not_compile_is_told_once_and_not_used(on_gpu):
+class CompilationError(Exception):
+    """Triton's own errors are plain Exceptions, too."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, OSError, CompilationError])
+def test_a_kernel_that_does_not_compile_is_told_once_and_not_used(on_gpu, kind):
     """Triton needs a C compiler; a run must not end for the want of one."""
 
     def fail(*_):
-        raise RuntimeError("a secret of the corpus")
+        raise kind("a secret of the corpus")
 
     device = on_gpu(fail)
-    with pytest.warns(SoftmaxKernelWarning, match="fails with RuntimeError. Scores") as told:
+    with pytest.warns(SoftmaxKernelWarning, match=f"fails with {kind.__name__}. Scores") as told:
         assert not is_fused(device)
     assert "secret" not in str(told[0].message)
     with warnings.catch_warnings():

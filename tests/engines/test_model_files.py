@@ -223,6 +223,17 @@ REFUSALS = {
     "attention of a part": (_config({"attn_implementation": {"text": "a/b"}}), "code on the hub"),
     "experts from the hub": (_config({"experts_implementation": "a/b"}), "code on the hub"),
     "experts, underscore": (_config({"_experts_implementation": "a/b"}), "code on the hub"),
+    "layers without end": (_config({"num_layers": 10**12}), "num_layers is 1,000,000,000,000"),
+    "layers repeated without end": (
+        _config({"attention_types": [[["global", "local"], 10**12]]}),
+        "attention_types stands for more than 4,096 layers",
+    ),
+    "no layer, repeated without end": (
+        _config({"text_config": {"attention_types": [[[], -9], [[], 10**4000]]}}),
+        "attention_types stands for more than 4,096 layers",
+    ),
+    "labels without end": (_config({"num_labels": 10**12}), "num_labels is 1,000,000,000,000"),
+    "dense layers without end": (_config({"first_k_dense_replace": 4097}), "4,097, more than"),
     "index with a folder": (_index("sub/a.safetensors"), "in the same folder"),
     "index to the parent": (_index(".."), "in the same folder"),
     "index absolute": (_index("/etc/passwd"), "in the same folder"),
@@ -278,6 +289,16 @@ def test_a_folder_with_one_thing_wrong_is_refused(folder, case):
         check_folder(folder)
     assert expected in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "types", [[[["global", "local"], 12]], [[["local"], -1], 3, ["global"]], 7]
+)
+def test_repeated_layers_that_can_be_built_are_accepted(folder, types):
+    """GPT-Neo's own; and of what is none of its lists transformers says itself what is wrong."""
+    _config({"attention_types": types})(folder)
+
+    assert check_folder(folder).used
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".joblib"])

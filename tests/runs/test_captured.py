@@ -198,6 +198,18 @@ def test_a_row_that_cannot_be_used_is_named_or_counted(captured_rows, predict, t
     assert (code, document["scored"], document["bad"]) == (0, 14, 1)
 
 
+def test_a_token_id_that_is_no_whole_number_is_named_with_its_place(predict, tmp_path):
+    """Cut down to one, it would be the id of another token."""
+    row = {"text": "a" * 50, "top_values": [[-0.5]] * 49, "token_ids": [[7]] * 49}
+    wrong = row | {"token_ids": [*row["token_ids"][:48], [7.5]]}
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(wrong)}\n")
+
+    code, _, err = predict("rows.jsonl")
+
+    assert code == 2
+    assert "rows.jsonl:2: captured log-probabilities: the id 7.5 at [48][0] of 'token_ids'" in err
+
+
 def test_a_corpus_without_log_probabilities_is_refused(predict, tmp_path):
     """With the columns that there are."""
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
