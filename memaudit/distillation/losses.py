@@ -79,26 +79,17 @@ def soft_label_loss(
         for logits in (student_logits_NV, teacher_logits_NV)
     )
     if divergence.top_k is not None and divergence.top_k < n_rows:
-        student, teacher = _truncated(student, teacher, divergence.top_k, tail=divergence.tail)
+        ids_NK, parts = teacher.topk(divergence.top_k, dim=-1).indices, []
+        for logprobs in (student, teacher):
+            kept = logprobs.gather(-1, ids_NK)
+            if divergence.tail:
+                # Summed over the other tokens: 1 minus the sum of the kept ones would round to 0.
+                rest = logprobs.scatter(-1, ids_NK, -torch.inf).logsumexp(dim=-1, keepdim=True)
+                parts.append(torch.cat([kept, rest], dim=-1))
+            else:
+                parts.append(kept.log_softmax(dim=-1))
+        student, teacher = parts
     return _divergence(student, teacher, divergence) * temperature**2
-
-
-def _truncated(
-    student_NV: Tensor, teacher_NV: Tensor, k: int, *, tail: bool
-) -> tuple[Tensor, Tensor]:
-    """Return (N, K) or, with a tail, (N, K + 1) log-probabilities of the teacher's best tokens."""
-    ids_NK = teacher_NV.topk(k, dim=-1).indices
-    parts = []
-    for logprobs in (student_NV, teacher_NV):
-        kept = logprobs.gather(-1, ids_NK)
-        if tail:
-            # Summed over the other tokens: 1 minus the sum of the kept ones would round to 0.
-            rest = logprobs.scatter(-1, ids_NK, -torch.inf).logsumexp(dim=-1, keepdim=True)
-            parts.append(torch.cat([kept, rest], dim=-1))
-        else:
-            parts.append(kept.log_softmax(dim=-1))
-    student, teacher = parts
-    return student, teacher
 
 
 def _divergence(student_NV: Tensor, teacher_NV: Tensor, divergence: Divergence) -> Tensor:

@@ -6,8 +6,7 @@ training begins: it loads torch and transformers.
 
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -285,8 +284,18 @@ def train(
         # Without its bar the Trainer would print to standard output.
         trainer.remove_callback(PrinterCallback)
         resume = None if options.save_every is None else _last_checkpoint(work_dir)
-        with _memory_errors(options):
+        try:
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        except RuntimeError as error:
+            # On a CPU torch raises nothing more telling than this.
+            on_cpu = "can't allocate memory" in str(error)
+            if not (on_cpu or isinstance(error, torch.OutOfMemoryError)):
+                raise
+            raise ModelError(
+                f"not enough memory to train on {options.batch_size} examples in "
+                f"{options.gradient_accumulation} parts",
+                hint="run a step in more parts with --gradient-accumulation",
+            ) from error
     model.eval()
     # Asked once, at the end: a weight that is not finite never becomes finite again.
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
@@ -295,22 +304,6 @@ def train(
             "finite number",
             hint="choose a lower learning rate",
         )
-
-
-@contextmanager
-def _memory_errors(options: TrainingOptions) -> Iterator[None]:
-    try:
-        yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        # On a CPU torch raises nothing more telling than this.
-        on_cpu = "can't allocate memory" in str(error)
-        if not (on_cpu or isinstance(error, torch.OutOfMemoryError)):
-            raise
-        raise ModelError(
-            f"not enough memory to train on {options.batch_size} examples in "
-            f"{options.gradient_accumulation} parts",
-            hint="run a step in more parts with --gradient-accumulation",
-        ) from error
 
 
 def training_device(options: TrainingOptions) -> torch.device:

@@ -17,7 +17,7 @@ Which token an entry is about differs, by the documentation of who writes it:
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.corpus.base import RowError, Span
-from memaudit.corpus.layouts import CAPTURES, kind_of, quoted
+from memaudit.corpus.layouts import kind_of, quoted
 from memaudit.engines import CAPTURED
 from memaudit.engines.window_io import LogprobEngine, ModelLimits
 from memaudit.errors import CorpusError
@@ -98,7 +98,15 @@ def own_and_rival(ids: Sequence[int], top: TopK) -> NDArray[np.float32]:
     tokens = np.asarray(ids, dtype=np.int64)[start : start + n]
     ids_NK, logprobs_NK = top.ids[skipped : skipped + n], top.logprobs[skipped : skipped + n]
     is_there = logprobs_NK > _LEAST
-    _check_entries(ids_NK, logprobs_NK, is_there, tells_rest=top.tells_rest)
+    if np.isnan(logprobs_NK).any():
+        raise RowError("one is not a number")
+    if (logprobs_NK > _ABOVE_ZERO).any():
+        raise RowError(f"one is {logprobs_NK.max():.3g}, expected at most 0")
+    if (ids_NK[is_there] < 0).any():
+        raise RowError("a token id is negative")
+    sums = np.exp(np.where(is_there, logprobs_NK, -np.inf)).sum(axis=1)
+    if top.tells_rest and (sums > _TOO_MUCH).any():
+        raise RowError(f"the probabilities of an entry sum to {sums.max():.3g}, expected at most 1")
     has_entry = np.any(is_there, axis=1)
     is_own = (ids_NK == tokens[:, None]) & is_there
     if (is_own.sum(axis=1) > 1).any():
@@ -121,24 +129,6 @@ def own_and_rival(ids: Sequence[int], top: TopK) -> NDArray[np.float32]:
     own = np.where(is_found, own, np.minimum(least, below))
     found[:, start : start + n] = np.where(has_entry, np.stack([own, rival]), np.nan)
     return found
-
-
-def _check_entries(
-    ids: NDArray[np.int64],
-    logprobs: NDArray[np.float64],
-    is_there: NDArray[np.bool_],
-    *,
-    tells_rest: bool,
-) -> None:
-    if np.isnan(logprobs).any():
-        raise RowError("one is not a number")
-    if (logprobs > _ABOVE_ZERO).any():
-        raise RowError(f"one is {logprobs.max():.3g}, expected at most 0")
-    if (ids[is_there] < 0).any():
-        raise RowError("a token id is negative")
-    sums = np.exp(np.where(is_there, logprobs, -np.inf)).sum(axis=1)
-    if tells_rest and (sums > _TOO_MUCH).any():
-        raise RowError(f"the probabilities of an entry sum to {sums.max():.3g}, expected at most 1")
 
 
 def _check_place(
@@ -186,15 +176,47 @@ class CapturedRow:
         Raises:
             RowError: they are broken, or their number does not go with that of the tokens.
         """
-        layout = next(each for each in CAPTURES if {*each} == {*self.columns})
-        if self.temperature != 1 and _READERS[layout] is not _prepared:
+        columns, n_tokens = self.columns, self.n_tokens
+        if "target_mask" in columns:
+            return _prepared(self)
+        if self.temperature != 1:
             raise RowError("axolotl did not prepare them: leave out --captured-temperature")
-        return _READERS[layout](self)
+        if "top_values" in columns:
+            logprobs, ids = _pair(columns, "top_values", "token_ids")
+            _check_count(len(logprobs), n_tokens)
+            return TopK(ids, logprobs, first=1)
+        if "compressed_logprobs" in columns:
+            codec = self.codec
+            assert codec is not None
+            packed, packed_ids = (
+                _bytes(columns, name) for name in ("compressed_logprobs", "bytepacked_indices")
+            )
+            _check_count(len(packed), n_tokens)
+            if len(packed_ids) != len(packed):
+                raise RowError(f"{len(packed)} entries with ids of {len(packed_ids)}")
+            is_exact = codec.exact_k == codec.k
+            return TopK(codec.ids(packed_ids), codec.logprobs(packed), first=1, tells_rest=is_exact)
+        if "target_token_ids" not in columns:
+            rows = _rows(columns, "logprobs")
+            try:
+                columns = {
+                    "logprobs": [[token["logprob"] for token in entry or ()] for entry in rows],
+                    "target_token_ids": [
+                        [int(token["token"].removeprefix("token_id:")) for token in entry or ()]
+                        for entry in rows
+                    ],
+                }
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise RowError(
+                    "an entry is no list of {'token': 'token_id:7', 'logprob': -0.1}"
+                ) from error
+        logprobs, ids = _pair(columns, "logprobs", "target_token_ids")
+        return TopK(ids, logprobs, first=max(0, n_tokens - len(ids)))
 
 
 def _prepared(row: CapturedRow) -> TopK:
-    logprobs, ids = _pair(row, "target_logprobs", "target_token_ids")
-    mask = _matrix(row, "target_mask", 0.0) > 0
+    logprobs, ids = _pair(row.columns, "target_logprobs", "target_token_ids")
+    mask = _matrix(row.columns, "target_mask", 0.0) > 0
     n_tokens = row.n_tokens
     if len(logprobs) != n_tokens or mask.shape != logprobs.shape:
         raise RowError(
@@ -221,56 +243,16 @@ def _prepared(row: CapturedRow) -> TopK:
     return TopK(ids, told, first, tells_rest=False)
 
 
-def _plain(row: CapturedRow) -> TopK:
-    logprobs, ids = _pair(row, "top_values", "token_ids")
-    _check_count(len(logprobs), row.n_tokens)
-    return TopK(ids, logprobs, first=1)
-
-
-def _compressed(row: CapturedRow) -> TopK:
-    codec = row.codec
-    assert codec is not None
-    packed, packed_ids = _bytes(row, "compressed_logprobs"), _bytes(row, "bytepacked_indices")
-    _check_count(len(packed), row.n_tokens)
-    if len(packed_ids) != len(packed):
-        raise RowError(f"{len(packed)} entries with ids of {len(packed_ids)}")
-    is_exact = codec.exact_k == codec.k
-    return TopK(codec.ids(packed_ids), codec.logprobs(packed), first=1, tells_rest=is_exact)
-
-
 def _check_count(n: int, n_tokens: int) -> None:
     if n not in (n_tokens - 1, n_tokens):
         raise RowError(f"{n} entries for {n_tokens} tokens, expected {n_tokens - 1} or {n_tokens}")
 
 
-def _two_columns(row: CapturedRow) -> TopK:
-    logprobs, ids = _pair(row, "logprobs", "target_token_ids")
-    return TopK(ids, logprobs, first=max(0, row.n_tokens - len(ids)))
-
-
-def _one_column(row: CapturedRow) -> TopK:
-    rows = _rows(row, "logprobs")
-    try:
-        parts = {
-            "logprobs": [[token["logprob"] for token in entry or ()] for entry in rows],
-            "target_token_ids": [
-                [int(token["token"].removeprefix("token_id:")) for token in entry or ()]
-                for entry in rows
-            ],
-        }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RowError("an entry is no list of {'token': 'token_id:7', 'logprob': -0.1}") from error
-    return _two_columns(replace(row, columns=parts))
-
-
-_READERS = dict(
-    zip(CAPTURES, (_prepared, _plain, _compressed, _two_columns, _one_column), strict=True)
-)
-
-
-def _pair(row: CapturedRow, values: str, ids: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _pair(
+    columns: Mapping[str, object], values: str, ids: str
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return log-probabilities and ids, both (n, k)."""
-    logprobs, found = _matrix(row, values, -np.inf), _matrix(row, ids, -1.0)
+    logprobs, found = _matrix(columns, values, -np.inf), _matrix(columns, ids, -1.0)
     # Short lists of ids were filled up with -1, which stands for no token.
     if logprobs.shape != found.shape or ((found == -1) & (logprobs > _LEAST)).any():
         raise RowError(f"{quoted(values)} and {quoted(ids)} are not of the same lengths")
@@ -280,32 +262,30 @@ def _pair(row: CapturedRow, values: str, ids: str) -> tuple[NDArray[np.float64],
     clipped = np.clip(found, -2, 1 << 31)
     token_ids = clipped.astype(np.int64)
     if len(wrong := np.argwhere(token_ids != clipped)):
-        place = "".join(f"[{i}]" for i in wrong[0])
-        raise RowError(
-            f"the id {found[*wrong[0]]} at {place} of {quoted(ids)} is not a whole number"
-        )
+        i, j = wrong[0]
+        raise RowError(f"the id {found[i, j]} at [{i}][{j}] of {quoted(ids)} is not a whole number")
     return logprobs, token_ids
 
 
-def _bytes(row: CapturedRow, name: str) -> NDArray[np.uint8]:
+def _bytes(columns: Mapping[str, object], name: str) -> NDArray[np.uint8]:
     """Return (n, bytes) of each entry, filled up with 0."""
-    found = _matrix(row, name, 0.0)
+    found = _matrix(columns, name, 0.0)
     # A cast would make some byte of any other number.
     if not ((found == np.floor(found)) & (found >= 0) & (found <= 255)).all():
         raise RowError(f"{quoted(name)} holds a number that is no byte")
     return found.astype(np.uint8)
 
 
-def _rows(row: CapturedRow, name: str) -> list[Any]:
-    rows = row.columns[name]
+def _rows(columns: Mapping[str, object], name: str) -> list[Any]:
+    rows = columns[name]
     if not isinstance(rows, list):
         raise RowError(f"{quoted(name)} is {kind_of(rows)}, expected a list of entries")
     return rows
 
 
-def _matrix(row: CapturedRow, name: str, fill: float) -> NDArray[np.float64]:
+def _matrix(columns: Mapping[str, object], name: str, fill: float) -> NDArray[np.float64]:
     """Return a list of lists as (n, k), filled up where one is shorter than the longest."""
-    rows = _rows(row, name)
+    rows = _rows(columns, name)
     try:
         # Ids, too: float64 holds each of them exactly.
         entries = [np.asarray(() if each is None else each, dtype=np.float64) for each in rows]

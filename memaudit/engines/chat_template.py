@@ -82,7 +82,17 @@ class TemplateProcess:
                 hint="give the corpus as plain text",
             )
         if "refused" in reply:
-            raise _refusal(reply["refused"], reply["kind"])
+            # Whether the row is at fault, or the template.
+            error_name, kind = reply["refused"], reply["kind"]
+            if kind == "fails always":
+                raise ModelError(
+                    f"the model's chat template fails at every conversation: {error_name}",
+                    hint="the template belongs to the model: choose another version of it, "
+                    "or give the corpus as plain text",
+                )
+            if kind == "fails":
+                raise RenderError(f"the chat template fails at these messages: {error_name}")
+            raise RenderError("the chat template refuses the messages")
         return Rendered(reply["text"], tuple((start, end) for start, end in reply["answers"]))
 
     def _read_line(self) -> bytes:
@@ -102,16 +112,3 @@ class TemplateProcess:
                     raise EOFError
                 parts.append(part)
         return b"".join(parts)
-
-
-def _refusal(error: str, kind: str) -> ModelError | RenderError:
-    """Return what to say of an error of jinja2: whether the row is at fault, or the template."""
-    if kind == "fails always":
-        return ModelError(
-            f"the model's chat template fails at every conversation: {error}",
-            hint="the template belongs to the model: choose another version of it, "
-            "or give the corpus as plain text",
-        )
-    if kind == "fails":
-        return RenderError(f"the chat template fails at these messages: {error}")
-    return RenderError("the chat template refuses the messages")

@@ -88,12 +88,18 @@ class _Template:
 
         marked = render(len(messages))
         text = _MARK.sub("", marked)
+        n_context = question["n_context"]
         # All that follows a prompt is trained on, whatever generation blocks in the template say.
-        if question["n_context"] is not None:
-            return {"text": text, "answers": _rest(text, messages, question["n_context"], render)}
-        if marked != text:
-            return {"text": text, "answers": _marked_spans(marked)}
-        return {"text": text, "answers": _assistant_spans(text, messages, render)}
+        if n_context is not None:
+            start = _start(text, n_context, render)
+            if start is None and (found := _place(text, messages[n_context], 0)):
+                start = found[0]
+            answers = [] if start is None or start >= len(text) else [(start, len(text))]
+        elif marked != text:
+            answers = _marked_spans(marked)
+        else:
+            answers = _assistant_spans(text, messages, render)
+        return {"text": text, "answers": answers}
 
     def _strftime_now(self, form: str) -> str:
         return self._date.strftime(form)
@@ -148,15 +154,6 @@ def _assistant_spans(
             spans.append((start, stop))
             end = stop
     return spans
-
-
-def _rest(
-    text: str, messages: list[dict[str, Any]], first: int, render: _Render
-) -> list[tuple[int, int]]:
-    start = _start(text, first, render)
-    if start is None and (found := _place(text, messages[first], 0)):
-        start = found[0]
-    return [] if start is None or start >= len(text) else [(start, len(text))]
 
 
 def _start(text: str, first: int, render: _Render) -> int | None:

@@ -109,7 +109,31 @@ class Endpoint:
                 network in the clear.
         """
         key = os.environ.get(API_KEY)
-        self._base = _base_url(url, has_key=bool(key), offline=offline)
+        parts = urlsplit("")
+        with suppress(ValueError):  # of a bracket without the other one
+            parts = urlsplit(url)
+        if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
+            raise UsageError(
+                "an endpoint is http://host:port or https://host, without password, ? and #",
+                hint=f"put the key into {API_KEY}",
+            )
+        is_here = parts.hostname == "localhost"
+        with suppress(ValueError):  # of a name: 127.0.0.1.example.org is no address, and not here
+            is_here = is_here or ip_address(parts.hostname).is_loopback
+        if offline and not is_here:
+            raise UsageError(
+                f"--offline, and the teacher is at {safe_text(parts.hostname)}",
+                hint="leave out --offline, or serve the teacher on this machine",
+            )
+        if key and parts.scheme == "http" and not is_here:
+            raise UsageError(
+                f"{API_KEY} is set, and {safe_text(parts.hostname)} would get it over http in the clear",
+                hint=f"use https, or unset {API_KEY}",
+            )
+        path = parts.path.rstrip("/")
+        self._base = (
+            f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
+        )
         self._session = requests.Session()
         self._session.auth = _Bearer(key)
         self._echoes: bool | None = None
@@ -305,32 +329,6 @@ class _Bearer(AuthBase):
         if self._key:
             request.headers["Authorization"] = f"Bearer {self._key}"
         return request
-
-
-def _base_url(url: str, *, has_key: bool, offline: bool) -> str:
-    parts = urlsplit("")
-    with suppress(ValueError):  # of a bracket without the other one
-        parts = urlsplit(url)
-    if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
-        raise UsageError(
-            "an endpoint is http://host:port or https://host, without password, ? and #",
-            hint=f"put the key into {API_KEY}",
-        )
-    is_here = parts.hostname == "localhost"
-    with suppress(ValueError):  # of a name: 127.0.0.1.example.org is no address, and not here
-        is_here = is_here or ip_address(parts.hostname).is_loopback
-    if offline and not is_here:
-        raise UsageError(
-            f"--offline, and the teacher is at {safe_text(parts.hostname)}",
-            hint="leave out --offline, or serve the teacher on this machine",
-        )
-    if has_key and parts.scheme == "http" and not is_here:
-        raise UsageError(
-            f"{API_KEY} is set, and {safe_text(parts.hostname)} would get it over http in the clear",
-            hint=f"use https, or unset {API_KEY}",
-        )
-    path = parts.path.rstrip("/")
-    return f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
 
 
 def find_model(endpoint: Endpoint, options: EndpointOptions, load: ModelOptions) -> EndpointModel:

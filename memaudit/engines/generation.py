@@ -15,7 +15,7 @@ from memaudit.engines.window_io import limits_of
 from memaudit.errors import ModelError
 from memaudit.memorization import BEAM_WIDTH, approximately_extracted, extracted, next_distances
 from memaudit.objectives import GREEDY, LabelSampling
-from memaudit.scores import TokenScores, suffix
+from memaudit.scores import suffix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,13 +85,27 @@ def continue_prefixes(
     """
     inputs = [_with_bos(prefix, bos_token_id) for prefix in prefixes]
     _check_inputs(model, inputs, n_tokens, batch_size)
+    how: dict[str, Any] = {"do_sample": False}
+    if sampling.temperature > 0:
+        how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        how["top_k"] = 0  # no limit; the library's own default is 50
+    # Without an EOS id nothing stops early.
+    config = GenerationConfig(
+        num_beams=1, max_new_tokens=n_tokens, use_cache=True, eos_token_id=None, **how
+    )
+    untyped: Any = model
     continuations: dict[int, NDArray[np.int32]] = {}
     # On the CPU's and every GPU's generator: chance is the same in each process, and only lent.
     with _only_logits_decide(model), torch.random.fork_rng():
         torch.manual_seed(seed)
         for batch in _batches([len(token_ids) for token_ids in inputs], batch_size):
-            found_Bn = _generate(model, np.stack([inputs[i] for i in batch]), n_tokens, sampling)
-            continuations.update(zip(batch, found_Bn, strict=True))
+            inputs_BP = torch.as_tensor(np.stack([inputs[i] for i in batch]), device=model.device)
+            with _memory_errors(model, len(batch)):
+                found_BT = untyped.generate(
+                    inputs_BP, attention_mask=torch.ones_like(inputs_BP), generation_config=config
+                )
+            written_Bn = found_BT[:, inputs_BP.shape[1] :].cpu().numpy().astype(np.int32)
+            continuations.update(zip(batch, written_Bn, strict=True))
     return [continuations[i] for i in range(len(inputs))]
 
 
@@ -132,15 +146,27 @@ def count_generation_disagreements(
     by_pass = [extracted(score, prefix_len) for score in scores]
     by_generation = list(map(np.array_equal, generated, suffixes))
     disagreements = [i for i in range(len(windows)) if by_pass[i] != by_generation[i]]
-    contexts = {i: _shared_context(windows[i], scores[i], generated[i]) for i in disagreements}
-    gaps = {i: _gap_of_best(model, _with_bos(c, bos_token_id)) for i, c in contexts.items()}
+    untyped: Any = model
+    ties = []
+    for i in disagreements:
+        # Until the first token on which they differ generation has written the window's own, so
+        # both judge from this context.
+        is_argmax = suffix(scores[i].is_argmax, prefix_len)
+        n_shared = int(((generated[i] == suffixes[i]) != is_argmax).argmax())
+        context = _with_bos(windows[i][: prefix_len + n_shared], bos_token_id)
+        token_ids_1T = torch.as_tensor(context, device=model.device)[None]
+        with _only_logits_decide(model), torch.inference_mode():
+            logits_V = untyped(input_ids=token_ids_1T, use_cache=False).logits[0, -1].float()
+        best, second = logits_V.topk(2).values.tolist()
+        if best - second <= TIE_GAP:
+            ties.append(i)
     return GenerationCheck(
         n_windows=len(windows),
         n_extracted_one_pass=sum(by_pass),
         n_extracted_generated=sum(by_generation),
         n_nearly_generated=sum(map(approximately_extracted, generated, suffixes)),
         disagreements=tuple(disagreements),
-        ties=tuple(i for i, gap in gaps.items() if gap <= TIE_GAP),
+        ties=tuple(ties),
     )
 
 
@@ -341,47 +367,3 @@ def _memory_errors(model: "PreTrainedModel", n_prefixes: int) -> Iterator[None]:
             f"not enough memory on {model.device} to continue {n_prefixes} prefixes at once",
             hint="choose a smaller batch size",
         ) from error
-
-
-def _generate(
-    model: "PreTrainedModel", inputs_BP: NDArray[np.int64], n_tokens: int, sampling: LabelSampling
-) -> NDArray[np.int32]:
-    """Return (B, n_tokens) continuations; without an EOS id, nothing stops early."""
-    untyped: Any = model
-    token_ids_BP = torch.as_tensor(inputs_BP, device=model.device)
-    how: dict[str, Any] = {"do_sample": False}
-    if sampling.temperature > 0:
-        how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
-        how["top_k"] = 0  # no limit; the library's own default is 50
-    config = GenerationConfig(
-        num_beams=1, max_new_tokens=n_tokens, use_cache=True, eos_token_id=None, **how
-    )
-    with _memory_errors(model, len(inputs_BP)):
-        found_BT = untyped.generate(
-            token_ids_BP, attention_mask=torch.ones_like(token_ids_BP), generation_config=config
-        )
-    found: NDArray[np.int32] = found_BT[:, inputs_BP.shape[1] :].cpu().numpy().astype(np.int32)
-    return found
-
-
-def _shared_context(
-    window: NDArray[np.int32], scores: TokenScores, generated: NDArray[np.int32]
-) -> NDArray[np.int32]:
-    """Return the window up to the first token on which pass and generation differ.
-
-    Until then generation has written the window's own tokens, so both judge from this context.
-    """
-    prefix_len = len(window) - len(generated)
-    is_true = generated == window[prefix_len:]
-    differs = is_true != suffix(scores.is_argmax, prefix_len)
-    return window[: prefix_len + int(differs.argmax())]
-
-
-def _gap_of_best(model: "PreTrainedModel", context: NDArray[np.int64]) -> float:
-    """Return how far the two best logits after these tokens are apart, nats."""
-    untyped: Any = model
-    token_ids_1T = torch.as_tensor(context, device=model.device)[None]
-    with _only_logits_decide(model), torch.inference_mode():
-        logits_V = untyped(input_ids=token_ids_1T, use_cache=False).logits[0, -1].float()
-    best, second = logits_V.topk(2).values.tolist()
-    return float(best - second)

@@ -2,10 +2,11 @@
 
 import ctypes
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, TypeVar
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -38,7 +39,6 @@ _COMPILING = 30.0
 _AT_LEAST = 50
 """A run must take that many times as long as finding out: it costs 2 % of a run at most."""
 
-_Item = TypeVar("_Item")
 _Later = Callable[[], list[WindowScores]]
 """Waits for the scores of a batch, and returns them."""
 
@@ -220,11 +220,12 @@ class HfEngine:
             keep_freed_memory()
         scores: dict[int, WindowScores] = {}
         with evaluating(self._models):
-            # A GPU works on a batch while the next is made ready and queued.
-            for batch, found in _one_behind(
+            batches = (
                 (batch, self._launch([windows[i] for i in batch]))
                 for batch in self._batches(windows)
-            ):
+            )
+            # A GPU works on a batch while the next is made ready and queued. Behind the last is none.
+            for (batch, found), _ in pairwise(chain(batches, [([], list)])):
                 scores.update(zip(batch, found(), strict=True))
                 tell("score", len(batch))
         return [scores[i] for i in range(len(windows))]
@@ -249,7 +250,11 @@ class HfEngine:
             what waits for the scores and returns them.
         """
         try:
-            on_host = _to_host(self._run(windows))
+            scores_CN = self._run(windows)
+            copy = scores_CN.to("cpu", non_blocking=True)  # from a GPU, into pinned memory
+            done = torch.cuda.Event() if scores_CN.is_cuda else None
+            if done is not None:
+                done.record()
         except torch.OutOfMemoryError as error:
             if len(windows) == 1:
                 raise ModelError(
@@ -257,7 +262,13 @@ class HfEngine:
                     hint="choose a smaller model, bfloat16 or --device cpu",
                 ) from error
         else:
-            return lambda: split_scores(on_host(), windows)
+
+            def wait() -> list[WindowScores]:
+                if done is not None:
+                    done.synchronize()
+                return split_scores(copy.numpy(), windows)
+
+            return wait
         # Not inside of the handler: there the error holds on to what the failed try has allocated.
         half = len(windows) // 2
         first, second = self._launch(windows[:half]), self._launch(windows[half:])
@@ -295,31 +306,6 @@ class HfEngine:
             return tensor
         # Only out of pinned memory is a copy queued; out of any other it is waited for.
         return tensor.pin_memory().to(self._device, non_blocking=True)
-
-
-def _one_behind(items: Iterable[_Item]) -> Iterator[_Item]:
-    """Yield each item once the next one has been made."""
-    previous: list[_Item] = []
-    for item in items:
-        yield from previous
-        previous = [item]
-    yield from previous
-
-
-def _to_host(scores_CN: Tensor) -> Callable[[], NDArray[np.float32]]:
-    """Let scores be copied from their device; what is returned waits for them."""
-    copy = scores_CN.to("cpu", non_blocking=True)  # from a GPU, into pinned memory
-    done = torch.cuda.Event() if scores_CN.is_cuda else None
-    if done is not None:
-        done.record()
-
-    def wait() -> NDArray[np.float32]:
-        if done is not None:
-            done.synchronize()
-        found: NDArray[np.float32] = copy.numpy()
-        return found
-
-    return wait
 
 
 @contextmanager
