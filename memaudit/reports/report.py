@@ -136,7 +136,13 @@ def read_card(path: Path, digest: str) -> Card | None:
     # Figures of a classifier with the same name would lend trust that this one has not earned.
     if document.get("digest") != digest or OWN not in document.get("test", {}):
         return None
-    methods = {method: _figures(metrics) for method, metrics in document["test"].items()}
+    methods: dict[str, dict[str, Figure]] = {method: {} for method in document["test"]}
+    for method, metrics in document["test"].items():
+        for metric, found in metrics.items():
+            low, high = found.get("low"), found.get("high")
+            interval = None if low is None or high is None else Interval(low, high)
+            if found.get("value") is not None:
+                methods[method][metric] = Figure(found["value"], interval)
     own = {OWN: methods.pop(OWN)}
     # A method without this figure comes last.
     none = Figure(-1.0, None)
@@ -156,16 +162,6 @@ def read_card(path: Path, digest: str) -> Card | None:
         limits=str(document.get("limits", "")),
         curve=tuple((float(recall), float(precision)) for recall, precision in curve),
     )
-
-
-def _figures(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, Figure]:
-    figures = {}
-    for metric, found in metrics.items():
-        low, high = found.get("low"), found.get("high")
-        interval = None if low is None or high is None else Interval(low, high)
-        if found.get("value") is not None:
-            figures[metric] = Figure(found["value"], interval)
-    return figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,11 +218,20 @@ class Report:
 
 def make_report(run: Run, *, n_worst: int = 200, verified: VerifiedRows | None = None) -> Report:
     """Return the report of a finished run, with at most 500 of its worst examples."""
+    risks, n_texts, n_rows = run.risks, Counter[str](), Counter[str]()
+    windows = risks.riskiest_texts.windows[: min(risks.n_flagged_texts, REASONS_OF)].tolist()
+    for window, copies in zip(windows, risks.riskiest_texts.copies.tolist(), strict=False):
+        # "occurs 2 times" and "occurs 3 times" are one reason.
+        for reason in _COUNTED.sub("occurs more than once", risks.reason(window)).split(", "):
+            n_texts[reason] += 1
+            n_rows[reason] += copies
     return Report(
         run=run,
-        reasons=_reason_counts(run.risks),
+        reasons=tuple(
+            ReasonCount(reason, n, n_rows[reason]) for reason, n in n_texts.most_common()
+        ),
         worst=run.worst(min(n_worst, MAX_WORST)),
-        card=find_card(run.risks.classifier.name, run.manifest.inputs.classifier_digest),
+        card=find_card(risks.classifier.name, run.manifest.inputs.classifier_digest),
         verified=verified,
     )
 
@@ -321,17 +326,6 @@ def budgets(risks: Risks) -> tuple[Budget, ...]:
         )
         for n in n_dropped.tolist()
     )
-
-
-def _reason_counts(risks: Risks) -> tuple[ReasonCount, ...]:
-    texts, n_texts, n_rows = risks.riskiest_texts, Counter[str](), Counter[str]()
-    windows = texts.windows[: min(risks.n_flagged_texts, REASONS_OF)].tolist()
-    for window, copies in zip(windows, texts.copies.tolist(), strict=False):
-        # "occurs 2 times" and "occurs 3 times" are one reason.
-        for reason in _COUNTED.sub("occurs more than once", risks.reason(window)).split(", "):
-            n_texts[reason] += 1
-            n_rows[reason] += copies
-    return tuple(ReasonCount(reason, n, n_rows[reason]) for reason, n in n_texts.most_common())
 
 
 def remedies(run: Run) -> tuple[Remedy, ...]:

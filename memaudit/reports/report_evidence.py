@@ -1,6 +1,6 @@
 """What a report rests on: the classifier's card, a real distillation, and what decides the numbers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from memaudit.labels import ROLES, VerificationResult, VerifiedRows
 from memaudit.reports import words
@@ -34,24 +34,15 @@ _METRICS = {
 
 def classifier_section(card: Card | None, classifier: str) -> Section:
     """Return how the classifier was tested, by its card."""
-    no_card = " does not come with memaudit. The card beside its file says how it was tested."
-    return Section(
-        "How good the classifier is",
-        "classifier",
-        "Classifier",
-        (Paragraph(("No card is at hand: ", name(classifier), no_card)),)
-        if card is None
-        else tuple(_blocks(card)),
-    )
-
-
-def _blocks(card: Card) -> Iterator[Block]:
+    titles = ("How good the classifier is", "classifier", "Classifier")
+    if card is None:
+        no_card = " does not come with memaudit. The card beside its file says how it was tested."
+        return Section(*titles, (Paragraph(("No card is at hand: ", name(classifier), no_card)),))
     tested = f"Tested on {len(card.runs)} distillations that it never saw."
     if card.prevalence is not None:
         tested += f" {words.percent(card.prevalence)} of their examples were memorized."
-    yield Paragraph(tested)
     own = card.methods[OWN]
-    yield Table(
+    figures = Table(
         title="Figures of this classifier on those distillations",
         columns=(Column("figure"), *numbers("value", "95% interval")),
         rows=tuple(
@@ -61,22 +52,21 @@ def _blocks(card: Card) -> Iterator[Block]:
         ),
         style="numbers",
     )
-    if card.curve:
-        yield _curve_chart(card)
-    yield _methods(card)
-    if card.runs:
-        yield _calibration_chart(card.runs)
-        yield Table(
-            title="Expected and found, by held-out distillation",
-            columns=(Column("distillation"), *numbers("examples", "expected", "found")),
-            rows=tuple(
-                (run.name, run.examples, f"{run.expected:,.1f}", run.found) for run in card.runs
-            ),
-            is_folded=True,
-            style="numbers",
-        )
-    if card.statistics:
-        yield Paragraph(card.statistics, "quiet")
+    by_run = Table(
+        title="Expected and found, by held-out distillation",
+        columns=(Column("distillation"), *numbers("examples", "expected", "found")),
+        rows=tuple(
+            (run.name, run.examples, f"{run.expected:,.1f}", run.found) for run in card.runs
+        ),
+        is_folded=True,
+        style="numbers",
+    )
+    blocks: list[Block] = [Paragraph(tested), figures]
+    blocks += [_curve_chart(card)] if card.curve else []
+    blocks.append(_methods(card))
+    blocks += [_calibration_chart(card.runs), by_run] if card.runs else []
+    blocks += [Paragraph(card.statistics, "quiet")] if card.statistics else []
+    return Section(*titles, tuple(blocks))
 
 
 def _methods(card: Card) -> Table:

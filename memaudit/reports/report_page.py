@@ -4,7 +4,6 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 
-from memaudit.gate.result import GateResult
 from memaudit.gate.rules import run_date
 from memaudit.reports import words
 from memaudit.reports.charts import Bar, Chart, Curve, Pillar, Rule, counted, counted_log, shares
@@ -51,21 +50,21 @@ _ID_LEN, _ADDRESS_LEN = 100, 160
 
 def report_page(report: Report) -> Page:
     """Return a report as a page: the verdict first, then what it rests on."""
-    gate = report.gate
+    sections = [Section(blocks=(_answers(report), *_first(report)))]
+    if (gate := report.gate) is not None:
+        source = path_name(gate.policy.source or "the command line")
+        said = Paragraph(("Policy: ", source, ". ", *pieces(bound(gate))))
+        rules = rules_table(gate, title="Rules of the policy")
+        sections.append(Section("Does it pass the policy?", "policy", "Policy", (rules, said)))
+    sections += [_risk(report), _budget(report), _worst(report)]
+    if report.verified is not None:
+        sections.append(verified_section(report.verified))
+    classifier = report.run.manifest.classifier.name
+    sections.append(classifier_section(report.card, classifier))
     return Page(
         title="Memorization report",
         verdict=verdict(report),
-        sections=(
-            Section(blocks=(_answers(report), *_first(report))),
-            *([] if gate is None else [_policy(gate)]),
-            _risk(report),
-            _budget(report),
-            _worst(report),
-            *([] if report.verified is None else [verified_section(report.verified)]),
-            classifier_section(report.card, report.run.manifest.classifier.name),
-            limits_section(report),
-            provenance_section(report),
-        ),
+        sections=(*sections, limits_section(report), provenance_section(report)),
         notes=report.warnings,
         document=report.document(),
         made_by=report.run.manifest.names.memaudit_version,
@@ -91,71 +90,61 @@ def result_page(report: Report) -> Page:
 
 def _answers(report: Report) -> Table:
     """Return what who approves a release asks first; it must fit the first screen of a phone."""
-    risks = report.run.risks
-    rows, texts = words.expected(risks.expected), words.expected(risks.expected_texts)
-    answers: dict[str, Sentence | Cell | None] = {
-        "Does it pass?": _passes(report.gate),
-        "How many texts?": f"{texts} of {len(risks.texts.windows):,} different texts; with their "
-        f"copies {rows} of {words.examples(report.run.n_rows)}.",
-        "What should I do?": _next_step(report),
-        "On what evidence?": _evidence(report),
-        "What is not covered?": "Paraphrases, other parts of a text, "
-        f"{'' if risks.expected_if_sampled else 'random sampling, '}and tests of membership. "
-        "See the limits.",
-    }
-    return replace(facts(answers), style="answers")
-
-
-def _passes(gate: GateResult | None) -> Sentence:
-    if gate is None:
-        return "Not decided: no limits were given. Give them with --policy FILE."
-    broken = ", ".join(f"{rule.id} {rule.name}" for rule in (*gate.failed, *gate.inconclusive))
-    return (*gate_sentence(gate), f" {broken}." if broken else "")
-
-
-def _next_step(report: Report) -> Sentence:
-    if not report.run.risks.n_flagged:
-        return "Nothing is at risk. Hold the run to your limits with 'memaudit gate'."
-    folder, corpus = report.run.folder, report.run.manifest.inputs.corpus.get("source", "CORPUS")
-    parts = (folder, corpus, words.cleaned_name(corpus))
-    run, data, out = (shlex.quote(shown_path(path)) for path in parts)
-    command = f"memaudit filter --run {run} --data {data} --out {out}"
-    return ("Remove copies or examples at risk, then predict again: ", name(command, max_len=4096))
-
-
-def _evidence(report: Report) -> Sentence:
+    run, risks, gate = report.run, report.run.risks, report.gate
+    passes: Sentence = "Not decided: no limits were given. Give them with --policy FILE."
+    if gate is not None:
+        broken = ", ".join(f"{rule.id} {rule.name}" for rule in (*gate.failed, *gate.inconclusive))
+        passes = (*gate_sentence(gate), f" {broken}." if broken else "")
+    next_step: Sentence = "Nothing is at risk. Hold the run to your limits with 'memaudit gate'."
+    if risks.n_flagged:
+        corpus = run.manifest.inputs.corpus.get("source", "CORPUS")
+        parts = (run.folder, corpus, words.cleaned_name(corpus))
+        folder, data, out = (shlex.quote(shown_path(path)) for path in parts)
+        command = name(f"memaudit filter --run {folder} --data {data} --out {out}", max_len=4096)
+        next_step = ("Remove copies or examples at risk, then predict again: ", command)
+    tested = ""
+    if report.card is not None:
+        tested = f" that was tested on {len(report.card.runs):,} distillations it never saw"
+    evidence = (
+        f"A prediction by a classifier{tested}. No student was distilled: 'memaudit verify' does "
+        "that."
+    )
     if report.verified is not None:
         found = report.verified.result.extracted["student"]
-        return (
-            f"A student that was really distilled recites {found.count:,} of {found.of:,} distinct "
-            "examples."
-        )
-    tested = "a classifier"
-    if report.card is not None:
-        tested += f" that was tested on {len(report.card.runs):,} distillations it never saw"
-    return f"A prediction by {tested}. No student was distilled: 'memaudit verify' does that."
+        count = f"{found.count:,} of {found.of:,} distinct examples"
+        evidence = f"A student that was really distilled recites {count}."
+    rows, texts = words.expected(risks.expected), words.expected(risks.expected_texts)
+    answers = facts(
+        {
+            "Does it pass?": passes,
+            "How many texts?": f"{texts} of {len(risks.texts.windows):,} different texts; with "
+            f"their copies {rows} of {words.examples(run.n_rows)}.",
+            "What should I do?": next_step,
+            "On what evidence?": evidence,
+            "What is not covered?": "Paraphrases, other parts of a text, "
+            f"{'' if risks.expected_if_sampled else 'random sampling, '}and tests of membership. "
+            "See the limits.",
+        }
+    )
+    return replace(answers, style="answers")
 
 
 def _at_risk(report: Report) -> Iterator[str]:
-    threshold = words.percent(report.run.manifest.classifier.threshold)
-    n_flagged, n_texts = report.run.risks.n_flagged, report.run.risks.n_flagged_texts
+    run, risks = report.run, report.run.risks
+    threshold = words.percent(run.manifest.classifier.threshold)
+    n_flagged, n_texts = risks.n_flagged, risks.n_flagged_texts
     if not n_flagged:
         yield f"None is at risk: no probability reaches {threshold}."
     else:
         verb = "is" if n_flagged == 1 else "are"
         copies = f" ({n_texts:,} different texts)" if n_flagged > n_texts else ""
+        length = run.manifest.inputs.shape.length
         yield (
             f"{n_flagged:,} {verb} at risk, with a probability of {threshold} or more{copies}."
-            + (
-                words.shared_windows(
-                    n_texts,
-                    report.run.risks.n_flagged_windows,
-                    report.run.manifest.inputs.shape.length,
-                )
-            )
+            f"{words.shared_windows(n_texts, risks.n_flagged_windows, length)}"
         )
-    yield from filter(None, (words.generic(report.run.risks), words.sampled(report.run.risks)))
-    if sensitivity := report.run.sensitivity_summary:
+    yield from filter(None, (words.generic(risks), words.sampled(risks)))
+    if sensitivity := run.sensitivity_summary:
         yield sensitivity.in_words(n_flagged)
 
 
@@ -202,17 +191,6 @@ def _first(report: Report) -> Iterator[Block]:
     )
 
 
-def _policy(result: GateResult) -> Section:
-    source = path_name(result.policy.source or "the command line")
-    said = Paragraph(("Policy: ", source, ". ", *pieces(bound(result))))
-    return Section(
-        "Does it pass the policy?",
-        "policy",
-        "Policy",
-        (rules_table(result, title="Rules of the policy"), said),
-    )
-
-
 def _risk(report: Report) -> Section:
     bins = histogram(report.run.risks)
     in_numbers = Table(
@@ -225,16 +203,24 @@ def _risk(report: Report) -> Section:
         is_folded=True,
         style="numbers",
     )
-    return Section(
-        "How the risk is distributed",
-        "risk",
-        "Risk",
-        (
-            _histogram_chart(report, bins),
-            in_numbers,
-            *([_reasons(report)] if report.reasons else []),
-        ),
-    )
+    blocks: list[Block] = [_histogram_chart(report, bins), in_numbers]
+    if report.reasons:
+        n_flagged = report.run.risks.n_flagged_texts
+        n_texts = min(n_flagged, REASONS_OF)
+        of = f"the {n_texts:,} riskiest of " if n_flagged > REASONS_OF else ""
+        bars = (Cell(bar=Bar(each.texts / n_texts, is_risk=True)) for each in report.reasons)
+        reasons = Table(
+            title=f"Why examples are at risk: reasons among {of}{n_flagged:,} different "
+            "texts, of which one may have several",
+            columns=(Column("reason"), *numbers("different texts"), BARS, *numbers("examples")),
+            rows=tuple(
+                (each.reason, each.texts, bar, each.rows)
+                for each, bar in zip(report.reasons, bars, strict=True)
+            ),
+            style="bars",
+        )
+        blocks.append(reasons)
+    return Section("How the risk is distributed", "risk", "Risk", tuple(blocks))
 
 
 def _histogram_chart(report: Report, bins: tuple[Bin, ...]) -> Chart:
@@ -255,28 +241,9 @@ def _histogram_chart(report: Report, bins: tuple[Bin, ...]) -> Chart:
     )
 
 
-def _reasons(report: Report) -> Table:
-    n_flagged = report.run.risks.n_flagged_texts
-    n_texts = min(n_flagged, REASONS_OF)
-    of = f"the {n_texts:,} riskiest of " if n_flagged > REASONS_OF else ""
-    return Table(
-        title=f"Why examples are at risk: reasons among {of}{n_flagged:,} different "
-        "texts, of which one may have several",
-        columns=(Column("reason"), *numbers("different texts"), BARS, *numbers("examples")),
-        rows=tuple(
-            (each.reason, each.texts, Cell(bar=Bar(each.texts / n_texts, is_risk=True)), each.rows)
-            for each in report.reasons
-        ),
-        style="bars",
-    )
-
-
 def _budget(report: Report) -> Section:
-    found, n_flagged, n_rows = (
-        budgets(report.run.risks),
-        report.run.risks.n_flagged,
-        report.run.n_rows,
-    )
+    risks, n_rows = report.run.risks, report.run.n_rows
+    found, n_flagged = budgets(risks), risks.n_flagged
     # About eight of them make a table, the one that drops all at risk among them.
     steps = range(0, len(found), max(1, (len(found) - 1) // 6))
     exact = (i for i, budget in enumerate(found) if budget.rows == n_flagged)
@@ -327,6 +294,7 @@ def _worst(report: Report) -> Section:
     choices += [] if report.verified is None else [("student", "recited by the student")]
     if report.run.risks.sensitivity is not None:
         choices += [("secret", "holds a secret"), ("personal", "holds personal data")]
+    found = [_worst_row(report, i, row) for i, row in enumerate(report.worst, start=1)]
     table = Table(
         title=f"The {len(report.worst):,} riskiest of {n_texts:,} different texts, each by its "
         "first row",
@@ -337,22 +305,30 @@ def _worst(report: Report) -> Section:
             *([] if report.verified is None else [Column("recited by")]),
             Column("why"),
         ),
-        rows=tuple(_worst_row(report, i, row) for i, row in enumerate(report.worst, start=1)),
+        rows=tuple(cells for cells, _ in found),
         anchor="examples",
-        row_kinds=tuple(_row_kind(report, row) for row in report.worst),
+        row_kinds=tuple(kinds for _, kinds in found),
         choices=tuple(choices),
     )
     blocks = (table,) if report.worst else (Paragraph("None is listed."),)
     return Section("The worst examples", "worst", "Worst examples", blocks)
 
 
-def _worst_row(report: Report, rank: int, row: Worst) -> tuple[Sentence | Cell, ...]:
-    reciters: list[str] = []
+def _worst_row(report: Report, rank: int, row: Worst) -> tuple[tuple[Sentence | Cell, ...], str]:
+    """Return the cells of an example, and what a filter chooses it by."""
+    recited_by: list[str] = []
+    kinds = {
+        "risk" if row.flagged else "rest": True,
+        "student": False,
+        "secret": "secret" in row.holds,
+        "personal": "personal data" in row.holds,
+    }
     if report.verified is not None:
         roles = reciters_of(report.verified, row.row)
-        reciters = ["not tested" if roles is None else ", ".join(roles) or "no model"]
+        recited_by = ["not tested" if roles is None else ", ".join(roles) or "no model"]
+        kinds["student"] = "student" in (roles or ())
     probability = Words(words.percent(row.probability), "risk" if row.flagged else "")
-    return (
+    cells: tuple[Sentence | Cell, ...] = (
         Cell(text=f"{rank}", value=rank),
         Cell(
             text=name(row.example_id, max_len=_ID_LEN),
@@ -361,17 +337,7 @@ def _worst_row(report: Report, rank: int, row: Worst) -> tuple[Sentence | Cell, 
         ),
         Cell(text=probability, value=row.probability),
         Cell(text=f"{row.occurrences:,}", value=row.occurrences),
-        *reciters,
+        *recited_by,
         Cell(text=row.reason, badges=row.holds),
     )
-
-
-def _row_kind(report: Report, row: Worst) -> str:
-    reciters = None if report.verified is None else reciters_of(report.verified, row.row)
-    kinds = {
-        "risk" if row.flagged else "rest": True,
-        "student": bool(reciters and "student" in reciters),
-        "secret": "secret" in row.holds,
-        "personal": "personal data" in row.holds,
-    }
-    return " ".join(kind for kind, is_so in kinds.items() if is_so)
+    return cells, " ".join(kind for kind, is_so in kinds.items() if is_so)
