@@ -174,11 +174,22 @@ def model_columns(
         (n,) for each name; a number for the scores of one window.
     """
     features = _one_model("teacher", scores.teacher, prefix_len)
-    if role is not None:
-        assert scores.reference is not None
-        features |= _one_model(role, scores.reference, prefix_len)
-        features |= _divergence_features(role, scores, prefix_len)
-    return features
+    if role is None:
+        return features
+    assert scores.reference is not None
+    features |= _one_model(role, scores.reference, prefix_len)
+    if scores.kl_divergence is not None:
+        suffix_kl = suffix(scores.kl_divergence, prefix_len)
+        features |= {
+            kl_name(role): mean(scores.kl_divergence),
+            suffix_kl_name(role): mean(suffix_kl),
+            f"{role}_suffix_max_kl_divergence": suffix_kl.max(axis=-1),
+        }
+    log_ratios = suffix(scores.teacher.logprobs - scores.reference.logprobs, prefix_len)
+    return features | {
+        f"{role}_suffix_log_ratio": mean(log_ratios),
+        f"{role}_suffix_max_log_ratio": log_ratios.max(axis=-1),
+    }
 
 
 def _one_model(
@@ -265,27 +276,6 @@ def objective_features(objective: Objective) -> dict[str, float]:
     return {
         "log_temperature": float(np.log(temperature)),
         "cross_entropy_share": objective.cross_entropy_share,
-    }
-
-
-def _divergence_features(
-    role: ReferenceRole, scores: WindowScores, prefix_len: int
-) -> dict[str, Numbers]:
-    assert scores.reference is not None
-    features: dict[str, Numbers] = {}
-    if scores.kl_divergence is not None:
-        suffix_kl = suffix(scores.kl_divergence, prefix_len)
-        features |= {
-            kl_name(role): mean(scores.kl_divergence),
-            suffix_kl_name(role): mean(suffix_kl),
-            f"{role}_suffix_max_kl_divergence": suffix_kl.max(axis=-1),
-        }
-    log_ratios = suffix(scores.teacher.logprobs, prefix_len) - suffix(
-        scores.reference.logprobs, prefix_len
-    )
-    return features | {
-        f"{role}_suffix_log_ratio": mean(log_ratios),
-        f"{role}_suffix_max_log_ratio": log_ratios.max(axis=-1),
     }
 
 

@@ -238,18 +238,13 @@ def highest_probability(
             continue
         # Whatever a model says, its term is at most the one at the end of the feature's range; with
         # that end in place of what is unknown, the sum can only be too high, never too low.
-        best = _limit(name, upper=coefficient > 0)
+        limits = ((low, high) for ending, low, high in _LIMITS if name.endswith(ending))
+        low, high = next(limits, (-math.inf, math.inf))
+        best = high + _SLACK if coefficient > 0 else low - _SLACK
         values = np.asarray(known.get(name, best))
         logits += coefficient * ((np.where(np.isnan(values), best, values) - mean) / scale)
     # The slope is above 0: the highest logit gives the highest probability.
     return sigmoid(classifier.calibration.slope * logits + classifier.calibration.intercept)
-
-
-def _limit(name: str, *, upper: bool) -> float:
-    for ending, low, high in _LIMITS:
-        if name.endswith(ending):
-            return high + _SLACK if upper else low - _SLACK
-    return math.inf if upper else -math.inf
 
 
 def _columns(

@@ -6,7 +6,7 @@ This is the one reader of the tables that predict and verify write, and of a tab
 import hashlib
 import math
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.corpus.base import CorpusOptions, Record, RepeatedKeys, Unreadable
-from memaudit.corpus.discovery import SourceFile, find_files, open_regular
+from memaudit.corpus.discovery import find_files, open_regular
 from memaudit.corpus.formats import FORMATS
 from memaudit.errors import CorpusError, UsageError
 from memaudit.features import KNOWN_FEATURES
@@ -86,42 +86,37 @@ def read_table(path: Path) -> Table:
     """
     (source,) = find_files(str(path))
     shown = shown_path(source.shown)
+    if source.format in ("txt", "json"):
+        raise UsageError(
+            f"{shown}: expected a table, got .{source.format}", hint="give parquet, jsonl or csv"
+        )
     texts: dict[str, list[str]] = {}
     numbers: dict[str, array[float]] = {}
     n_rows = 0
-    for record in _records(source):
-        if isinstance(record, Unreadable):
-            raise CorpusError(f"{shown}:{record.place}: {record.reason}", hint="write it again")
-        if n_rows == 0:
-            texts = {name: [] for name in _TEXT_COLUMNS if name in record.values}
-            # Eight bytes a number: a list would take four times as many for a table
-            # of millions of rows.
-            numbers = {name: array("d") for name in _NUMBER_COLUMNS if name in record.values}
-        try:
-            _append(record, texts, numbers)
-        except ValueError as error:
-            raise CorpusError(
-                f"{shown}:{record.place}: {error}", hint="write the table again"
-            ) from error
-        n_rows += 1
+    with open_regular(source, CorpusOptions(str(source.path))) as file:
+        for record in FORMATS[source.format].read(
+            file, lambda names, _: tuple(name for name in names if name in _COLUMNS)
+        ):
+            if isinstance(record, Unreadable):
+                raise CorpusError(f"{shown}:{record.place}: {record.reason}", hint="write it again")
+            if n_rows == 0:
+                texts = {name: [] for name in _TEXT_COLUMNS if name in record.values}
+                # Eight bytes a number: a list would take four times as many for a table of
+                # millions of rows.
+                numbers = {name: array("d") for name in _NUMBER_COLUMNS if name in record.values}
+            try:
+                _append(record, texts, numbers)
+            except ValueError as error:
+                raise CorpusError(
+                    f"{shown}:{record.place}: {error}", hint="write the table again"
+                ) from error
+            n_rows += 1
     if n_rows == 0:
         raise CorpusError(f"{shown}: empty, there are no rows", hint="check how it was written")
     columns = {name: np.array(values, dtype=np.float64) for name, values in numbers.items()}
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Table(shown, sha256, texts, columns, n_rows)
-
-
-def _records(source: SourceFile) -> Iterator[Record | Unreadable]:
-    if source.format in ("txt", "json"):
-        raise UsageError(
-            f"{shown_path(source.shown)}: expected a table, got .{source.format}",
-            hint="give parquet, jsonl or csv",
-        )
-    with open_regular(source, CorpusOptions(str(source.path))) as file:
-        yield from FORMATS[source.format].read(
-            file, lambda names, _: tuple(name for name in names if name in _COLUMNS)
-        )
 
 
 def _append(
@@ -172,7 +167,23 @@ def match_rows(labels: Table, scores: Table) -> NDArray[np.int64]:
     place = {key: i for i, key in enumerate(_keys(labels, by))}
     match = np.array([place.get(key, -1) for key in _keys(scores, by)], dtype=np.int64)
     for column in ("id", "address"):
-        _require_agreement(column, labels, scores, match)
+        if column not in labels.texts or column not in scores.texts:
+            continue
+        # Two commands may name a corpus by different paths, but its file has the same name and
+        # lines.
+        comparable = (lambda word: PurePath(word).name) if column == "address" else str
+        ours = [comparable(word) for word in _bare(scores.texts[column])]
+        theirs = [comparable(word) for word in _bare(labels.texts[column])]
+        wrong = [i for i, j in enumerate(match.tolist()) if j >= 0 and ours[i] != theirs[j]]
+        if wrong:
+            label = f"row {wrong[0]:,}"
+            if "id" in scores.texts:
+                label = f"id {safe_text(scores.texts['id'][wrong[0]])}"
+            raise UsageError(
+                f"{column} differs between {scores.shown} and {labels.shown} in {len(wrong):,} of "
+                f"{int((match >= 0).sum()):,} rows, first at {label}",
+                hint="predict and verify on the same corpus, or pair the tables in the same order",
+            )
     return match
 
 
@@ -202,22 +213,3 @@ def _keys(table: Table, by: str) -> list[float] | list[str]:
 def _bare(words: Sequence[str]) -> list[str]:
     """Return words without the `'` that csv tables put before what a spreadsheet would run."""
     return [word.removeprefix("'") for word in words]
-
-
-def _require_agreement(column: str, labels: Table, scores: Table, match: NDArray[np.int64]) -> None:
-    if column not in labels.texts or column not in scores.texts:
-        return
-    # Two commands may name a corpus by different paths, but its file has the same name and lines.
-    comparable = (lambda word: PurePath(word).name) if column == "address" else str
-    ours = [comparable(word) for word in _bare(scores.texts[column])]
-    theirs = [comparable(word) for word in _bare(labels.texts[column])]
-    wrong = [i for i, j in enumerate(match.tolist()) if j >= 0 and ours[i] != theirs[j]]
-    if wrong:
-        label = f"row {wrong[0]:,}"
-        if "id" in scores.texts:
-            label = f"id {safe_text(scores.texts['id'][wrong[0]])}"
-        raise UsageError(
-            f"{column} differs between {scores.shown} and {labels.shown} in {len(wrong):,} of "
-            f"{int((match >= 0).sum()):,} rows, first at {label}",
-            hint="predict and verify on the same corpus, or pair the tables in the same order",
-        )

@@ -37,8 +37,10 @@ def safe_text(text: str, max_len: int = 200) -> str:
         printable text without line breaks, control, bidirectional or invisible characters.
     """
     # Cut first: a row of 16 MiB need not be escaped to show its start.
-    shown = text[:max_len]
-    escaped = _UNSAFE.sub(_escape, shown)
+    escaped = _UNSAFE.sub(
+        lambda found: f"\\u{code:04x}" if (code := ord(found[0])) <= 0xFFFF else f"\\U{code:08x}",
+        text[:max_len],
+    )
     return escaped + "…" if len(text) > max_len else escaped
 
 
@@ -73,8 +75,3 @@ def _without_commands(text: str) -> str:
         lambda match: match.group()[:-1] + "\\u005f" if match.group().endswith("_") else "\\u0023#",
         text,
     )
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

@@ -14,7 +14,7 @@ A chunk that was given up has a marker beside its place, with the reason and no 
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,9 +105,25 @@ def write_chunk(plan: ChunkPlan, chunk: int, X: NDArray[np.float64]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    schema = pa.schema([(name, pa.float64()) for name in plan.features])
-    with sealed_writer(plan.path(chunk), schema, plan.metadata(chunk)) as writer:
+    write_columns(plan.path(chunk), plan.features, X, plan.metadata(chunk))
+
+
+def write_columns(
+    path: Path, names: Sequence[str], X: NDArray[np.float64], metadata: Mapping[str, str]
+) -> None:
+    """Commit the columns of a matrix in a sealed file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    schema = pa.schema([(name, pa.float64()) for name in names])
+    with sealed_writer(path, schema, metadata) as writer:
         writer.write_table(pa.table(list(X.T), schema=schema))
+
+
+def read_columns(table: pa.Table, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return columns of a table as those of a matrix."""
+    return np.column_stack([numbers(table.column(name).combine_chunks()) for name in names])
 
 
 def read_chunk(plan: ChunkPlan, chunk: int) -> NDArray[np.float64]:
@@ -118,8 +134,7 @@ def read_chunk(plan: ChunkPlan, chunk: int) -> NDArray[np.float64]:
         FileNotFoundError: it has not been scored.
         OutputError: it cannot be read.
     """
-    table = _read_table(plan, chunk)
-    return np.column_stack([numbers(table.column(name).combine_chunks()) for name in plan.features])
+    return read_columns(_read_table(plan, chunk), plan.features)
 
 
 def sort_chunks(plan: ChunkPlan, chunks: Iterable[int]) -> tuple[list[int], list[int]]:

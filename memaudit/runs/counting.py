@@ -18,16 +18,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from memaudit.exposure import BETWEEN, GramCounts, grams_of_suffixes, summarise
 from memaudit.progress import ReportProgress, begin_stage
-from memaudit.runs.chunks import ChunkPlan, numbers
+from memaudit.runs.chunks import ChunkPlan, read_columns, write_columns
 from memaudit.runs.files import NamelessFile, output_errors
 from memaudit.runs.folder import EXPOSURE, RunFolder, unscored_chunks
 from memaudit.runs.reading import HERE, DistinctWindows, Tasks
-from memaudit.runs.sealed_parquet import is_whole, open_sealed, sealed_writer
+from memaudit.runs.sealed_parquet import is_whole, open_sealed
 from memaudit.windows import NO_TOKEN, without_padding
 
 _COLUMNS = ("median", "share")
@@ -87,14 +86,10 @@ def count_missing(
     if not is_whole(path, metadata):
         count_exposure(plan, run.own_chunks, windows, rows, progress)
         assert windows.exposure is not None
-        schema = pa.schema([(name, pa.float64()) for name in _COLUMNS])
-        with sealed_writer(path, schema, metadata) as writer:
-            writer.write_table(pa.table(list(windows.exposure.T), schema=schema))
+        write_columns(path, _COLUMNS, windows.exposure, metadata)
     else:
         with output_errors(path, "read"), open_sealed(path, metadata) as file:
-            table = file.read()
-            columns = [numbers(table.column(name).combine_chunks()) for name in _COLUMNS]
-        windows.exposure = np.column_stack(columns)
+            windows.exposure = read_columns(file.read(), _COLUMNS)
 
 
 def count_exposure(

@@ -83,24 +83,6 @@ def scratch_folder(folder: Path) -> Path | None:
 
 
 @contextmanager
-def uploaded(path: Path, *, is_new: bool) -> Iterator[BinaryIO]:
-    """Open a local file that is put under its name in an object store when all went well.
-
-    Raises:
-        FileExistsError: there is one.
-        OutputError: it cannot be put there.
-    """
-    # A seal is written into a file when all else is there, and an object cannot be changed.
-    with tempfile.NamedTemporaryFile() as stream:
-        yield stream  # type: ignore[misc]  # it wraps one
-        stream.flush()
-        with _remote_errors(path, "written"):
-            path.fs.put_file(  # type: ignore[attr-defined]  # a path of fsspec
-                stream.name, _key(path), mode="create" if is_new else "overwrite"
-            )
-
-
-@contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading; one in an object store is fetched first.
 
@@ -223,19 +205,25 @@ def committed_file(path: Path, *, is_new: bool = False, clear: bool = True) -> I
 
     Args:
         path: its name.
-        is_new: whether to refuse if an object store has one; a folder is locked anyway.
+        is_new: whether to refuse an object that is there; a folder is locked anyway.
         clear: as for `written_file`. In a folder of many chunks `remove_halves` does it, once.
 
     Raises:
-        FileExistsError: as above.
+        FileExistsError: there is one.
         OutputError: it cannot be written.
     """
-    if is_remote(path):
-        with uploaded(path, is_new=is_new) as stream:
+    if not is_remote(path):
+        with written_file(path, clear=clear) as stream:
             yield stream
         return
-    with written_file(path, clear=clear) as stream:
-        yield stream
+    # A seal is written into a file when all else is there, and an object cannot be changed.
+    with tempfile.NamedTemporaryFile() as whole:
+        yield whole  # type: ignore[misc]  # it wraps one
+        whole.flush()
+        with _remote_errors(path, "written"):
+            path.fs.put_file(  # type: ignore[attr-defined]  # a path of fsspec
+                whole.name, _key(path), mode="create" if is_new else "overwrite"
+            )
 
 
 def remove_halves(folder: Path) -> None:

@@ -176,7 +176,10 @@ def load_models(sources: ModelSources) -> AuditModels:
     if options.n_elsewhere:
         # Every process runs as many threads as this one settles on: another number rounds otherwise.
         settled, digests = replace(options, threads=threads), (teacher.digest, reference_digest)
-        score = _score_elsewhere(replace(sources, options=settled, digests=digests), threads)
+        loader = partial(load_scorer, replace(sources, options=settled, digests=digests))
+        score = partial(score_in_workers, loader, options.workers)
+        if options.ray is not None:
+            score = partial(score_on_ray, loader, options.ray, threads)
     else:
         engine = _engine_here(sources, here, teacher, reference)
         name = engine.name
@@ -373,13 +376,6 @@ def load_scorer(sources: ModelSources, worker: int) -> tuple[Engine, Tokenizer]:
             hint="give the same models: on every machine, and did nobody change them meanwhile?",
         )
     return _engine(sources, teacher, reference), teacher.tokenizer
-
-
-def _score_elsewhere(sources: ModelSources, threads: int) -> ScoreChunks:
-    loader, options = partial(load_scorer, sources), sources.options
-    if options.ray is None:
-        return partial(score_in_workers, loader, options.workers)
-    return partial(score_on_ray, loader, options.ray, threads)
 
 
 def _load_pair(

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -274,9 +275,18 @@ class _Scored:
 def _run_models(
     plan: ChunkPlan, engine: Engine, work: ChunkWork, known: Future[list[dict[str, float]]]
 ) -> _Scored:
-    kept = list(range(len(work.windows)))
-    if plan.prefilter is not None:
-        kept = _screen(plan, engine, work, known.result())
+    kept, prefilter = list(range(len(work.windows))), plan.prefilter
+    if prefilter is not None:
+        features = known.result()
+        if prefilter.needs_reference:
+            assert plan.role is not None
+            kept = _kept(prefilter.could_be_flagged, features, kept)
+            windows = [without_padding(work.windows[i]) for i in kept]
+            said = _score(engine.reference_alone, windows) if windows else []
+            for i, of_reference in zip(kept, said, strict=True):
+                prefix_len = context_len(work.windows[i], plan.shape)
+                features[i] |= one_model_features(plan.role, of_reference.teacher, prefix_len)
+        kept = _kept(prefilter.keeps, features, kept)
     scores = _score(engine, [without_padding(work.windows[i]) for i in kept]) if kept else []
     return _Scored(known.result(), kept, scores)
 
@@ -289,17 +299,26 @@ def _commit(plan: ChunkPlan, tokenizer: Tokenizer, work: ChunkWork, scored: _Sco
 def _features(
     plan: ChunkPlan, tokenizer: Tokenizer, work: ChunkWork, scored: _Scored
 ) -> NDArray[np.float64]:
-    known = scored.known
-    for i, window_scores in zip(scored.kept, scored.scores, strict=True):
+    known, alike = scored.known, defaultdict[tuple[int, int], list[int]](list)
+    for number, (i, scores) in enumerate(zip(scored.kept, scored.scores, strict=True)):
+        # Windows of one shape are computed together.
+        prefix_len = context_len(work.windows[i], plan.shape)
+        alike[prefix_len, len(scores.teacher.logprobs)].append(number)
         if known[i].get("secrets"):
             window = without_padding(work.windows[i])
             known[i]["secret_argmax_rate"] = secret_argmax_rate(
-                load_detector(), tokenizer.decode, window, window_scores.teacher.is_argmax
+                load_detector(), tokenizer.decode, window, scores.teacher.is_argmax
             )
             known[i]["secret_at_risk"] = float(is_secret_at_risk(known[i]))
     # NaN is what nobody says: it stays where a prefilter has spared the teacher a window.
     X = np.array([[row.get(name, np.nan) for name in plan.features] for row in known])
-    _fill_model_features(X, plan, work, scored.kept, scored.scores)
+    for (prefix_len, _), numbers in alike.items():
+        together = stack_scores([scored.scores[number] for number in numbers])
+        columns = model_columns(together, prefix_len=prefix_len, role=plan.role)
+        rows = [scored.kept[number] for number in numbers]
+        for column, name in enumerate(plan.features):
+            if name in columns:
+                X[rows, column] = columns[name]
     # Refused before it is committed: a later session would take the chunk for good.
     n_broken = (~np.isfinite(X[scored.kept])).sum(axis=0)
     if n_broken.any():
@@ -309,28 +328,6 @@ def _features(
             hint="the model's weights are broken: get its files again, or use float32",
         )
     return X
-
-
-def _fill_model_features(
-    X: NDArray[np.float64],
-    plan: ChunkPlan,
-    work: ChunkWork,
-    places: Sequence[int],
-    scores: Sequence[WindowScores],
-) -> None:
-    """Write what the models say into the rows of the windows that they looked at."""
-    alike: dict[tuple[int, int], list[int]] = {}  # windows of one shape are computed together
-    for number, place in enumerate(places):
-        prefix_len = context_len(work.windows[place], plan.shape)
-        shape = prefix_len, len(scores[number].teacher.logprobs)
-        alike.setdefault(shape, []).append(number)
-    for (prefix_len, _), numbers in alike.items():
-        together = stack_scores([scores[number] for number in numbers])
-        columns = model_columns(together, prefix_len=prefix_len, role=plan.role)
-        rows = [places[number] for number in numbers]
-        for column, name in enumerate(plan.features):
-            if name in columns:
-                X[rows, column] = columns[name]
 
 
 def _corpus_features(
@@ -373,26 +370,6 @@ def windows_to_score(
         known, places = _corpus_features(plan, tokenizer, work), plan.windows_of(work.number)
         kept += [places[i] for i in _kept(keeps, known, range(len(known)))]
     return np.array(kept, dtype=np.int64)
-
-
-def _screen(
-    plan: ChunkPlan, engine: Engine, work: ChunkWork, known: list[dict[str, float]]
-) -> list[int]:
-    """Return the places of the windows that the teacher has to look at, ascending.
-
-    What the reference says where it was asked is added to what is known.
-    """
-    assert plan.prefilter is not None
-    if not plan.prefilter.needs_reference:
-        return _kept(plan.prefilter.keeps, known, range(len(known)))
-    assert plan.role is not None
-    places = _kept(plan.prefilter.could_be_flagged, known, range(len(known)))
-    windows = [without_padding(work.windows[i]) for i in places]
-    scores = _score(engine.reference_alone, windows) if windows else []
-    for i, of_reference in zip(places, scores, strict=True):
-        prefix_len = context_len(work.windows[i], plan.shape)
-        known[i] |= one_model_features(plan.role, of_reference.teacher, prefix_len)
-    return _kept(plan.prefilter.keeps, known, places)
 
 
 def _kept(
