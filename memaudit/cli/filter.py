@@ -63,6 +63,12 @@ def chosen(**values: Any) -> dict[str, Any]:
     return values
 
 
+@bundle(*options.HUB)
+def hub(**values: Any) -> dict[str, Any]:
+    """Return parameters of `model_options`."""
+    return values
+
+
 @click.command("filter", cls=Command)
 @input_option("--run", "What predict wrote.", PATH, name="run_folder", required=True, metavar="DIR")
 @corpus_option(
@@ -89,9 +95,7 @@ def chosen(**values: Any) -> dict[str, Any]:
     "--push-to-hub", "Upload the result as a private dataset owner/name.", metavar="NAME"
 )
 @output_option("--public", "With --push-to-hub: for everybody to read.", is_flag=True)
-@options.model_revision
-@options.trust_remote_code
-@options.offline
+@hub
 @options.shown
 def filter_(  # noqa: PLR0913  one for each option
     *,
@@ -104,9 +108,8 @@ def filter_(  # noqa: PLR0913  one for each option
     dry_run: bool,
     push_to_hub: str | None,
     public: bool,
-    offline: bool,
+    hub: dict[str, Any],
     shown: Shown,
-    **load: Any,
 ) -> None:
     """Write CORPUS without the rows that the run in DIR finds too risky.
 
@@ -119,7 +122,7 @@ def filter_(  # noqa: PLR0913  one for each option
         raise UsageError("no --out is given", hint="say where to write to, or give --dry-run")
     if public and push_to_hub is None:
         raise UsageError("--public goes with --push-to-hub", hint="leave it out")
-    if push_to_hub is not None and (dry_run or offline):
+    if push_to_hub is not None and (dry_run or hub["offline"]):
         raise UsageError(
             "--push-to-hub does not go with --dry-run or --offline", hint="leave out one of them"
         )
@@ -134,7 +137,7 @@ def filter_(  # noqa: PLR0913  one for each option
         if teacher is not None:
             from memaudit.engines import models, tokenizer
 
-            loading = options.model_options(offline=offline, **load)
+            loading = options.model_options(**hub)
             _, folder, where = opened.enter_context(models.open_model(teacher, loading))
             cuts = tokenizer.load_tokenizer(folder, where)
         result = filtering.filter_corpus(

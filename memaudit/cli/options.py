@@ -29,7 +29,10 @@ from memaudit.objectives import Objective, ObjectiveKind
 from memaudit.text import inert, safe_text
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from memaudit.engines.models import ModelOptions
+    from memaudit.integrations.trackers import Tracker
     from memaudit.recipes import Recipe
 
 POSITIVE = CountRange(min=1)
@@ -53,14 +56,6 @@ limits_option = partial(option, heading="Limits")
 output_option = partial(option, heading="Output")
 speed_option = partial(option, heading="Speed")
 machines_option = partial(option, heading="Many machines")
-
-
-sign = output_option(
-    "--sign",
-    "Sign the results with this private key, ed25519 in PEM; needs the extra 'sign'.",
-    FILE,
-    metavar="KEY",
-)
 
 
 # Models
@@ -88,13 +83,14 @@ teacher_anywhere = models_option(
     metavar="MODEL",
     required=True,
 )
-model_revision = models_option(
-    "--model-revision", "Branch, tag or commit of models on the hub.", metavar="REV"
+HUB = (
+    models_option("--model-revision", "Branch, tag or commit of models on the hub.", metavar="REV"),
+    models_option(
+        "--trust-remote-code", "Run the code that a model on the hub brings along.", is_flag=True
+    ),
+    models_option("--offline", "Use no network.", is_flag=True),
 )
-trust_remote_code = models_option(
-    "--trust-remote-code", "Run the code that a model on the hub brings along.", is_flag=True
-)
-offline = models_option("--offline", "Use no network.", is_flag=True)
+"""How models of the hub are had; parameters of `model_options`."""
 device = models_option(
     "--device",
     "Where models run: auto (a GPU if there is one), cpu, cuda, cuda:1, split (over all of them).",
@@ -369,11 +365,50 @@ def objective(recipe: str | None, **values: Any) -> Objective:
 # Output
 
 
-log_to = output_option(
-    "--log-to",
-    "Hand the numbers of the result, never a text, to a tracker; needs the extra of that name.",
-    ("wandb", "mlflow", "trackio", "tensorboard"),
+@dataclass(frozen=True, slots=True)
+class Afterwards:
+    """What is done with results once they are there."""
+
+    sign: Path | None
+    """The private key that they are signed with."""
+    tracker: "Tracker | None"
+    """That is handed their numbers."""
+
+    def signing_key(self) -> "Ed25519PrivateKey | None":
+        """Return the key, once all of this can be done: asked before the work of hours.
+
+        Raises:
+            MissingDependency: a package is not installed.
+            UsageError: the key cannot be read.
+        """
+        from memaudit.integrations.trackers import require_tracker
+        from memaudit.runs.signature import read_signing_key
+
+        require_tracker(self.tracker)
+        return None if self.sign is None else read_signing_key(self.sign)
+
+
+sign = output_option(
+    "--sign",
+    "Sign the results with this private key, ed25519 in PEM; needs the extra 'sign'.",
+    FILE,
+    metavar="KEY",
 )
+
+
+@bundle(
+    sign,
+    output_option(
+        "--log-to",
+        "Hand the numbers of the result, never a text, to a tracker; needs the extra of that name.",
+        ("wandb", "mlflow", "trackio", "tensorboard"),
+    ),
+)
+def afterwards(sign: Path | None, log_to: "Tracker | None") -> Afterwards:
+    """Return what is done with results."""
+    return Afterwards(sign, log_to)
+
+
 as_json = output_option(
     "--json", "Print one JSON document instead of the summary.", name="as_json", is_flag=True
 )
@@ -391,9 +426,14 @@ table_format = output_option(
     "--table-format", "How the risk table is written. Default: parquet.", TABLE_FORMATS
 )
 
-old_table_format = output_option(
-    "--format", "Its old name.", TABLE_FORMATS, name="old_format", hidden=True
+
+@bundle(
+    table_format,
+    output_option("--format", "Its old name.", TABLE_FORMATS, name="old_format", hidden=True),
 )
+def table(table_format: str | None, old_format: str | None) -> TableFormat:
+    """Return the format of the risk table."""
+    return chosen_table_format(table_format, old_format)
 
 
 def chosen_table_format(new: str | None, old: str | None, *, quiet: bool = False) -> TableFormat:

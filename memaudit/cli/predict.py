@@ -10,25 +10,23 @@ import click
 from memaudit.audit import audit_corpus, score_shard
 from memaudit.cli import options
 from memaudit.cli.command import Shown
+from memaudit.cli.options import Afterwards
 from memaudit.errors import MemauditError
-from memaudit.integrations.trackers import Tracker, log_scalars, require_tracker
+from memaudit.integrations.trackers import log_scalars
 from memaudit.reports import words
 from memaudit.reports.predict import plan_page, status_page, summary_page
 from memaudit.reports.terminal import print_page
 from memaudit.runs.chunks import failure_error
 from memaudit.runs.folder import RunFolder
 from memaudit.runs.manifest import Shard
-from memaudit.runs.signature import read_signing_key, sign_folder
+from memaudit.runs.signature import sign_folder
 from memaudit.text import inert, json_text, shown_path
 
 
-def predict_all(
-    audit: dict[str, Any], out: Path, shown: Shown, sign: Path | None, log_to: Tracker | None
-) -> None:
+def predict_all(audit: dict[str, Any], out: Path, shown: Shown, afterwards: Afterwards) -> None:
     """Score a corpus, write the results, and show them."""
     # Before the work of hours: what is missing, and a key that cannot be read, are found now.
-    require_tracker(log_to)
-    key = None if sign is None else read_signing_key(sign)
+    key = afterwards.signing_key()
     with shown.watched() as progress:
         result = audit_corpus(**audit, out=out, progress=progress)
     # The summary is shown even if chunks failed: what was scored is worth reading.
@@ -53,7 +51,7 @@ def predict_all(
         click.echo(inert("\n".join(lines)))
     if shown.as_json:
         click.echo(json_text(result.document()))
-    log_scalars(log_to, result.document(), out)
+    log_scalars(afterwards.tracker, result.document(), out)
 
 
 def plan_run(audit: dict[str, Any], shown: Shown) -> None:

@@ -18,6 +18,7 @@ from memaudit.cli.command import Command, FiniteRange, FolderType, Shown, Switch
 from memaudit.cli.options import (
     COUNT,
     POSITIVE,
+    Afterwards,
     Corpus,
     Models,
     machines_option,
@@ -31,7 +32,6 @@ from memaudit.objectives import DEFAULT_EPOCHS, Objective
 from memaudit.runs.files import output_errors
 
 if TYPE_CHECKING:
-    from memaudit.integrations.trackers import Tracker
     from memaudit.runs.manifest import Shard
     from memaudit.runs.options import RayOptions
 
@@ -68,9 +68,7 @@ DEFAULT_SURVIVAL = 0.995
         is_flag=False,
         flag_value="on",
     ),
-    options.model_revision,
-    options.trust_remote_code,
-    options.offline,
+    *options.HUB,
 )
 def models(
     teacher: str, student: str | None, baseline: str | None, classifier: str | None, **load: Any
@@ -351,8 +349,7 @@ COMMON = (
 @speed
 @machines
 @dry_run
-@options.sign
-@options.log_to
+@options.afterwards
 @options.shown
 def predict(  # noqa: PLR0913  one for each group of options
     *,
@@ -366,8 +363,7 @@ def predict(  # noqa: PLR0913  one for each group of options
     speed: dict[str, Any],
     machines: Machines,
     dry_run: bool,
-    sign: Path | None,
-    log_to: "Tracker | None",
+    afterwards: Afterwards,
     shown: Shown,
 ) -> None:
     """Predict which examples of CORPUS a student distilled from MODEL would memorize.
@@ -404,7 +400,7 @@ def predict(  # noqa: PLR0913  one for each group of options
         if dry_run:
             plan_run(audit, shown)
         elif part is None:
-            predict_all(audit, out, shown, sign, log_to)
+            predict_all(audit, out, shown, afterwards)
         else:
             predict_shard(audit, out, part, machines.prepared, shown)
 

@@ -6,7 +6,8 @@ import click
 
 from memaudit.cli import options
 from memaudit.cli.command import Command, FolderType, Shown
-from memaudit.cli.options import chosen_table_format, output_option
+from memaudit.cli.options import output_option
+from memaudit.files import TableFormat
 
 
 @click.command(cls=Command)
@@ -28,8 +29,7 @@ def status(folder: Path, shown: Shown) -> None:
 @click.command(cls=Command)
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=FolderType())
 @output_option("--out", "Where the whole run goes.", FolderType(), required=True)
-@options.table_format
-@options.old_table_format
+@options.table
 @output_option("--top", "Worst examples in the summary.", options.COUNT, 10)
 @options.sign
 @options.shown
@@ -37,8 +37,7 @@ def merge(
     *,
     folders: tuple[Path, ...],
     out: Path,
-    table_format: str | None,
-    old_format: str | None,
+    table: TableFormat,
     top: int,
     sign: Path | None,
     shown: Shown,
@@ -54,7 +53,7 @@ def merge(
 
         # Before the work: a key that cannot be read is found now.
         key = None if sign is None else signature.read_signing_key(sign)
-        chosen = results.ReportOptions(chosen_table_format(table_format, old_format), top)
+        chosen = results.ReportOptions(table, top)
         result = shards.merge_runs(folders, out, report=chosen)
         signer = None if key is None else signature.sign_folder(out, key)
     shown.tell(result.document(), summary_page(result))

@@ -13,6 +13,7 @@ from memaudit.cli.options import (
     DTYPES,
     FOLDER,
     POSITIVE,
+    Afterwards,
     Corpus,
     Models,
     models_option,
@@ -24,7 +25,6 @@ from memaudit.objectives import DEFAULT_EPOCHS, Divergence, LabelSampling, Objec
 
 if TYPE_CHECKING:
     from memaudit.distillation import TrainingOptions
-    from memaudit.integrations.trackers import Tracker
     from memaudit.labels import VerificationResult
 
 
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
         metavar="MODEL",
     ),
     options.device,
-    options.model_revision,
-    options.trust_remote_code,
-    options.offline,
+    *options.HUB,
 )
 def models(teacher: str, student: str, baseline: str | None, **load: Any) -> Models:
     """Return the models."""
@@ -216,8 +214,7 @@ COMMON = (
     "--out", "Where results go. Default: runs/<name of the corpus>-verified.", FOLDER, metavar="DIR"
 )
 @output_option("--dry-run", "Print what it would cost; train nothing.", is_flag=True)
-@options.sign
-@options.log_to
+@options.afterwards
 @options.shown
 def verify(  # noqa: PLR0913  one for each group of options
     *,
@@ -232,8 +229,7 @@ def verify(  # noqa: PLR0913  one for each group of options
     predictions: Path | None,
     out: Path | None,
     dry_run: bool,
-    sign: Path | None,
-    log_to: "Tracker | None",
+    afterwards: Afterwards,
     shown: Shown,
 ) -> None:
     """Really distil a student from MODEL on CORPUS, and see what it memorizes.
@@ -261,16 +257,15 @@ def verify(  # noqa: PLR0913  one for each group of options
     if dry_run:
         _print_estimate(models, corpus, given, shown)
         return
-    from memaudit.integrations.trackers import log_scalars, require_tracker
+    from memaudit.integrations.trackers import log_scalars
     from memaudit.labels import PARTS
-    from memaudit.runs.signature import read_signing_key, sign_folder
+    from memaudit.runs.signature import sign_folder
 
     # Before hours of training: a package or a key that is missing is found now.
-    require_tracker(log_to)
-    key = None if sign is None else read_signing_key(sign)
+    key = afterwards.signing_key()
     given |= {"predictions": predictions, "out": out}
     for name, result in _verified(models, distilled, corpus, given, shown).items():
-        log_scalars(log_to, result.document(), out / name)
+        log_scalars(afterwards.tracker, result.document(), out / name)
         if key is not None:
             shown.signed(sign_folder(out / name, key, PARTS))
 

@@ -153,7 +153,7 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> RunFolder:
     if restart:
         _start_over(folder)
     elif not path.exists():
-        tables = [f"risk.{table_format}" for table_format in TABLE_FORMATS]
+        tables = [f"risk.{kind}" for kind in TABLE_FORMATS]
         for name in (SUMMARY, ROWS, WINDOWS, EXPOSURE, *tables):
             if (folder / name).exists():
                 raise UsageError(
