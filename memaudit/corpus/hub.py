@@ -5,7 +5,7 @@ Imported where such a corpus is read: `datasets` takes a second.
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import datasets
 import pyarrow as pa
@@ -54,7 +54,17 @@ def read_hub(
     """
     if options.config is None and corpus.hub_id in CONFIGS_TO_CHOOSE:
         _ask_for_config(corpus.hub_id, CONFIGS_TO_CHOOSE[corpus.hub_id])
-    dataset = _load(corpus, options)
+    split = options.split or "train"
+    try:
+        dataset = datasets.load_dataset(
+            corpus.hub_id,
+            name=options.config,
+            split=split,
+            revision=corpus.revision,
+            streaming=options.streaming,
+        )
+    except _ERRORS as error:
+        _explain(corpus, options, split, error)
     # A stream of JSON has no columns before its first row has come.
     if dataset.column_names is not None:
         wanted = project(dataset.column_names, corpus.hub_id)
@@ -72,35 +82,20 @@ def read_hub(
         ) from error
 
 
-def _load(corpus: HubCorpus, options: CorpusOptions) -> Any:
-    """Return a `datasets.Dataset` or `IterableDataset`."""
-    try:
-        return datasets.load_dataset(
-            corpus.hub_id,
-            name=options.config,
-            split=options.split or "train",
-            revision=corpus.revision,
-            streaming=options.streaming,
-        )
-    except datasets.exceptions.DatasetNotFoundError as error:
+def _explain(corpus: HubCorpus, options: CorpusOptions, split: str, error: Exception) -> NoReturn:
+    """Raise why a corpus cannot be loaded, and what to choose instead where the hub says it."""
+    if isinstance(error, datasets.exceptions.DatasetNotFoundError):
         raise CorpusError(
             f"{corpus.hub_id}: no such file or folder here, and no such corpus on the hub, "
             "or none that you may read",
             hint="check the name; if access must be granted, ask for it there "
             "and log in with: hf auth login",
         ) from error
-    except ConnectionError as error:
+    if isinstance(error, ConnectionError):
         raise CorpusError(
             f"{corpus.hub_id}: no such file or folder here, and the hub cannot be reached",
             hint="check the connection and HF_HUB_OFFLINE, or give a local copy",
         ) from error
-    except _ERRORS as error:
-        _explain(corpus, options, error)
-
-
-def _explain(corpus: HubCorpus, options: CorpusOptions, error: Exception) -> NoReturn:
-    """Raise what to choose instead, if the hub says which configurations or splits there are."""
-    split = options.split or "train"
     # Asked only after a failure: each answer is a request, and may fail as well.
     try:
         configs = datasets.get_dataset_config_names(corpus.hub_id, revision=corpus.revision)

@@ -166,7 +166,19 @@ def write_beside(
         _write_table(stream, run, _removed(run, options, selection))
     if options.strategy == "excise":
         with committed_file(excised) as stream:
-            _write_table(stream, run, _excised(run, cuts))
+            # One row per part that was cut: where it stood, in characters of a string.
+            parts = [
+                (row, safe_text(".".join(map(str, path))), start, end)
+                for row, of_row in sorted(cuts.items())
+                for path, spans in of_row.items()
+                for start, end in spans
+            ]
+            rows, *columns = zip(*parts, strict=True) if parts else ((), (), (), ())
+            table = run.rows.select(["id", "row", "address"]).take(pa.array(rows, pa.int64()))
+            kinds = {"string": pa.string(), "start": pa.int64(), "end": pa.int64()}
+            for (name, kind), values in zip(kinds.items(), columns, strict=True):
+                table = table.append_column(name, pa.array(values, kind))
+            _write_table(stream, run, table)
     with committed_file(manifest_path) as stream:
         document = json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False)
         stream.write(document.encode() + b"\n")
@@ -200,23 +212,6 @@ def _removed(run: Run, options: FilterOptions, selection: Selection) -> pa.Table
         pa.float64(), len(rows), [pa.py_buffer(is_known), pa.py_buffer(run.probabilities[rows])]
     )
     return table.append_column("probability", probabilities)
-
-
-def _excised(run: Run, cuts: Mapping[int, Cuts]) -> pa.Table:
-    """Return one row per part that was cut: where it stood, in characters of a string."""
-    parts = [
-        (row, ".".join(map(str, path)), start, end)
-        for row, of_row in sorted(cuts.items())
-        for path, spans in of_row.items()
-        for start, end in spans
-    ]
-    rows, paths, starts, ends = zip(*parts, strict=True) if parts else ((), (), (), ())
-    table = run.rows.select(["id", "row", "address"]).take(pa.array(rows, pa.int64()))
-    table = table.append_column(
-        "string", pa.array([safe_text(path) for path in paths], pa.string())
-    )
-    table = table.append_column("start", pa.array(starts, pa.int64()))
-    return table.append_column("end", pa.array(ends, pa.int64()))
 
 
 def _write_table(stream: Any, run: Run, table: pa.Table) -> None:

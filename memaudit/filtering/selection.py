@@ -4,6 +4,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, Protocol, get_args
@@ -131,21 +132,37 @@ def select_rows(run: Run, options: FilterOptions, texts: NDArray[np.int64]) -> S
     Raises:
         UsageError: no choice of copies brings the expected number down far enough.
     """
-    if options.expected_at_most is not None:
-        return _select_for(run, options, texts, options.expected_at_most)
-    risky = run.is_flagged
-    if options.max_probability is not None:
-        risky = run.is_scored & (run.probabilities > options.max_probability)
-    elif options.top is not None:
-        risky = np.isin(np.arange(run.n_rows), _riskiest_first(run)[: options.top])
-    return _applied(run, options, texts, risky)
-
-
-def _riskiest_first(run: Run) -> NDArray[np.int64]:
-    """Return the scored rows, copies side by side, of equally risky ones the first first."""
     rows = np.flatnonzero(run.is_scored)
     _, first, inverse = np.unique(run.worst_windows[rows], return_index=True, return_inverse=True)
-    return rows[np.lexsort((rows, first[inverse], -run.probabilities[rows]))]
+    # The riskiest first, copies side by side, of equally risky ones the first first.
+    order = rows[np.lexsort((rows, first[inverse], -run.probabilities[rows]))]
+
+    def removing(n: int) -> Selection:
+        return _applied(run, options, texts, np.isin(np.arange(run.n_rows), order[:n]))
+
+    if options.top is not None:
+        return removing(options.top)
+    if (limit := options.expected_at_most) is None:
+        above = options.max_probability
+        risky = run.is_flagged if above is None else run.is_scored & (run.probabilities > above)
+        return _applied(run, options, texts, risky)
+    # Asked first: bisection would return the whole order, enough or not.
+    best = outlook(run, removing(len(order)), options).expected
+    if best.high > limit:
+        raise UsageError(
+            f"with --strategy {options.strategy} still {best.mean:,.1f} "
+            f"({best.low:,} to {best.high:,}) are expected to be memorized, "
+            f"at most {limit:g} allowed by the upper bound",
+            hint="choose --strategy drop, or a higher --expected-at-most",
+        )
+    # As little as brings the upper bound down to the limit: more is never worse, so by bisection.
+    return removing(
+        bisect_left(
+            range(len(order)),
+            True,
+            key=lambda n: outlook(run, removing(n), options).expected.high <= limit,
+        )
+    )
 
 
 def _applied(
@@ -169,31 +186,6 @@ def _applied(
     kept[rows[goes]] = np.repeat(rows[starts], counts)[goes]
     is_copy = removed & (texts == texts[np.maximum(kept, 0)])
     return Selection(removed, kept, is_copy, windows, nothing)
-
-
-def _select_for(
-    run: Run, options: FilterOptions, texts: NDArray[np.int64], limit: float
-) -> Selection:
-    """Remove as little as brings the upper bound down to the limit, the riskiest first."""
-    order = _riskiest_first(run)
-
-    def removing(n: int) -> Selection:
-        return _applied(run, options, texts, np.isin(np.arange(run.n_rows), order[:n]))
-
-    def is_enough(n: int) -> bool:
-        return outlook(run, removing(n), options).expected.high <= limit
-
-    # Asked first: bisection would return the whole order, enough or not.
-    if not is_enough(len(order)):
-        best = outlook(run, removing(len(order)), options).expected
-        raise UsageError(
-            f"with --strategy {options.strategy} still {best.mean:,.1f} "
-            f"({best.low:,} to {best.high:,}) are expected to be memorized, "
-            f"at most {limit:g} allowed by the upper bound",
-            hint="choose --strategy drop, or a higher --expected-at-most",
-        )
-    # More is never worse, so bisection finds the least number that is enough.
-    return removing(bisect_left(range(len(order)), True, key=is_enough))
 
 
 def outlook(run: Run, selection: Selection | None, options: FilterOptions) -> Outlook:
@@ -401,17 +393,12 @@ class RiskyWindows:
         left = cut_string(row.text, inside)
         if not left.strip():
             self._emptied.append(row.row)
-        elif cuts and _is_clean(row, cuts, left):
-            self.cuts[row.row] = cuts
-            return left
+        elif cuts:
+            assert row.render is not None
+            with suppress(RowError):
+                # The row that is written must give the text that is meant, blanks aside.
+                found = row.render(cut_values(row.values, cuts)).text
+                if "".join(found.split()) == "".join(left.split()):
+                    self.cuts[row.row] = cuts
+                    return left
         return None
-
-
-def _is_clean(row: Example, cuts: Cuts, left: str) -> bool:
-    """Whether the row that is written gives the text that is meant, blanks at its edges aside."""
-    assert row.render is not None
-    try:
-        found = row.render(cut_values(row.values, cuts)).text
-    except RowError:
-        return False
-    return "".join(found.split()) == "".join(left.split())

@@ -249,6 +249,10 @@ def _result(run: Run, options: FilterOptions, selection: Selection, texts: _Text
     is_risky = np.isin(run.worst_windows, selection.risky_windows) & run.is_scored
     is_whole = ~removed & ~selection.is_cut
     n_not_cut = int((is_risky & is_whole).sum()) if options.strategy == "excise" else 0
+    generic, removed_generic = run.risks.generic_probabilities, None
+    if generic is not None:
+        is_gone = np.bincount(run.risks.text_of_row, ~removed[run.is_scored]) == 0
+        removed_generic = float(generic[is_gone].sum())
     return FilterResult(
         options=options,
         run=run.manifest.inputs.fingerprint,
@@ -266,7 +270,7 @@ def _result(run: Run, options: FilterOptions, selection: Selection, texts: _Text
         unscored_kept=int((~run.is_scored & ~removed).sum()),
         before=outlook(run, None, options),
         after=outlook(run, selection, options),
-        removed_generic=_removed_generic(run, removed),
+        removed_generic=removed_generic,
         text_bytes=int(texts.n_bytes.sum()),
         removed_text_bytes=int(texts.n_bytes[removed].sum() + texts.lost_bytes.sum()),
         tokens=None if texts.tokenizer is None else int(texts.n_tokens.sum()),
@@ -274,11 +278,3 @@ def _result(run: Run, options: FilterOptions, selection: Selection, texts: _Text
         if texts.tokenizer is None
         else int(texts.n_tokens[removed].sum() + texts.lost_tokens.sum()),
     )
-
-
-def _removed_generic(run: Run, removed: NDArray[np.bool_]) -> float | None:
-    generic, text_of = run.risks.generic_probabilities, run.risks.text_of_row
-    if generic is None:
-        return None
-    is_gone = np.bincount(text_of, ~removed[run.is_scored]) == 0
-    return float(generic[is_gone].sum())

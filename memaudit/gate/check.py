@@ -16,15 +16,16 @@ Anything that cannot be settled is an error, not a pass. The order of the checks
 """
 
 import json
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.classifier import RiskClassifier, load_classifier, shipped_classifiers_dir
+from memaudit.classifier import load_classifier, shipped_classifiers_dir
 from memaudit.errors import ClassifierError, UsageError
 from memaudit.gate import Rescoring
 from memaudit.gate.identity import (
@@ -37,7 +38,7 @@ from memaudit.gate.identity import (
 )
 from memaudit.gate.policy import EffectivePolicy, GatePolicy
 from memaudit.gate.rescore import rescore
-from memaudit.gate.result import Finding, GateResult, Guarantee, Level, RuleResult, Verdict
+from memaudit.gate.result import Finding, GateResult, Guarantee, Level, Verdict
 from memaudit.gate.rules import (
     Evidence,
     apply_rules,
@@ -112,34 +113,37 @@ def check_gate(
             hint="the scores are broken: check that the model's weights hold no NaN",
         )
     # Then what made the probabilities: a classifier or a screen of one's own could flag nothing.
-    _require_classifier(run, policy.policy)
-    _require_cascade(run)
-    found = judged(run)
-    if signature is not None:
-        found = msgspec.structs.replace(found, date=signature.signed.date, signed_by=signature.key)
+    _require_models(run, policy.policy)
+    found = judged(run, signature)
     require_scope(found, policy.policy, has_data=inputs.data is not None)
     # The corpus is read once all that is cheap holds; to score windows again reads it as well.
     if inputs.rescoring is not None:
         if inputs.data is None:
             raise UsageError("to score windows again needs the corpus", hint="name it with --data")
-        n_again = rescore(run, inputs.data, inputs.rescoring)
-        found = msgspec.structs.replace(found, rescored=n_again)
+        found = msgspec.structs.replace(found, rescored=rescore(run, inputs.data, inputs.rescoring))
     elif inputs.data is not None:
         require_same_corpus(run, inputs.data)
-    counts, baseline = _counted(run, inputs, policy)
-    evidence = _evidence(run, inputs, counts, is_new_only=baseline is not None)
-    rules = (
-        *apply_rules(policy.policy, evidence, found.out_of_range_share),
-        *scope_rules(found, policy.policy),
-    )
+    evidence, baseline = _evidence(run, inputs, policy)
+    rules = (*apply_rules(policy.policy, evidence, found), *scope_rules(found, policy.policy))
     findings, n_findings = _findings(evidence, policy.policy, inputs.key, n_worst)
+    statuses = {rule.status for rule in rules}
+    verdict: Verdict = "fail" if "fail" in statuses else "pass"
+    # What cannot be judged outranks what was found: nobody knows what else there is.
+    if "inconclusive" in statuses and policy.policy.inconclusive == "fail":
+        verdict = "inconclusive"
     return GateResult(
-        verdict=_verdict(rules, policy.policy),
+        verdict=verdict,
         rules=rules,
         guarantee=evidence.guarantee,
         findings=findings,
         n_findings=n_findings,
-        counts=_counts(evidence),
+        counts={
+            "rows": run.n_rows,
+            **{name: run.outcomes[name] for name in ("scored", "screened", "too_short", "bad")},
+            "counted": int(evidence.counts.sum()),
+            "flagged": evidence.count(run.is_flagged),
+            "recited": evidence.count(run.is_recited),
+        },
         policy=policy,
         judged=found,
         provenance=_provenance(evidence, baseline),
@@ -159,7 +163,8 @@ def _signature(run: Run, policy: GatePolicy, inputs: GateInputs) -> Signature | 
     return require_signature(run.folder, keys)
 
 
-def _require_classifier(run: Run, policy: GatePolicy) -> None:
+def _require_models(run: Run, policy: GatePolicy) -> None:
+    """Refuse a classifier that is not allowed, and a cascade that memaudit would not have made."""
     classifier, objective = run.manifest.classifier, run.manifest.inputs.objective
     if classifier.objective != objective.kind:
         raise ClassifierError(
@@ -174,87 +179,85 @@ def _require_classifier(run: Run, policy: GatePolicy) -> None:
             hint="predict anew with the classifier that is pinned",
         )
     is_allowed = policy.allow_custom_classifier or policy.classifier_digest is not None
-    if not is_allowed and not _is_shipped(classifier):
+    if not is_allowed:
+        shipped = shipped_classifiers_dir() / classifier.name
+        # By digest: anybody can give a classifier a shipped name.
+        with suppress(ClassifierError):
+            is_allowed = shipped.is_dir() and load_classifier(shipped).digest == classifier.digest
+    if not is_allowed:
         raise ClassifierError(
             f"classifier {classifier.name} does not come with memaudit",
             hint="pin its digest in the policy as classifier-digest, or allow any with "
             f"--allow-custom-classifier; its digest is {classifier.digest}",
         )
-
-
-def _is_shipped(classifier: RiskClassifier) -> bool:
-    """Whether it comes with memaudit. By digest: anybody can give a classifier a shipped name."""
-    folder = shipped_classifiers_dir() / classifier.name
-    try:
-        return folder.is_dir() and load_classifier(folder).digest == classifier.digest
-    except ClassifierError:
-        return False
-
-
-def _require_cascade(run: Run) -> None:
-    """Refuse a screen that memaudit would not have made: it could leave everything out."""
     cascade, inputs = run.manifest.prefilter, run.manifest.inputs
     if cascade is None:
         is_known = inputs.cascade_digest is None and run.outcomes["screened"] == 0
     else:
-        try:
-            known = make_prefilter(run.manifest.classifier, cascade.survival).digest
-        except UsageError:
-            known = ""
-        is_known = known == cascade.digest == inputs.cascade_digest
-    if not is_known:
+        is_known = False
+        with suppress(UsageError):
+            known = make_prefilter(classifier, cascade.survival).digest
+            is_known = known == cascade.digest == inputs.cascade_digest
+    if not is_known:  # it could leave everything out
         raise ClassifierError(
             "what screened the corpus before it was scored does not come with memaudit",
             hint="predict anew, or without --survival",
         )
 
 
-def _counted(
-    run: Run, inputs: GateInputs, policy: EffectivePolicy
-) -> tuple[NDArray[np.bool_], Baseline | None]:
-    """Return (n_rows,) the scored rows that count, and what is known, if anything is."""
-    if inputs.baseline is None:
-        return run.is_scored, None
-    pinned = policy.policy.baseline_digest
-    if inputs.baseline.is_dir():
-        # Both sides are hashed now, and no hash is kept: any key will do.
-        key = one_time_key()
-        baseline = baseline_of(read_run(inputs.baseline), key)
-    else:
-        assert inputs.key is not None, "a baseline file needs its key"
-        key = inputs.key
-        baseline = read_baseline(inputs.baseline, key, pinned_digest=pinned)
-    # A pinned policy that names no baseline allows none: a baseline hides findings, so choosing
-    # one would be a way to weaken the policy.
-    if (policy.is_pinned or pinned is not None) and baseline.digest != pinned:
-        raise UsageError(
-            f"the baseline has the digest {baseline.digest}, the policy pins {pinned or 'none'}",
-            hint="leave out --baseline, or pin its digest in the policy as baseline-digest",
-        )
-    return run.is_scored & ~known_rows(run, baseline, key), baseline
-
-
 def _evidence(
-    run: Run, inputs: GateInputs, counts: NDArray[np.bool_], *, is_new_only: bool
-) -> Evidence:
+    run: Run, inputs: GateInputs, policy: EffectivePolicy
+) -> tuple[Evidence, Baseline | None]:
+    """Return what rules are held against, and what is known and does not count, if anything is."""
+    counts, baseline, pinned = run.is_scored, None, policy.policy.baseline_digest
+    if inputs.baseline is not None:
+        if inputs.baseline.is_dir():
+            # Both sides are hashed now, and no hash is kept: any key will do.
+            key = one_time_key()
+            baseline = baseline_of(read_run(inputs.baseline), key)
+        else:
+            assert inputs.key is not None, "a baseline file needs its key"
+            key = inputs.key
+            baseline = read_baseline(inputs.baseline, key, pinned_digest=pinned)
+        # A pinned policy that names no baseline allows none: a baseline hides findings, so choosing
+        # one would be a way to weaken the policy.
+        if (policy.is_pinned or pinned is not None) and baseline.digest != pinned:
+            raise UsageError(
+                f"the baseline has the digest {baseline.digest}, the policy pins "
+                f"{pinned or 'none'}",
+                hint="leave out --baseline, or pin its digest in the policy as baseline-digest",
+            )
+        counts = counts & ~known_rows(run, baseline, key)
     windows, copies = np.unique(run.worst_windows[counts], return_counts=True)
     probabilities = run.risks.window_probabilities[windows]
     # Copies of a text are memorized together, so they make one term of the count.
     expected = run.manifest.classifier.expected_count(probabilities, copies)
     verified = None if inputs.verification is None else read_verified_rows(inputs.verification, run)
-    return Evidence(
-        run=run,
-        counts=counts,
-        expected=expected,
-        guarantee=_guarantee(run, expected),
-        verified=verified,
-        is_new_only=is_new_only,
-    )
+    guarantee, is_new_only = _guarantee(run, expected), baseline is not None
+    return Evidence(run, counts, expected, guarantee, verified, is_new_only), baseline
 
 
 def _guarantee(run: Run, expected: ExpectedCount) -> Guarantee:
     """Return the bound that a classifier's calibration allows for this run."""
-    reasons = _calibration_gaps(run.manifest.classifier)
+    classifier = run.manifest.classifier
+    path = shipped_classifiers_dir() / classifier.name / "card.json"
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        card = {}
+    reasons = []
+    # The card of a namesake would vouch for what it has never seen.
+    if card.get("digest") != classifier.digest:
+        reasons.append("how the classifier was calibrated is not known here")
+    else:
+        n_runs, n_memorized = card["level"]["runs"], card["level"]["memorized"]
+        if n_memorized < MIN_POSITIVES:
+            reasons.append(
+                f"{n_memorized} memorized examples in calibration, at least {MIN_POSITIVES} are "
+                "needed"
+            )
+        if n_runs < MIN_RUNS:
+            reasons.append(f"{n_runs} calibration runs, at least {MIN_RUNS} are needed")
     if n_screened := run.outcomes["screened"]:
         reasons.append(f"{n_screened:,} rows were screened out and are not counted")
     if outside := run.risks.unfamiliar:
@@ -263,49 +266,8 @@ def _guarantee(run: Run, expected: ExpectedCount) -> Guarantee:
             f"{rate:.0%} of the scored rows are unlike those the classifier was trained on, "
             f"in {name}"
         )
-    status = "underpowered" if reasons else "holds"
-    return Guarantee(status, expected.high, _CONFIDENCE, _ASSUMES, tuple(reasons))  # type: ignore[arg-type]
-
-
-def _calibration_gaps(classifier: RiskClassifier) -> list[str]:
-    """Return why calibration cannot vouch for a bound."""
-    path = shipped_classifiers_dir() / classifier.name / "card.json"
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        card = {}
-    # The card of a namesake would vouch for what it has never seen.
-    if card.get("digest") != classifier.digest:
-        return ["how the classifier was calibrated is not known here"]
-    n_runs, n_memorized = card["level"]["runs"], card["level"]["memorized"]
-    gaps = []
-    if n_memorized < MIN_POSITIVES:
-        gaps.append(
-            f"{n_memorized} memorized examples in calibration, at least {MIN_POSITIVES} are needed"
-        )
-    if n_runs < MIN_RUNS:
-        gaps.append(f"{n_runs} calibration runs, at least {MIN_RUNS} are needed")
-    return gaps
-
-
-def _verdict(rules: tuple[RuleResult, ...], policy: GatePolicy) -> Verdict:
-    """What cannot be judged outranks what was found: nobody knows what else there is."""
-    statuses = {rule.status for rule in rules}
-    if "inconclusive" in statuses and policy.inconclusive == "fail":
-        return "inconclusive"
-    return "fail" if "fail" in statuses else "pass"
-
-
-def _levels(evidence: Evidence, policy: GatePolicy) -> Iterator[tuple[Level, NDArray[np.bool_]]]:
-    """Yield the rows of each level that the policy asks about, the strongest level first."""
-    if policy.max_verified is not None and evidence.verified is not None:
-        yield "verified", evidence.verified.recited
-    if policy.max_recited is not None:
-        yield "recited", evidence.run.is_recited
-    predicted = sensitive_rows(policy, evidence.run)
-    if policy.max_rate is not None or policy.max_expected is not None:
-        predicted |= evidence.run.is_flagged
-    yield "predicted", predicted
+    status: Literal["holds", "underpowered"] = "underpowered" if reasons else "holds"
+    return Guarantee(status, expected.high, _CONFIDENCE, _ASSUMES, tuple(reasons))
 
 
 def _findings(
@@ -317,8 +279,16 @@ def _findings(
     first, and a row belongs to the strongest level alone.
     """
     run, left = evidence.run, evidence.counts.copy()
+    levels: dict[Level, NDArray[np.bool_]] = {}
+    if policy.max_verified is not None and evidence.verified is not None:
+        levels["verified"] = evidence.verified.recited
+    if policy.max_recited is not None:
+        levels["recited"] = run.is_recited
+    levels["predicted"] = sensitive_rows(policy, run)
+    if policy.max_rate is not None or policy.max_expected is not None:
+        levels["predicted"] |= run.is_flagged
     found: list[tuple[Level, int, int, int]] = []
-    for level, is_in in _levels(evidence, policy):
+    for level, is_in in levels.items():
         rows = np.flatnonzero(is_in & left)
         left &= ~is_in
         windows, first, copies = np.unique(
@@ -332,33 +302,12 @@ def _findings(
     fingerprints: list[str] | list[None] = [None] * len(listed)
     if key is not None:
         fingerprints = window_hashes(run.risks, [one[1] for one in listed], key)[0]
-    findings = (
-        Finding(
-            example_id=source.example_id,
-            row=source.row,
-            address=source.address,
-            rows=copies,
-            level=level,
-            probability=float(run.probabilities[row]),
-            reason=run.risks.reason(window),
-            fingerprint=fingerprint,
-        )
-        for (level, window, row, copies), fingerprint in zip(listed, fingerprints, strict=True)
-        for source in (run.row(row),)
-    )
+    findings = []
+    for (level, window, row, n_rows), fingerprint in zip(listed, fingerprints, strict=True):
+        source, reason = run.row(row), run.risks.reason(window)
+        place, probability = (source.example_id, source.row, source.address), run.probabilities[row]
+        findings.append(Finding(*place, n_rows, level, float(probability), reason, fingerprint))
     return tuple(findings), len(found)
-
-
-def _counts(evidence: Evidence) -> dict[str, int]:
-    found = evidence.run.outcomes
-    outcomes = {name: found[name] for name in ("scored", "screened", "too_short", "bad")}
-    return {
-        "rows": evidence.run.n_rows,
-        **outcomes,
-        "counted": int(evidence.counts.sum()),
-        "flagged": int((evidence.run.is_flagged & evidence.counts).sum()),
-        "recited": int((evidence.run.is_recited & evidence.counts).sum()),
-    }
 
 
 def _provenance(evidence: Evidence, baseline: Baseline | None) -> dict[str, str | None]:

@@ -9,7 +9,6 @@ A changed text, and a changed teacher, make an example new. So does one more cop
 
 import hashlib
 import hmac
-import os
 import secrets
 from collections import Counter
 from collections.abc import Sequence
@@ -222,4 +221,4 @@ def _key_digest(key: bytes) -> str:
 
 def one_time_key() -> bytes:
     """Return a key for hashes that no file keeps."""
-    return os.urandom(KEY_BYTES)
+    return secrets.token_bytes(KEY_BYTES)

@@ -155,6 +155,9 @@ class EffectivePolicy:
     """Whether that digest was asked for."""
 
 
+_NO_POLICY = EffectivePolicy(GatePolicy(), None, None)
+
+
 def effective_policy(
     path: Path | None,
     flags: Mapping[str, Any],
@@ -177,7 +180,10 @@ def effective_policy(
         UsageError: the file cannot be read, is not the pinned one, has an unknown key or a value
             out of range; a flag would weaken a pinned policy; or no limit is set.
     """
-    found = _find_policy(folder) if path is None else _read_policy(path)
+    paths = [path] if path is not None else [folder / "memaudit.toml", folder / "pyproject.toml"]
+    # Whoever adds files can add the one that comes first: only a pinned digest keeps that out.
+    read = (_read_policy(each) for each in paths if each == path or each.is_file())
+    found = next((each for each in read if each.digest is not None), _NO_POLICY)
     if path is not None and found.digest is None:
         raise UsageError(
             f"{shown_path(path)}: has no section [gate] or [tool.memaudit.gate]",
@@ -215,17 +221,6 @@ def policy_text(policy: GatePolicy) -> str:
     return "".join(["[gate]\n", *lines])
 
 
-def _find_policy(folder: Path) -> EffectivePolicy:
-    # Whoever adds files can add the one that comes first: only a pinned digest keeps that out.
-    for name in ("memaudit.toml", "pyproject.toml"):
-        path = folder / name
-        if path.is_file():
-            found = _read_policy(path)
-            if found.digest is not None:
-                return found
-    return EffectivePolicy(GatePolicy(), None, None)
-
-
 def _read_policy(path: Path) -> EffectivePolicy:
     """Return the policy in a file; without a digest if the file has none."""
     where = shown_path(path)
@@ -241,7 +236,7 @@ def _read_policy(path: Path) -> EffectivePolicy:
         ) from error
     section = sections(document, where).get(_SECTION)
     if section is None:
-        return EffectivePolicy(GatePolicy(), None, None)
+        return _NO_POLICY
     if not isinstance(section, dict):
         raise UsageError(f"{where}: expected {_SECTION} to be a section")
     _refuse_unknown(section, GatePolicy.__struct_encode_fields__, where)

@@ -255,13 +255,16 @@ class GateResult:
 
     def document(self) -> dict[str, Any]:
         """Return the result as one JSON document; keys are never renamed within a version."""
+        findings: list[dict[str, Any]] = [msgspec.to_builtins(each) for each in self.findings]
+        for document, finding in zip(findings, self.findings, strict=True):
+            document.update(id=document.pop("example_id"), rule=finding.rule)
         return {
             "schema_version": SCHEMA_VERSION,
             "verdict": self.verdict,
             "exit_code": self.exit_code,
             "rules": [{**msgspec.to_builtins(rule), "name": rule.name} for rule in self.rules],
             "guarantee": msgspec.to_builtins(self.guarantee),
-            "findings": [_finding(finding) for finding in self.findings],
+            "findings": findings,
             "n_findings": self.n_findings,
             "counts": dict(self.counts),
             "policy": msgspec.to_builtins(self.policy.policy),
@@ -303,9 +306,3 @@ class GateResult:
                 "memaudit_version": self.provenance["memaudit_version"],
             },
         }
-
-
-def _finding(finding: Finding) -> dict[str, Any]:
-    document: dict[str, Any] = msgspec.to_builtins(finding)
-    document["id"] = document.pop("example_id")
-    return {**document, "rule": finding.rule}

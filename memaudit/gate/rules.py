@@ -7,7 +7,7 @@ temperature at which nothing is learned. So a policy can say what must have been
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import numpy as np
@@ -20,28 +20,43 @@ from memaudit.gate.result import PARTS_OF_ROWS, Guarantee, Judged, RuleResult, V
 from memaudit.labels import VerifiedRows
 from memaudit.metrics import ExpectedCount
 from memaudit.runs.folder import read_summary
-from memaudit.runs.manifest import RunInputs
 from memaudit.runs.run import Run
+from memaudit.runs.signature import Signature
 from memaudit.runs.unchanged import changed_tables
 from memaudit.text import safe_text
 
-_SECONDS_A_DAY = 86_400
 # Columns that were given another role are held against `settings`, under the name of the option.
 _EQUAL = ("teacher_digest", *(name for name in PARTS_OF_ROWS if name != "mapping"), "objective")
 _WITHIN = ("temperature", "alpha")
 """Fields of a policy that are held against fields of what was judged with the same names."""
 
 
-def judged(run: Run) -> Judged:
-    """Return what a run scored, with what."""
-    inputs, answers, outcomes = run.manifest.inputs, run.manifest.inputs.answers, run.outcomes
-    mapping = tuple(str(entry) for entry in inputs.corpus.get("mapping") or ())
+def judged(run: Run, signature: Signature | None = None) -> Judged:
+    """Return what a run scored, with what; who made it when, if a signature was verified."""
+    inputs, outcomes = run.manifest.inputs, run.outcomes
+    corpus, answers, exposure = inputs.corpus, inputs.answers, inputs.exposure
+    mapping = tuple(str(entry) for entry in corpus.get("mapping") or ())
     named = [entry.removeprefix("text=") for entry in mapping if entry.startswith("text=")]
+    # Sorted: the order of --map changes nothing that is scored, and must not break a policy.
+    others = sorted(entry for entry in mapping if not entry.startswith("text="))
+    # What no other key of a policy speaks of, by the names of predict's options.
+    settings = {
+        "add-special-tokens": corpus.get("add_special_tokens", "auto"),
+        "config-name": corpus.get("config") or "none",
+        "epochs": "none" if exposure is None else exposure.epochs,
+        "map": " ".join(others) or "none",
+        "min-suffix": "none" if answers is None else answers.min_suffix_tokens,
+        "reference-digest": inputs.reference_digest or "none",
+        "split": corpus.get("split") or "train",
+        "survival": 1.0 if inputs.survival is None else inputs.survival,
+        "template-date": corpus.get("template_date", DEFAULT_TEMPLATE_DATE),
+        "turns": "none" if answers is None else answers.turns,
+    }
     return Judged(
         teacher=run.manifest.names.teacher,
         teacher_digest=inputs.teacher_digest,
-        text_column=str(inputs.corpus.get("text_column") or (named or ["text"])[-1]),
-        layout=str(inputs.corpus.get("shape", "auto")),
+        text_column=str(corpus.get("text_column") or (named or ["text"])[-1]),
+        layout=str(corpus.get("shape", "auto")),
         mapping=mapping,
         windows=inputs.windows,
         prefix_tokens=inputs.prefix_tokens,
@@ -49,33 +64,16 @@ def judged(run: Run) -> Judged:
         objective=inputs.objective.kind,
         temperature=inputs.objective.temperature,
         alpha=inputs.objective.cross_entropy_share,
-        settings=tuple(f"{name}={value}" for name, value in _settings(inputs)),
+        settings=tuple(f"{name}={value}" for name, value in settings.items()),
         rows=run.n_rows,
         scored=outcomes["scored"] + outcomes["screened"],
         with_answers=None if answers is None else answers.rows,
         looked_at=None if answers is None else answers.rows - answers.unseen_rows,
         out_of_range_share=max(run.risks.out_of_range.values(), default=0.0),
-        date=run_date(run),
+        date=run_date(run) if signature is None else signature.signed.date,
         changed_tables=tuple(changed_tables(run)),
-        signed_by=None,
+        signed_by=None if signature is None else signature.key,
     )
-
-
-def _settings(inputs: RunInputs) -> Iterator[tuple[str, object]]:
-    """Yield what no other key of a policy speaks of, by the names of predict's options."""
-    corpus, answers, exposure = inputs.corpus, inputs.answers, inputs.exposure
-    # Sorted: the order of --map changes nothing that is scored, and must not break a policy.
-    columns = sorted(entry for entry in corpus.get("mapping") or () if entry[:5] != "text=")
-    yield "add-special-tokens", corpus.get("add_special_tokens", "auto")
-    yield "config-name", corpus.get("config") or "none"
-    yield "epochs", "none" if exposure is None else exposure.epochs
-    yield "map", " ".join(columns) or "none"
-    yield "min-suffix", "none" if answers is None else answers.min_suffix_tokens
-    yield "reference-digest", inputs.reference_digest or "none"
-    yield "split", corpus.get("split") or "train"
-    yield "survival", 1.0 if inputs.survival is None else inputs.survival
-    yield "template-date", corpus.get("template_date", DEFAULT_TEMPLATE_DATE)
-    yield "turns", "none" if answers is None else answers.turns
 
 
 def run_date(run: Run) -> str | None:
@@ -177,24 +175,19 @@ def scope_rules(found: Judged, policy: GatePolicy) -> Iterator[RuleResult]:
                 f"is trained on lies in a window ({share:.1%}), at least {limit:.1%} required"
             )
             yield _at_least("MEM009", share, limit, message)
-    if (limit := policy.max_age) is not None:
-        yield _age(found.date, limit)
+    if (limit := policy.max_age) is not None and found.date is None:
+        message = f"nobody knows when the run was made, at most {limit:g} days ago is required"
+        yield RuleResult("MEM010", "inconclusive", None, limit, message)
+    elif limit is not None and found.date is not None:
+        days = (datetime.now(UTC) - datetime.fromisoformat(found.date)) / timedelta(days=1)
+        message = f"the run was made {days:.1f} days ago, at most {limit:g} allowed"
+        # A date in the future is wrong, and a clock may be a little behind.
+        is_right = -1 <= days <= limit
+        yield RuleResult("MEM010", "pass" if is_right else "inconclusive", days, limit, message)
 
 
 def _at_least(rule: str, share: float, limit: float, message: str) -> RuleResult:
     return RuleResult(rule, "pass" if share >= limit else "inconclusive", share, limit, message)
-
-
-def _age(date: str | None, limit: float) -> RuleResult:
-    if date is None:
-        message = f"nobody knows when the run was made, at most {limit:g} days ago is required"
-        return RuleResult("MEM010", "inconclusive", None, limit, message)
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(date)).total_seconds()
-    days = seconds / _SECONDS_A_DAY
-    message = f"the run was made {days:.1f} days ago, at most {limit:g} allowed"
-    # A date in the future is wrong, and a clock may be a little behind.
-    is_right = -1 <= days <= limit
-    return RuleResult("MEM010", "pass" if is_right else "inconclusive", days, limit, message)
 
 
 _PREDICTED = ("MEM001", "MEM002", "MEM006", "MEM007")
@@ -225,22 +218,18 @@ class Evidence:
         """What is counted."""
         return "new examples" if self.is_new_only else "examples"
 
+    def count(self, is_in: NDArray[np.bool_]) -> int:
+        """Return how many of some rows count. `is_in`: (n_rows,)."""
+        return int((is_in & self.counts).sum())
 
-def apply_rules(
-    policy: GatePolicy, evidence: Evidence, out_of_range: float
-) -> tuple[RuleResult, ...]:
-    """Return what came of each rule that the policy asks for, in the order of their ids.
 
-    Args:
-        policy: what is allowed.
-        evidence: what is known.
-        out_of_range: share of scored rows unlike those that the classifier was fitted on.
-    """
+def apply_rules(policy: GatePolicy, evidence: Evidence, found: Judged) -> tuple[RuleResult, ...]:
+    """Return what came of each rule on what was found, in the order of their ids."""
     rules = tuple(_results(policy, evidence))
-    if out_of_range <= policy.max_out_of_range_share:
+    if found.out_of_range_share <= policy.max_out_of_range_share:
         return rules
     why = (
-        f", and the prediction is a guess: {out_of_range:.0%} of the scored rows are unlike those "
+        f", and the prediction is a guess: {found.out_of_range_share:.0%} of the scored rows are unlike those "
         f"the classifier was trained on, at most {policy.max_out_of_range_share:.0%} allowed"
     )
     # What fails already stays failed: a policy may let pass what is inconclusive.
@@ -253,22 +242,32 @@ def apply_rules(
 
 
 def _results(policy: GatePolicy, evidence: Evidence) -> Iterator[RuleResult]:
+    run, noun = evidence.run, evidence.noun
     if policy.max_rate is not None:
-        yield _rate(policy.max_rate, evidence)
+        n_flagged, n_scored = evidence.count(run.is_flagged), int(run.is_scored.sum())
+        rate = n_flagged / max(1, n_scored)  # a cascade may have left every row out
+        message = (
+            f"{n_flagged:,} {noun} of {n_scored:,} scored are flagged ({rate:.3%}), "
+            f"at most {policy.max_rate:.3%} allowed"
+        )
+        yield _result("MEM001", rate, policy.max_rate, message)
     if policy.max_expected is not None:
         yield _expected(policy, policy.max_expected, evidence)
     if policy.max_recited is not None:
-        n_recited = int((evidence.run.is_recited & evidence.counts).sum())
-        yield _result(
-            "MEM003",
-            n_recited,
-            policy.max_recited,
-            f"the teacher recites {n_recited:,} {evidence.noun}, "
-            f"at most {policy.max_recited:,} allowed",
+        n_recited = evidence.count(run.is_recited)
+        message = (
+            f"the teacher recites {n_recited:,} {noun}, at most {policy.max_recited:,} allowed"
         )
+        yield _result("MEM003", n_recited, policy.max_recited, message)
     if policy.max_verified is not None:
         yield _verified(policy.max_verified, evidence)
-    yield _unscored(policy.max_bad_rows, evidence)
+    # Bad rows break no limit, but nothing is known about them either.
+    n_bad, limit = (
+        run.outcomes.total() - sum(run.outcomes[name] for name in _KNOWN),
+        policy.max_bad_rows,
+    )
+    message = f"{n_bad:,} row{'s' * (n_bad != 1)} could not be used, at most {limit:,} allowed"
+    yield RuleResult("MEM005", "pass" if n_bad <= limit else "inconclusive", n_bad, limit, message)
     yield from _sensitive(policy, evidence)
 
 
@@ -278,19 +277,6 @@ def _result(
     # Not `observed <= limit` alone: a comparison with NaN must not pass.
     status = otherwise if observed <= limit else "fail"
     return RuleResult(rule, status, observed, limit, message)
-
-
-def _rate(limit: float, evidence: Evidence) -> RuleResult:
-    n_flagged = int((evidence.run.is_flagged & evidence.counts).sum())
-    n_scored = int(evidence.run.is_scored.sum())
-    rate = n_flagged / max(1, n_scored)  # a cascade may have left every row out
-    return _result(
-        "MEM001",
-        rate,
-        limit,
-        f"{n_flagged:,} {evidence.noun} of {n_scored:,} scored are flagged ({rate:.3%}), "
-        f"at most {limit:.3%} allowed",
-    )
 
 
 def _expected(policy: GatePolicy, limit: float, evidence: Evidence) -> RuleResult:
@@ -318,19 +304,12 @@ def _expected(policy: GatePolicy, limit: float, evidence: Evidence) -> RuleResul
 def _verified(limit: int, evidence: Evidence) -> RuleResult:
     verified = evidence.verified
     if verified is None:
-        return RuleResult(
-            "MEM004",
-            "inconclusive",
-            None,
-            limit,
-            f"no verification was given, at most {limit:,} verified examples allowed",
-        )
-    n_found = int((verified.recited & evidence.counts).sum())
-    n_asked = int((verified.looked_at & evidence.counts).sum())
-    n_rows = int(evidence.counts.sum())
+        message = f"no verification was given, at most {limit:,} verified examples allowed"
+        return RuleResult("MEM004", "inconclusive", None, limit, message)
+    n_found, n_asked = evidence.count(verified.recited), evidence.count(verified.looked_at)
     message = (
         f"the distilled student recites {n_found:,} of {n_asked:,} {evidence.noun} that it was "
-        f"trained on, of {n_rows:,} in all; at most {limit:,} allowed"
+        f"trained on, of {int(evidence.counts.sum()):,} in all; at most {limit:,} allowed"
     )
     if verified.is_sample:
         message += ", and only a sample was trained on"
@@ -364,17 +343,6 @@ def _sensitive(policy: GatePolicy, evidence: Evidence) -> Iterator[RuleResult]:
             yield RuleResult(rule, "inconclusive", None, limit, message)
             continue
         at_risk = found.secrets_at_risk if rule == "MEM007" else found.sensitive_at_risk
-        n_found = int((at_risk(is_flagged) & evidence.counts).sum())
-        yield _result(
-            rule, n_found, limit, f"{n_found:,} {evidence.noun} {what}, at most {limit:,} allowed"
-        )
-
-
-def _unscored(limit: int, evidence: Evidence) -> RuleResult:
-    """Bad rows break no limit, but nothing is known about them either."""
-    outcomes = evidence.run.outcomes
-    n_bad = outcomes.total() - sum(outcomes[name] for name in _KNOWN)
-    noun = "row" if n_bad == 1 else "rows"
-    message = f"{n_bad:,} {noun} could not be used, at most {limit:,} allowed"
-    status: Verdict = "pass" if n_bad <= limit else "inconclusive"
-    return RuleResult("MEM005", status, n_bad, limit, message)
+        n_found = evidence.count(at_risk(is_flagged))
+        message = f"{n_found:,} {evidence.noun} {what}, at most {limit:,} allowed"
+        yield _result(rule, n_found, limit, message)

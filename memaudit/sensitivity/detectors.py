@@ -205,14 +205,23 @@ class SecretDetector:
 
     def find(self, text: str) -> Iterator[SensitiveSpan]:
         """Yield where secrets stand, in no order; they may overlap."""
-        yield from _private_keys(text)
+        for pattern in PrivateKeyDetector.denylist:  # of the line before the key
+            for match in pattern.finditer(text):
+                if (body := _KEY_BODY.match(text, match.end())) is not None:
+                    yield SensitiveSpan(*body.span(1), "private_key")
         cut = _CUT_OFF.search(text)
         if cut is not None and not _is_placeholder(cut.group()):
             yield SensitiveSpan(*cut.span(), "access_key")
         start = 0
         for line in text.splitlines(keepends=True):
-            squeezed, places = _squeezed(line)
-            for span in self._find_in_line(squeezed):
+            # One space for many: of a long run some patterns try every way to share it out, and
+            # take minutes.
+            places = [
+                place
+                for place, character in enumerate(line)
+                if not (place and character.isspace() and line[place - 1].isspace())
+            ]
+            for span in self._find_in_line("".join(line[place] for place in places)):
                 last = places[span.end - 1]
                 yield SensitiveSpan(start + places[span.start], start + last + 1, span.kind)
             start += len(line)
@@ -244,32 +253,20 @@ class SecretDetector:
             limit = min(plugin.entropy_limit, math.log2(len(run)) - 0.75)
             if plugin.calculate_shannon_entropy(run) <= limit:
                 continue
+            # Small letters, capitals and digits take turns as they do by chance: of two neighbours in
+            # a random string six in ten are of different sorts, in names put together from words
+            # three or four.
+            sorts = [
+                "digit" if character.isdigit() else "capital" if character.isupper() else "small"
+                for character in run
+                if character.isalnum()
+            ]
+            n_changes = sum(sort != after for sort, after in pairwise(sorts))
+            is_mixed = len(set(sorts)) == 3 and n_changes >= 0.45 * (len(sorts) - 1)
             # A digest in hexadecimal is no secret and looks like one: go by what it is called.
             named = _NAMED_SECRET.search(line, 0, match.start())
-            if (named if is_hex else _is_mixed(run)) and not _is_harmless(run):
+            if (named if is_hex else is_mixed) and not _is_harmless(run):
                 yield SensitiveSpan(match.start(), match.end(), "random_string")
-
-
-def _squeezed(line: str) -> tuple[str, list[int]]:
-    """Return a line with one space for many, and where each of its characters stood.
-
-    Of a long run some patterns try every way to share it out, and take minutes.
-    """
-    places = [
-        place
-        for place, character in enumerate(line)
-        if not (place and character.isspace() and line[place - 1].isspace())
-    ]
-    return "".join(line[place] for place in places), places
-
-
-def _private_keys(text: str) -> Iterator[SensitiveSpan]:
-    """Yield the bodies of private keys; the pattern is of the line before."""
-    for pattern in PrivateKeyDetector.denylist:
-        for match in pattern.finditer(text):
-            body = _KEY_BODY.match(text, match.end())
-            if body is not None:
-                yield SensitiveSpan(*body.span(1), "private_key")
 
 
 def _assigned(plugin: KeywordDetector, line: str) -> Iterator[SensitiveSpan]:
@@ -284,21 +281,6 @@ def _assigned(plugin: KeywordDetector, line: str) -> Iterator[SensitiveSpan]:
                 # The plugin tells the value, and not where it stands.
                 start = line.find(secret)
                 yield SensitiveSpan(start, start + len(secret), "password")
-
-
-def _is_mixed(run: str) -> bool:
-    """Whether small letters, capitals and digits take turns as they do by chance.
-
-    Of two neighbours in a random string of all three, six in ten are of different sorts; in names
-    that are put together from words, three or four.
-    """
-    sorts = [
-        "digit" if character.isdigit() else "capital" if character.isupper() else "small"
-        for character in run
-        if character.isalnum()
-    ]
-    n_changes = sum(sort != after for sort, after in pairwise(sorts))
-    return len(set(sorts)) == 3 and n_changes >= 0.45 * (len(sorts) - 1)
 
 
 def _is_harmless(secret: str) -> bool:
