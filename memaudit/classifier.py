@@ -301,23 +301,21 @@ def load_classifier(path: Path) -> RiskClassifier:
             hint="memaudit never loads pickles: fit the classifier with 'memaudit fit'",
         )
     try:
-        return _parse(content)
+        # The format comes first, for a newer file may have other keys.
+        found = msgspec.json.decode(content, type=_Header).format
+        if found != FORMAT:
+            raise ValueError(
+                f"expected format {FORMAT}, got {found:.6g}: another memaudit wrote it"
+            )
+        parsed = msgspec.json.decode(content, type=_ClassifierFile)
+        # Against damage and edits by hand. Who forges a file can compute it: values were checked.
+        if parsed.digest != parsed.classifier.digest:
+            raise ValueError("the digest does not match the content, which was changed or damaged")
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ClassifierError(
             f"{where}: not a valid classifier: {safe_text(str(error))}",
             hint="fetch the file again, or fit the classifier anew with 'memaudit fit'",
         ) from error
-
-
-def _parse(content: bytes) -> RiskClassifier:
-    """Decode and verify; the format comes first, for a newer file may have other keys."""
-    found = msgspec.json.decode(content, type=_Header).format
-    if found != FORMAT:
-        raise ValueError(f"expected format {FORMAT}, got {found:.6g}: another memaudit wrote it")
-    parsed = msgspec.json.decode(content, type=_ClassifierFile)
-    # Against damage and edits by hand. Who forges a file can compute it: values were checked.
-    if parsed.digest != parsed.classifier.digest:
-        raise ValueError("the digest does not match the content, which was changed or damaged")
     return parsed.classifier
 
 

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -103,6 +103,17 @@ def examine(listened: Collection[str]) -> Examination:
     )
     if engine_to_try("auto", DEFAULT_VLLM_OPTIONS, elsewhere=False) == "hf":
         engine = "auto is hf: vLLM is not installed"
+    gpus, device = list[str](), "none: torch is not installed, so no command can score"
+    if is_installed("torch"):
+        import torch
+
+        n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        gpus = [torch.cuda.get_device_name(i) for i in range(n_gpus)]
+        device = f"auto is cuda: {', '.join(gpus)}" if gpus else "auto is cpu: torch finds no GPU"
+    places = (str(Path.cwd()), tempfile.gettempdir())  # results and temporary files
+    free = {place: shutil.disk_usage(place).free / 1e9 for place in places}
+    rooms = ", ".join(f"{gigabytes:.1f} GB free in {place}" for place, gigabytes in free.items())
+    disk = Check("disk", "good" if min(free.values()) >= 1 else "bad", rooms)
     return Examination(
         facts={
             "memaudit": _version("memaudit-distill"),
@@ -110,10 +121,10 @@ def examine(listened: Collection[str]) -> Examination:
             "packages": ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
             "cores": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",
             "memory": f"{memory / 1e9:.1f} GB",
-            "device": _device(),
+            "device": device,
             "engine": engine,
         },
-        checks=(*_engine_checks(), _zlib_check(), _disk_check()),
+        checks=(*_engine_checks(has_gpu=bool(gpus)), _zlib_check(), disk),
         variables=tuple(name for name in heeded if name in os.environ),
         ignored=tuple(name for name in ours if name not in listened),
     )
@@ -126,47 +137,32 @@ def _version(package: str) -> str:
         return "is not installed"
 
 
-def _device() -> str:
-    """Return what --device auto means here."""
-    if not is_installed("torch"):
-        return "none: torch is not installed, so no command can score"
-    names = _gpus()
-    return f"auto is cuda: {', '.join(names)}" if names else "auto is cpu: torch finds no GPU"
-
-
-def _gpus() -> list[str]:
-    import torch
-
-    n = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return [torch.cuda.get_device_name(i) for i in range(n)]
-
-
-def _engine_checks() -> list[Check]:
+def _engine_checks(*, has_gpu: bool) -> Iterator[Check]:
     """Let each engine that needs no files score the tiny model, on each kind of device."""
     if not is_installed("torch") or not is_installed("transformers"):
-        return [Check("hf engine", "skipped", "torch or transformers is not installed")]
-    return [_engine_check(device) for device in ("cpu", *(["cuda"] if _gpus() else []))]
+        yield Check("hf engine", "skipped", "torch or transformers is not installed")
+        return
+    for device in ("cpu", "cuda") if has_gpu else ("cpu",):
+        name = f"hf engine on {device}"
+        try:
+            from memaudit.engines.hf import HfEngine
 
-
-def _engine_check(device: str) -> Check:
-    name = f"hf engine on {device}"
-    try:
-        from memaudit.engines.hf import HfEngine
-
-        models = [tiny_model(seed).to(device) for seed in (0, 1)]  # type: ignore[arg-type]
-        (scores,) = HfEngine(*models).score([_WINDOW])
-    except (MemauditError, RuntimeError, ImportError) as error:
-        return Check(name, "bad", f"the tiny model cannot be scored: {error}")
-    assert scores.teacher.entropy is not None
-    assert scores.kl_divergence is not None
-    found = (scores.teacher.logprobs, scores.teacher.entropy, scores.kl_divergence)
-    largest = max(
-        float(np.abs(one - np.array(known)).max())
-        for one, known in zip(found, _KNOWN.values(), strict=True)
-    )
-    is_good = largest <= TOLERANCE  # also not where it is no number
-    said = f"the scores of a tiny model differ by {largest:.0e} from those known"
-    return Check(name, "good" if is_good else "bad", f"{said}, at most {TOLERANCE:.0e} allowed")
+            models = [tiny_model(seed).to(device) for seed in (0, 1)]  # type: ignore[arg-type]
+            (scores,) = HfEngine(*models).score([_WINDOW])
+        except (MemauditError, RuntimeError, ImportError) as error:
+            yield Check(name, "bad", f"the tiny model cannot be scored: {error}")
+            continue
+        assert scores.teacher.entropy is not None
+        assert scores.kl_divergence is not None
+        found = (scores.teacher.logprobs, scores.teacher.entropy, scores.kl_divergence)
+        largest = max(
+            float(np.abs(one - np.array(known)).max())
+            for one, known in zip(found, _KNOWN.values(), strict=True)
+        )
+        is_good = largest <= TOLERANCE  # also not where it is no number
+        said = f"the scores of a tiny model differ by {largest:.0e} from those known"
+        allowed = f"at most {TOLERANCE:.0e} allowed"
+        yield Check(name, "good" if is_good else "bad", f"{said}, {allowed}")
 
 
 def tiny_model(seed: int) -> "PreTrainedModel":
@@ -195,13 +191,3 @@ def _zlib_check() -> Check:
     except MemauditError as error:
         return Check("zlib", "bad", error.message)
     return Check("zlib", "good", f"{zlib_record().version} compresses as the classifiers expect it")
-
-
-def _disk_check() -> Check:
-    """See whether there is room here and where temporary files go."""
-    free = {
-        place: shutil.disk_usage(place).free / 1e9
-        for place in (str(Path.cwd()), tempfile.gettempdir())
-    }
-    said = ", ".join(f"{gigabytes:.1f} GB free in {place}" for place, gigabytes in free.items())
-    return Check("disk", "good" if min(free.values()) >= 1 else "bad", said)

@@ -36,8 +36,18 @@ _MAX_DOCUMENT_BYTES = 64 << 20
 ROLES = ("teacher", "baseline", "student")
 """The models whose extraction is looked at, in the order of reports."""
 
-ROW_COLUMNS = ("id", "row", "address", "outcome", *(f"extracted_by_{role}" for role in ROLES))
-"""Of the table; `set` and `example` follow, and predictions if there are any."""
+ROW_COLUMNS = ("id", "row", "address", "outcome")
+"""Of the table: what a row is called, and what became of it. None has an empty value."""
+
+TABLE_SCHEMA = pa.schema(
+    [
+        *zip(ROW_COLUMNS, (pa.string(), pa.int64(), pa.string(), pa.string()), strict=True),
+        *((f"extracted_by_{role}", pa.bool_()) for role in ROLES),
+        *(("set", pa.string()), ("example", pa.int64())),
+    ],
+    metadata={"memaudit.verification_schema": str(SCHEMA_VERSION)},
+)
+"""Of the table. Predictions follow if there are any."""
 
 ExtractionSet = Literal[
     "easy", "inherited", "new", "baseline_and_student", "teacher_only", "baseline_only", "none"
@@ -187,7 +197,12 @@ def read_verification(folder: Path) -> tuple[VerificationResult, pa.Table]:
         version = document.get("schema_version")
         with open_regular(folder / TABLE_NAME) as stream:
             table = pq.read_table(stream, page_checksum_verification=True)
-        _require_types(table)
+        for field in TABLE_SCHEMA:
+            column = table[field.name]
+            # Where nothing is known of a model, its column has the type of nothing.
+            has_type = column.type in (field.type, pa.null())
+            if not has_type or (column.null_count and field.name in ROW_COLUMNS):
+                raise ValueError(field.name)
         digest = labels_digest(table)
     except (
         # Deep JSON recurses, a column may be missing, and a damaged length may ask for all memory.
@@ -208,23 +223,10 @@ def read_verification(folder: Path) -> tuple[VerificationResult, pa.Table]:
     return result, table
 
 
-def _require_types(table: pa.Table) -> None:
-    """Refuse a table whose columns are not what they are called; ValueError or KeyError says so."""
-    kinds = {"id": pa.string(), "address": pa.string(), "outcome": pa.string(), "set": pa.string()}
-    kinds |= {"row": pa.int64(), "example": pa.int64()}
-    for name in (*ROW_COLUMNS, "set", "example"):
-        column = table[name]
-        # Where nothing is known of a model, its column has the type of nothing.
-        if column.type not in (kinds.get(name, pa.bool_()), pa.null()):
-            raise ValueError(f"another type in {name}")
-        if column.null_count and name in ("id", "row", "address", "outcome"):
-            raise ValueError(f"an empty value in {name}")
-
-
 def labels_digest(table: pa.Table) -> str:
     """Return sha256 over rows and labels, whatever predictions stand beside them."""
     digest = hashlib.sha256()
-    for name in (*ROW_COLUMNS, "set", "example"):
+    for name in TABLE_SCHEMA.names:
         # Of the values, not of the bytes: each version of pyarrow writes the same table
         # differently.
         digest.update(repr((name, table[name].to_pylist())).encode())
@@ -290,8 +292,28 @@ def read_verified_rows(folder: Path, run: Run) -> VerifiedRows:
         OutputError: it is missing, damaged, or its files do not belong together.
     """
     result, table = read_verification(folder)
-    where = shown_path(folder)
-    _require_same_settings(result, run, where)
+    inputs, where = run.manifest.inputs, shown_path(folder)
+    expected = {
+        "teacher_digest": inputs.teacher_digest,
+        **inputs.shape.settings,
+        **inputs.objective.predicted_settings,
+    }
+    # A student that was distilled elsewhere is known after its training alone.
+    if inputs.role == "student" and "distilled" not in result.settings:
+        expected["student_digest"] = inputs.reference_digest
+    # Settings name the windows, turns and shortest suffix only where they decide anything.
+    settings = {"windows": "first"} | result.settings
+    expected["windows"] = inputs.windows
+    if inputs.windows != "first" and (answers := inputs.answers) is not None:
+        expected |= {"turns": answers.turns, "min_suffix_tokens": answers.min_suffix_tokens}
+        settings = {"turns": answers.turns, "min_suffix_tokens": MIN_SUFFIX_LEN} | settings
+    differing = [name for name, value in expected.items() if settings.get(name) != value]
+    if differing:
+        names = ", ".join(name.replace("_", " ") for name in differing)
+        raise UsageError(
+            f"{where}: a verification of something else than the run, they differ in {names}",
+            hint="give predict and verify the same models, objective and windows",
+        )
     _require_same_rows(table, run, where)
     return match_run(result, table, run)
 
@@ -311,35 +333,6 @@ def match_run(result: VerificationResult, table: pa.Table, run: Run) -> Verified
     )
     recited_by = {role: _recites(table, role) for role in ROLES}
     return VerifiedRows(result, recited_by, found.looked_at, compare(found, predicted, n_missed=20))
-
-
-def _require_same_settings(result: VerificationResult, run: Run, where: str) -> None:
-    inputs, settings = run.manifest.inputs, result.settings
-    expected = {
-        "teacher_digest": inputs.teacher_digest,
-        **inputs.shape.settings,
-        **inputs.objective.predicted_settings,
-    }
-    # A student that was distilled elsewhere is known after its training alone.
-    if inputs.role == "student" and "distilled" not in settings:
-        expected["student_digest"] = inputs.reference_digest
-    found = [name for name, value in expected.items() if settings.get(name) != value]
-    # Settings name the windows, turns and shortest suffix only where they decide anything.
-    if inputs.windows != settings.get("windows", "first"):
-        found.append("windows")
-    answers = None if inputs.windows == "first" else inputs.answers
-    if answers is not None and settings.get("turns", answers.turns) != answers.turns:
-        found.append("turns")
-    if answers is not None and answers.min_suffix_tokens != settings.get(
-        "min_suffix_tokens", MIN_SUFFIX_LEN
-    ):
-        found.append("min suffix tokens")
-    if found:
-        names = ", ".join(name.replace("_", " ") for name in found)
-        raise UsageError(
-            f"{where}: a verification of something else than the run, they differ in {names}",
-            hint="give predict and verify the same models, objective and windows",
-        )
 
 
 def _require_same_rows(table: pa.Table, run: Run, where: str) -> None:

@@ -440,7 +440,12 @@ def _number(key: str, value: Any) -> float:
 def _recipe(trainer: str, settings: dict[str, Any], notes: list[str], unknown: list[str]) -> Recipe:
     temperature = settings.get("temperature", 1.0)
     Objective(temperature=temperature)  # refuses 0 by its name, before it is divided by
-    kind, share = settings["kind"], _cross_entropy_share(settings, temperature)
+    ce, kd = settings.get("ce", 0.0), settings.get("kd", 1.0) * settings.get("kd_scale", 1.0)
+    if (ratio := settings.get("kd_ratio")) is not None:
+        ce, kd = 1 - ratio, ratio
+    # In memaudit's loss the other part is multiplied by T².
+    kd = kd if settings.get("squared") else kd / temperature**2
+    kind, share = settings["kind"], float(ce / (ce + kd)) if ce + kd else 0.0
     if settings.get("kd"):
         kind = "soft"
     if kind == "soft" and share == 1:
@@ -469,14 +474,3 @@ def _recipe(trainer: str, settings: dict[str, Any], notes: list[str], unknown: l
         notes=(*notes, *([settings["note"]] if "note" in settings else [])),
         not_understood=tuple(unknown),
     )
-
-
-def _cross_entropy_share(settings: Settings, temperature: float) -> float:
-    """Return the share in memaudit's loss, whose other part is multiplied by T²."""
-    if "kd_ratio" in settings:
-        ce, kd = 1 - settings["kd_ratio"], settings["kd_ratio"]
-    else:
-        ce, kd = settings.get("ce", 0.0), settings.get("kd", 1.0) * settings.get("kd_scale", 1.0)
-    if not settings.get("squared"):
-        kd /= temperature**2
-    return float(ce / (ce + kd)) if ce + kd else 0.0

@@ -70,8 +70,10 @@ def test_the_known_scores_follow_from_the_definitions():
         np.testing.assert_allclose(values, known, atol=1e-6)
 
 
-def test_a_full_disk_is_bad(monkeypatch):
+def test_a_full_disk_is_bad(capsys, monkeypatch):
     """A run needs room."""
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=1e6))
 
-    assert doctor._disk_check().status == "bad"
+    assert run_command(["doctor", "--json"]) == 2
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    assert [check["name"] for check in checks if check["status"] == "bad"] == ["disk"]

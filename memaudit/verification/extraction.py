@@ -13,8 +13,7 @@ from memaudit.engines.generation import count_generation_disagreements
 from memaudit.evaluation import RowPredictions
 from memaudit.labels import (
     ROLES,
-    ROW_COLUMNS,
-    SCHEMA_VERSION,
+    TABLE_SCHEMA,
     ExtractionSet,
     GenerationCounts,
     LabelScan,
@@ -281,11 +280,7 @@ def label_table(examples: Examples, found: dict[str, NDArray[np.bool_]]) -> pa.T
                 for role, of_rows in recites.items():
                     record[f"extracted_by_{role}"] = bool(of_rows[place])
         records.append(record)
-    text, number, flag = pa.string(), pa.int64(), pa.bool_()
-    types = (text, number, text, text, flag, flag, flag)
-    fields = [*zip(ROW_COLUMNS, types, strict=True), ("set", text), ("example", number)]
-    schema = pa.schema(fields, metadata={"memaudit.verification_schema": str(SCHEMA_VERSION)})
-    return pa.Table.from_pylist(records, schema=schema)
+    return pa.Table.from_pylist(records, schema=TABLE_SCHEMA)
 
 
 def with_predictions(table: pa.Table, predicted: RowPredictions) -> pa.Table:

@@ -249,7 +249,7 @@ def write_results(
     Neither file takes its name before both are whole.
     """
     if told is not None:
-        columns = (table[name].to_pylist() for name in ROW_COLUMNS[:4])
+        columns = (table[name].to_pylist() for name in ROW_COLUMNS)
         predicted = match_predictions(told, zip(*columns, strict=True))
         table = with_predictions(table, predicted)
         comparison = compare(found_rows(table), predicted)
