@@ -8,9 +8,10 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from memaudit.corpus.base import KeepNext, ProjectColumns, Record, Unreadable, record_of
+from memaudit.corpus.base import Cuts, KeepNext, ProjectColumns, Record, Unreadable, record_of
 from memaudit.corpus.byte_streams import OpenFile
 from memaudit.corpus.cuts import cut_values
 from memaudit.corpus.unpacked_sizes import (
@@ -90,8 +91,8 @@ class Parquet(_Columnar):
         with pq.ParquetWriter(out, schema, compression=codecs or "snappy") as writer:
             for group in range(parquet.num_row_groups):
                 batches = parquet.iter_batches(row_groups=[group], use_threads=False)
-                kept = [_kept(batch, keep_next) for batch in batches]
-                table = pa.Table.from_batches(kept, schema)
+                kept = [_kept(batch, _decided(batch, keep_next)) for batch in batches]
+                table = pa.Table.from_batches(kept, schema).unify_dictionaries()
                 # A group for each group of the corpus. pyarrow refuses one without rows.
                 if len(table):
                     writer.write_table(table, row_group_size=len(table))
@@ -109,11 +110,16 @@ class Arrow(_Columnar):
 
     def _copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
         is_file, schema, batches = _open_arrow(file)
+        coded = [i for i, kind in enumerate(schema.types) if _has_dictionary(kind)]
+        if is_file and coded:
+            file.file.seek(0)
+            kept = _with_one_dictionary(batches, coded, keep_next, _open_arrow(file)[2])
+        else:
+            kept = (_kept(batch, _decided(batch, keep_next)) for batch in batches)
         with (pa.ipc.new_file if is_file else pa.ipc.new_stream)(out, schema) as writer:
-            for batch in batches:
-                kept = _kept(batch, keep_next)
-                if len(kept):
-                    writer.write_batch(kept)
+            for batch in kept:
+                if len(batch):
+                    writer.write_batch(batch)
 
 
 def _open_arrow(file: OpenFile) -> tuple[bool, pa.Schema, Iterator[pa.RecordBatch]]:
@@ -151,22 +157,95 @@ def _as_corpus_error(shown: str, place: Callable[[], str] = str) -> Iterator[Non
         ) from error
 
 
-def _kept(batch: pa.RecordBatch, keep_next: KeepNext) -> pa.RecordBatch:
-    # First: the filter below follows offsets, and damaged ones point anywhere.
+def _with_one_dictionary(
+    batches: Iterator[pa.RecordBatch],
+    coded: list[int],
+    keep_next: KeepNext,
+    again: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    """Yield what stays of an Arrow file, in which a column has one dictionary for all batches.
+
+    Args:
+        batches: of the file.
+        coded: which columns have a dictionary.
+        keep_next: asked for each row.
+        again: the same batches, for a second time through: the dictionaries are known then.
+    """
+    decided, parts = [], []
+    for batch in batches:
+        decided.append(_decided(batch, keep_next))
+        parts.append(_kept(batch.select(coded), decided[-1]))
+    whole = pa.Table.from_batches([part for part in parts if len(part)], parts[0].schema)
+    unified = iter(whole.unify_dictionaries().to_batches())
+    for batch, stays in zip(again, decided, strict=True):
+        if any(stays):
+            kept, columns = _kept(batch, stays), next(unified)
+            for i, column in zip(coded, columns.columns, strict=True):
+                kept = kept.set_column(i, batch.schema.field(i), column)
+            yield kept
+
+
+def _decided(batch: pa.RecordBatch, keep_next: KeepNext) -> list[bool | Cuts]:
+    """Return for each row whether it stays, or what is cut out of it."""
+    # First: what leaves rows out follows offsets, and damaged ones point anywhere.
     for column in batch.columns:
         column.validate(full=True)
-    stays = [keep_next() for _ in range(batch.num_rows)]
+    return [keep_next() for _ in range(batch.num_rows)]
+
+
+def _kept(batch: pa.RecordBatch, stays: list[bool | Cuts]) -> pa.RecordBatch:
     cut = {row: each for row, each in enumerate(stays) if isinstance(each, Mapping)}
     # Only columns in which something is cut become Python objects, and are built anew.
     for place in {
         batch.schema.get_field_index(str(path[0])) for cuts in cut.values() for path in cuts
-    }:
+    } - {-1}:
         name, values = batch.schema.names[place], batch.column(place).to_pylist()
         for row, cuts in cut.items():
             values[row] = cut_values({name: values[row]}, cuts)[name]
         column = pa.array(values, type=batch.schema.field(place).type)
         batch = batch.set_column(place, batch.schema.field(place), column)
-    return batch.filter(pa.array(list(map(bool, stays)), type=pa.bool_()))
+    mask = pa.array(list(map(bool, stays)), type=pa.bool_())
+    left = [_left(column, mask) for column in batch.columns]
+    return pa.RecordBatch.from_arrays(left, schema=batch.schema)
+
+
+def _left(column: pa.Array, mask: pa.BooleanArray) -> pa.Array:
+    """Return the values that stay, without anything of the others.
+
+    A dictionary, and the buffers behind views, also hold what no row holds any more: the file would
+    look clean, and hold the text of all rows that went.
+    """
+    kind = column.type
+    if _is_plain(kind):
+        return column.filter(mask)
+    if not pa.types.is_dictionary(kind):
+        pairs = zip(column.to_pylist(), mask.to_pylist(), strict=True)
+        return pa.array([value for value, stays in pairs if stays], type=kind)
+    indices = column.indices.filter(mask)
+    used = indices.drop_null().unique().sort()  # the order of categories may mean something
+    places = pc.index_in(indices, value_set=used).cast(indices.type)
+    return pa.DictionaryArray.from_arrays(
+        places, column.dictionary.take(used), ordered=kind.ordered, safe=False
+    )
+
+
+def _types_in(kind: pa.DataType) -> Iterator[pa.DataType]:
+    """Yield a type, and those of the values in it."""
+    yield kind
+    for i in range(kind.num_fields):
+        yield from _types_in(kind.field(i).type)
+
+
+def _has_dictionary(kind: pa.DataType) -> bool:
+    return any(pa.types.is_dictionary(each) for each in _types_in(kind))
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether Arrow can leave values of this type out, and nothing of them stays behind."""
+    views = (pa.string_view(), pa.binary_view())
+    return not _has_dictionary(kind) and not any(
+        each in views or pa.types.is_run_end_encoded(each) for each in _types_in(kind)
+    )
 
 
 def arrow_rows(batch: pa.RecordBatch) -> Iterator[dict[str, object] | str]:

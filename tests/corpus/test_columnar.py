@@ -15,6 +15,8 @@ from memaudit.corpus import (
     read_corpus,
     unpacked_sizes,
 )
+from memaudit.corpus.byte_streams import OpenFile
+from memaudit.corpus.formats import FORMATS
 from memaudit.errors import CorpusError
 
 HELLO = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
@@ -366,3 +368,47 @@ def test_lists_of_numbers_in_lists_become_arrays(write, tmp_path, monkeypatch):
     # Nobody else sees them, and the texts are the same.
     plain = list(read_corpus(CorpusOptions(str(path))))
     assert [(row.text, row.captured) for row in plain] == [(letter, {}) for letter in "abcd"]
+
+
+CODED = {
+    "dictionary": pa.dictionary(pa.int8(), pa.string(), ordered=True),
+    "view": pa.string_view(),
+    "list of views": pa.list_(pa.string_view()),
+    "list of a dictionary": pa.list_(pa.dictionary(pa.int32(), pa.string())),
+}
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "stream"])
+@pytest.mark.parametrize("kind", CODED.values(), ids=CODED)
+def test_nothing_of_a_row_that_goes_stays_in_the_file(kind, ending, tmp_path):
+    """A dictionary and the buffers behind views outlive their rows: the secret would still be there."""
+    texts = [f"text {n} {'of no row any more' if n % 3 else 'that stays'}" for n in range(12)]
+    is_list = pa.types.is_list(kind)
+    column = pa.array([[text] if is_list else text for text in texts], type=kind)
+    table = pa.table({"id": list(range(12)), "text": column})
+    path, out = tmp_path / "corpus", io.BytesIO()
+    if ending == "parquet":
+        pq.write_table(table, path, row_group_size=5, compression="none")
+    else:
+        new = pa.ipc.new_file if ending == "arrow" else pa.ipc.new_stream
+        with new(path, table.schema) as writer:
+            writer.write_table(table, max_chunksize=5)
+    at = ("text", 0) if is_list else ("text",)
+    # Row 9 has its number cut out, row 8 is what is asked for last of a batch.
+    decisions = iter([{at: ((4, 6),)} if n == 9 else n % 3 == 0 for n in range(12)])
+    with path.open("rb") as file:
+        format_ = FORMATS["parquet" if ending == "parquet" else "arrow"]
+        opened = OpenFile(file, "corpus", None, CorpusOptions("corpus"))
+        format_.copy(opened, lambda: next(decisions), out)
+
+    out.seek(0)
+    left = {
+        "parquet": pq.read_table,
+        "arrow": lambda stream: pa.ipc.open_file(stream).read_all(),
+        "stream": lambda stream: pa.ipc.open_stream(stream).read_all(),
+    }[ending](out)
+    expected = ["text 0 that stays", "text 3 that stays", "text 6 that stays", "text that stays"]
+    assert left["id"].to_pylist() == [0, 3, 6, 9]
+    assert left["text"].to_pylist() == [[text] if is_list else text for text in expected]
+    assert left.schema == table.schema
+    assert b"of no row" not in out.getvalue()
