@@ -33,6 +33,18 @@ _JUDGED_ON = {
     "example": "examples that the fit had not seen",
     "calibration": "the calibration examples",
 }
+_CROSS_FITTED = (
+    "The figures are cross-fitted: each fifth of the pilot is judged by a shift from the other "
+    "four. The order of examples has not changed."
+)
+_COUNTS_COPIES = (
+    "The pilot's student was trained on a sample, and the scores count copies in the whole corpus. "
+    "Put the sample in a file of its own, and predict and verify that file."
+)
+_FOR_THIS_TRAINING = (
+    "The level holds for the pilot's corpus and training: other epochs, learning rates or losses "
+    "need another pilot."
+)
 
 
 def fit_page(result: FitResult) -> Page:
@@ -136,6 +148,13 @@ def recalibration_page(result: Recalibrated) -> Page:
             "use": path_name(f"memaudit predict --classifier {result.folder}"),
         }
     )
+    notes = [_CROSS_FITTED]
+    if after.log_loss > before.log_loss:
+        notes.append(
+            "On held-out fifths the shift does not help: the pilot is too small, or not needed."
+        )
+    if result.counts_copies:
+        notes.append(_COUNTS_COPIES)
     return Page(
         title="Recalibration of a classifier",
         verdict=(
@@ -147,25 +166,7 @@ def recalibration_page(result: Recalibrated) -> Page:
             f"{words.figure(before.expected.mean, 1)} ({words.interval(before.expected)}).",
         ),
         sections=(Section(blocks=(table,)),),
-        notes=tuple(_recalibration_notes(result)),
-    )
-
-
-def _recalibration_notes(result: Recalibrated) -> Iterator[str]:
-    yield (
-        "The figures are cross-fitted: each fifth of the pilot is judged by a shift from the "
-        "other four. The order of examples has not changed."
-    )
-    if result.figures_after.log_loss > result.figures_before.log_loss:
-        yield "On held-out fifths the shift does not help: the pilot is too small, or not needed."
-    if result.counts_copies:
-        yield (
-            "The pilot's student was trained on a sample, and the scores count copies in the whole "
-            "corpus. Put the sample in a file of its own, and predict and verify that file."
-        )
-    yield (
-        "The level holds for the pilot's corpus and training: other epochs, learning rates or "
-        "losses need another pilot."
+        notes=(*notes, _FOR_THIS_TRAINING),
     )
 
 

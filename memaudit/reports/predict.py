@@ -1,6 +1,6 @@
 """The pages of `memaudit predict`: its summary, the plan of a dry run, and the status of a run."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from memaudit.features import is_aligned
@@ -23,12 +23,12 @@ from memaudit.reports.page import (
     numbers,
     path_name,
 )
-from memaudit.runs.manifest import AnswersRead, chunk_ranges
+from memaudit.runs.manifest import chunk_ranges
 from memaudit.runs.results import AuditResult
 from memaudit.runs.status import RunStatus
 
 if TYPE_CHECKING:
-    from memaudit.cost import AuditPlan, Gpu
+    from memaudit.cost import AuditPlan
 
 _FLOPS_UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
 _BYTE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -39,6 +39,8 @@ _STATES: dict[str, Kind] = {
     "running": "strong",
     "stopped": "strong",
 }
+_EPOCHS = (1.0, 3.0, 9.0)
+"""For which the expected number stands beside that of the run."""
 
 
 def summary_page(result: AuditResult, *, objective_given: bool = True) -> Page:
@@ -88,10 +90,6 @@ def verdict(result: AuditResult) -> Sentence:
         model_name(result.names.teacher, "strong"),
         f" by {words.training_in_words(result.finished.manifest.inputs)}{texts}{shared}",
     )
-
-
-_EPOCHS = (1.0, 3.0, 9.0)
-"""For which the expected number stands beside that of the run."""
 
 
 def _other_ways(result: AuditResult) -> Section:
@@ -172,10 +170,17 @@ def _outcomes(result: AuditResult) -> Table:
     shape = result.shape
     n_read = result.distinct_windows - result.screened_windows
     read = f"in {n_read:,} distinct windows of {shape.prefix_len} + {shape.suffix_len} tokens"
+    answers: list[tuple[str, int, str]] = []
+    # Which part of the text that the student is trained on was looked at.
+    if (found := result.answers) is not None:
+        turns = " of the last turn" if found.turns == "last" else ""
+        unseen = f"; of {found.unseen_rows:,} of {found.rows:,} examples no answer is in a window"
+        told = f"of {found.all_windows:,} windows lie in trained text{turns}"
+        answers = [("answers", found.windows, told + (unseen if found.unseen_rows else ""))]
     too_short = f"no window of {shape.length} tokens: cannot be extracted as defined"
     rows = [
         ("examples", result.rows, ""),
-        *([("answers", found.windows, _answers(found))] if (found := result.answers) else []),
+        *answers,
         ("scored", result.scored, read),
         ("too short", result.too_short, too_short),
         ("bad", result.bad, "could not be used"),
@@ -185,14 +190,6 @@ def _outcomes(result: AuditResult) -> Table:
     if result.errors:
         rows.append(("error", result.errors, "in chunks that could not be scored"))
     return counts(*((key, n, explained if n else "") for key, n, explained in rows))
-
-
-def _answers(found: AnswersRead) -> str:
-    """Return which part of the text that the student is trained on was looked at."""
-    turns = " of the last turn" if found.turns == "last" else ""
-    unseen = f"; of {found.unseen_rows:,} of {found.rows:,} examples no answer is in a window"
-    told = f"of {found.all_windows:,} windows lie in trained text{turns}"
-    return told + (unseen if found.unseen_rows else "")
 
 
 def _worst(result: AuditResult) -> Table:
@@ -252,11 +249,20 @@ def plan_page(plan: "AuditPlan") -> Page:
         f"in {number_format}. Time and memory here were measured on a few windows from all over "
         "the corpus, which was read whole for this plan."
     )
-    blocks = (_plan_counts(plan), _needs(plan), _gpus(plan, GPUS))
+    needed = _scaled(plan.model_memory("cuda"), _BYTE_UNITS)
+    gpus = Table(
+        columns=(Column("on one GPU"), *numbers("time", "memory")),
+        rows=tuple(
+            (gpu.name, words.duration(plan.seconds_on(gpu)), needed)
+            if plan.fits_on(gpu)
+            else (gpu.name, "–", f"{needed}, too much")
+            for gpu in GPUS
+        ),
+    )
     return Page(
         title="Plan of a run",
         verdict=Words("Nothing was written: this is a plan.", "strong"),
-        sections=(Section(blocks=blocks),),
+        sections=(Section(blocks=(_plan_counts(plan), _needs(plan), gpus)),),
         notes=(note,),
     )
 
@@ -286,6 +292,16 @@ def _needs(plan: "AuditPlan") -> Table:
     flops = plan.body_flops + plan.head_flops
     head_share = plan.head_flops / max(1, flops)
     disk, meanwhile = (_scaled(size, _BYTE_UNITS) for size in (plan.disk, plan.temporary_disk))
+    here = "not measured: " + (
+        "not enough memory for the models" if plan.scored_windows else "nothing to score"
+    )
+    if plan.seconds is not None and plan.cpu_seconds is not None and plan.sample is not None:
+        rate = plan.sample.windows / plan.sample.seconds * plan.window_tokens
+        here = (
+            f"{words.duration(plan.seconds)} at {rate:,.0f} tokens/s, "
+            f"{words.duration(plan.cpu_seconds)} of CPU time; the sample took "
+            f"{words.duration(plan.sample.total_seconds)}"
+        )
     return facts(
         {
             **{
@@ -298,34 +314,9 @@ def _needs(plan: "AuditPlan") -> Table:
             "compute": f"{_scaled(flops, _FLOPS_UNITS)}, {head_share:.0%} of it in the output layer",
             "memory": f"{_scaled(plan.memory, _BYTE_UNITS)}, models in {plan.dtype}",
             "disk": f"{disk} at most, {meanwhile} while it runs",
-            "here": _here(plan),
+            "here": here,
             "compile": None if plan.sample is None else plan.sample.compile_choice,
         }
-    )
-
-
-def _here(plan: "AuditPlan") -> str:
-    if plan.seconds is None or plan.cpu_seconds is None or plan.sample is None:
-        why = "nothing to score" if plan.scored_windows == 0 else "not enough memory for the models"
-        return f"not measured: {why}"
-    rate = plan.sample.windows / plan.sample.seconds * plan.window_tokens
-    return (
-        f"{words.duration(plan.seconds)} at {rate:,.0f} tokens/s, "
-        f"{words.duration(plan.cpu_seconds)} of CPU time; the sample took "
-        f"{words.duration(plan.sample.total_seconds)}"
-    )
-
-
-def _gpus(plan: "AuditPlan", gpus: "Iterable[Gpu]") -> Table:
-    needed = _scaled(plan.model_memory("cuda"), _BYTE_UNITS)
-    return Table(
-        columns=(Column("on one GPU"), *numbers("time", "memory")),
-        rows=tuple(
-            (gpu.name, words.duration(plan.seconds_on(gpu)), needed)
-            if plan.fits_on(gpu)
-            else (gpu.name, "–", f"{needed}, too much")
-            for gpu in gpus
-        ),
     )
 
 

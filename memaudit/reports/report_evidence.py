@@ -14,7 +14,6 @@ from memaudit.reports.page import (
     Figures,
     Paragraph,
     Section,
-    Sentence,
     Table,
     facts,
     name,
@@ -259,18 +258,6 @@ def limits_section(report: Report) -> Section:
 
 def provenance_section(report: Report) -> Section:
     """Return all that decides the numbers, by kind; what identifies the run comes first."""
-    first, *others = _provenance(report).items()
-    folded = (facts(_as_names(values), title=group, is_folded=True) for group, values in others)
-    blocks = (facts(_as_names(first[1])), *folded)
-    return Section("Provenance", "provenance", "Provenance", blocks)
-
-
-def _as_names(values: Mapping[str, object]) -> dict[str, Sentence | Cell]:
-    """Return values as text from outside: all of them come from files."""
-    return {key: name(str(value), max_len=1000) for key, value in values.items()}
-
-
-def _provenance(report: Report) -> dict[str, dict[str, object]]:
     manifest = report.run.manifest
     inputs, names, classifier = manifest.inputs, manifest.names, manifest.classifier
     reference = {}
@@ -278,7 +265,7 @@ def _provenance(report: Report) -> dict[str, dict[str, object]]:
         role = str(inputs.role).replace("_", " ")
         reference = {role: names.reference, f"sha256 of the {role}": inputs.reference_digest or ""}
     groups: dict[str, dict[str, object]] = {
-        "Run": {
+        "": {
             "run": inputs.fingerprint,
             "memaudit": names.memaudit_version,
             "teacher": names.teacher,
@@ -306,10 +293,14 @@ def _provenance(report: Report) -> dict[str, dict[str, object]]:
         "Versions": {**inputs.versions},
     }
     if report.verified is not None:
-        result = report.verified.result
-        labels = {"sha256 of labels": result.labels_digest}
-        groups["Verification"] = labels | _spaced(result.settings)
-    return groups
+        labels = {"sha256 of labels": report.verified.result.labels_digest}
+        groups["Verification"] = labels | _spaced(report.verified.result.settings)
+    blocks = []
+    for title, values in groups.items():
+        # Text from outside: all of it comes from files.
+        rows = {key: name(str(value), max_len=1000) for key, value in values.items()}
+        blocks.append(facts(rows, title=title, is_folded=title != ""))
+    return Section("Provenance", "provenance", "Provenance", tuple(blocks))
 
 
 def _spaced(values: Mapping[str, object]) -> dict[str, object]:
