@@ -100,8 +100,16 @@ def check_gguf(path: Path) -> ModelFiles:
             f"{shown_path(path)}: expected GGUF version 2 or 3, got {version}",
             hint="convert the model again with a current llama.cpp",
         )
-    for key, number in _gguf_numbers(path):
-        _check_n_parts(path, key, number)
+    # What is no GGUF behind that is left to transformers; ValueError: a length that no seek takes.
+    faults = (struct.error, OSError, KeyError, RecursionError, ValueError)
+    with path.open("rb") as file, suppress(*faults):
+        file.seek(16)  # behind magic, version and the number of tensors
+        # The file may claim any number of keys: where it ends, a short read ends the loop.
+        for _ in range(_read_number(file, "<Q")):
+            key = file.read(min(_read_number(file, "<Q"), _MAX_KEY_BYTES)).decode(errors="replace")
+            # transformers builds as many layers as a number says, and takes a list of one for it.
+            for number in _gguf_values(file, _read_number(file, "<I")):
+                _check_n_parts(path, key, number)
     return ModelFiles(path.parent, path.name, (path,))
 
 
@@ -111,22 +119,6 @@ _GGUF_NUMBERS = {
 _GGUF_STRING, _GGUF_LIST = 8, 9
 # Longer lists have a number for each token or layer: none of them is a count of layers.
 _SHORT_LIST = 16
-
-
-def _gguf_numbers(path: Path) -> Iterator[tuple[str, float]]:
-    """Yield the keys of a GGUF file whose values are numbers; stop at what is not GGUF.
-
-    transformers builds as many layers as they say, and takes a list of one number for a number.
-    """
-    # ValueError: a length that no seek takes.
-    faults = (struct.error, OSError, KeyError, RecursionError, ValueError)
-    with path.open("rb") as file, suppress(*faults):
-        file.seek(16)  # behind magic, version and the number of tensors
-        # The file may claim any number of keys: where it ends, a short read ends the loop.
-        for _ in range(_read_number(file, "<Q")):
-            key = file.read(min(_read_number(file, "<Q"), _MAX_KEY_BYTES)).decode(errors="replace")
-            for value in _gguf_values(file, _read_number(file, "<I")):
-                yield key, value
 
 
 def _gguf_values(file: BinaryIO, kind: int) -> Iterator[float]:
@@ -173,8 +165,7 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles
     if not trust_remote_code:
         _check_no_code(entries)
     files = [path for path in entries if path.is_file()]
-    jsons = _read_jsons(files, trust_remote_code)
-    weights = _weight_files(folder, files, jsons)
+    weights = _weight_files(folder, files, _indices(files, trust_remote_code))
     # Which of two weights with one name is loaded depends on the order in which files are read.
     holders: dict[str, Path] = {}
     for path in weights:
@@ -193,7 +184,7 @@ def check_tokenizer_folder(folder: Path) -> ModelFiles:
     folder, entries = _entries(folder)
     _check_no_code(entries)
     files = [path for path in entries if path.is_file()]
-    _read_jsons(files, trust_remote_code=False)
+    _indices(files, trust_remote_code=False)
     read = _read_beside_weights(files)
     if not any(path.name.startswith(("tokenizer", "vocab", "spiece")) for path in read):
         raise ModelError(
@@ -207,9 +198,22 @@ def _entries(folder: Path) -> tuple[Path, list[Path]]:
     if not folder.is_dir():
         raise ModelError(f"{shown_path(folder)}: no such folder", hint="check the path")
     folder = folder.resolve()
+    # The cache of the hub keeps contents in blobs/ and links to them from snapshots/<commit>/.
+    blobs = folder.parent.parent / "blobs" if folder.parent.name == "snapshots" else None
     entries = sorted(folder.iterdir())
     for path in entries:
-        _check_entry(path, folder)
+        if not path.exists():
+            raise ModelError(f"{shown_path(path)}: a link to nothing", hint="get the model again")
+        # To open a pipe would wait for ever.
+        if not path.is_file() and not path.is_dir():
+            raise ModelError(f"{shown_path(path)}: not a regular file", hint="remove it")
+        target = path.resolve()
+        leads_out = path.is_symlink() and not target.is_relative_to(folder)
+        if leads_out and target.parent != blobs:
+            raise ModelError(
+                f"{shown_path(path)}: a link out of the model's folder",
+                hint="copy the file that it points to into the folder",
+            )
     return folder, entries
 
 
@@ -237,25 +241,6 @@ def _check_config_is_there(folder: Path) -> None:
         )
 
 
-def _check_entry(path: Path, folder: Path) -> None:
-    """Refuse what can block a reader, and a link that leads nowhere or out of the folder."""
-    if not path.exists():
-        raise ModelError(f"{shown_path(path)}: a link to nothing", hint="get the model again")
-    # To open a pipe would wait for ever.
-    if not path.is_file() and not path.is_dir():
-        raise ModelError(f"{shown_path(path)}: not a regular file", hint="remove it")
-    target = path.resolve()
-    if not path.is_symlink() or target.is_relative_to(folder):
-        return
-    # The cache of the hub keeps contents in blobs/ and links to them from snapshots/<commit>/.
-    in_cache = folder.parent.name == "snapshots"
-    if not (in_cache and target.parent == folder.parent.parent / "blobs"):
-        raise ModelError(
-            f"{shown_path(path)}: a link out of the model's folder",
-            hint="copy the file that it points to into the folder",
-        )
-
-
 def _check_no_code(entries: list[Path]) -> None:
     for path in entries:
         # transformers runs custom_generate/generate.py in place of its own generate.
@@ -269,26 +254,27 @@ _TRUST_HINT = (
 )
 
 
-def _read_jsons(files: list[Path], trust_remote_code: bool) -> dict[str, Any]:
-    """Return the content of the JSON files by name, once no setting in them is refused."""
-    jsons = {path.name: _read_json(path) for path in files if path.suffix == ".json"}
+def _indices(files: list[Path], trust_remote_code: bool) -> dict[str, Any]:
+    """Return the indices of weights by name, once no setting in any of the JSON files is refused."""
+    found: dict[str, Any] = {}
     for path in files:
-        if path.name == "config.json" and not isinstance(jsons[path.name], dict):
+        if path.suffix != ".json":
+            continue
+        is_config, size = path.name == "config.json", path.stat().st_size
+        max_size = _MAX_CONFIG_BYTES if is_config else _MAX_JSON_BYTES
+        if size > max_size:
+            raise _broken(path, f"expected at most {max_size} bytes, got {size}")
+        try:
+            content = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise _broken(path, "not valid JSON") from error
+        if is_config and not isinstance(content, dict):
             raise _broken(path, "not a JSON object")
-        if path.name in jsons and path.name not in _VOCABULARIES:
-            _check_keys(path, jsons[path.name], trust_remote_code)
-    return jsons
-
-
-def _read_json(path: Path) -> object:
-    size = path.stat().st_size
-    max_size = _MAX_CONFIG_BYTES if path.name == "config.json" else _MAX_JSON_BYTES
-    if size > max_size:
-        raise _broken(path, f"expected at most {max_size} bytes, got {size}")
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise _broken(path, "not valid JSON") from error
+        if path.name not in _VOCABULARIES:
+            _check_keys(path, content, trust_remote_code)
+        if path.name.endswith(".index.json"):
+            found[path.name] = content
+    return found
 
 
 def _check_keys(path: Path, content: object, trust_remote_code: bool) -> None:
@@ -345,17 +331,32 @@ def _items(content: object) -> Iterator[tuple[str, object]]:
             pending.extend(node)
 
 
-def _weight_files(folder: Path, entries: list[Path], jsons: dict[str, Any]) -> list[Path]:
+def _weight_files(folder: Path, files: list[Path], indices: dict[str, Any]) -> list[Path]:
     """Return the safetensors files, as transformers would choose them."""
-    names = {path.name for path in entries}
-    for name in jsons:
-        if name.endswith(".index.json"):
-            _check_shard_names(folder / name, jsons[name], names)
+    names = {path.name for path in files}
+    for name, index in indices.items():
+        _check_shard_names(folder / name, index, names)
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]
-    if _WEIGHTS_INDEX in jsons:
-        return sorted({folder / name for name in jsons[_WEIGHTS_INDEX]["weight_map"].values()})
-    raise _no_weights(folder, entries)
+    if _WEIGHTS_INDEX in indices:
+        return sorted({folder / name for name in indices[_WEIGHTS_INDEX]["weight_map"].values()})
+    pickles = [path.name for path in files if path.suffix in _PICKLES]
+    ggufs = [path for path in files if path.suffix == ".gguf"]
+    if ggufs:
+        raise ModelError(
+            f"{shown_path(folder)}: no {_WEIGHTS}",
+            hint=f"name the file itself: {shown_path(ggufs[0])}",
+        )
+    if pickles:
+        raise ModelError(
+            f"{shown_path(folder)}: weights only as pickle ({_listed(pickles)}), which is never "
+            "loaded: safetensors and GGUF are accepted",
+            hint=_PICKLE_HINT,
+        )
+    raise ModelError(
+        f"{shown_path(folder)}: neither {_WEIGHTS} nor {_WEIGHTS_INDEX}",
+        hint="name a folder that save_pretrained has written",
+    )
 
 
 def _check_shard_names(path: Path, index: object, names: set[str]) -> None:
@@ -388,26 +389,6 @@ _PICKLE_HINT = (
 )
 
 
-def _no_weights(folder: Path, entries: Iterable[Path]) -> ModelError:
-    pickles = [path.name for path in entries if path.suffix in _PICKLES]
-    ggufs = [path for path in entries if path.suffix == ".gguf"]
-    if ggufs:
-        return ModelError(
-            f"{shown_path(folder)}: no {_WEIGHTS}",
-            hint=f"name the file itself: {shown_path(ggufs[0])}",
-        )
-    if pickles:
-        return ModelError(
-            f"{shown_path(folder)}: weights only as pickle ({_listed(pickles)}), which is never "
-            "loaded: safetensors and GGUF are accepted",
-            hint=_PICKLE_HINT,
-        )
-    return ModelError(
-        f"{shown_path(folder)}: neither {_WEIGHTS} nor {_WEIGHTS_INDEX}",
-        hint="name a folder that save_pretrained has written",
-    )
-
-
 def _check_safetensors(path: Path) -> list[str]:
     """Refuse a file that is cut off, or whose header does not describe it byte for byte.
 
@@ -418,9 +399,16 @@ def _check_safetensors(path: Path) -> list[str]:
     header_len, header = header_of(path)
     if not header:
         raise _broken(path, "holds no weights")
-    spans = sorted(_span(tensor, path) for tensor in header.values())
+    spans = []
+    for tensor in header.values():
+        match tensor:
+            # Integers of JSON have no bound; those of the format have 64 bits.
+            case {"data_offsets": [int(a), int(b)]} if a.bit_length() < 64 > b.bit_length():
+                spans.append((a, b))
+            case _:
+                raise _broken(path, "its header does not say where each weight is")
     end = 0
-    for span in spans:
+    for span in sorted(spans):
         if span[0] != end or span[1] < end:
             raise _broken(path, f"expected weights from byte {end}, got {span[0]} to {span[1]}")
         end = span[1]
@@ -453,15 +441,6 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) < len(pairs):
         raise ValueError("a name is there twice")
     return found
-
-
-def _span(tensor: object, path: Path) -> tuple[int, int]:
-    """Return where a tensor starts and ends, in bytes after the header."""
-    match tensor:
-        # Integers of JSON have no bound; those of the format have 64 bits.
-        case {"data_offsets": [int(start), int(end)]} if start.bit_length() < 64 > end.bit_length():
-            return start, end
-    raise _broken(path, "its header does not say where each weight is")
 
 
 def _broken(path: Path, what: str) -> ModelError:

@@ -7,7 +7,7 @@ import re
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -223,10 +223,8 @@ def _tokenizer_of(source: str, options: ModelOptions) -> "Tokenizer":
     adapter = adapter_of(source, options)
     if adapter is not None and not adapter.has_tokenizer:
         return _tokenizer_of(adapter.base, base_options(adapter, options))
-    if adapter is not None:
-        return open_tokenizer(os.fspath(adapter.folder), options)[0]
-    if is_hub_id(source):
-        return open_tokenizer(source, options)[0]
+    if adapter is not None or is_hub_id(source):
+        return open_tokenizer(os.fspath(adapter.folder) if adapter else source, options)[0]
     with open_model(source, options) as (_, folder, where):
         return load_tokenizer(folder, where, options.add_special_tokens)
 
@@ -248,8 +246,17 @@ def open_model(
     }
     if files.gguf_file is not None:
         where["gguf_file"] = files.gguf_file
-    with quiet_libraries(), _only_its_files(files) as folder, _as_model_error(source):
-        yield files, folder, where
+    with quiet_libraries(), ExitStack() as opened:
+        folder = files.folder
+        # A GGUF file is given alone. Of a merged model that still has the config of its adapter
+        # transformers would follow that to another model.
+        if files.gguf_file is not None or (folder / ADAPTER_CONFIG).exists():
+            alone = tempfile.TemporaryDirectory(prefix="memaudit-")
+            folder = Path(opened.enter_context(alone))
+            for path in files.used:
+                (folder / path.name).symlink_to(files.folder.resolve() / path.name)
+        with _as_model_error(source):
+            yield files, folder, where
 
 
 def check_same_vocabulary(teacher: LoadedModel, reference: LoadedModel) -> None:
@@ -417,22 +424,6 @@ def device_here(name: str) -> str:
     if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise ModelError(f"there is no device {name} here", hint="use --device cpu")
     return name
-
-
-@contextmanager
-def _only_its_files(files: ModelFiles) -> Iterator[Path]:
-    """Give the folder to load from.
-
-    For a GGUF file, and a merged model that still has the config of its adapter, which transformers
-    would follow to another model, one with links to the files used and nothing beside them.
-    """
-    if files.gguf_file is None and not (files.folder / ADAPTER_CONFIG).exists():
-        yield files.folder
-        return
-    with tempfile.TemporaryDirectory(prefix="memaudit-") as folder:
-        for path in files.used:
-            (Path(folder) / path.name).symlink_to(files.folder.resolve() / path.name)
-        yield Path(folder)
 
 
 @contextmanager

@@ -462,10 +462,6 @@ def difference(teacher: Tokenizer, reference: Tokenizer) -> str | None:
         return f"token id {conflict} means two things"
     if teacher.bos_token_id != reference.bos_token_id:
         return "only one of them puts a token in front of every text"
-    return _cutting_difference(teacher, reference)
-
-
-def _cutting_difference(teacher: Tokenizer, reference: Tokenizer) -> str | None:
     of_one = teacher.vocabulary.keys() ^ reference.vocabulary.keys()
     texts = [*_PROBES, *_PROBE_CHARACTERS]
     n_different = sum(

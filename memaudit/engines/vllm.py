@@ -50,7 +50,6 @@ from memaudit.progress import tell
 from memaudit.scores import WindowScores
 
 _Run = TypeVar("_Run")
-_Model = TypeVar("_Model")
 
 _CALL_TOKENS = 16_384
 """Tokens whose hidden states are held at once."""
@@ -137,9 +136,12 @@ def load_vllm_engine(
         ModelError: it disagrees about the canaries.
     """
     loaded = [teacher] if reference is None else [teacher, reference]
-    canaries = _scored_canaries(teacher, reference, window_len)
-    bos_token_id = teacher.tokenizer.bos_token_id
+    tokenizer, bos_token_id = teacher.tokenizer, teacher.tokenizer.bos_token_id
     dtype = str(teacher.model.dtype).removeprefix("torch.")
+    windows = canary_windows(tokenizer.encode, tokenizer.n_ids, window_len)
+    trusted = HfEngine(*(each.model for each in loaded), bos_token_id=bos_token_id)
+    canaries = Canaries(windows, tuple(trusted.score(windows)), TOLERANCES[dtype])
+    del trusted  # holds on to the weights
     # Every model is let go before the first is taken over: that is when memory is shortest.
     parts = [_let_go(model, options) for model in loaded]
     start = partial(_start_each, loaded, dtype, options, compiled=compiled)
@@ -164,21 +166,6 @@ def load_vllm_engine(
         name = engine_name(f"{kind}-logprobs", dtype, compiled=compiled)
         engine = LogprobEngine(models, name=name, bos_token_id=bos_token_id)
     return WatchedEngine(engine, canaries)
-
-
-def _scored_canaries(
-    teacher: LoadedModel, reference: LoadedModel | None, window_len: int
-) -> Canaries:
-    """Return canaries with what transformers says about them."""
-    tokenizer = teacher.tokenizer
-    windows = canary_windows(tokenizer.encode, tokenizer.n_ids, window_len)
-    trusted = HfEngine(
-        teacher.model,
-        None if reference is None else reference.model,
-        bos_token_id=tokenizer.bos_token_id,
-    )
-    dtype = str(teacher.model.dtype).removeprefix("torch.")
-    return Canaries(windows, tuple(trusted.score(windows)), TOLERANCES[dtype])
 
 
 def _start_each(

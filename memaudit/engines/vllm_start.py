@@ -60,28 +60,20 @@ def why_not(models: Sequence[LoadedModel], options: ModelOptions) -> str | None:
         return "code of the model's own is run by transformers alone"
     # Files first: to look at them needs no import of vLLM, which takes seconds.
     for model in models:
-        if refusal := _why_not_files(model):
-            return refusal
+        if model.files is None or model.files.gguf_file is not None:
+            return f"{shown_path(model.source)} is no folder of safetensors"
+        # The config of a model that transformers has unpacked says nothing of it any more.
+        if quantised_by(model.files.folder) is not None:
+            return f"{shown_path(model.source)} is quantised"
     with _settled():
         from vllm.platforms import current_platform
     if refusal := _why_not_device(current_platform, options.device):
         return refusal
     with _settled():
         from vllm.model_executor.models.registry import ModelRegistry
-    on_cpu = current_platform.is_cpu()
-    refusals = [_why_not_architecture(model, ModelRegistry, on_cpu) for model in models]
-    if options.compiled:
-        refusals += [_why_not_compiled(model, ModelRegistry) for model in models]
-    return next((refusal for refusal in refusals if refusal), None)
-
-
-def _why_not_files(model: LoadedModel) -> str | None:
-    if model.files is None or model.files.gguf_file is not None:
-        return f"{shown_path(model.source)} is no folder of safetensors"
-    # The config of a model that transformers has unpacked says nothing of it any more.
-    if quantised_by(model.files.folder) is not None:
-        return f"{shown_path(model.source)} is quantised"
-    return None
+    on_cpu, compiled = current_platform.is_cpu(), bool(options.compiled)
+    refusals = (_why_not_model(model, ModelRegistry, on_cpu, compiled) for model in models)
+    return next(filter(None, refusals), None)
 
 
 def _why_not_device(platform: Any, device: str) -> str | None:
@@ -97,8 +89,8 @@ def _why_not_device(platform: Any, device: str) -> str | None:
     return None
 
 
-def _why_not_architecture(model: LoadedModel, registry: Any, on_cpu: bool) -> str | None:
-    architecture = _architecture(model)
+def _why_not_model(model: LoadedModel, registry: Any, on_cpu: bool, compiled: bool) -> str | None:
+    architecture = next(iter(model.model.config.architectures or []), "none")
     is_causal = architecture.endswith(("ForCausalLM", "LMHeadModel"))
     if not is_causal or architecture not in registry.get_supported_archs():
         return f"vLLM does not know the architecture {safe_text(architecture)}"
@@ -109,18 +101,8 @@ def _why_not_architecture(model: LoadedModel, registry: Any, on_cpu: bool) -> st
         size = _attention_shape(model.model.config)[2]
         if size not in CPUAttentionBackend.get_supported_head_sizes():
             return f"vLLM has no attention for heads of size {size} on a CPU"
-    return None
-
-
-def _architecture(model: LoadedModel) -> str:
-    return next(iter(model.model.config.architectures or []), "none")
-
-
-def _why_not_compiled(model: LoadedModel, registry: Any) -> str | None:
-    architecture = _architecture(model)
-    entry = registry.models.get(architecture)
     # It would compile at the first call, by decorations that `_classes_restored` has undone.
-    if "transformers" in getattr(entry, "module_name", ""):
+    if compiled and "transformers" in getattr(registry.models.get(architecture), "module_name", ""):
         return f"vLLM runs {safe_text(architecture)} by transformers' own code: not with --compile"
     return None
 

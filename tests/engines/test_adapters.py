@@ -92,8 +92,9 @@ def test_an_adapter_has_a_digest_of_its_own_and_the_sizes_of_its_base(adapted, a
     assert load_sizes(str(adapter))[0].parameters == base.n_parameters == loaded.n_parameters
 
 
-def test_a_base_beside_the_adapter_is_found(adapted, tmp_path):
-    """A relative name in the config is one from the adapter's folder, wherever one stands."""
+def test_a_base_beside_the_adapter_is_found(adapted, tmp_path, monkeypatch):
+    """A relative name in the config is one from the adapter's folder, if it leads nowhere from here."""
+    monkeypatch.chdir(tmp_path)
     shutil.copytree(adapted[1], tmp_path / "moved")
     edit_json(
         tmp_path / "moved" / "adapter" / "adapter_config.json", base_model_name_or_path="../base"
