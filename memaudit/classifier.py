@@ -74,20 +74,20 @@ class SampledRisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("expected rising numbers of samples, each with a number in [0, 20]")
 
     def predict(
-        self, log_odds: NDArray[np.float64], suffix_tokens: NDArray[np.float64]
+        self, log_odds: NDArray[np.float64], suffix_lens: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """Return the probability that samples reveal each window.
 
         Args:
             log_odds: (n_windows,) of being memorized, calibrated.
-            suffix_tokens: (n_windows,) at least 1.
+            suffix_lens: (n_windows,) tokens, at least 1.
 
         Returns:
             (len(count_log_sds), n_windows)
         """
         by_nats = self.nats_slope + self.interaction * log_odds
         found = [
-            sigmoid(self.intercept + self.slope * log_odds + by_nats * np.log(nats / suffix_tokens))
+            sigmoid(self.intercept + self.slope * log_odds + by_nats * np.log(nats / suffix_lens))
             for nats in (revealed_nats(n) for n, _ in self.count_log_sds)
         ]
         return np.maximum.accumulate(np.array(found), axis=0)  # more samples never reveal less

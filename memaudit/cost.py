@@ -135,7 +135,7 @@ class AuditPlan:
     features: int
     """Numbers kept for each distinct window."""
 
-    chunk_size: int
+    chunks: int
     dtype: str
     """`float32` or `bfloat16`, of the bodies of the models."""
 
@@ -221,10 +221,9 @@ class AuditPlan:
     @property
     def disk(self) -> int:
         """Bytes of the run's folder in the end, from above: it may take a third."""
-        n_chunks = -(-self.distinct_windows // self.chunk_size)
         row_bytes = 8 * self.features
         table = self.rows * (2 * _ROW_BYTES + row_bytes)
-        return _RUN_BYTES + n_chunks * _CHUNK_BYTES + self.distinct_windows * row_bytes + table
+        return _RUN_BYTES + self.chunks * _CHUNK_BYTES + self.distinct_windows * row_bytes + table
 
     @property
     def temporary_disk(self) -> int:

@@ -169,7 +169,7 @@ def _counted(
         asks_reference=chunks.prefilter is not None and chunks.prefilter.needs_reference,
         window_tokens=chunks.shape.length,
         features=len(chunks.features),
-        chunk_size=chunks.chunk_size,
+        chunks=chunks.n_chunks,
         dtype=options.model.dtype,
         device="cuda" if _on_gpu(options) else "cpu",
         workers=options.workers if options.ray is None else options.ray.replicas,

@@ -1,9 +1,9 @@
 """Windows: the runs of tokens that are scored, each a prefix and the suffix that must not leak."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,15 @@ class WindowShape:
     def settings(self) -> dict[str, int]:
         """By the names of the options, under which documents keep them."""
         return {"prefix_tokens": self.prefix_len, "suffix_tokens": self.suffix_len}
+
+    @classmethod
+    def of_settings(cls, document: Mapping[str, Any]) -> Self:
+        """Return what a document keeps under these names."""
+        return cls(document["prefix_tokens"], document["suffix_tokens"])
+
+
+SHAPE_OPTIONS = "--prefix-tokens and --suffix-tokens"
+"""What a shape is chosen with, for hints."""
 
 
 @dataclass(frozen=True, slots=True)

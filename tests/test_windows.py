@@ -26,6 +26,13 @@ def test_the_default_window_is_that_of_the_paper():
     assert (shape.prefix_len, shape.suffix_len, shape.length) == (50, 50, 100)
 
 
+def test_a_document_tells_the_shape_that_it_was_made_with():
+    """Predictions and verifications are matched by it."""
+    shape = WindowShape(3, 4)
+
+    assert WindowShape.of_settings({"sample": None, **shape.settings}) == shape
+
+
 @pytest.mark.parametrize(("prefix_len", "suffix_len"), [(0, 1), (1, 0), (-1, 5)])
 def test_a_window_needs_a_prefix_and_a_suffix(prefix_len, suffix_len):
     """The first token has no prediction, and an empty suffix is always reproduced."""

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -34,6 +34,8 @@ from memaudit.runs.manifest import chunk_ranges
 from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed, sealed_writer
 from memaudit.sensitivity import SENSITIVITY_COLUMNS
 from memaudit.windows import WindowShape
+
+_Windows = TypeVar("_Windows", int, NDArray[np.int64])
 
 SUFFIX_TOKENS = "suffix_tokens"
 """Column of a chunk and of the risk table, where windows end with answers that differ in length."""
@@ -83,6 +85,10 @@ class ChunkPlan:
         """Return the indices of the windows of a chunk."""
         start = chunk * self.chunk_size
         return range(start, min(start + self.chunk_size, self.n_windows))
+
+    def chunk_of(self, window: _Windows) -> _Windows:
+        """Return the number of the chunk that holds a window, or of each of several."""
+        return window // self.chunk_size
 
     def path(self, chunk: int) -> Path:
         """Return where a chunk is, or will be."""

@@ -23,7 +23,7 @@ from memaudit.errors import CorpusError
 from memaudit.exposure import BETWEEN
 from memaudit.progress import ReportProgress, begin_stage
 from memaudit.runs.files import NamelessFile
-from memaudit.windows import WindowChoice, window_key, windows_of, without_padding
+from memaudit.windows import SHAPE_OPTIONS, WindowChoice, window_key, windows_of, without_padding
 
 
 class Tokenizer(Protocol):
@@ -454,7 +454,7 @@ def _require_scored(cuts: RowWindows, choice: WindowChoice) -> None:
     n_short, n_bad = cuts.outcomes["too_short"], cuts.outcomes["bad"]
     by_answers = bool(cuts.answers.rows) and choice.policy != "first"
     shortest = choice.min_suffix_len if by_answers else choice.shape.length
-    options = "--min-suffix" if by_answers else "--prefix-tokens and --suffix-tokens"
+    options = "--min-suffix" if by_answers else SHAPE_OPTIONS
     raise CorpusError(
         f"no row can be scored: {n_short} are shorter than "
         f"{'an answer' if by_answers else 'a window'} of {shortest} tokens, {n_bad} are bad",

@@ -233,7 +233,7 @@ def read_run(folder: Path, failures: Mapping[int, str] | None = None) -> Run:
     rows, X = _read_rows(run), _read_matrix(run, failures)
     if failures:
         # A row is as risky as its worst window: one window that is unknown leaves the row unknown.
-        chunks = np.array(rows.windows.windows) // run.plan.chunk_size
+        chunks = run.plan.chunk_of(np.array(rows.windows.windows))
         places = np.flatnonzero(np.isin(chunks, list(failures)))
         failed, first = np.unique(rows.windows.rows[places], return_index=True)
         is_failed = np.zeros(len(rows.windows.n_windows), dtype=np.bool_)

@@ -97,7 +97,7 @@ class KeptWindows:
         """
         length = self.plan.shape.length
         try:
-            group = self.file.read_row_group(start // self.plan.chunk_size, ["tokens"])
+            group = self.file.read_row_group(self.plan.chunk_of(start), ["tokens"])
             column = group.column(0).combine_chunks()
             if len(column) != count or column.null_count:
                 raise DamagedFileError("another number of windows")

@@ -14,7 +14,7 @@ from memaudit.evaluation import RowPredictions
 from memaudit.runs.folder import read_summary
 from memaudit.tables import Table, find_table, match_rows, read_table
 from memaudit.text import shown_path
-from memaudit.windows import WindowShape
+from memaudit.windows import SHAPE_OPTIONS, WindowShape
 
 _COLUMNS = ("id", "address", "outcome", "row", "probability", "flagged")
 
@@ -65,10 +65,10 @@ def read_predictions(folder: Path, shape: WindowShape) -> Predictions:
     shown = shown_path(folder)
     try:
         summary = read_summary(folder)
-        window = (summary["window_policy"], summary["prefix_tokens"], summary["suffix_tokens"])
+        told = WindowShape.of_settings(summary)
         table = read_table(find_table(folder, "risk"))
         # Asked for now, while whatever is missing says that it is another folder.
-        float(summary["threshold"])
+        float(summary["threshold"]), summary["window_policy"]
         if not isinstance(summary.get("answers") or {}, dict):
             raise TypeError("answers")
         absent = {*_COLUMNS} - {*table.texts, *table.numbers}
@@ -80,11 +80,11 @@ def read_predictions(folder: Path, shape: WindowShape) -> Predictions:
             f"({type(error).__name__})",
             hint="run 'memaudit predict' on the same corpus, and give its --out as --predictions",
         ) from error
-    if window[1:] != (shape.prefix_len, shape.suffix_len):
+    if told != shape:
         raise UsageError(
-            f"{shown}: speaks of windows of {window[1]} + {window[2]} tokens, "
+            f"{shown}: speaks of windows of {told.prefix_len} + {told.suffix_len} tokens, "
             f"expected {shape.prefix_len} + {shape.suffix_len}",
-            hint="give predict and verify the same --prefix-tokens and --suffix-tokens",
+            hint=f"give predict and verify the same {SHAPE_OPTIONS}",
         )
     return Predictions(shown, summary, table)
 

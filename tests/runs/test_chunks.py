@@ -51,6 +51,7 @@ def test_chunks_hold_every_window_once_and_in_order(tmp_path_factory, n_windows,
 
     assert windows == list(range(n_windows))
     assert all(len(plan.windows_of(chunk)) > 0 for chunk in range(plan.n_chunks))
+    assert all(w in plan.windows_of(plan.chunk_of(w)) for w in {0, n_windows // 2, n_windows - 1})
 
 
 def test_floats_come_back_as_they_were(plan):
