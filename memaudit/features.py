@@ -293,8 +293,7 @@ def perplexity(logprobs: NDArray[Any]) -> Numbers:
     The mean is capped at 80 nats, so that the result is finite.
     """
     # The exponent is capped, not the result: exp overflows from 710 on.
-    perplexities: Numbers = np.exp(np.minimum(-mean(logprobs), 80.0))
-    return perplexities
+    return np.exp(np.minimum(-mean(logprobs), 80.0))
 
 
 def min_k_logprob(logprobs: NDArray[Any]) -> Numbers:

@@ -120,8 +120,7 @@ def next_distances(row: NDArray[np.int64], differs: NDArray[np.bool_]) -> NDArra
     first = np.broadcast_to(row[..., :1] + 1, (*kept.shape[:-1], 1))
     without_insertion = np.concatenate([first, kept], axis=-1)
     # From column i to j, j - i insertions: a running minimum of what is left without them.
-    found: NDArray[np.int64] = np.minimum.accumulate(without_insertion - columns, axis=-1) + columns
-    return found
+    return np.minimum.accumulate(without_insertion - columns, axis=-1) + columns
 
 
 def normalised_edit_distance(a: NDArray[np.int32], b: NDArray[np.int32]) -> float:

@@ -175,8 +175,7 @@ class Prefilter(msgspec.Struct, frozen=True, kw_only=True):
         likely = self.estimator.predict_proba(X) >= self.cutoff
         # The calibration says nothing about windows unlike those the screen has seen.
         unfamiliar = self.estimator.is_outside(X).any(axis=1)
-        kept: NDArray[np.bool_] = could_be_flagged & (likely | unfamiliar)
-        return kept
+        return could_be_flagged & (likely | unfamiliar)
 
 
 def make_prefilter(classifier: RiskClassifier, survival: float) -> Prefilter:

@@ -86,99 +86,59 @@ class WindowChoice:
 def cut_windows(
     token_ids: Sequence[int], shape: WindowShape, policy: WindowPolicy = "first"
 ) -> Iterator[NDArray[np.int32]]:
-    """Yield the windows of one example.
+    """Yield the windows of one example without answers, as `windows_of` does.
 
     An example shorter than a window yields none: under the definition of Carlini et al.
     (arXiv:2202.07646) it cannot be extracted. A rest too short for a window is left out.
-
-    Yields:
-        (shape.length,) token ids.
     """
-    for start in window_starts(len(token_ids), shape, policy):
-        yield np.asarray(token_ids[start : start + shape.length], dtype=np.int32)
-
-
-def window_starts(n_tokens: int, shape: WindowShape, policy: WindowPolicy) -> range:
-    """Return where `cut_windows` begins the windows of so many tokens."""
-    # Empty where a text is too short; so is its first entry.
-    starts = range(0, n_tokens - shape.length + 1, shape.length)
-    return starts if policy == "tile" else starts[:1]
-
-
-def cut_answers(
-    token_ids: Sequence[int],
-    answers: Sequence[tuple[int, int]],
-    shape: WindowShape,
-    *,
-    tiled: bool = False,
-    min_suffix_len: int = MIN_SUFFIX_LEN,
-) -> Iterator[NDArray[np.int32]]:
-    """Yield windows whose suffixes lie in answers: the start of each, or all of it in parts.
-
-    An answer at the very start of the text lends its first token as context.
-
-    Args:
-        token_ids: of the example.
-        answers: where each begins and ends, in tokens.
-        shape: the longest context and suffix.
-        tiled: whether answers are covered to their end, rather than at their start alone.
-        min_suffix_len: a shorter suffix gives no window.
-
-    Yields:
-        (shape.length,) token ids, `NO_TOKEN` where there is none.
-    """
-    for start, end in answer_suffixes(answers, shape, tiled=tiled, min_suffix_len=min_suffix_len):
-        suffix, context = token_ids[start:end], token_ids[max(0, start - shape.prefix_len) : start]
-        window = np.full(shape.length, NO_TOKEN, dtype=np.int32)
-        window[shape.prefix_len - len(context) : shape.prefix_len] = context
-        window[shape.prefix_len : shape.prefix_len + len(suffix)] = suffix
-        yield window
-
-
-def answer_suffixes(
-    answers: Sequence[tuple[int, int]], shape: WindowShape, *, tiled: bool, min_suffix_len: int
-) -> Iterator[tuple[int, int]]:
-    """Yield where the suffixes of the windows that `cut_answers` yields begin and end."""
-    # A shape with shorter suffixes than the minimum would have no window at all.
-    shortest = min(min_suffix_len, shape.suffix_len)
-    for first, end in answers:
-        begin = max(first, 1)
-        for start in range(begin, end, shape.suffix_len) if tiled else (begin,):
-            stop = min(end, start + shape.suffix_len)
-            if stop - start >= shortest:
-                yield start, stop
+    return windows_of(token_ids, None, WindowChoice(shape, policy))
 
 
 def windows_of(
     token_ids: Sequence[int], answers: tuple[tuple[int, int], ...] | None, choice: WindowChoice
 ) -> Iterator[NDArray[np.int32]]:
-    """Yield the windows of an example, given as `encode_examples` gives it."""
-    if answers is None or choice.policy == "first":
-        return cut_windows(token_ids, choice.shape, choice.policy)
-    return cut_answers(
-        token_ids,
-        answers if choice.turns == "all" else answers[-1:],
-        choice.shape,
-        tiled=choice.policy == "tile",
-        min_suffix_len=choice.min_suffix_len,
-    )
+    """Yield the windows of an example, given as `encode_examples` gives it.
+
+    Of one with answers the suffixes lie in those: at the start of each, or all of it in parts.
+
+    Yields:
+        (shape.length,) token ids, `NO_TOKEN` where there is none.
+    """
+    prefix_len, length = choice.shape.prefix_len, choice.shape.length
+    for start, end in risky_spans(len(token_ids), answers, choice):
+        if answers is None or choice.policy == "first":
+            yield np.asarray(token_ids[start:end], dtype=np.int32)
+            continue
+        context, suffix = token_ids[max(0, start - prefix_len) : start], token_ids[start:end]
+        window = np.full(length, NO_TOKEN, dtype=np.int32)
+        window[prefix_len - len(context) : prefix_len] = context
+        window[prefix_len : prefix_len + len(suffix)] = suffix
+        yield window
 
 
 def risky_spans(
-    token_ids: list[int], answers: tuple[tuple[int, int], ...] | None, choice: WindowChoice
-) -> list[tuple[int, int]]:
-    """Return what must not leak of each window that `windows_of` yields, in tokens.
+    n_tokens: int, answers: tuple[tuple[int, int], ...] | None, choice: WindowChoice
+) -> Iterator[tuple[int, int]]:
+    """Yield where begins and ends what must not leak of each window of `windows_of`, in tokens.
 
     Of an answer its own tokens: what precedes it is context. Of other text the whole window.
     """
-    shape = choice.shape
+    shape, tiled = choice.shape, choice.policy == "tile"
     if answers is None or choice.policy == "first":
-        starts = window_starts(len(token_ids), shape, choice.policy)
-        return [(start, start + shape.length) for start in starts]
-    answers = answers if choice.turns == "all" else answers[-1:]
-    tiled = choice.policy == "tile"
-    suffixes = answer_suffixes(answers, shape, tiled=tiled, min_suffix_len=choice.min_suffix_len)
-    return list(suffixes)
+        # Empty where a text is too short; so is its first entry.
+        starts = range(0, n_tokens - shape.length + 1, shape.length)
+        for start in starts if tiled else starts[:1]:
+            yield start, start + shape.length
+        return
+    # A shape with shorter suffixes than the minimum would have no window at all.
+    shortest = min(choice.min_suffix_len, shape.suffix_len)
+    for first, end in answers if choice.turns == "all" else answers[-1:]:
+        # An answer at the very start of the text lends its first token as context.
+        begin = max(first, 1)
+        for start in range(begin, end, shape.suffix_len) if tiled else (begin,):
+            stop = min(end, start + shape.suffix_len)
+            if stop - start >= shortest:
+                yield start, stop
 
 
 def without_padding(window: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memaudit.windows import (
+    WindowChoice,
     WindowShape,
     context_len,
-    cut_answers,
     cut_windows,
     window_key,
+    windows_of,
     without_padding,
 )
 
@@ -95,11 +96,17 @@ def test_the_key_of_a_slice_is_the_key_of_its_tokens():
     assert window_key(tokens[::2]) == window_key(np.array([0, 2, 4, 6, 8], dtype=np.int32))
 
 
+def cut_answer(token_ids, answer, shape, policy="answers", min_suffix_len=16):
+    """Windows of an example with one answer."""
+    choice = WindowChoice(shape, policy, min_suffix_len=min_suffix_len)
+    return windows_of(token_ids, (answer,), choice)
+
+
 def test_a_window_in_an_answer_is_its_context_and_its_start():
     """What a student learns is the answer: the question is given, as it is when it is asked."""
     shape = WindowShape(3, 4)
 
-    (window,) = cut_answers(list(range(10, 30)), [(8, 18)], shape)
+    (window,) = cut_answer(list(range(10, 30)), (8, 18), shape)
 
     assert window.tolist() == [15, 16, 17, 18, 19, 20, 21]
     assert context_len(window, shape) == 3
@@ -109,17 +116,17 @@ def test_short_contexts_and_answers_are_filled_up():
     """All windows have one length and split at one place, so that equal ones are equal bytes."""
     shape = WindowShape(3, 4)
 
-    (window,) = cut_answers([10, 11, 12], [(1, 3)], shape, min_suffix_len=2)
+    (window,) = cut_answer([10, 11, 12], (1, 3), shape, min_suffix_len=2)
 
     assert window.tolist() == [-1, -1, 10, 11, 12, -1, -1]
     assert without_padding(window).tolist() == [10, 11, 12]
     assert context_len(window, shape) == 1
-    assert list(cut_answers([10, 11, 12], [(1, 3)], shape, min_suffix_len=3)) == []
+    assert list(cut_answer([10, 11, 12], (1, 3), shape, min_suffix_len=3)) == []
 
 
 def test_an_answer_without_a_question_lends_its_first_token():
     """The first token of a text has no prediction."""
-    (window,) = cut_answers([10, 11, 12, 13, 14], [(0, 5)], WindowShape(3, 4))
+    (window,) = cut_answer([10, 11, 12, 13, 14], (0, 5), WindowShape(3, 4))
 
     assert window.tolist() == [-1, -1, 10, 11, 12, 13, 14]
 
@@ -134,7 +141,7 @@ def test_tiles_of_an_answer_cover_it_once(ids, data, shape):
     start = data.draw(st.integers(0, len(ids)))
     end = data.draw(st.integers(start, len(ids)))
 
-    windows = list(cut_answers(ids, [(start, end)], shape, tiled=True, min_suffix_len=1))
+    windows = list(cut_answer(ids, (start, end), shape, "tile", min_suffix_len=1))
 
     suffixes = [without_padding(window[shape.prefix_len :]).tolist() for window in windows]
     assert [i for suffix in suffixes for i in suffix] == ids[max(start, 1) : end]

@@ -374,11 +374,9 @@ class RiskyWindows:
             )
         ((token_ids, answers),) = encode_examples([row], self._tokenizer)
         # Of every row, cut or not: windows have numbers in the order in which they first occur.
-        risky = []
+        risky, spans_of = [], risky_spans(len(token_ids), answers, self._choice)
         for window, span in zip(
-            windows_of(token_ids, answers, self._choice),
-            risky_spans(token_ids, answers, self._choice),
-            strict=True,
+            windows_of(token_ids, answers, self._choice), spans_of, strict=True
         ):
             if self._numbers.setdefault(window_key(window), len(self._numbers)) in self._risky:
                 risky.append(span)

@@ -127,8 +127,7 @@ def check_reachable(path: Path) -> None:
 
 
 def _key(path: Path) -> str:
-    key: str = path.path  # type: ignore[attr-defined]  # a path of fsspec
-    return key
+    return path.path  # type: ignore[attr-defined, no-any-return]  # a path of fsspec
 
 
 @contextmanager

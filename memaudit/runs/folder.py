@@ -344,5 +344,4 @@ def number_texts(keys: bytes) -> NDArray[np.int64]:
     # numpy takes zeros at the end for padding. All keys have one length, so none become equal.
     by_row = np.frombuffer(keys, dtype=f"S{TEXT_KEY_BYTES}")
     _, first, inverse = np.unique(by_row, return_index=True, return_inverse=True)
-    found: NDArray[np.int64] = first[inverse]
-    return found
+    return first[inverse]

@@ -117,8 +117,7 @@ class DistinctWindows(NamelessFile):
         leaders = np.array(self._leaders, dtype=np.int64)
         counts = np.zeros(len(self), dtype=np.int64)
         np.add.at(counts, leaders, np.array(self._occurrences, dtype=np.int64))
-        occurrences: NDArray[np.int64] = counts[leaders]
-        return occurrences
+        return counts[leaders]
 
     def add(self, window: NDArray[np.int32], *, counted_from: int = 0) -> int:
         """Count a window and return its index, the same for equal windows.
@@ -306,8 +305,7 @@ class RowWindows:
         """Return (n_scored,) the highest of each row's windows, given a value of each distinct one."""
         # `reduceat` takes the next value for an empty part. No row here is without a window.
         starts = np.cumsum(self.n_windows, dtype=np.int64) - self.n_windows
-        found: NDArray[Any] = np.maximum.reduceat(values[np.array(self.windows)], starts)
-        return found
+        return np.maximum.reduceat(values[np.array(self.windows)], starts)
 
     def only(self, is_kept: NDArray[np.bool_]) -> "RowWindows":
         """Return the windows that are kept, and the rows that have one; without the rest.
@@ -400,32 +398,29 @@ def encode_examples(
         tokenizer: the teacher's.
         n_tokens: of long texts without answers the first so many suffice. None: all are needed.
     """
-    found: dict[int, _Encoded] = {}
-    plain = [i for i, row in enumerate(examples) if row.token_ids is None and row.answers is None]
-    texts = [examples[i].text for i in plain]
-    starts = (
+    texts = [row.text for row in examples if row.token_ids is None and row.answers is None]
+    plain = iter(
         tokenizer.encode(texts) if n_tokens is None else tokenizer.encode_starts(texts, n_tokens)
     )
-    for i, token_ids in zip(plain, starts, strict=True):
-        found[i] = token_ids, None
     parts = [
-        (i, row.answers)
-        for i, row in enumerate(examples)
+        (row.text, row.answers)
+        for row in examples
         if row.token_ids is None and row.answers is not None
     ]
-    texts = [examples[i].text for i, _ in parts]
-    encoded = tokenizer.encode_answers(texts, [answers for _, answers in parts])
-    found |= {i: each for (i, _), each in zip(parts, encoded, strict=True)}
-    for i, row in enumerate(examples):
-        if row.token_ids is not None:
-            token_ids = tokenizer.without_bos(list(row.token_ids))
-            # Answers count a BOS that may be gone now.
-            cut = len(row.token_ids) - len(token_ids)
-            answers = row.answers
-            if answers is not None:
-                answers = tuple((max(0, a - cut), b - cut) for a, b in answers)
-            found[i] = token_ids, answers
-    return [found[i] for i in range(len(examples))]
+    answered = iter(tokenizer.encode_answers([text for text, _ in parts], [a for _, a in parts]))
+    encoded = list[_Encoded]()
+    for row in examples:
+        answers = row.answers
+        if row.token_ids is None:
+            encoded.append((next(plain), None) if answers is None else next(answered))
+            continue
+        token_ids = tokenizer.without_bos(list(row.token_ids))
+        # Answers count a BOS that may be gone now.
+        cut = len(row.token_ids) - len(token_ids)
+        if answers is not None:
+            answers = tuple((max(0, a - cut), b - cut) for a, b in answers)
+        encoded.append((token_ids, answers))
+    return encoded
 
 
 def _example_outcome(

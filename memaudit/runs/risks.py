@@ -125,8 +125,7 @@ class Risks:
     @property
     def is_flagged(self) -> NDArray[np.bool_]:
         """(n_scored,) whether the probability reaches the classifier's threshold."""
-        flagged: NDArray[np.bool_] = self.row_probabilities >= self.classifier.threshold
-        return flagged
+        return self.row_probabilities >= self.classifier.threshold
 
     @cached_property
     def n_flagged(self) -> int:
@@ -362,9 +361,7 @@ class Risks:
     @cached_property
     def text_of_row(self) -> NDArray[np.int64]:
         """(n_scored,) index of each row's text in `texts`."""
-        _, index = np.unique(self._row_texts, return_inverse=True)
-        found: NDArray[np.int64] = index
-        return found
+        return np.unique(self._row_texts, return_inverse=True)[1]
 
     @property
     def _row_texts(self) -> NDArray[np.int64]:

@@ -96,8 +96,7 @@ class Run:
     @property
     def is_flagged(self) -> NDArray[np.bool_]:
         """(n_rows,) whether the probability reaches the classifier's threshold."""
-        flagged: NDArray[np.bool_] = self.probabilities >= self.manifest.classifier.threshold
-        return flagged
+        return self.probabilities >= self.manifest.classifier.threshold
 
     @property
     def is_recited(self) -> NDArray[np.bool_]:
