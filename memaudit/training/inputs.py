@@ -6,6 +6,7 @@ Labels for another model, or scores for other windows, must not be fitted.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, get_args
 
@@ -146,14 +147,18 @@ def read_inputs(pairs: Sequence[tuple[Path, Path]]) -> list[Input]:
     """
     if not pairs:
         raise UsageError("there are no tables", hint="give --labels and --scores")
-    names: list[str] = []
-    inputs = []
+    inputs: list[Input] = []
     for labels_path, scores_path in pairs:
         labels_file = find_table(labels_path, "verification")
         scores_file = find_table(scores_path, "risk")
-        names.append(_unique_name(scores_path, names))
+        # The folder's name, or the table's; and a number if need be.
+        is_folder = scores_path.is_dir()
+        stem = safe_text(
+            scores_path.resolve().name if is_folder else scores_path.name.split(".")[0]
+        )
+        names = chain([stem], (f"{stem}-{number}" for number in count(2)))
         one = Input(
-            names[-1],
+            next(name for name in names if all(name != other.name for other in inputs)),
             read_table(labels_file),
             read_table(scores_file),
             _read_summary(labels_file.with_name("verification.json"), _ABOUT_LABELS),
@@ -196,15 +201,6 @@ def objective_of(inputs: Sequence[Input], given: ObjectiveKind | None) -> Object
         f"verification.json: '{safe_text(kind)}' is no objective",
         hint="copy it again, or move it away",
     )
-
-
-def _unique_name(path: Path, names: Sequence[str]) -> str:
-    """Return what a run is called: the name of its folder, or of its table; and a number if need be."""
-    stem = safe_text(path.resolve().name if path.is_dir() else path.name.split(".")[0])
-    name, number = stem, 2
-    while name in names:
-        name, number = f"{stem}-{number}", number + 1
-    return name
 
 
 def _read_summary(path: Path, keys: Sequence[str]) -> dict[str, object]:

@@ -4,7 +4,7 @@ What is chosen is judged on runs that were not fitted on.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,16 @@ class _Fold:
     weights: NDArray[np.float64]
     held_out: list[tuple[NDArray[np.float64], NDArray[np.bool_]]]
 
+    def log_losses(self, columns: Sequence[int]) -> Iterator[float]:
+        """Yield the log loss over each run held out of a fit on the given columns, nats."""
+        # Looser than a fit: there are many of these, and gains below 2 % do not count.
+        regression = LogisticRegression(solver="lbfgs", tol=1e-4, max_iter=10_000)
+        regression.fit(self.X[:, columns], self.y, sample_weight=self.weights)
+        for X, extracted in self.held_out:
+            logits = regression.decision_function(X[:, columns])
+            # log(1 + exp(-z)) for a positive, log(1 + exp(z)) for a negative.
+            yield float(np.logaddexp(0, np.where(extracted, -logits, logits)).mean())
+
 
 def select_features(
     runs: Sequence[LabelledRun],
@@ -87,8 +97,10 @@ def select_features(
     chosen, steps, best = list[str](), list[tuple[str, float]](), np.inf
     while len(chosen) < max_features:
         left = [name for name in candidates if name not in chosen]
+        tried = [[column[kept] for kept in (*chosen, name)] for name in left]
         values = [
-            _cross_validated(folds, [column[kept] for kept in (*chosen, name)]) for name in left
+            float(np.mean([loss for fold in folds for loss in fold.log_losses(columns)]))
+            for columns in tried
         ]
         if not values or min(values) > best * (1 - _MIN_GAIN):
             break
@@ -126,20 +138,6 @@ def _folds(runs: Sequence[LabelledRun], names: Sequence[str]) -> list[_Fold]:
         # A column is standardised by itself: features chosen later are columns of this matrix.
         folds.append(_Fold(scaler.transform(X), labels, weights, held_out))
     return folds
-
-
-def _cross_validated(folds: Sequence[_Fold], columns: Sequence[int]) -> float:
-    """Return the mean log loss over the held-out runs, fitted on the given columns."""
-    values = []
-    for fold in folds:
-        # Looser than a fit: there are many of these, and gains below 2 % do not count.
-        regression = LogisticRegression(solver="lbfgs", tol=1e-4, max_iter=10_000)
-        regression.fit(fold.X[:, columns], fold.y, sample_weight=fold.weights)
-        for X, extracted in fold.held_out:
-            logits = regression.decision_function(X[:, columns])
-            # log(1 + exp(-z)) for a positive, log(1 + exp(z)) for a negative.
-            values.append(float(np.logaddexp(0, np.where(extracted, -logits, logits)).mean()))
-    return float(np.mean(values))
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,9 +56,24 @@ def final_split(runs: Sequence[VerifiedRun], *, share: float, seed: int) -> Spli
         split = _split_groups(_shuffled(_groups(runs), seed), share)
     else:
         split = _split_texts(runs, share, seed)
-    if split is None:
-        raise _too_few(runs)
-    return split
+    if split is not None:
+        return split
+    n_needed = MIN_FIT_POSITIVES + MIN_CALIBRATION_POSITIVES
+    for kind, extracted in (("extracted", True), ("not extracted", False)):
+        n_found = count_texts(runs, extracted)
+        if n_found < n_needed:
+            raise ClassifierError(
+                f"fitting needs at least {n_needed} distinct examples that were {kind} "
+                f"({MIN_FIT_POSITIVES} to fit, {MIN_CALIBRATION_POSITIVES} to calibrate), "
+                f"the tables have {n_found}",
+                hint="verify more or larger corpora, or distil for more epochs",
+            )
+    counts = ", ".join(f"{run.run.name} {run.run.n_extracted}" for run in runs)
+    raise ClassifierError(
+        f"no split of whole runs leaves {MIN_FIT_POSITIVES} extracted examples to fit and "
+        f"{MIN_CALIBRATION_POSITIVES} to calibrate: {counts}",
+        hint="add runs that memorize more, or give one or two of them alone",
+    )
 
 
 def held_out_splits(runs: Sequence[VerifiedRun], *, share: float, seed: int) -> list[Split]:
@@ -149,7 +164,7 @@ def _split_texts(
             f"{seed} {texts[text]}".encode(errors="surrogatepass")
         ).digest(),
     )
-    side_of = dict.fromkeys(texts, 0)
+    side_of: dict[int, Side] = dict.fromkeys(texts, "fit")
     for kind in (True, False):
         these = [text for text in ordered if (text in positive) == kind]
         held_out = set() if fold is None else set(these[fold::_N_FOLDS])
@@ -158,9 +173,18 @@ def _split_texts(
             return None
         n_calibration = max(MIN_CALIBRATION_POSITIVES, round(share * len(rest)))
         n_calibration = min(n_calibration, len(rest) - MIN_FIT_POSITIVES)
-        side_of |= dict.fromkeys(rest[:n_calibration], 1) | dict.fromkeys(held_out, 2)
-    fit, calibration, test = (_side(runs, side_of, side) for side in range(3))
-    return Split(fit, calibration, test)
+        side_of |= dict.fromkeys(rest[:n_calibration], "calibration")
+        side_of |= dict.fromkeys(held_out, "test")
+    sides: dict[Side, list[LabelledRun]] = {side: [] for side in _SIDES}
+    for verified in runs:
+        run = verified.run
+        sides_of_rows = np.array([side_of[text] for text in verified.texts.tolist()], np.str_)
+        for side, labelled in sides.items():
+            rows = sides_of_rows == side
+            if rows.any():
+                columns = {feature: column[rows] for feature, column in run.features.items()}
+                labelled.append(LabelledRun(f"{run.name} ({side})", columns, run.extracted[rows]))
+    return Split(**{side: tuple(labelled) for side, labelled in sides.items()})
 
 
 def _texts(runs: Sequence[VerifiedRun]) -> tuple[dict[int, str], set[int]]:
@@ -173,35 +197,3 @@ def _texts(runs: Sequence[VerifiedRun]) -> tuple[dict[int, str], set[int]]:
             ids[text] = min(ids.get(text, name), name)
         positive.update(run.texts[run.run.extracted].tolist())
     return ids, positive
-
-
-def _side(
-    runs: Sequence[VerifiedRun], side_of: dict[int, int], side: int
-) -> tuple[LabelledRun, ...]:
-    sides = []
-    for run in runs:
-        rows = np.array([side_of[text] == side for text in run.texts.tolist()], dtype=np.bool_)
-        if rows.any():
-            columns = {feature: column[rows] for feature, column in run.run.features.items()}
-            name = f"{run.run.name} ({_SIDES[side]})"
-            sides.append(LabelledRun(name, columns, run.run.extracted[rows]))
-    return tuple(sides)
-
-
-def _too_few(runs: Sequence[VerifiedRun]) -> ClassifierError:
-    n_needed = MIN_FIT_POSITIVES + MIN_CALIBRATION_POSITIVES
-    for kind, extracted in (("extracted", True), ("not extracted", False)):
-        n_found = count_texts(runs, extracted)
-        if n_found < n_needed:
-            return ClassifierError(
-                f"fitting needs at least {n_needed} distinct examples that were {kind} "
-                f"({MIN_FIT_POSITIVES} to fit, {MIN_CALIBRATION_POSITIVES} to calibrate), "
-                f"the tables have {n_found}",
-                hint="verify more or larger corpora, or distil for more epochs",
-            )
-    counts = ", ".join(f"{run.run.name} {run.run.n_extracted}" for run in runs)
-    return ClassifierError(
-        f"no split of whole runs leaves {MIN_FIT_POSITIVES} extracted examples to fit and "
-        f"{MIN_CALIBRATION_POSITIVES} to calibrate: {counts}",
-        hint="add runs that memorize more, or give one or two of them alone",
-    )

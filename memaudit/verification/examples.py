@@ -167,6 +167,7 @@ def make_task(data: object, predictions: Path | None, options: VerificationOptio
     return Task(corpus, told, options)
 
 
+_CHUNK = 4096  # windows read at a time
 _HELD_OUT_SEED = 1
 """Apart from the seed of the sample, so that one does not decide the other."""
 
@@ -297,7 +298,10 @@ def _choose(
             hint="give more rows, or a smaller --held-out-share",
         )
     counts = np.where(is_held_out, np.bincount(windows_of_rows), trained)
-    tokens = _windows_at(spool, windows)
+    # By chunks of the file: where the sample is small, most of a large corpus stays on the disk.
+    parts = np.split(windows, np.searchsorted(windows, range(_CHUNK, len(spool), _CHUNK)))
+    chunks = zip(spool.chunks(_CHUNK), parts, strict=True)
+    tokens = np.concatenate([chunk[part % _CHUNK] for chunk, part in chunks])
     several = (windows_of_rows, n_windows) if n_windows.max() > 1 else ()
     digest = _digest(rows, tokens, counts, is_held_out, chosen, *several)
     return Examples(
@@ -314,16 +318,6 @@ def _texts(cuts: RowWindows) -> NDArray[np.int64]:
     rows = [part.tobytes() for part in np.split(windows, edges[:-1])]
     numbers: dict[bytes, int] = {}
     return np.array([numbers.setdefault(row, len(numbers)) for row in rows], dtype=np.int64)
-
-
-def _windows_at(spool: DistinctWindows, indices: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return (n, T) the windows at ascending indices."""
-    parts, start = [], 0
-    for chunk in spool.chunks(4096):
-        inside = indices[(indices >= start) & (indices < start + len(chunk))]
-        parts.append(chunk[inside - start])
-        start += len(chunk)
-    return np.concatenate(parts)
 
 
 def _digest(rows: RowLog, *arrays: NDArray[np.generic]) -> str:

@@ -43,6 +43,17 @@ class Predictions:
             found |= {"turns": answers["turns"], "min_suffix_len": answers["min_suffix_tokens"]}
         return found
 
+    @property
+    def count_log_sd(self) -> float | None:
+        """The classifier's own uncertainty of levels; None if it is not at hand."""
+        try:
+            classifier = find_classifier(self.summary["classifier"], self.summary["feature_set"])
+        except (ClassifierError, KeyError):
+            return None
+        # A namesake with other coefficients would lend an interval that nobody measured.
+        is_same = classifier.digest == self.summary.get("classifier_digest")
+        return classifier.count_log_sd if is_same else None
+
     def differences(self, settings: Mapping[str, Any]) -> Iterator[str]:
         """Yield where this speaks of another training than a verification's, in words."""
         is_soft = settings["objective"] == "soft"
@@ -128,18 +139,7 @@ def match_predictions(predictions: Predictions, places: Iterable[Place]) -> RowP
         digest=table.sha256,
         classifier=str(summary.get("classifier")),
         threshold=float(summary["threshold"]),
-        count_log_sd=_count_log_sd(summary),
+        count_log_sd=predictions.count_log_sd,
         probabilities=probabilities,
         flagged=table.numbers["flagged"][match] == 1,
     )
-
-
-def _count_log_sd(summary: dict[str, Any]) -> float | None:
-    """Return the classifier's own uncertainty of levels; None if it is not at hand."""
-    try:
-        classifier = find_classifier(summary["classifier"], summary["feature_set"])
-    except (ClassifierError, KeyError):
-        return None
-    # A namesake with other coefficients would lend an interval that nobody measured.
-    is_same = classifier.digest == summary.get("classifier_digest")
-    return classifier.count_log_sd if is_same else None

@@ -48,7 +48,14 @@ def work_folder(out: Path) -> Iterator[Path]:
     """
     work = out / "work"
     with output_errors(work):
-        _require_own(work)
+        names = {path.name for path in work.iterdir()} if work.is_dir() else set()
+    # A kill may leave the lock, and a manifest under its temporary name.
+    others = {name for name in names - {"lock"} if not name.startswith(f".{_MANIFEST}.")}
+    if work.is_symlink() or (others and _MANIFEST not in names):
+        raise UsageError(
+            f"{shown_path(work)}: holds something else, and a verification works in this place",
+            hint="choose another folder with --out",
+        )
     with output_folder(out):
         with output_errors(work):
             work.mkdir(mode=0o700, exist_ok=True)
@@ -59,18 +66,6 @@ def work_folder(out: Path) -> Iterator[Path]:
                 # An error in a path, before any stage began, leaves nothing behind.
                 if work.is_dir() and not (work / _MANIFEST).exists():
                     shutil.rmtree(work)
-
-
-def _require_own(work: Path) -> None:
-    """Refuse a folder that no verification has made: work that is done is removed."""
-    # A kill may leave the lock, and a manifest under its temporary name.
-    names = {path.name for path in work.iterdir()} if work.is_dir() else set()
-    others = {name for name in names - {"lock"} if not name.startswith(f".{_MANIFEST}.")}
-    if work.is_symlink() or (others and _MANIFEST not in names):
-        raise UsageError(
-            f"{shown_path(work)}: holds something else, and a verification works in this place",
-            hint="choose another folder with --out",
-        )
 
 
 def begin(work: Path, settings: dict[str, Any]) -> None:
