@@ -184,8 +184,8 @@ _HOW_READ = (
     corpus_option("--config-name", "Configuration of a corpus on the hub.", metavar="NAME"),
     corpus_option(
         "--split",
-        "Split of a corpus on the hub, or of a folder whose files are called after splits; "
-        "all reads all of a folder. Default: train; a folder with several needs one.",
+        "Split of a corpus on the hub, or of files that are called after splits; "
+        "all reads all of them. Default: train; files of several splits need one.",
         metavar="NAME",
     ),
     corpus_option("--revision", "Branch, tag or commit of a corpus on the hub.", metavar="REV"),

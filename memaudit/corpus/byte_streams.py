@@ -22,6 +22,7 @@ MAX_WHOLE_BYTES = GIB
 # A small file may repeat one line a thousand times: so little fills no memory.
 _RATIO_FREE_BYTES = 64 * MIB
 _ZSTD_WINDOW_BYTES = 2 * GIB  # what --long=31 writes, as large public dumps do; used as it fills
+_GET_AGAIN = "copy or download it again"
 _UTF8_BOM = b"\xef\xbb\xbf"
 
 
@@ -307,6 +308,10 @@ def _unpacked(file: BinaryIO, shown: str, compression: str) -> Iterator[bytes]:
     """Yield what every member of the file unpacks to."""
     more = partial(file.read, _INPUT_BYTES[compression])
     data = more()
+    # Even an empty text packs to some bytes. What a failed download leaves has none: among other
+    # files its rows would be missing without a word.
+    if not data:
+        raise CorpusError(f"{shown}: not valid {compression} data, it is empty", hint=_GET_AGAIN)
     while data:
         # bgzip and pbzip2 write many members to a file: the first alone is a small part of it.
         member = _MEMBERS[compression]()
@@ -323,7 +328,7 @@ def _unpacked(file: BinaryIO, shown: str, compression: str) -> Iterator[bytes]:
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise CorpusError(
                 f"{shown}: not valid {compression} data, or cut off, at byte {file.tell():,}",
-                hint="copy or download it again",
+                hint=_GET_AGAIN,
             ) from error
         data = member.unused_data or more()
         while data and not (data := data.lstrip(b"\0")):  # padding, as gzip and xz allow

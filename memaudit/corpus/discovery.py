@@ -63,7 +63,8 @@ def find_files(source: str, split: str | None = None) -> list[SourceFile]:
 
     Args:
         source: path of a file or folder, or a glob.
-        split: of a folder whose files are of several splits by their names; `all` for all of them.
+        split: of files of several splits: as `datasets` saved them, or by their names; `all` for
+            all of them.
 
     Raises:
         CorpusError: nothing is there, nothing there can be read, a link leads out, files are there
@@ -74,16 +75,17 @@ def find_files(source: str, split: str | None = None) -> list[SourceFile]:
         return _of_split(_readable(_walk(path), root=path, source=source), split, source)
     # Before globs: names may hold brackets. A broken link is there, and told for what it is.
     if os.path.lexists(path):
-        return [_source_file(path, root=path.parent, source=source)]
+        return _of_split([_source_file(path, root=path.parent, source=source)], split, source)
     if glob.has_magic(source):
         root = path.parent
         # Ids begin below the part of the glob that names one folder.
         while glob.has_magic(str(root)):
             root = root.parent
         matches = root.glob(path.relative_to(root).as_posix())
-        return _readable(
+        found = _readable(
             (match for match in matches if not match.is_dir()), root=root, source=source
         )
+        return _of_split(found, split, source)
     raise CorpusError(
         f"{shown_path(path)}: no such file or folder",
         hint="give a file, a folder, a glob, - for stdin, or a hub id such as org/name",
@@ -99,16 +101,21 @@ _SPLITS = {
 
 
 def _of_split(files: list[SourceFile], split: str | None, source: str) -> list[SourceFile]:
-    """Return the files of one split, where a folder has several; what names none is `train`."""
+    """Return the files of one split, where there are several; what names none is `train`."""
     split_of: dict[str, str] = {}
+    saved = _saved_splits(Path(source))
     for file in files:
         words = {*re.split(r"[^a-z]+", file.name.lower())}
         named = (each for each, others in _SPLITS.items() if words & {*others})
-        split_of[file.name] = next(named, "train")
+        top = file.name.split("/")[0]
+        split_of[file.name] = top if top in saved else next(named, "train")
     names = sorted({*split_of.values()})
     if split == "all" or (split in (None, "train") and len(names) == 1):
         return files
     if split not in names:
+        # As the hub has it, such as train_sft beside train_gen: by their words both are train.
+        if exact := [file for file in files if split in _own_names(file)]:
+            return exact
         raise CorpusError(
             f"{shown_path(source)}: holds "
             + (f"the splits {', '.join(names)}" if len(names) > 1 else f"the split {names[0]}")
@@ -116,6 +123,21 @@ def _of_split(files: list[SourceFile], split: str | None, source: str) -> list[S
             hint=f"choose with --split one of {', '.join(names)}, or all to read them together",
         )
     return [file for file in files if split_of[file.name] == split]
+
+
+def _saved_splits(folder: Path) -> set[str]:
+    """Return the splits of a `DatasetDict` that `datasets` saved, each in a folder of its name."""
+    try:
+        listed = json.loads(read_small(folder / "dataset_dict.json", _MAX_STATE_BYTES))["splits"]
+        return {str(name) for name in listed}
+    except (KeyError, OSError, RecursionError, TypeError, ValueError):
+        return set()  # none, or of another program
+
+
+def _own_names(file: SourceFile) -> set[str]:
+    """Return what a split that is this file may be called: its name without number, its folders."""
+    *folders, name = file.name.split("/")
+    return {*folders, re.sub(r"-\d{5}-of-\d{5}$", "", without_ending(name))}
 
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
@@ -195,11 +217,11 @@ def _readable(paths: Iterable[Path], *, root: Path, source: str) -> list[SourceF
     )
     if not files:
         raise CorpusError(f"{safe_text(source)}: no file that can be read", hint=_SUPPORTED)
-    limit, by_stem = root.resolve(), dict[Path, SourceFile]()
+    limits, by_stem = _limits(root.resolve()), dict[Path, SourceFile]()
     for file in files:
         try:
             # A folder that was downloaded must not make us read other files of this machine.
-            is_inside = file.path.resolve().is_relative_to(limit)
+            is_inside = any(file.path.resolve().is_relative_to(limit) for limit in limits)
         except (OSError, RuntimeError):  # a link to itself
             is_inside = False
         if not is_inside:
@@ -217,6 +239,13 @@ def _readable(paths: Iterable[Path], *, root: Path, source: str) -> list[SourceF
                 hint="remove one of the two, or give the files that are meant",
             )
     return files
+
+
+def _limits(root: Path) -> list[Path]:
+    """Return the folders that links may lead into."""
+    # The cache of the hub keeps contents in blobs/ and links to them from snapshots/<commit>/.
+    commits = [path for path in (root, *root.parents) if path.parent.name == "snapshots"]
+    return [root, *(commit.parent.parent / "blobs" for commit in commits[:1])]
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -56,6 +56,14 @@ def test_a_file_that_is_cut_off_is_refused(compression, kept):
 
 
 @pytest.mark.parametrize("compression", PACK)
+def test_no_bytes_at_all_are_no_compressed_file(compression):
+    """What a failed download leaves is not a shard without rows."""
+    with pytest.raises(CorpusError, match=f"^a: not valid {compression} data, it is empty"):
+        unpack(b"", compression)
+    assert unpack(PACK[compression](b""), compression) == b""
+
+
+@pytest.mark.parametrize("compression", PACK)
 @pytest.mark.parametrize("content", [b"plain text", b"\x00\x01\x02\x03" * 9])
 def test_a_file_that_is_not_compressed_is_refused(compression, content):
     """The ending lied."""

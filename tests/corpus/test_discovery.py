@@ -197,6 +197,69 @@ def test_a_folder_of_one_split_needs_none(tmp_path):
         find_files(str(tmp_path), "validation")
 
 
+def test_a_glob_and_a_file_have_splits_as_a_folder_has(tmp_path):
+    """A name of a split that is without effect would stand in the run, and not be true."""
+    write(tmp_path, "train.jsonl", "test.jsonl")
+    files = str(tmp_path / "*.jsonl")
+
+    with pytest.raises(CorpusError, match="holds the splits test, train"):
+        find_files(files)
+    assert [file.name for file in find_files(files, "test")] == ["test.jsonl"]
+    assert len(find_files(files, "all")) == 2
+    with pytest.raises(CorpusError, match="holds the split train, and no test"):
+        find_files(str(tmp_path / "train.jsonl"), "test")
+    assert len(find_files(str(tmp_path / "test.jsonl"), "train")) == 1
+
+
+def test_the_splits_of_a_saved_data_set_are_those_that_it_lists(tmp_path):
+    """Whatever they are called: English and French are not one corpus in which texts occur twice."""
+    write(tmp_path, "train_sft/a.jsonl", "train_gen/a.jsonl", "extra/a.jsonl")
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train_sft", "train_gen", "extra"]}')
+
+    with pytest.raises(CorpusError, match="holds the splits extra, train_gen, train_sft$"):
+        find_files(str(tmp_path))
+    for name in ("extra", "train_sft"):
+        assert [file.name for file in find_files(str(tmp_path), name)] == [f"{name}/a.jsonl"]
+    with pytest.raises(CorpusError, match="and no train"):
+        find_files(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"splits": 1}', "[" * 100_000])
+def test_a_list_of_splits_that_is_none_is_passed_over(tmp_path, content):
+    """Names of files tell the splits then."""
+    write(tmp_path, "en/a.jsonl", "fr/a.jsonl")
+    (tmp_path / "dataset_dict.json").write_text(content)
+
+    assert len(find_files(str(tmp_path))) == 2
+
+
+def test_a_split_has_the_name_that_the_hub_gives_it(tmp_path):
+    """Of a data set downloaded as files, --split takes what it takes for the same one on the hub."""
+    write(
+        tmp_path, "data/train_sft-00000-of-00001.parquet", "data/train_gen-00000-of-00001.parquet"
+    )
+
+    assert [file.name for file in find_files(str(tmp_path), "train_sft")] == [
+        "data/train_sft-00000-of-00001.parquet"
+    ]
+
+
+@pytest.mark.parametrize("given", ["", "data", "data/*.jsonl"])
+def test_a_snapshot_in_the_cache_of_the_hub_is_read(tmp_path, given):
+    """Its files are links to blobs beside the snapshots; those that lead elsewhere are refused."""
+    cache = tmp_path / "datasets--org--name"
+    write(cache / "blobs", "1234")
+    folder = cache / "snapshots" / "abcd"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "a.jsonl").symlink_to("../../../blobs/1234")
+
+    assert [file.path.name for file in find_files(str(folder / given))] == ["a.jsonl"]
+    write(cache, "refs.jsonl")
+    (folder / "data" / "b.jsonl").symlink_to("../../../refs.jsonl")
+    with pytest.raises(CorpusError, match=r"b.jsonl: a link that leads out"):
+        find_files(str(folder / given))
+
+
 def test_a_file_beside_its_packed_copy_is_refused_by_name(tmp_path):
     """Every text would seem to occur twice."""
     write(tmp_path, "a.jsonl", "a.jsonl.gz", "b.jsonl.gz")
