@@ -31,6 +31,7 @@ from memaudit.text import safe_text, shown_path
 
 _NOT_GIVEN = "not given: name it in the section [release] of the policy file"
 _NOT_LEGAL = "This is evidence, not legal advice."
+_NOT_COVERED = ("paraphrase", "membership inference", "model inversion and attribute inference")
 _NOT_TESTED = (
     "A question that is not covered is open: nothing in this document speaks for or against it."
 )
@@ -58,19 +59,14 @@ class Release(
 
     model: str = ""
     """What is released: the student and its use."""
-
     access: str = ""
     """Who gets it and how: weights, an interface, inside the company."""
-
     personal_data: str = ""
     """Whether the corpus is meant to hold any, and on what ground."""
-
     owner: str = ""
     """Who answers for the risk that stays."""
-
     residual_risk: str = ""
     """Why what stays is acceptable, in the owner's words."""
-
     test_again: str = ""
     """When: a date, or what must change."""
 
@@ -171,14 +167,7 @@ def _tested(report: Report) -> Table:
             else sensitivity.in_words(risks.n_flagged),
         ),
         *_sampled(report),
-        *(
-            (what, "not covered", "needs a tool of its own")
-            for what in (
-                "paraphrase",
-                "membership inference",
-                "model inversion and attribute inference",
-            )
-        ),
+        *((what, "not covered", "needs a tool of its own") for what in _NOT_COVERED),
     ]
     columns = (Column("question"), Column("tested?"), Column("result, or what to do"))
     return Table(title="What was looked at", columns=columns, rows=tuple(rows))
@@ -215,11 +204,8 @@ def _sampled(report: Report) -> Iterator[tuple[Sentence, ...]]:
     ):
         if not found and estimated and not option:
             count = words.expected(estimated[max(estimated)])
-            yield (
-                what,
-                "estimated",
-                f"{count} different texts in {max(estimated):,} samples of each",
-            )
+            told = f"{count} different texts in {max(estimated):,} samples of each"
+            yield what, "estimated", told
         elif not found:
             yield what, "no", f"run 'memaudit verify{option}'"
         else:
@@ -231,17 +217,18 @@ def _sampled(report: Report) -> Iterator[tuple[Sentence, ...]]:
 
 def _residual(report: Report, release: Release) -> Table:
     unfamiliar = report.run.risks.unfamiliar
-    rows: dict[str, Sentence | Cell] = {
-        "expected, with a 95% interval": words.expected(report.run.risks.expected),
-        "unlike the classifier's training data": words.percent_by_name(unfamiliar)
-        if unfamiliar
-        else "at most 5% of the rows in any feature",
-        "policy": "none was given" if report.gate is None else plain(gate_sentence(report.gate)),
-        "why it is acceptable": _given(release.residual_risk),
-        "owner": _given(release.owner, 200),
-        "test again": _given(release.test_again, 200),
-    }
-    return facts(rows)
+    policy = "none was given" if report.gate is None else plain(gate_sentence(report.gate))
+    return facts(
+        {
+            "expected, with a 95% interval": words.expected(report.run.risks.expected),
+            "unlike the classifier's training data": words.percent_by_name(unfamiliar)
+            or "at most 5% of the rows in any feature",
+            "policy": policy,
+            "why it is acceptable": _given(release.residual_risk),
+            "owner": _given(release.owner, 200),
+            "test again": _given(release.test_again, 200),
+        }
+    )
 
 
 def _digests(report: Report) -> dict[str, Sentence | Cell]:

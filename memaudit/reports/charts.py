@@ -282,8 +282,7 @@ class _Canvas:
 
 def _add(parent: Element, tag: str, text: str | None = None, **attributes: str) -> Element:
     """Add an element; `class_` is its class, and `_` stands for `-` in what SVG writes with it."""
-    as_written = {"class_": "class"} | {key: key for key in ("viewBox", "preserveAspectRatio")}
-    named = {as_written.get(key, key.replace("_", "-")): value for key, value in attributes.items()}
+    named = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()}
     element = SubElement(parent, tag, named)
     element.text = text
     return element

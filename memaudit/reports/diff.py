@@ -35,7 +35,6 @@ class Side:
     folder: str
     run: str
     """Fingerprint."""
-
     rows: int
     scored: int
     flagged: int
@@ -43,7 +42,6 @@ class Side:
     expected: ExpectedCount
     expected_texts: ExpectedCount
     """Distinct texts expected to be memorized."""
-
     recited: int
 
 
@@ -53,7 +51,6 @@ class Change:
 
     example_id: str
     """As in the corpus: untrusted."""
-
     before: float
     after: float
 
@@ -64,25 +61,18 @@ class Difference:
 
     before: Side
     after: Side
-
     settings: dict[str, tuple[Any, Any]]
     """Settings that differ, by name."""
-
     gone: tuple[str, ...]
     """Ids of rows of the first run alone, in its order."""
-
     come: tuple[str, ...]
     """Ids of rows of the second run alone, in its order."""
-
     gone_at_risk: int
     """Rows at risk among those that are gone."""
-
     no_longer_at_risk: tuple[Change, ...]
     """Rows of both that were at risk, the largest change first."""
-
     newly_at_risk: tuple[Change, ...]
     """Rows of both that were not at risk, the largest change first."""
-
     changed: tuple[Change, ...]
     """Rows of both whose probability changed otherwise, the largest change first."""
 

@@ -10,7 +10,6 @@ from memaudit.reports import words
 from memaudit.reports.page import (
     Cell,
     Column,
-    Kind,
     Page,
     Section,
     Sentence,
@@ -33,12 +32,6 @@ if TYPE_CHECKING:
 _FLOPS_UNITS = ((1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"))
 _BYTE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _PARAMETER_UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
-_STATES: dict[str, Kind] = {
-    "finished": "good",
-    "scored": "good",
-    "running": "strong",
-    "stopped": "strong",
-}
 _EPOCHS = (1.0, 3.0, 9.0)
 """For which the expected number stands beside that of the run."""
 
@@ -217,26 +210,28 @@ def _worst(result: AuditResult) -> Table:
 
 def _provenance(result: AuditResult) -> Table:
     names = result.names
-    threshold = words.percent(result.threshold)
-    found: dict[str, Sentence | Cell | None] = {
-        "risk table": path_name(result.table_path) if result.table_path else None,
-        "corpus": result.corpus_read,
-        "classifier": (
-            name(f"{names.classifier}, {names.classifier_digest[:12]}"),
-            f", at risk from {threshold}",
-        ),
-        "engine": (
-            name(names.engine),
-            # A run that was finished before has scored nothing, at no speed.
-            f", {result.tokens_per_second:,.0f} tokens/s" if result.tokens_per_second else "",
-            f", {result.seconds:,.1f} s",
-        ),
-        "compile": result.finished.manifest.compile_choice,
-    }
+    cascade = None
     if result.survival is not None:
         share = words.percent(result.screened_windows / result.distinct_windows)
-        found["cascade"] = f"{result.tokens_saved:,} teacher tokens saved, {share}"
-    return facts(found)
+        cascade = f"{result.tokens_saved:,} teacher tokens saved, {share}"
+    return facts(
+        {
+            "risk table": path_name(result.table_path) if result.table_path else None,
+            "corpus": result.corpus_read,
+            "classifier": (
+                name(f"{names.classifier}, {names.classifier_digest[:12]}"),
+                f", at risk from {words.percent(result.threshold)}",
+            ),
+            "engine": (
+                name(names.engine),
+                # A run that was finished before has scored nothing, at no speed.
+                f", {result.tokens_per_second:,.0f} tokens/s" if result.tokens_per_second else "",
+                f", {result.seconds:,.1f} s",
+            ),
+            "compile": result.finished.manifest.compile_choice,
+            "cascade": cascade,
+        }
+    )
 
 
 def plan_page(plan: "AuditPlan") -> Page:
@@ -333,27 +328,29 @@ def status_page(status: RunStatus) -> Page:
     of_shard = f"of shard {status.shard} " if status.shard else ""
     reason = next(iter(status.failures.values()), None)
     n_gone = len(status.missing) + len(status.failures) + len(status.damaged)
-    rows: dict[str, Sentence | Cell | None] = {
-        "folder": path_name(status.folder),
-        "process": None if status.process is None else f"{status.process or 'unknown'}",
-        "examples": f"{status.rows:,}",
-        "windows": f"{status.windows_done:,} of {status.windows:,}",
-        "chunks": f"{status.chunks - n_gone:,} of {status.chunks:,}",
-        "missing": chunk_ranges(list(status.missing)),
-        "failed": chunk_ranges(list(status.failures)),
-        "reason": reason and name(reason),
-        "damaged": chunk_ranges(list(status.damaged)),
-        "rate": None if status.rate is None else f"{short_number(status.rate)} windows/s",
-        "time left": None if status.eta_seconds is None else clock(status.eta_seconds),
-        "run": status.run[:12],
-    }
+    table = facts(
+        {
+            "folder": path_name(status.folder),
+            "process": None if status.process is None else f"{status.process or 'unknown'}",
+            "examples": f"{status.rows:,}",
+            "windows": f"{status.windows_done:,} of {status.windows:,}",
+            "chunks": f"{status.chunks - n_gone:,} of {status.chunks:,}",
+            "missing": chunk_ranges(list(status.missing)),
+            "failed": chunk_ranges(list(status.failures)),
+            "reason": reason and name(reason),
+            "damaged": chunk_ranges(list(status.damaged)),
+            "rate": None if status.rate is None else f"{short_number(status.rate)} windows/s",
+            "time left": None if status.eta_seconds is None else clock(status.eta_seconds),
+            "run": status.run[:12],
+        }
+    )
     return Page(
         title="Status of a run",
         verdict=(
-            Words(status.state, _STATES[status.state]),
+            Words(status.state, "good" if status.state in ("finished", "scored") else "strong"),
             f": {words.percent(share)} of the windows {of_shard}are scored",
         ),
-        sections=(Section(blocks=(facts(rows),)),),
+        sections=(Section(blocks=(table,)),),
         notes=(what_next(status),),
     )
 
