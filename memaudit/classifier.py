@@ -4,16 +4,16 @@ import errno
 import hashlib
 import os
 import re
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import ClassifierError
-from memaudit.features import FEATURE_SETS, KNOWN_FEATURES, is_aligned
+from memaudit.features import FEATURE_SETS, KNOWN_FEATURES, ZlibRecord, is_aligned, zlib_record
 from memaudit.files import output_errors, written_file
 from memaudit.memorization import revealed_nats
 from memaudit.metrics import ExpectedCount, expected_count
@@ -91,17 +91,6 @@ class SampledRisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for nats in (revealed_nats(n) for n, _ in self.count_log_sds)
         ]
         return np.maximum.accumulate(np.array(found), axis=0)  # more samples never reveal less
-
-
-class ZlibRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which zlib the zlib features were measured with: others compress to other lengths."""
-
-    version: str
-    """As the library calls itself; for people, not compared."""
-
-    # Sizes decide, not a version: zlib-ng gives the size of zlib for only 18 % of paragraphs.
-    golden_sha256: str
-    """Hexadecimal digest of the compressed lengths of 64 fixed texts; compared."""
 
 
 # Defaults are left out of the JSON: a file from before a field came keeps its digest.
@@ -194,6 +183,26 @@ class RiskClassifier(
         """Hexadecimal SHA-256 of the classifier as canonical JSON."""
         # Sorted: the digest outlives another order of the fields in this file.
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What its card begins with."""
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "feature_set": self.feature_set,
+            "objective": self.objective,
+            "features": list(self.features),
+            "threshold": self.threshold,
+            "provenance": self.provenance,
+        }
+
+    def for_objective(self, objective: ObjectiveKind) -> "RiskClassifier | None":
+        """Return what is shipped for the same models and another objective; None: nothing is."""
+        try:
+            return find_classifier(None, self.feature_set, objective)
+        except ClassifierError:
+            return None
 
     def predict_logit(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the logits before calibration: sklearn's `decision_function`.
@@ -411,6 +420,16 @@ def find_classifier(
     return classifier
 
 
+def told_classifier(summary: Mapping[str, Any]) -> RiskClassifier | None:
+    """Return the classifier that a run's summary names; None if it is not at hand."""
+    try:
+        classifier = find_classifier(summary["classifier"], summary["feature_set"])
+    except (ClassifierError, KeyError):
+        return None
+    # A namesake with other coefficients would lend an interval that nobody measured.
+    return classifier if classifier.digest == summary.get("classifier_digest") else None
+
+
 def _check_fits(classifier: RiskClassifier, feature_set: str, objective: ObjectiveKind) -> None:
     if classifier.objective != objective:
         raise ClassifierError(
@@ -447,22 +466,6 @@ def check_features(classifier: RiskClassifier, features: Sequence[str], engine: 
             f"{safe_text(engine)} cannot tell exactly",
             hint="use --engine hf, or fit a classifier on what it can tell with 'memaudit fit'",
         )
-
-
-def zlib_record() -> ZlibRecord:
-    """Return which zlib this interpreter has, told by what it does to 64 fixed texts.
-
-    They have 20 to 5,000 bytes and the redundancy of prose.
-    """
-    words = b"the of and to in a is that for it as was with be by on not he his but at are".split()
-    lengths = []
-    for i in range(64):
-        # By a hash: its bytes are the same in every version of Python.
-        stream = hashlib.shake_256(bytes([i])).digest(6 + 20 * i)
-        text = b" ".join(words[byte % len(words)] + b"%d" % (byte % 7) for byte in stream)
-        lengths.append(len(zlib.compress(text, level=6)))
-    digest = hashlib.sha256(",".join(map(str, lengths)).encode()).hexdigest()
-    return ZlibRecord(version=zlib.ZLIB_RUNTIME_VERSION, golden_sha256=digest)
 
 
 def check_zlib(classifier: RiskClassifier) -> None:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from memaudit.classifier import check_zlib, find_classifier, zlib_record
+from memaudit.classifier import check_zlib, find_classifier
 from memaudit.engines import API_KEY, DEFAULT_VLLM_OPTIONS, engine_to_try
 from memaudit.errors import MemauditError, is_installed
+from memaudit.features import zlib_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

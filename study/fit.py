@@ -16,9 +16,8 @@ from memaudit.classifier import (
     load_classifier,
     shipped_name,
     sigmoid,
-    zlib_record,
 )
-from memaudit.features import KNOWN_FEATURES
+from memaudit.features import KNOWN_FEATURES, zlib_record
 from memaudit.objectives import ObjectiveKind
 from study.measure import CellFile, read_cell
 

@@ -14,9 +14,8 @@ from memaudit.classifier import (
     RiskClassifier,
     SampledRisk,
     save_classifier,
-    zlib_record,
 )
-from memaudit.features import REFERENCE_FEATURES
+from memaudit.features import REFERENCE_FEATURES, zlib_record
 from memaudit.metrics import clopper_pearson
 from memaudit.objectives import ObjectiveKind
 from memaudit.prefilter import Prefilter, PrefilterFit, prefilter_fit_bytes, prefilter_fit_path

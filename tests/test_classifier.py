@@ -28,9 +28,9 @@ from memaudit.classifier import (
     save_classifier,
     shipped_classifiers_dir,
     sigmoid,
-    zlib_record,
 )
 from memaudit.errors import ClassifierError, OutputError
+from memaudit.features import zlib_record
 from memaudit.memorization import revealed_nats
 
 FEATURES = ("zlib_entropy", "log_occurrences", "teacher_suffix_mean_logprob")

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from memaudit.classifier import RiskClassifier, ZlibRecord
+from memaudit.classifier import RiskClassifier
 from memaudit.errors import OutputError, UsageError
-from memaudit.features import ReferenceRole
+from memaudit.features import ReferenceRole, ZlibRecord
 from memaudit.objectives import Objective
 from memaudit.prefilter import Prefilter
 from memaudit.runs.files import committed_file, output_errors, read_content
@@ -100,6 +100,19 @@ class ModelNames:
     classifier: str
     classifier_digest: str
     memaudit_version: str
+
+    @property
+    def metadata(self) -> dict[str, str | None]:
+        """What a risk table says of them."""
+        return {
+            "version": self.memaudit_version,
+            "classifier": self.classifier,
+            "classifier_digest": self.classifier_digest,
+            "teacher_digest": self.teacher_digest,
+            "reference_digest": self.reference_digest,
+            "feature_set": self.feature_set,
+            "engine": self.engine,
+        }
 
 
 class AnswersRead(msgspec.Struct, frozen=True):

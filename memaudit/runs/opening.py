@@ -16,7 +16,6 @@ from memaudit.classifier import (
     check_features,
     check_zlib,
     find_classifier,
-    zlib_record,
 )
 from memaudit.corpus import BadRow, CorpusOptions, Example, corpus_of, read_corpus
 from memaudit.corpus.base import LONG_TEXT, TOO_LARGE, CorpusSeen, refused
@@ -33,7 +32,7 @@ from memaudit.engines import (
 from memaudit.engines.models import model_digest
 from memaudit.errors import CorpusError, UsageError
 from memaudit.exposure import GRAM_TOKENS
-from memaudit.features import EXPOSURE_FEATURES, ReferenceRole, feature_set_name
+from memaudit.features import EXPOSURE_FEATURES, ReferenceRole, feature_set_name, zlib_record
 from memaudit.prefilter import Prefilter, make_prefilter
 from memaudit.progress import ReportProgress
 from memaudit.runs.captured import CapturedScores, told_rows

@@ -320,16 +320,10 @@ class AuditResult:
 
     def metadata(self) -> dict[str, str]:
         """Return what the table says of itself, where its format has a place for that."""
-        names, shape = self.names, self.shape
+        shape = self.shape
         values = {
             "schema": str(SCHEMA_VERSION),
-            "version": names.memaudit_version,
-            "classifier": names.classifier,
-            "classifier_digest": names.classifier_digest,
-            "teacher_digest": names.teacher_digest,
-            "reference_digest": names.reference_digest,
-            "feature_set": names.feature_set,
-            "engine": names.engine,
+            **self.names.metadata,
             "run": self.run,
             "windows": f"{self.policy} {shape.prefix_len}+{shape.suffix_len}",
         }

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memaudit.classifier import RiskClassifier, find_classifier
-from memaudit.errors import ClassifierError
+from memaudit.classifier import RiskClassifier
 from memaudit.features import objective_features, reason_in_words
 from memaudit.metrics import ExpectedCount, expected_count
 from memaudit.objectives import Objective
@@ -255,10 +254,10 @@ class Risks:
         """
         classifier, settings = self.classifier, objective_features(objective)
         if classifier.objective != objective.kind:
-            try:
-                classifier = find_classifier(None, classifier.feature_set, objective.kind)
-            except ClassifierError:
+            shipped = classifier.for_objective(objective.kind)
+            if shipped is None:
                 return None
+            classifier = shipped
         ranges = dict(zip(classifier.features, classifier.feature_ranges, strict=True))
         fitted = {name: ranges.get(name, (value, value)) for name, value in settings.items()}
         # Beyond what students were trained with, a weighted sum goes on in a straight line: that

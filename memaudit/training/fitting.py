@@ -14,8 +14,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from memaudit.classifier import Calibration, RiskClassifier, sigmoid, zlib_record
+from memaudit.classifier import Calibration, RiskClassifier, sigmoid
 from memaudit.errors import ClassifierError
+from memaudit.features import zlib_record
 from memaudit.objectives import ObjectiveKind
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ Labels for another model, or scores for other windows, must not be fitted.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, get_args
@@ -16,22 +16,23 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from memaudit import distillation, objectives
-from memaudit.classifier import zlib_record
 from memaudit.corpus.base import RowError
 from memaudit.corpus.json_lines import parse_object
 from memaudit.errors import ClassifierError, CorpusError, UsageError
-from memaudit.features import OBJECTIVE_FEATURES, objective_features
+from memaudit.features import OBJECTIVE_FEATURES, objective_features, zlib_record
 from memaudit.files import read_small
 from memaudit.objectives import Objective, ObjectiveKind
+from memaudit.runs.manifest import ModelNames
 from memaudit.tables import LABEL_COLUMNS, Table, find_table, match_rows, read_table
 from memaudit.text import safe_text, shown_path
 from memaudit.training.fitting import LabelledRun
 from memaudit.windows import WindowShape
 
 _ABOUT_SCORES = (
-    *("teacher", "teacher_digest", "reference", "reference_digest", "feature_set", "engine"),
+    # Which classifier predicted says nothing of how its features came about.
+    *(field.name for field in fields(ModelNames) if not field.name.startswith("classifier")),
     *WindowShape().settings,
-    *("window_policy", "memaudit_version", "objective"),
+    *("window_policy", "objective"),
 )
 _ABOUT_LABELS = (
     *("teacher", "teacher_digest", "student", "student_digest", "baseline", "baseline_digest"),

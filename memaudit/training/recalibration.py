@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from memaudit.classifier import Calibration, RiskClassifier, find_classifier, sigmoid
+from memaudit.classifier import Calibration, RiskClassifier, sigmoid
 from memaudit.errors import ClassifierError
 from memaudit.metrics import ExpectedCount, brier, expected_count, roc_auc
 from memaudit.objectives import ObjectiveKind
@@ -182,12 +182,7 @@ class Recalibrated:
     def document(self) -> dict[str, Any]:
         """Return the card as one JSON document."""
         return {
-            "name": self.classifier.name,
-            "digest": self.classifier.digest,
-            "feature_set": self.classifier.feature_set,
-            "objective": self.classifier.objective,
-            "features": list(self.classifier.features),
-            "threshold": self.classifier.threshold,
+            **self.classifier.card,
             "recalibrated": {
                 "from": self.before.name,
                 "from_digest": self.before.digest,
@@ -204,7 +199,6 @@ class Recalibrated:
                 "after_is": "cross-fitted: each fifth by a shift from the other four",
             },
             "inputs": {one.name: one.document() for one in self.inputs},
-            "provenance": self.classifier.provenance,
             "limits": _LIMITS,
         }
 
@@ -233,8 +227,9 @@ def recalibrate(
         OutputError: `out` cannot be written.
     """
     inputs = read_inputs(pairs)
-    feature_set = plan_features(inputs, None, ()).feature_set
-    before = find_classifier(name_or_path, feature_set, objective_of(inputs, objective))
+    before = plan_features(inputs, None, (), objective_of(inputs, objective)).classifier(
+        name_or_path
+    )
     runs = join_inputs(inputs, before.features)
     extracted = np.concatenate([run.run.extracted for run in runs])
     X = np.concatenate([feature_matrix(run.run, before.features) for run in runs])

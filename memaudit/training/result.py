@@ -295,13 +295,8 @@ def make_card(result: FitResult) -> dict[str, Any]:
     if result.shipped_figures:
         test["shipped classifier"] = result.shipped_figures
     return {
-        "name": classifier.name,
-        "digest": classifier.digest,
-        "feature_set": classifier.feature_set,
-        "objective": classifier.objective,
-        "features": list(classifier.features),
+        **classifier.card,
         "selection": [{"feature": name, "log_loss": value} for name, value in steps],
-        "threshold": classifier.threshold,
         "cells": {
             "train": _prevalence(result.split.fit),
             "calibration": _prevalence(result.split.calibration),
@@ -330,7 +325,6 @@ def make_card(result: FitResult) -> dict[str, Any]:
             "misses_allowed_for_0.9": misses_allowed(n_positives, PROMISED_RECALL),
         },
         "statistics": _STATISTICS,
-        "provenance": classifier.provenance,
         "limits": _LIMITS,
     }
 

@@ -152,6 +152,10 @@ class FeaturePlan:
     given: tuple[str, ...]
     """Those to fit on, in the order of the set; empty: they are chosen."""
 
+    def classifier(self, name_or_path: str | None = None) -> RiskClassifier:
+        """Return the one asked for, or the shipped one, as `find_classifier` does."""
+        return find_classifier(name_or_path, self.feature_set, self.objective)
+
 
 def plan_features(
     inputs: Sequence[Input],
@@ -216,7 +220,7 @@ def shipped_for(plan: FeaturePlan) -> RiskClassifier | None:
     """Return the shipped classifier of the set and the objective, if there is one."""
     if not (shipped_classifiers_dir() / shipped_name(plan.feature_set, plan.objective)).is_dir():
         return None
-    return find_classifier(None, plan.feature_set, plan.objective)
+    return plan.classifier()
 
 
 def _require_columns(plan: FeaturePlan, features: Sequence[str], inputs: Sequence[Input]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from memaudit.classifier import find_classifier
-from memaudit.errors import ClassifierError, CorpusError, UsageError
+from memaudit.classifier import told_classifier
+from memaudit.errors import CorpusError, UsageError
 from memaudit.evaluation import RowPredictions
 from memaudit.runs.folder import read_summary
 from memaudit.tables import Table, find_table, match_rows, read_table
@@ -42,17 +42,6 @@ class Predictions:
         if answers is not None:
             found |= {"turns": answers["turns"], "min_suffix_len": answers["min_suffix_tokens"]}
         return found
-
-    @property
-    def count_log_sd(self) -> float | None:
-        """The classifier's own uncertainty of levels; None if it is not at hand."""
-        try:
-            classifier = find_classifier(self.summary["classifier"], self.summary["feature_set"])
-        except (ClassifierError, KeyError):
-            return None
-        # A namesake with other coefficients would lend an interval that nobody measured.
-        is_same = classifier.digest == self.summary.get("classifier_digest")
-        return classifier.count_log_sd if is_same else None
 
     def differences(self, settings: Mapping[str, Any]) -> Iterator[str]:
         """Yield where this speaks of another training than a verification's, in words."""
@@ -133,13 +122,13 @@ def match_predictions(predictions: Predictions, places: Iterable[Place]) -> RowP
                 f"as are {int(is_wrong.sum()) - 1:,} others",
                 hint="predict and verify on the same corpus, with the same teacher",
             )
-    summary = predictions.summary
+    summary, classifier = predictions.summary, told_classifier(predictions.summary)
     return RowPredictions(
         shown=predictions.shown,
         digest=table.sha256,
         classifier=str(summary.get("classifier")),
         threshold=float(summary["threshold"]),
-        count_log_sd=predictions.count_log_sd,
+        count_log_sd=None if classifier is None else classifier.count_log_sd,
         probabilities=probabilities,
         flagged=table.numbers["flagged"][match] == 1,
     )

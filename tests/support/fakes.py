@@ -5,8 +5,9 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from memaudit.classifier import Calibration, RiskClassifier, zlib_record
+from memaudit.classifier import Calibration, RiskClassifier
 from memaudit.corpus import BadRow, Example, Rendered
+from memaudit.features import zlib_record
 from memaudit.runs.models import AuditModels
 from memaudit.runs.scoring import score_here
 from memaudit.scores import TokenScores, WindowScores

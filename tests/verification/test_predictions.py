@@ -13,7 +13,6 @@ from memaudit.errors import UsageError
 from memaudit.evaluation import compare
 from memaudit.labels import ROW_COLUMNS, found_rows
 from memaudit.metrics import pr_auc, roc_auc
-from memaudit.verification import predictions as module
 from memaudit.verification.predictions import match_predictions, read_predictions
 from memaudit.windows import WindowShape
 
@@ -131,7 +130,7 @@ def test_the_interval_says_whether_it_covers_the_level(tmp_path, monkeypatch):
     assert not compared(write_run(tmp_path / "run")).interval_covers_level
 
     classifier = make_classifier()
-    monkeypatch.setattr(module, "find_classifier", lambda *names: classifier)
+    monkeypatch.setattr("memaudit.classifier.find_classifier", lambda *names: classifier)
     known = compared(write_run(tmp_path / "run", classifier_digest=classifier.digest))
     assert known.interval_covers_level
     assert known.expected_high >= compared(write_run(tmp_path / "run")).expected_high
