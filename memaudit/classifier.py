@@ -423,7 +423,8 @@ def find_classifier(
 def told_classifier(summary: Mapping[str, Any]) -> RiskClassifier | None:
     """Return the classifier that a run's summary names; None if it is not at hand."""
     try:
-        classifier = find_classifier(summary["classifier"], summary["feature_set"])
+        named = summary["classifier"], summary["feature_set"], summary.get("objective", "soft")
+        classifier = find_classifier(*named)
     except (ClassifierError, KeyError):
         return None
     # A namesake with other coefficients would lend an interval that nobody measured.

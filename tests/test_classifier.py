@@ -8,6 +8,7 @@ import sys
 import zlib
 from hashlib import sha256
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -28,10 +29,12 @@ from memaudit.classifier import (
     save_classifier,
     shipped_classifiers_dir,
     sigmoid,
+    told_classifier,
 )
 from memaudit.errors import ClassifierError, OutputError
 from memaudit.features import zlib_record
 from memaudit.memorization import revealed_nats
+from memaudit.objectives import ObjectiveKind
 
 FEATURES = ("zlib_entropy", "log_occurrences", "teacher_suffix_mean_logprob")
 
@@ -535,6 +538,19 @@ def test_a_classifier_is_found_by_name_and_by_path(shipped, tmp_path):
     assert find_classifier("teacher", "teacher+student").name == "teacher"
     assert find_classifier(str(tmp_path / "mine"), "teacher").name == "mine"
     assert find_classifier(str(tmp_path / "mine" / FILE_NAME), "teacher").name == "mine"
+
+
+@pytest.mark.parametrize("objective", get_args(ObjectiveKind))
+def test_the_classifier_that_a_summary_names_is_found(objective):
+    """Its own uncertainty is part of the interval that a verification is compared with."""
+    classifier = find_classifier(None, "teacher+baseline", objective)
+    summary = {"feature_set": "teacher+baseline", "objective": objective}
+    summary |= {"classifier": classifier.name, "classifier_digest": classifier.digest}
+
+    assert told_classifier(summary) == classifier
+    assert told_classifier(summary | {"classifier_digest": "0" * 64}) is None
+    assert told_classifier(summary | {"classifier": "absent"}) is None
+    assert told_classifier({}) is None
 
 
 @pytest.mark.parametrize("name", [None, "absent", "../models/absent", "a\0b", "x" * 5000])
