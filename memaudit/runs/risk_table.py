@@ -6,12 +6,14 @@ Neither holds text of the corpus, unless the summary was asked for it.
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from memaudit.files import TableFormat
@@ -90,6 +92,18 @@ def write_risk_table(
             )
         # Else the stream would be closed with its wrapper, before it is synced and gets its name.
         text.detach()
+
+
+def for_spreadsheets(table: pa.Table) -> pa.Table:
+    """Return a table with a `'` before each text that csv has one before."""
+    starts = f"^([{re.escape(''.join(_FORMULAS))}])"
+    columns = [
+        pc.replace_substring_regex(column, starts, r"'\1")
+        if pa.types.is_string(column.type)
+        else column
+        for column in table.columns
+    ]
+    return pa.table(columns, schema=table.schema)
 
 
 def read_risk_table(rows: Iterable[RiskRow], features: Sequence[str]) -> pa.Table:

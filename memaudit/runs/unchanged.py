@@ -4,27 +4,24 @@ The corpus is read again, and refused if it is not the one that was scored. The 
 compared: nothing reads them as truth.
 """
 
-import csv
 import hashlib
-import io
-import json
-import math
-from collections.abc import Callable, Iterator
-from itertools import zip_longest
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyarrow import csv, json
 
 from memaudit.corpus import BadRow, CorpusOptions, Example, RenderMessages, read_corpus
 from memaudit.corpus.base import CAPTURED_WRONG, TOO_LARGE, RawDigest, Rendered, refused
 from memaudit.errors import UsageError
-from memaudit.files import open_regular
+from memaudit.files import TABLE_FORMATS, TableFormat, open_regular
 from memaudit.runs.chunks import numbers
-from memaudit.runs.risk_table import COLUMNS
+from memaudit.runs.risk_table import for_spreadsheets
 from memaudit.runs.run import Run
 from memaudit.text import shown_path
 
@@ -127,115 +124,78 @@ def _refuse(source: str | CorpusOptions, difference: str) -> None:
     )
 
 
-_CHECKED = [name for name in COLUMNS if name != "reason"]
-_MAX_LINE = 1 << 20
+_TYPES = {"id": pa.string(), "row": pa.int64(), "address": pa.string(), "outcome": pa.string()}
+_CHECKED = pa.schema(_TYPES | {"probability": pa.float64(), "flagged": pa.bool_()})
+_BLOCK = 1 << 20
+"""Bytes at once, which a row must not exceed: one that somebody put there may not end."""
+
 _ROUNDING = 1e-9
 """What another processor may change in a probability."""
-
-_TableRow = tuple[object, ...]
-_Reader = Callable[[Path], Iterator[_TableRow]]
 
 
 def changed_tables(run: Run) -> list[str]:
     """Return the names of the risk tables in the folder of a run that do not match it."""
-    readers = {"parquet": None, "jsonl": _jsonl, "csv": _csv}
     return [
-        f"risk.{kind}"
-        for kind, read in readers.items()
-        if (path := run.folder / f"risk.{kind}").exists() and not _matches(path, read, run)
+        path.name
+        for kind in TABLE_FORMATS
+        if (path := run.folder / f"risk.{kind}").exists() and not _matches(path, kind, run)
     ]
 
 
-def _matches(path: Path, read: _Reader | None, run: Run) -> bool:
-    try:
-        if read is None:
-            return _parquet_matches(path, run)
-        return all(
-            expected is not None and found is not None and _is_same(found, expected)
-            # A row too many or too few meets None.
-            for found, expected in zip_longest(read(path), _expected(run))
-        )
-    except (
-        *(OSError, ValueError, LookupError, TypeError, RecursionError, MemoryError),
-        *(csv.Error, pa.ArrowException),
-    ):
-        return False
-
-
-def _parquet_matches(path: Path, run: Run) -> bool:
+def _matches(path: Path, kind: TableFormat, run: Run) -> bool:
     """Compare by columns: rows one by one would take most of the time of a gate."""
-    start, names = 0, _CHECKED[:-2]
-    with open_regular(path) as stream, pq.ParquetFile(stream) as file:
-        for batch in file.iter_batches(columns=_CHECKED):
-            stop = start + batch.num_rows
-            *places, probability, flagged = batch.columns
-            expected = run.rows.slice(start, batch.num_rows).select(names)
-            found = np.full(batch.num_rows, np.nan)
-            found[_bits(probability.is_valid())] = numbers(probability.drop_null())
-            # The probability of a screened row is the first stage's, which a run does not keep.
-            found[np.array(expected.column("outcome").to_pylist()) == "screened"] = np.nan
-            if not (
-                pa.table(places, names=names).cast(expected.schema).equals(expected)
-                and np.array_equal(_bits(flagged), run.is_flagged[start:stop])
-                and np.allclose(
-                    found, run.probabilities[start:stop], _ROUNDING, _ROUNDING, equal_nan=True
-                )
-            ):
-                return False
-            start = stop
+    start = 0
+    try:
+        with open_regular(path) as stream:
+            for batch in _batches(stream, kind):
+                stop = start + batch.num_rows
+                *places, probability, flagged = batch.select(_CHECKED.names).columns
+                expected = run.rows.slice(start, batch.num_rows).select([*_TYPES])
+                found = np.full(batch.num_rows, np.nan)
+                found[_bits(probability.is_valid())] = numbers(probability.drop_null())
+                # The probability of a screened row is the first stage's, which a run does not keep.
+                found[np.array(expected.column("outcome").to_pylist()) == "screened"] = np.nan
+                if kind == "csv":
+                    expected = for_spreadsheets(expected)
+                if not (
+                    pa.table(places, names=[*_TYPES]).cast(expected.schema).equals(expected)
+                    and np.array_equal(_bits(flagged), run.is_flagged[start:stop])
+                    and np.allclose(
+                        found, run.probabilities[start:stop], _ROUNDING, _ROUNDING, equal_nan=True
+                    )
+                ):
+                    return False
+                start = stop
+    except (OSError, ValueError, LookupError, MemoryError, pa.ArrowException):
+        return False
     return start == run.n_rows
+
+
+def _batches(stream: BinaryIO, kind: TableFormat) -> Iterator[pa.RecordBatch]:
+    """Yield the columns that are compared, some rows at a time."""
+    if kind == "parquet":
+        yield from pq.ParquetFile(stream).iter_batches(columns=_CHECKED.names)
+    elif kind == "jsonl":
+        yield from json.open_json(
+            stream,
+            json.ReadOptions(use_threads=False, block_size=_BLOCK),
+            json.ParseOptions(explicit_schema=_CHECKED, unexpected_field_behavior="ignore"),
+        )
+    else:
+        yield from csv.open_csv(
+            stream,
+            csv.ReadOptions(use_threads=False, block_size=_BLOCK),
+            csv.ParseOptions(newlines_in_values=True),
+            csv.ConvertOptions(
+                column_types=_CHECKED,
+                include_columns=_CHECKED.names,
+                null_values=[""],
+                true_values=["True"],
+                false_values=["False"],
+            ),
+        )
 
 
 def _bits(booleans: pa.Array) -> NDArray[np.bool_]:
     # numpy can share numbers with pyarrow, but no bits.
     return numbers(booleans.cast(pa.int8())).astype(np.bool_)
-
-
-def _is_same(found: _TableRow, expected: _TableRow) -> bool:
-    if found == expected:  # nearly always, and the rest takes a hundred times as long
-        return True
-    (*place, probability, flagged), (*true_place, true, truly_flagged) = found, expected
-    # In csv a `'` stands before what a spreadsheet would take for a formula.
-    is_there = all(
-        one in (true_one, f"'{true_one}") for one, true_one in zip(place, true_place, strict=True)
-    )
-    if not is_there or flagged != truly_flagged:
-        return False
-    if isinstance(probability, float) and isinstance(true, float):
-        return math.isclose(probability, true, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
-    return probability == true
-
-
-def _expected(run: Run) -> Iterator[_TableRow]:
-    """Yield id, row, address, outcome, probability and flagged of every row."""
-    names = ("id", "row", "address", "outcome")
-    rows = zip(*(run.rows.column(name).to_pylist() for name in names), strict=True)
-    numbers = zip(run.probabilities.tolist(), run.is_flagged.tolist(), strict=True)
-    for (*row, outcome), (probability, flagged) in zip(rows, numbers, strict=True):
-        scored = outcome == "scored"
-        yield (*row, outcome, probability if scored else None, flagged if scored else False)
-
-
-def _table_row(values: dict[str, object]) -> _TableRow:
-    # The probability of a screened row is the first stage's, which a run does not keep.
-    is_screened = values["outcome"] == "screened"
-    return tuple(
-        None if name == "probability" and is_screened else values[name] for name in _CHECKED
-    )
-
-
-def _jsonl(path: Path) -> Iterator[_TableRow]:
-    with open_regular(path) as stream:
-        # Bounded: a line that somebody put there may not end.
-        while line := stream.readline(_MAX_LINE):
-            yield _table_row(json.loads(line))
-
-
-def _csv(path: Path) -> Iterator[_TableRow]:
-    with open_regular(path) as stream, io.TextIOWrapper(stream, "utf-8", newline="") as text:
-        for values in csv.DictReader(text):
-            shown: dict[str, object] = dict(values)
-            shown["row"] = int(values["row"])
-            shown["probability"] = float(values["probability"]) if values["probability"] else None
-            shown["flagged"] = {"True": True, "False": False}[values["flagged"]]
-            yield _table_row(shown)

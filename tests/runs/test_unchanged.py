@@ -18,8 +18,8 @@ KINDS = ("parquet", "jsonl", "csv")
 
 def table(folder, kind):
     """Return the run of a corpus with a bad row and odd ids, its table in one format."""
-    ids = ["=SUM(A1)", "'quoted", 'a,"b"', "é"]
-    rows = [{"id": i, "text": text} for i, text in zip(ids, TEXTS[-5:-1], strict=True)]
+    ids = ["=SUM(A1)", "'quoted", 'a,"b"', "é", "\n=two\r\nlines", "-\0", "'=x", "＝x"]
+    rows = [{"id": i, "text": text} for i, text in zip(ids, TEXTS[-9:-1], strict=True)]
     rows += [{"id": str(i), "text": text} for i, text in enumerate(TEXTS)]
     corpus = folder / "corpus.jsonl"
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n")
@@ -69,6 +69,8 @@ CHANGES = {
     "probability": None, "flagged": None, "a row less": None, "a row more": None,
     "cut": lambda path, _: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "empty": lambda path, _: path.write_bytes(b""),
+    "nested": lambda path, _: path.write_bytes(b'{"x":' + b"[" * 500_000 + b"]" * 500_000 + b"}\n"),
+    "one long line": lambda path, _: path.write_bytes(b'{"id":"' + b"a" * 3_000_000 + b'"}\n'),
 }  # fmt: skip
 
 
