@@ -1,5 +1,6 @@
 """The dry run of an audit: the corpus is read, a few windows are scored, nothing is written."""
 
+import re
 import tempfile
 import time
 from dataclasses import replace
@@ -220,9 +221,10 @@ def _run_sample(
             break
         n = min(2 * n, limit)
         seconds, cpu_seconds = score(n)
-    memory = _peak_memory()
-    if memory is not None and torch.cuda.is_available():
-        memory += torch.cuda.max_memory_reserved()
+    # Not ru_maxrss: a child begins with the peak of the process that started it.
+    status = Path("/proc/self/status")
+    peaks = re.findall(r"^VmHWM:\s*(\d+)", status.read_text() if status.exists() else "", re.M)
+    on_gpu = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
     return Sample(
         windows=n,
         seconds=seconds,
@@ -230,7 +232,7 @@ def _run_sample(
         seconds_before=seconds_before,
         cpu_seconds_before=cpu_seconds_before,
         total_seconds=_since(loading)[0],
-        memory=memory,
+        memory=1024 * int(peaks[0]) + on_gpu if peaks else None,
         compile_choice=models.settle and models.settle(models, windows).compile_choice,
     )
 
@@ -243,12 +245,3 @@ def _now() -> tuple[float, float]:
 def _since(start: tuple[float, float]) -> tuple[float, float]:
     now = _now()
     return now[0] - start[0], now[1] - start[1]
-
-
-def _peak_memory() -> int | None:
-    """Return the most bytes that this process has held so far; None where Linux does not say."""
-    # Not ru_maxrss: a child begins with the peak of the process that started it.
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    found = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-    return found[0] * 1024 if found else None

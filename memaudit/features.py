@@ -352,43 +352,31 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", errors="surrogatepass")
 
 
-def _sensitive_reasons(features: Mapping[str, float]) -> list[str]:
-    """Return what is sensitive in a window, if it was looked for."""
-    reasons = []
-    if features.get("secrets"):
-        at_risk = " that is at risk" if features["secret_at_risk"] else ""
-        reasons.append(f"holds a secret{at_risk}")
-    if features.get("personal_data"):
-        reasons.append("holds personal data")
-    return reasons
-
-
 def reason_in_words(features: Mapping[str, float]) -> str:
     """Return why a window stands out, most telling first, such as "occurs 16 times".
 
     Returns:
         short phrases joined by commas; "nothing stands out" if none applies.
     """
-    reasons = _sensitive_reasons(features)
-    if features["occurrences"] > 1:
-        reasons.append(f"occurs {int(features['occurrences'])} times")
-    # The limits from here on are for readers: no probability rests on them.
-    exposure = features.get("exposure_median", 1.0)
-    if exposure > features["occurrences"]:
-        reasons.append(f"much of it is in {int(exposure)} rows")
+    times, rows = features["occurrences"], features.get("exposure_median", 1.0)
     recited_by = [
         role
         for role in ("teacher", "baseline", "student")
         # Exact: the mean of n ones is 1.0, and no smaller count rounds to it.
         if 1.0 in (features.get(f"{kind}{role}_suffix_argmax_rate") for kind in ("", "aligned_"))
     ]
-    if recited_by:
-        verb = "recites" if len(recited_by) == 1 else "recite"
-        reasons.append(f"{' and '.join(recited_by)} {verb} it")
-    elif features["teacher_suffix_argmax_rate"] >= 0.9:
-        reasons.append("teacher nearly recites it")
-    if features.get("teacher_suffix_entropy", math.inf) < 0.5:
-        reasons.append("low entropy")
-    if features["zlib_ratio"] < 0.5:
-        reasons.append("repetitive text")
-    return ", ".join(reasons) or "nothing stands out"
+    at_risk = " that is at risk" if features.get("secret_at_risk") else ""
+    recites = "recites" if len(recited_by) == 1 else "recite"
+    nearly = not recited_by and features["teacher_suffix_argmax_rate"] >= 0.9
+    # The limits are for readers: no probability rests on them.
+    reasons = {
+        f"holds a secret{at_risk}": features.get("secrets"),
+        "holds personal data": features.get("personal_data"),
+        f"occurs {times:.0f} times": times > 1,
+        f"much of it is in {rows // 1:.0f} rows": rows > times,
+        f"{' and '.join(recited_by)} {recites} it": recited_by,
+        "teacher nearly recites it": nearly,
+        "low entropy": features.get("teacher_suffix_entropy", math.inf) < 0.5,
+        "repetitive text": features["zlib_ratio"] < 0.5,
+    }
+    return ", ".join(reason for reason, holds in reasons.items() if holds) or "nothing stands out"

@@ -168,13 +168,14 @@ def output_folder(path: Path) -> Iterator[None]:
     try:
         with output_errors(path):
             missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-            if not missing and not path.is_dir():
-                missing = [path]  # to fail
             for folder in missing[::-1]:
-                if _make(folder):
+                with suppress(FileExistsError):  # another process may have been faster
+                    folder.mkdir(mode=0o700)
                     made.append(folder)
                     # A power cut could take a new folder with all that was committed in it.
                     sync(folder.parent)
+            if not path.is_dir():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             # Tried, for permissions say nothing of quotas or of a disk that is mounted
             # read-only.
             tempfile.TemporaryFile(dir=path).close()
@@ -185,17 +186,6 @@ def output_folder(path: Path) -> Iterator[None]:
             for folder in reversed(made):
                 folder.rmdir()
         raise
-
-
-def _make(folder: Path) -> bool:
-    """Make a folder, and return whether it was not there; another process may have been faster."""
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        if not folder.is_dir():
-            raise
-        return False
-    return True
 
 
 @contextmanager

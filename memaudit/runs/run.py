@@ -381,19 +381,17 @@ def _stored_rows(run: RunFolder, columns: list[str]) -> Iterator[pa.RecordBatch]
             output_errors(path, "read"),
             open_sealed(path, {"memaudit.run": run.plan.fingerprint}) as file,
         ):
-            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns, use_threads=False):
-                for name in columns:
-                    if name != "text" or name in batch.schema.names:
-                        _require_values(batch.column(name), ROW_SCHEMA.field(name).type)
+            schema = file.schema_arrow
+            there = [name for name in columns if name != "text" or name in schema.names]
+            if any(schema.field(name).type != ROW_SCHEMA.field(name).type for name in there):
+                raise DamagedFileError
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=there, use_threads=False):
+                lists = [column for column in batch.columns if pa.types.is_list(column.type)]
+                # pyarrow hands no array with a null to numpy, and would raise an error of its own.
+                if any(part.null_count for part in (*batch.columns, *(x.flatten() for x in lists))):
+                    raise DamagedFileError
                 yield batch
     except (DamagedFileError, OutputError, KeyError) as error:
         if isinstance(error.__cause__, OSError) and path.exists():
             raise  # too many open files, a broken disk: it may well be whole
         raise damaged_rows(path) from error
-
-
-def _require_values(column: pa.Array, kind: pa.DataType) -> None:
-    # pyarrow hands no array with a null to numpy, and would raise an error of its own.
-    is_list = pa.types.is_list(column.type)
-    if column.type != kind or column.null_count or (is_list and column.flatten().null_count):
-        raise DamagedFileError

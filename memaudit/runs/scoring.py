@@ -173,6 +173,11 @@ def score_here(
     While the models run on a chunk, the texts of the next are measured and the features of the one
     before are committed, in a thread each: a GPU waits for neither.
     """
+
+    def commit(work: ChunkWork, scored: _Scored) -> int:
+        write_chunk(plan, work.number, _features(plan, tokenizer, work, scored))
+        return work.number
+
     with ThreadPoolExecutor(1) as before, ThreadPoolExecutor(1) as after:
         # A generator: the next chunk is handed to the thread as it is asked for.
         measured = (
@@ -188,7 +193,7 @@ def score_here(
                 # memory.
                 if committed is not None:
                     yield committed.result()
-                committed = after.submit(_commit, plan, tokenizer, current[0], scored)
+                committed = after.submit(commit, current[0], scored)
             current = upcoming
         if committed is not None:
             yield committed.result()
@@ -289,11 +294,6 @@ def _run_models(
         kept = _kept(prefilter.keeps, features, kept)
     scores = _score(engine, [without_padding(work.windows[i]) for i in kept]) if kept else []
     return _Scored(known.result(), kept, scores)
-
-
-def _commit(plan: ChunkPlan, tokenizer: Tokenizer, work: ChunkWork, scored: _Scored) -> int:
-    write_chunk(plan, work.number, _features(plan, tokenizer, work, scored))
-    return work.number
 
 
 def _features(
