@@ -44,8 +44,7 @@ row, in order. A row that cannot be used is never cut."""
 _ADDED = ("mapping", "template_date", "add_special_tokens")
 """Options that `CorpusOptions` did not have when the first runs were made."""
 
-# Equals no value: what was an option from the start is always declared.
-_NEVER = object()
+_UNDECLARED = ("streaming", "rows", "captured")
 MIB = 1024**2
 GIB = 1024**3
 
@@ -304,20 +303,15 @@ class CorpusOptions:
 
         What was added later is left out where it has no effect: fingerprints of runs stay.
         """
-        document = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in ("streaming", "rows", "captured")
-        }
-        # A manifest that is read back has lists: the same must not look like another.
-        document["mapping"] = list(self.mapping)
+        document = {}
+        for option in fields(self):
+            name, value = option.name, getattr(self, option.name)
+            if name not in _UNDECLARED and not (name in _ADDED and value == option.default):
+                # A manifest that is read back has lists: the same must not look like another.
+                document[name] = list(value) if isinstance(value, tuple) else value
         # The default was "train" when the first runs were made: their fingerprints stay.
         document["split"] = self.split or "train"
-        added: dict[str, object] = {
-            field.name: field.default for field in fields(self) if field.name in _ADDED
-        }
-        added["mapping"] = []
-        return {key: value for key, value in document.items() if value != added.get(key, _NEVER)}
+        return document
 
 
 def corpus_of(data: object) -> CorpusOptions:

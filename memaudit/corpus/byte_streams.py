@@ -43,47 +43,6 @@ class Line:
     r"""`\n` or `\r\n`; the last line has one, written or not."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenFile:
-    """A file of a corpus that is being read or copied."""
-
-    file: BinaryIO
-    shown: str
-    compression: str | None
-    """`gz`, `zst`, `bz2`, `xz` or None."""
-
-    options: CorpusOptions
-    """Limits on what is unpacked and on how long a row may be."""
-
-    @property
-    def max_row_bytes(self) -> int:
-        """A longer row is a bad row."""
-        return self.options.max_row_bytes
-
-    def blocks(self) -> Iterator[bytes]:
-        """Yield the bytes, unpacked, as `read_blocks` does."""
-        return read_blocks(self.file, self.shown, self.compression, self.options)
-
-    def whole(self) -> BinaryIO:
-        """Return the file, unpacked in memory if it is compressed, for formats that seek.
-
-        Raises:
-            CorpusError: it unpacks to more than `MAX_WHOLE_BYTES`.
-        """
-        if self.compression is None:
-            return self.file
-        content = BytesIO()
-        for block in self.blocks():
-            content.write(block)
-            if content.tell() > MAX_WHOLE_BYTES:
-                raise CorpusError(
-                    f"{self.shown}: unpacks to more than {MAX_WHOLE_BYTES:,} bytes",
-                    hint="unpack it first: parquet and Arrow files are compressed inside already",
-                )
-        content.seek(0)
-        return content
-
-
 class _Member(Protocol):
     """One compressed stream; a file may hold several in a row."""
 
@@ -157,44 +116,111 @@ _MEMBERS: dict[str, Callable[[], _Member]] = {
 _INPUT_BYTES = {"gz": 64 * 1024, "bz2": 64 * 1024, "xz": 64 * 1024, "zst": 1024}
 
 
-def read_blocks(
-    file: BinaryIO, shown: str, compression: str | None, options: CorpusOptions
-) -> Iterator[bytes]:
-    """Yield the bytes of a file, unpacked, in blocks of 1 MiB, zstd up to 32 MiB.
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file of a corpus that is being read or copied."""
 
-    Args:
-        file: opened for reading, at its start.
-        shown: what errors call it.
-        compression: `gz`, `zst`, `bz2`, `xz` or None.
-        options: limits on what is unpacked.
+    file: BinaryIO
+    """At its start."""
 
-    Raises:
-        CorpusError: the file is damaged, cut off, or unpacks to more than allowed.
-    """
-    try:
-        if compression is None:
-            while block := file.read(BLOCK_BYTES):
+    shown: str
+    """What errors call it."""
+
+    compression: str | None
+    """`gz`, `zst`, `bz2`, `xz` or None."""
+
+    options: CorpusOptions
+    """Limits on what is unpacked and on how long a row may be."""
+
+    @property
+    def max_row_bytes(self) -> int:
+        """A longer row is a bad row."""
+        return self.options.max_row_bytes
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the bytes, unpacked, in blocks of 1 MiB, zstd up to 32 MiB.
+
+        Raises:
+            CorpusError: the file is damaged, cut off, or unpacks to more than allowed.
+        """
+        n_out, most = 0, self.options.max_decompressed_bytes
+        try:
+            if self.compression is None:
+                while block := self.file.read(BLOCK_BYTES):
+                    yield block
+                return
+            for block in self._unpacked(self.compression):
+                # Counted as it comes out: a header says what its writer wants, and that of gzip
+                # wraps at 4 GiB.
+                n_out, n_in = n_out + len(block), self.file.tell()
+                if n_out > most:
+                    raise CorpusError(
+                        f"{self.shown}: unpacks to more than {most:,} bytes, "
+                        f"stopped at byte {n_in:,}",
+                        hint="raise it with --max-decompressed-bytes",
+                    )
+                if n_out > max(_RATIO_FREE_BYTES, self.options.max_compression_ratio * n_in):
+                    raise CorpusError(
+                        f"{self.shown}: unpacks to more than "
+                        f"{self.options.max_compression_ratio:,} times its size, "
+                        f"stopped at byte {n_in:,}",
+                        hint="if the file is meant to be so, raise it with --max-compression-ratio",
+                    )
                 yield block
-            return
-        # Counted as it comes out: a header says what its writer wants, and that of gzip wraps at 4 GiB.
-        n_out = 0
-        for block in _unpacked(file, shown, compression):
-            n_out += len(block)
-            if n_out > options.max_decompressed_bytes:
+        except OSError as error:
+            reason = error.strerror or error
+            raise CorpusError(f"{self.shown}: cannot be read: {reason}") from error
+
+    def _unpacked(self, compression: str) -> Iterator[bytes]:
+        """Yield what every member of the file unpacks to."""
+        more = partial(self.file.read, _INPUT_BYTES[compression])
+        data = more()
+        # Even an empty text packs to some bytes. What a failed download leaves has none: among
+        # other files its rows would be missing without a word.
+        if not data:
+            reason = f"not valid {compression} data, it is empty"
+            raise CorpusError(f"{self.shown}: {reason}", hint=_GET_AGAIN)
+        while data:
+            # bgzip and pbzip2 write many members to a file: the first alone is a small part of it.
+            member = _MEMBERS[compression]()
+            try:
+                yield (block := member.decompress(data, BLOCK_BYTES))
+                while not member.eof:
+                    data = more() if member.needs_input else b""
+                    # Output may be left when the input has ended: it is cut off only if none comes.
+                    is_cut_off = member.needs_input and not data and not block
+                    block = member.decompress(data, BLOCK_BYTES)
+                    if is_cut_off and not block:
+                        raise EOFError
+                    yield block
+            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+                place = f"at byte {self.file.tell():,}"
                 raise CorpusError(
-                    f"{shown}: unpacks to more than {options.max_decompressed_bytes:,} bytes, "
-                    f"stopped at byte {file.tell():,}",
-                    hint="raise it with --max-decompressed-bytes",
-                )
-            if n_out > max(_RATIO_FREE_BYTES, options.max_compression_ratio * file.tell()):
+                    f"{self.shown}: not valid {compression} data, or cut off, {place}",
+                    hint=_GET_AGAIN,
+                ) from error
+            data = member.unused_data or more()
+            while data and not (data := data.lstrip(b"\0")):  # padding, as gzip and xz allow
+                data = more()
+
+    def whole(self) -> BinaryIO:
+        """Return the file, unpacked in memory if it is compressed, for formats that seek.
+
+        Raises:
+            CorpusError: it unpacks to more than `MAX_WHOLE_BYTES`.
+        """
+        if self.compression is None:
+            return self.file
+        content = BytesIO()
+        for block in self.blocks():
+            content.write(block)
+            if content.tell() > MAX_WHOLE_BYTES:
                 raise CorpusError(
-                    f"{shown}: unpacks to more than {options.max_compression_ratio:,} times its "
-                    f"size, stopped at byte {file.tell():,}",
-                    hint="if the file is meant to be so, raise it with --max-compression-ratio",
+                    f"{self.shown}: unpacks to more than {MAX_WHOLE_BYTES:,} bytes",
+                    hint="unpack it first: parquet and Arrow files are compressed inside already",
                 )
-            yield block
-    except OSError as error:
-        raise CorpusError(f"{shown}: cannot be read: {error.strerror or error}") from error
+        content.seek(0)
+        return content
 
 
 def packed(stream: BinaryIO, compression: str | None) -> Any:
@@ -215,10 +241,8 @@ def split_lines(
 ) -> Iterator[Line]:
     r"""Yield lines ended by `\n` or `\r\n`; a byte order mark at the start is dropped.
 
-    Args:
-        blocks: the bytes of a file.
-        max_bytes: a longer line is passed over without being kept in memory.
-        taken: gets the bytes of each line, as they are, before it comes out.
+    A line longer than `max_bytes` is passed over without being kept in memory. `taken` gets the
+    bytes of each line, as they are, before it comes out.
     """
     number, length, parts = 1, 0, list[bytes]()
     for piece, ends in _pieces(blocks):
@@ -248,13 +272,8 @@ def copy_lines(
 ) -> None:
     """Write the lines that are no rows or stay, every byte as it was.
 
-    Args:
-        blocks: the bytes of a file.
-        max_bytes: a longer line is a row, decided on before it ends and not kept in memory.
-        is_row: whether a line, without its end, is a row.
-        keep_next: asked for each row.
-        out: where to.
-        cut: leaves parts of a line out.
+    A line longer than `max_bytes` is a row, decided on before it ends and not kept in memory.
+    `is_row` and `cut` are given lines without their ends.
     """
     line, stays, is_first = bytearray(), None, True
     # The end of the file also ends a last line without an end. Behind one it ends an empty line,
@@ -302,34 +321,3 @@ def _line(number: int, parts: list[bytes], length: int, max_bytes: int) -> Line:
     if number == 1 and content.startswith(_UTF8_BOM):
         content = content[len(_UTF8_BOM) :]
     return Line(number, content, length, end)
-
-
-def _unpacked(file: BinaryIO, shown: str, compression: str) -> Iterator[bytes]:
-    """Yield what every member of the file unpacks to."""
-    more = partial(file.read, _INPUT_BYTES[compression])
-    data = more()
-    # Even an empty text packs to some bytes. What a failed download leaves has none: among other
-    # files its rows would be missing without a word.
-    if not data:
-        raise CorpusError(f"{shown}: not valid {compression} data, it is empty", hint=_GET_AGAIN)
-    while data:
-        # bgzip and pbzip2 write many members to a file: the first alone is a small part of it.
-        member = _MEMBERS[compression]()
-        try:
-            yield (block := member.decompress(data, BLOCK_BYTES))
-            while not member.eof:
-                data = more() if member.needs_input else b""
-                # Output may be left when the input has ended: it is cut off only if none comes.
-                is_cut_off = member.needs_input and not data and not block
-                block = member.decompress(data, BLOCK_BYTES)
-                if is_cut_off and not block:
-                    raise EOFError
-                yield block
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise CorpusError(
-                f"{shown}: not valid {compression} data, or cut off, at byte {file.tell():,}",
-                hint=_GET_AGAIN,
-            ) from error
-        data = member.unused_data or more()
-        while data and not (data := data.lstrip(b"\0")):  # padding, as gzip and xz allow
-            data = more()

@@ -98,13 +98,9 @@ def place_cuts(
 ) -> tuple[Cuts, list[Span]]:
     """Return which parts of a row's strings the spans of its text are, and these parts in the text.
 
-    What a template adds between the strings is in none of them, and stays. A short string may be
-    found in the wrong place: whoever cuts has to look at the text that comes of it.
-
-    Args:
-        values: of the columns that hold text.
-        text: made of them.
-        spans: in characters of the text.
+    Spans are in characters of the text, which is made of the values. What a template adds between
+    the strings is in none of them, and stays. A short string may be found in the wrong place:
+    whoever cuts has to look at the text that comes of it.
     """
     cuts: dict[StringPath, tuple[Span, ...]] = {}
     covered: set[Span] = set()

@@ -16,7 +16,7 @@ from memaudit.corpus.base import (
     RowError,
     Unreadable,
 )
-from memaudit.corpus.byte_streams import OpenFile, copy_lines, split_lines
+from memaudit.corpus.byte_streams import Line, OpenFile, copy_lines, split_lines
 from memaudit.corpus.cuts import cut_json
 from memaudit.corpus.layouts import kind_of
 from memaudit.errors import CorpusError
@@ -45,7 +45,7 @@ def read_json_lines(blocks: Iterator[bytes], max_row_bytes: int) -> Iterator[Rec
         if line.content is not None and not is_row(line.content):
             continue
         number += 1
-        yield _row(line.content, line.length, max_row_bytes, (number, line.number, "line"))
+        yield _row(number, line, max_row_bytes, "line")
 
 
 class JsonLines:
@@ -78,9 +78,7 @@ class Json:
             return
         content = _whole(blocks, file.shown)
         for number, element in enumerate(array_elements(content, file.shown), start=1):
-            is_long = len(element) > limit
-            place: _Place = (number, number, "row")
-            yield _row(None if is_long else element, len(element), limit, place)
+            yield _row(number, Line(number, element, len(element)), limit, "row")
 
     def copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
         """Write the elements or lines that stay."""
@@ -115,18 +113,13 @@ def _is_array(blocks: Iterator[bytes]) -> tuple[bool, Iterator[bytes]]:
     return False, iter(head)
 
 
-_Place = tuple[int, int, Literal["line", "row"]]
-"""Number, place and unit, as in `Record`."""
-
-
-def _row(content: bytes | None, length: int, limit: int, where: _Place) -> Record | Unreadable:
-    number, place, unit = where
-    if content is None:
-        return Unreadable(number, place, f"{length:,} bytes long, more than {limit:,}", unit)
+def _row(number: int, line: Line, limit: int, unit: Literal["line", "row"]) -> Record | Unreadable:
     try:
-        return Record(number, place, parse_object(content, unit, allow_nan=True), unit)
+        if line.content is None or line.length > limit:
+            raise RowError(f"{line.length:,} bytes long, more than {limit:,}")
+        return Record(number, line.number, parse_object(line.content, unit, allow_nan=True), unit)
     except RowError as error:
-        return Unreadable(number, place, str(error), unit)
+        return Unreadable(number, line.number, str(error), unit)
 
 
 def parse_object(data: bytes, unit: str = "line", *, allow_nan: bool = False) -> dict[str, object]:

@@ -96,10 +96,7 @@ def _sharegpt(row: Mapping[str, object]) -> Content:
     turns = row["conversations"]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise RowError(f"expected a list of turns in 'conversations', got {kind_of(turns)}")
-    messages = [_turn(turn, number) for number, turn in enumerate(turns, start=1)]
-    if row.get("system"):
-        messages.insert(0, {"role": "system", "content": row["system"]})
-    return _conversation(messages, row)
+    return _conversation([_turn(turn, number) for number, turn in enumerate(turns, start=1)], row)
 
 
 def _turn(turn: object, number: int) -> object:
@@ -138,8 +135,6 @@ def _alpaca(row: Mapping[str, object]) -> Content:
         for pair in pairs
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
-    if row.get("system"):
-        messages.insert(0, {"role": "system", "content": row["system"]})
     return _conversation(messages, row)
 
 
@@ -233,6 +228,8 @@ def _parsed(value: object, what: str) -> object:
 def _conversation(
     messages: Sequence[object], row: Mapping[str, object], n_context: int | None = None
 ) -> Conversation:
+    if row.get("system"):
+        messages = [{"role": "system", "content": row["system"]}, *messages]
     if not messages:
         raise RowError("no messages")
     messages = [_turn(message, number) for number, message in enumerate(messages, start=1)]

@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, BinaryIO
 
 from memaudit.corpus.base import (
@@ -17,17 +16,15 @@ from memaudit.corpus.base import (
     Example,
     ProjectColumns,
     Record,
-    Rendered,
     RenderMessages,
     RowError,
     Unreadable,
     record_of,
 )
-from memaudit.corpus.byte_streams import read_blocks
+from memaudit.corpus.byte_streams import OpenFile
 from memaudit.corpus.discovery import SourceFile, find_files, hub_corpus, open_regular
 from memaudit.corpus.formats import FORMATS
-from memaudit.corpus.json_lines import read_json_lines
-from memaudit.corpus.layouts import Content, kind_of
+from memaudit.corpus.layouts import kind_of
 from memaudit.corpus.shapes import ColumnChooser, read_content, read_id, render_content
 from memaudit.errors import CorpusError, MissingDependency, UsageError
 from memaudit.files import forbid_core_dumps
@@ -52,13 +49,8 @@ def read_corpus(
 
     A corpus is streamed: memory does not grow with it. Which columns are used is settled by the
     first schema, or the first row, that has them; until then bad rows are held back, so that a
-    corpus without them is refused before anything comes out.
-
-    Args:
-        options: what to read.
-        render_messages: the chat template.
-        stdin: what the source `-` reads; None means the process's own.
-        seen: gets what is found out about the corpus meanwhile.
+    corpus without them is refused before anything comes out. `stdin` is what the source `-` reads,
+    None the process's own; `seen` gets what is found out about the corpus meanwhile.
 
     Raises:
         CorpusError: at once if nothing is there to read; while reading if a file is damaged or
@@ -75,8 +67,7 @@ def read_corpus(
     elif options.source == "-":
         # Whoever started us may have closed it.
         stdin = stdin or (sys.stdin.buffer if sys.stdin else io.BytesIO())
-        blocks = read_blocks(stdin, "stdin", None, options)
-        items = read_json_lines(blocks, options.max_row_bytes)
+        items = FORMATS["jsonl"].read(OpenFile(stdin, "stdin", None, options), chooser.project)
         rows = (("stdin", "stdin", item) for item in items)
     elif (corpus := hub_corpus(options)) is not None:
         try:
@@ -172,7 +163,7 @@ def _outcome(
             # Before the template is asked: it may refuse them.
             raw_digest = content.digest
             seen.skipped_parts += content.skipped_parts
-        rendered = _rendered(content, options, render_messages)
+        rendered = render_content(content, render_messages, options)
     except RowError as error:
         reason = f"{item.unit} {item.place}: {error}"
         return BadRow(ordinal, example_id, address, reason, raw_digest)
@@ -185,17 +176,9 @@ def _outcome(
         rendered.token_ids,
         raw_digest,
         {name: item.values[name] for name in columns.roles.values() if name in item.values},
-        lambda values: _rendered(read_content(values, columns), options, render_messages),
+        lambda values: render_content(read_content(values, columns), render_messages, options),
         {role: item.values.get(name) for role, name in columns.captured.items()},
     )
-
-
-def _rendered(
-    content: Content, options: CorpusOptions, render_messages: RenderMessages | None
-) -> Rendered:
-    if isinstance(content, Conversation):
-        content = replace(content, date=options.template_date)
-    return render_content(content, render_messages, options.max_row_bytes)
 
 
 def _file_rows(
@@ -253,10 +236,8 @@ def _values(rows: Any, shown: str, project: ProjectColumns) -> Iterator[Mapping[
 def _row(row: Mapping[Any, Any], *, keeps_null: bool = False) -> dict[str, object]:
     """Return the values of a row by column, as JSON would give them.
 
-    Args:
-        row: as a library gives it.
-        keeps_null: whether null in an object is a value. Where Arrow is behind the rows, every
-            object has all keys, and null stands for what a row does not have.
+    `keeps_null`: whether null in an object is a value. Where Arrow is behind the rows, every object
+    has all keys, and null stands for what a row does not have.
     """
     return {str(name): _plain(value, keeps_null=keeps_null) for name, value in row.items()}
 

@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, time
 from decimal import Decimal
 from functools import cached_property
@@ -276,7 +276,7 @@ def read_content(values: Mapping[str, object], columns: Columns) -> Content:
 
 
 def render_content(
-    content: Content, render_messages: RenderMessages | None, max_bytes: int
+    content: Content, render_messages: RenderMessages | None, options: CorpusOptions
 ) -> Rendered:
     """Return the text of a row.
 
@@ -291,7 +291,7 @@ def render_content(
                 hint="give a model whose tokenizer has a chat template",
             )
         try:
-            content = render_messages(content)
+            content = render_messages(replace(content, date=options.template_date))
         except RenderError as error:
             raise RowError(str(error)) from error
         except ValueError as error:
@@ -302,8 +302,8 @@ def render_content(
     if n_bytes is None:
         # JSON writes it as an escape; no tokenizer takes it.
         raise RowError("a lone surrogate, which is not text")
-    if n_bytes > max_bytes:
-        raise RowError(f"a text of {n_bytes:,} bytes, more than {max_bytes:,}")
+    if n_bytes > options.max_row_bytes:
+        raise RowError(f"a text of {n_bytes:,} bytes, more than {options.max_row_bytes:,}")
     return content
 
 

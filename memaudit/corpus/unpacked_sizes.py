@@ -85,12 +85,7 @@ def parquet_columns(file: BinaryIO) -> list[ParquetColumn]:
 
 @_kinds_are_checked()
 def refuse_large_pages(file: BinaryIO, wanted: set[str], shown: str) -> None:
-    """Refuse pages of some columns that unpack to far more than they are.
-
-    Args:
-        file: parquet.
-        wanted: names of outermost columns.
-        shown: what errors call the file.
+    """Refuse pages of the wanted outermost columns that unpack to far more than they are.
 
     Raises:
         CorpusError: there is such a page.
@@ -132,7 +127,8 @@ def refuse_large_buffers(file: BinaryIO, shown: str) -> None:
         if size <= 0:
             break
         file.seek(start)
-        message = _FlatTable.root(file.read(size))
+        content = file.read(size)
+        message = _FlatTable(content, struct.unpack_from("<I", content)[0])
         for offset, length in message.compressed_buffers():
             file.seek(start + size + offset)
             (unpacked,) = struct.unpack("<q", file.read(8))
@@ -207,11 +203,6 @@ class _FlatTable:
 
     content: bytes
     place: int
-
-    @classmethod
-    def root(cls, content: bytes) -> "_FlatTable":
-        """The outermost table."""
-        return cls(content, struct.unpack_from("<I", content)[0])
 
     def field(self, index: int) -> int:
         """Where a field is; 0 if it is left out."""

@@ -98,10 +98,7 @@ def write_corpus(
     selection: Selection,
     cuts: Mapping[int, Cuts],
 ) -> tuple[FileDigest, ...]:
-    """Write every file without the rows that go and without what is cut.
-
-    Returns:
-        the files written.
+    """Write every file without the rows that go and without what is cut; return those written.
 
     Raises:
         CorpusError: the corpus has changed meanwhile.

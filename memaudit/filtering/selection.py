@@ -62,16 +62,15 @@ class FilterOptions:
             raise UsageError(f"expected a probability, got {self.max_probability:g}")
         if self.strategy not in get_args(Strategy) or self.max_copies < 1:
             raise ValueError(f"expected a strategy of {get_args(Strategy)} and max_copies >= 1")
-        if self.max_copies > 1 and self.strategy != "downsample":
-            raise UsageError(
-                f"--max-copies goes with --strategy downsample, got {self.strategy}",
-                hint="leave out one of the two",
-            )
-        if self.near_duplicates is not None and self.strategy != "deduplicate":
-            raise UsageError(
-                f"--near-duplicates goes with --strategy deduplicate, got {self.strategy}",
-                hint="leave out one of the two",
-            )
+        for option, strategy, is_given in (
+            ("--max-copies", "downsample", self.max_copies > 1),
+            ("--near-duplicates", "deduplicate", self.near_duplicates is not None),
+        ):
+            if is_given and self.strategy != strategy:
+                raise UsageError(
+                    f"{option} goes with --strategy {strategy}, got {self.strategy}",
+                    hint="leave out one of the two",
+                )
         if self.near_duplicates is not None and not 0 < self.near_duplicates <= 1:
             raise UsageError(f"expected a similarity in (0, 1], got {self.near_duplicates:g}")
 
@@ -124,10 +123,7 @@ class Outlook:
 def select_rows(run: Run, options: FilterOptions, texts: NDArray[np.int64]) -> Selection:
     """Return which rows go or are cut, near-duplicates aside.
 
-    Args:
-        run: predictions.
-        options: which rows are too risky, and what happens to them.
-        texts: (n_rows,) equal numbers for equal texts.
+    `texts`: (n_rows,) equal numbers for equal texts.
 
     Raises:
         UsageError: no choice of copies brings the expected number down far enough.
@@ -295,7 +291,9 @@ class NearDuplicates:
             for other in self._index.query(own):
                 # The index does not look at the similarity: one band in common is enough for it.
                 if other != row.row and own.jaccard(self._hashes[other]) >= self._similarity:
-                    self._join(row.row, other)
+                    # The first row leads, as the first of each group stays.
+                    first, second = sorted((self._first(row.row), self._first(other)))
+                    self._leader[second] = first
         n_rows = len(self._leader)
         return np.fromiter(map(self._first, range(n_rows)), np.int64, n_rows)
 
@@ -305,11 +303,6 @@ class NearDuplicates:
         minhash = self._rensa.RMinHash(_N_HASHES, _SEED)
         minhash.update([" ".join(words[i : i + _WORDS_A_SHINGLE]) for i in range(last)])
         return minhash
-
-    def _join(self, row: int, other: int) -> None:
-        # The first row leads, as the first of each group stays.
-        first, second = sorted((self._first(row), self._first(other)))
-        self._leader[second] = first
 
     def _first(self, row: int) -> int:
         while self._leader[row] != row:

@@ -7,7 +7,9 @@
 4. Which rows went, what was cut, and what that changes, is written beside it.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,6 @@ class FilterResult:
     """Fingerprint of the run whose predictions were used."""
 
     texts_digest: str
-    """Of the corpus, as in the run."""
-
     classifier: str
     classifier_digest: str
     rows: int
@@ -86,10 +86,7 @@ class FilterResult:
     """Rows that stay though nothing is known of them: too short or bad."""
 
     before: Outlook
-    """What is expected of the corpus as it is."""
-
     after: Outlook
-    """What is expected of what stays."""
 
     removed_generic: float | None
     """Of the distinct texts that go, how many are expected to be memorized all the same, if each
@@ -168,10 +165,11 @@ def filter_corpus(
     split = run.manifest.inputs.corpus.get("split")
     places = None if out is None else plan_files(data, out, replaces=replaces, split=split)
     texts = _Texts(run, tokenizer)
-    for row in reread_corpus(run, data, None if tokenizer is None else tokenizer.render_messages):
+    render = None if tokenizer is None else tokenizer.render_messages
+    read = partial(reread_corpus, run, data, render)
+    for row in read():
         texts.learn(row)
-    selection = select_rows(run, options, texts.numbers)
-    selection = _searched(run, data, options, selection, texts)
+    selection = _searched(run, read, options, select_rows(run, options, texts.numbers), texts)
     result = _result(run, options, selection, texts)
     if places is None or out is None:
         return result
@@ -219,23 +217,26 @@ class _Texts:
 
 
 def _searched(
-    run: Run, data: str, options: FilterOptions, selection: Selection, texts: _Texts
+    run: Run,
+    read: Callable[[], Iterable[Example | BadRow]],
+    options: FilterOptions,
+    selection: Selection,
+    texts: _Texts,
 ) -> Selection:
     """Return the selection with what is found in the texts: near-duplicates, and parts to cut."""
-    render = None if texts.tokenizer is None else texts.tokenizer.render_messages
     if options.strategy == "excise":
         risky = RiskyWindows(run, selection, texts.tokenizer)
-        for row in reread_corpus(run, data, render):
+        for row in read():
             if isinstance(row, Example) and (left := risky.learn(row)) is not None:
                 texts.lose(row.row, left)
         texts.cuts = risky.cuts
         return risky.selection
     if options.near_duplicates is not None:
         near = NearDuplicates(run, selection, options.near_duplicates)
-        for row in reread_corpus(run, data, render):
+        for row in read():
             near.learn(row)
         # Of each group of near-duplicates all but the first are removed.
-        first = near.find(reread_corpus(run, data, render))
+        first = near.find(read())
         is_near = first != np.arange(len(first))
         kept = np.where(is_near, first, selection.kept)
         # What is kept in a row's place may itself give way to an earlier near-duplicate.

@@ -166,10 +166,8 @@ def write_baseline(path: Path, run: Run, key: bytes) -> None:
 def read_baseline(path: Path, key: bytes, *, pinned_digest: str | None = None) -> Baseline:
     """Read what `write_baseline` wrote.
 
-    Args:
-        path: of the file.
-        key: of the project.
-        pinned_digest: the file of format 1 that may be read: it has no keyed digest of its own.
+    `pinned_digest` is that of the file of format 1 that may be read: it has no keyed digest of its
+    own.
 
     Raises:
         UsageError: it is none, was changed, or was written with another key.

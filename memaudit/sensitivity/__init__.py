@@ -192,11 +192,7 @@ def secret_argmax_rate(
 
 
 def is_secret_at_risk(features: Mapping[str, float]) -> bool:
-    """Whether a window's secret is put forward, whatever a classifier says.
-
-    Args:
-        features: of the window: `secrets`, `secret_argmax_rate` and `occurrences`.
-    """
+    """Whether a window's secret is put forward, by its features, whatever a classifier says."""
     return features["secrets"] > 0 and (
         features["secret_argmax_rate"] >= RECITED_SHARE or features["occurrences"] > 1
     )

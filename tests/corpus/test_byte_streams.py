@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memaudit.corpus import CorpusOptions, read_corpus
-from memaudit.corpus.byte_streams import read_blocks, split_lines
+from memaudit.corpus.byte_streams import OpenFile, split_lines
 from memaudit.errors import CorpusError
 
 PACK = {
@@ -24,8 +24,8 @@ LINES = b"".join(b'{"text": "row %d"}\n' % number for number in range(1000))
 
 def unpack(packed: bytes, compression: str, **options) -> bytes:
     """Return everything that comes out."""
-    blocks = read_blocks(io.BytesIO(packed), "a", compression, CorpusOptions("a", **options))
-    return b"".join(blocks)
+    file = OpenFile(io.BytesIO(packed), "a", compression, CorpusOptions("a", **options))
+    return b"".join(file.blocks())
 
 
 @pytest.mark.parametrize("compression", PACK)
@@ -109,7 +109,7 @@ def test_no_block_is_large_however_well_it_was_packed():
     """The memory for a bomb is bounded before its size is known."""
     packed = zstandard.compress(bytes(60 * 1024**2))
 
-    blocks = read_blocks(io.BytesIO(packed), "a", "zst", CorpusOptions("a"))
+    blocks = OpenFile(io.BytesIO(packed), "a", "zst", CorpusOptions("a")).blocks()
 
     assert max(len(block) for block in blocks) <= 33 * 1024**2
 
