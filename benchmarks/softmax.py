@@ -51,8 +51,8 @@ def _say_gain(hidden_NH: Tensor, weight_vH: Tensor, target_ids_N: Tensor) -> Non
     seconds = []
     for weight in (weight_vH.float(), weight_vH):
         own = head.Head(weight, bias=None, scale=1.0, soft_cap=None, is_bfloat16=True)
-        names = {"score": head.score_positions, "own": own, "h": hidden_NH, "ids": target_ids_N}
-        seconds.append(Timer("score(own, h, ids)", globals=names).timeit(20).mean)
+        names = {"score": head.score_heads, "own": own, "h": hidden_NH, "ids": target_ids_N}
+        seconds.append(Timer("score([own], [h], ids)", globals=names).timeit(20).mean)
     sys.stdout.write(
         f"a head in bfloat16: {seconds[0] / seconds[1]:.2f} times as fast as its copy\n"
     )

@@ -283,9 +283,16 @@ def train(
         )
         # Without its bar the Trainer would print to standard output.
         trainer.remove_callback(PrinterCallback)
-        resume = None if options.save_every is None else _last_checkpoint(work_dir)
+        resume = None
+        found = () if options.save_every is None else work_dir.glob("checkpoint-*")
+        # By number: as text, checkpoint-10 stands before checkpoint-9.
+        for checkpoint in sorted(found, key=lambda path: int(path.name.split("-")[1])):
+            if (checkpoint / _COMPLETE).exists():
+                resume = str(checkpoint)
+            else:  # a kill cut it short
+                shutil.rmtree(checkpoint)
         try:
-            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+            trainer.train(resume_from_checkpoint=resume)
         except RuntimeError as error:
             # On a CPU torch raises nothing more telling than this.
             on_cpu = "can't allocate memory" in str(error)
@@ -357,14 +364,3 @@ def _collate(examples: Sequence[TrainingExample]) -> Batch:
         input_ids[row, : len(example)] = token_ids
         labels[row, n_context : len(example)] = token_ids[n_context:]
     return {"input_ids": input_ids, "labels": labels}
-
-
-def _last_checkpoint(work_dir: Path) -> Path | None:
-    """Return the whole checkpoint of most steps, and remove those cut short by a kill."""
-    # By number: as text, checkpoint-10 stands before checkpoint-9.
-    found = sorted(work_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    for checkpoint in found:
-        if not (checkpoint / _COMPLETE).exists():
-            shutil.rmtree(checkpoint)
-    whole = [checkpoint for checkpoint in found if checkpoint.exists()]
-    return whole[-1] if whole else None

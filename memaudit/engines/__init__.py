@@ -1,7 +1,7 @@
 """Engines: what runs a model over windows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -29,6 +29,13 @@ class VllmOptions:
                 "tensor_parallel must be at least 1 and gpu_memory_share between 0 and 1, "
                 f"got {self.tensor_parallel} and {self.gpu_memory_share}"
             )
+
+    def shared_by(self, n_parameters: Sequence[int]) -> "list[VllmOptions]":
+        """Return how each of several models is run beside the others: its memory goes by its size."""
+        # And something for each: caches need memory however small the model is.
+        sizes = [n + 0.1 * sum(n_parameters) for n in n_parameters]
+        shares = [self.gpu_memory_share * size / sum(sizes) for size in sizes]
+        return [replace(self, gpu_memory_share=share) for share in shares]
 
 
 DEFAULT_VLLM_OPTIONS = VllmOptions()

@@ -189,7 +189,8 @@ class CapturedRow:
             codec = self.codec
             assert codec is not None
             packed, packed_ids = (
-                _bytes(columns, name) for name in ("compressed_logprobs", "bytepacked_indices")
+                _cast(_matrix(columns, name, 0.0), np.uint8, name, "byte")
+                for name in ("compressed_logprobs", "bytepacked_indices")
             )
             _check_count(len(packed), n_tokens)
             if len(packed_ids) != len(packed):
@@ -258,22 +259,18 @@ def _pair(
         raise RowError(f"{quoted(values)} and {quoted(ids)} are not of the same lengths")
     if not np.isfinite(found).all():
         raise RowError(f"an id in {quoted(ids)} is not a number")
-    # By a cast alone, what int64 does not hold could become the id of any token, and 7.5 becomes 7.
-    clipped = np.clip(found, -2, 1 << 31)
-    token_ids = clipped.astype(np.int64)
-    if len(wrong := np.argwhere(token_ids != clipped)):
+    # What int64 does not hold could become the id of any token.
+    return logprobs, _cast(np.clip(found, -2, 1 << 31), np.int64, ids, "whole number")
+
+
+def _cast(found: NDArray[np.float64], dtype: type, name: str, kind: str) -> NDArray[Any]:
+    """Return numbers in a format of integers; by itself a cast makes 7 of 7.5, and a byte of 256."""
+    with np.errstate(invalid="ignore"):
+        told: NDArray[Any] = found.astype(dtype)
+    if len(wrong := np.argwhere(told != found)):
         i, j = wrong[0]
-        raise RowError(f"the id {found[i, j]} at [{i}][{j}] of {quoted(ids)} is not a whole number")
-    return logprobs, token_ids
-
-
-def _bytes(columns: Mapping[str, object], name: str) -> NDArray[np.uint8]:
-    """Return (n, bytes) of each entry, filled up with 0."""
-    found = _matrix(columns, name, 0.0)
-    # A cast would make some byte of any other number.
-    if not ((found == np.floor(found)) & (found >= 0) & (found <= 255)).all():
-        raise RowError(f"{quoted(name)} holds a number that is no byte")
-    return found.astype(np.uint8)
+        raise RowError(f"{found[i, j]} at [{i}][{j}] of {quoted(name)} is no {kind}")
+    return told
 
 
 def _rows(columns: Mapping[str, object], name: str) -> list[Any]:

@@ -75,7 +75,15 @@ class _Template:
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         """Return the text of a conversation and where its answers are."""
         self._date = datetime.fromisoformat(question["date"])
-        messages = [_message(message) for message in question["messages"]]
+        messages = []
+        for message in question["messages"]:
+            # As transformers hands them over: without null, and reasoning under its names.
+            there = {key: value for key, value in message.items() if value is not None}
+            names = ("reasoning_content", "thinking", "reasoning")
+            reasoning = next((there[name] for name in names if name in there), None)
+            if reasoning is not None:
+                there = {"thinking": reasoning, **there, "reasoning_content": reasoning}
+            messages.append(there)
         # transformers hands over both in any case.
         variables = {"tools": None, "documents": None} | question["variables"]
 
@@ -107,16 +115,6 @@ class _Template:
 
 _Render = Callable[..., str]
 """Renders the first so many messages, with or without the prompt for an answer."""
-
-
-def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """Return a message as transformers hands it over: without null, reasoning under its names."""
-    there = {key: value for key, value in message.items() if value is not None}
-    names = ("reasoning_content", "thinking", "reasoning")
-    reasoning = next((there[name] for name in names if name in there), None)
-    if reasoning is None:
-        return there
-    return {"thinking": reasoning, **there, "reasoning_content": reasoning}
 
 
 def _marked_spans(marked: str) -> list[tuple[int, int]]:

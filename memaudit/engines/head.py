@@ -295,85 +295,61 @@ def _largest_gap(of_kernel: TakeIn, device: torch.device) -> float:
     spread_N = torch.arange(0, 64, device=device) * rows[1] // 64
     target_ids_N = torch.where(spread_N % 2 == 0, best_N, spread_N)
     found, expected = (
-        _score_pair_tile((heads[0], heads[1]), (hidden_N8, hidden_N8), target_ids_N, function)
+        _score_tile(heads, (hidden_N8, hidden_N8), target_ids_N, function)
         for function in (of_kernel, take_in)
     )
     return float((found - expected).abs().max())
 
 
 def score_heads(heads: Sequence[Head], hiddens: Sequence[Tensor], target_ids_N: Tensor) -> Tensor:
-    """Return `score_positions` of one head, or `score_position_pairs` of two."""
-    if len(heads) == 1:
-        return score_positions(heads[0], hiddens[0], target_ids_N)
-    return score_position_pairs((heads[0], heads[1]), (hiddens[0], hiddens[1]), target_ids_N)
-
-
-def score_positions(head: Head, hidden_NH: Tensor, target_ids_N: Tensor) -> Tensor:
-    """Return what one model says about the targets.
-
-    Args:
-        head: of the model.
-        hidden_NH: its last hidden states, any float dtype.
-        target_ids_N: int64, the token that follows each position.
-
-    Returns:
-        (4, N) float64: log-probability in nats, is-argmax as 0 or 1, entropy in nats, margin over
-        the best other token in nats.
-    """
-    tiles, add = [], take_in_on(target_ids_N.device)
-    for part in _position_tiles(target_ids_N):
-        state_5n = _nothing_yet(target_ids_N[part], 1)
-        lossless = _is_lossless(head, hidden_NH[part])
-        hidden_nH = _factor(head, hidden_NH[part], lossless)
-        with _fast_products(allowed=lossless):
-            for start, stop in _row_tiles(head, 0, head.n_rows):
-                logits_nv = head.logits(hidden_nH, start, stop)
-                state_5n = add(state_5n, target_ids_N[part], [logits_nv], start)
-        tiles.append(_scores(state_5n))
-    return torch.cat(tiles, dim=1)
-
-
-def score_position_pairs(
-    heads: tuple[Head, Head], hiddens: tuple[Tensor, Tensor], target_ids_N: Tensor
-) -> Tensor:
-    """Return what teacher and reference say, and how far they are apart.
+    """Return what a model says about the targets; or what teacher and reference say, and how apart.
 
     The two may differ in rows that no token uses. Log-probability and entropy are of each
     model's own softmax; the divergence is between the two restricted to the rows that both
     have, each scaled to sum to 1.
 
     Args:
-        heads: of teacher and reference.
-        hiddens: (N, H) of each, any float dtype; H may differ.
-        target_ids_N: int64.
+        heads: of the model, or of teacher and reference.
+        hiddens: (N, H) last hidden states of each, any float dtype; H may differ.
+        target_ids_N: int64, the token that follows each position.
 
     Returns:
-        (9, N) float64: four rows as `score_positions` for the teacher, four for the
+        (4, N) float64: log-probability in nats, is-argmax as 0 or 1, entropy in nats, margin over
+        the best other token in nats. Of two models (9, N): those of the teacher, those of the
         reference, KL(teacher ‖ reference) in nats.
     """
     tiles, add = [], take_in_on(target_ids_N.device)
-    for part in _position_tiles(target_ids_N):
-        parts = [hidden_NH[part] for hidden_NH in hiddens]
-        lossless = list(map(_is_lossless, heads, parts))
-        teacher_nH, reference_nH = map(_factor, heads, parts, lossless)
-        with _fast_products(allowed=all(lossless)):
-            tiles.append(
-                _score_pair_tile(heads, (teacher_nH, reference_nH), target_ids_N[part], add)
+    size = TILE_POSITIONS[target_ids_N.device.type]
+    for start in range(0, len(target_ids_N), size):
+        part = slice(start, start + size)
+        lossless, factors = [], []
+        for head, hidden_NH in zip(heads, hiddens, strict=True):
+            hidden_nH = hidden_NH[part]
+            # Whether all that is multiplied are numbers of bfloat16. Some families normalise in float32
+            # at the end: to round that would change scores. To look at them a GPU must be waited for.
+            is_lossless = head.is_bfloat16 and (
+                hidden_nH.dtype == torch.bfloat16 or bool((hidden_nH.bfloat16() == hidden_nH).all())
             )
+            lossless.append(is_lossless)
+            factors.append(hidden_nH.to(head.weight.dtype if is_lossless else torch.float32))
+        with _fast_products(allowed=all(lossless)):
+            tiles.append(_score_tile(heads, factors, target_ids_N[part], add))
     return torch.cat(tiles, dim=1)
 
 
-def _score_pair_tile(
-    heads: tuple[Head, Head], hiddens: tuple[Tensor, Tensor], target_ids_N: Tensor, add: TakeIn
+def _score_tile(
+    heads: Sequence[Head], hiddens: Sequence[Tensor], target_ids_N: Tensor, add: TakeIn
 ) -> Tensor:
-    n_common = min(heads[0].n_rows, heads[1].n_rows)
-    state_11N = _nothing_yet(target_ids_N, 2)
+    n_common = min(head.n_rows for head in heads)
+    state_KN = _nothing_yet(target_ids_N, len(heads))
     for start, stop in _row_tiles(heads[0], 0, n_common):
-        both = [head.logits(h, start, stop) for head, h in zip(heads, hiddens, strict=True)]
-        state_11N = add(state_11N, target_ids_N, both, start)
+        logits = [head.logits(h, start, stop) for head, h in zip(heads, hiddens, strict=True)]
+        state_KN = add(state_KN, target_ids_N, logits, start)
+    if len(heads) == 1:
+        return _scores(state_KN)
     # Σ p (log p - log q), with log p = x - log mass and log q = y - log mass of the reference. It
     # is taken here, before the rows that only one of the two has.
-    *states, cross_1N = state_11N.split([5, 5, 1])
+    *states, cross_1N = state_KN.split([5, 5, 1])
     (mass_N, moment_N), (reference_mass_N, _) = (state_5N[3:] for state_5N in states)
     kl_N = (moment_N - cross_1N[0]) / mass_N
     kl_N += reference_mass_N.log() - mass_N.log()
@@ -385,27 +361,9 @@ def _score_pair_tile(
     return torch.cat([*map(_scores, states), kl_N.clamp(min=0)[None]])
 
 
-def _position_tiles(target_ids_N: Tensor) -> list[slice]:
-    size = TILE_POSITIONS[target_ids_N.device.type]
-    return [slice(start, start + size) for start in range(0, len(target_ids_N), size)]
-
-
 def _row_tiles(head: Head, start: int, stop: int) -> list[tuple[int, int]]:
     size = TILE_ROWS[head.weight.device.type]
     return [(first, min(first + size, stop)) for first in range(start, stop, size)]
-
-
-def _is_lossless(head: Head, hidden_NH: Tensor) -> bool:
-    """Return whether all that is multiplied are numbers of bfloat16."""
-    if hidden_NH.dtype == torch.bfloat16 or not head.is_bfloat16:
-        return head.is_bfloat16
-    # Some families normalise in float32 at the end: to round that would change scores.
-    return bool((hidden_NH.bfloat16() == hidden_NH).all())
-
-
-def _factor(head: Head, hidden_NH: Tensor, lossless: bool) -> Tensor:
-    """Return hidden states in the format in which they are multiplied."""
-    return hidden_NH.to(head.weight.dtype if lossless else torch.float32)
 
 
 @contextmanager

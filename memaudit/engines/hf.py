@@ -154,7 +154,7 @@ class HfEngine:
     They run in evaluation mode, and are left as they were, but for being compiled where that is
     asked for. Build the engine after training: a head may be a copy. The two models must share a vocabulary
     (`check_same_vocabulary`); rows that only one of them has are left out of the divergence, see
-    `score_position_pairs`.
+    `score_heads`.
     """
 
     def __init__(

@@ -152,26 +152,37 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> ModelFiles
     """
     folder, entries = _entries(folder)
     names = [path.name for path in entries]
-    if "config.json" not in names and not any(name.endswith(".safetensors") for name in names):
-        ggufs = [name for name in names if name.endswith(".gguf")]
+    ggufs = [name for name in names if name.endswith(".gguf")]
+    has_config = (folder / "config.json").is_file()
+    is_gguf = not any(name.endswith(".safetensors") or name == "config.json" for name in names)
+    if ggufs and is_gguf:
         if len(ggufs) > 1:
             raise ModelError(
                 f"{shown_path(folder)}: {len(ggufs)} GGUF files: {_listed(ggufs)}",
                 hint="name one of the files itself",
             )
-        if ggufs:
-            return check_gguf(folder / ggufs[0])
-    _check_config_is_there(folder)
+        return check_gguf(folder / ggufs[0])
+    # A merged model may have the config of its adapter left.
+    if ADAPTER_CONFIG in names and not (has_config and "adapter_model.safetensors" not in names):
+        raise ModelError(
+            f"{shown_path(folder)}: an adapter, whose base model is elsewhere",
+            hint="merge the adapter into its base model and save the result in a folder of its own",
+        )
+    if not has_config:
+        raise ModelError(
+            f"{shown_path(folder)}: no config.json",
+            hint="name a folder that save_pretrained has written, or a .gguf file",
+        )
     if not trust_remote_code:
         _check_no_code(entries)
     files = [path for path in entries if path.is_file()]
     weights = _weight_files(folder, files, _indices(files, trust_remote_code))
     # Which of two weights with one name is loaded depends on the order in which files are read.
     holders: dict[str, Path] = {}
-    for path in weights:
-        for name in _check_safetensors(path):
-            if holders.setdefault(name, path) != path:
-                raise _broken(path, f"{safe_text(name)} is also in {safe_text(holders[name].name)}")
+    named = ((path, name) for path in weights for name in _check_safetensors(path))
+    for path, name in named:
+        if holders.setdefault(name, path) != path:
+            raise _broken(path, f"{safe_text(name)} is also in {safe_text(holders[name].name)}")
     return ModelFiles(folder, None, tuple(sorted({*weights, *_read_beside_weights(files)})))
 
 
@@ -225,22 +236,6 @@ def _read_beside_weights(files: list[Path]) -> list[Path]:
     ]
 
 
-def _check_config_is_there(folder: Path) -> None:
-    is_merged = (folder / "config.json").is_file() and not (
-        folder / "adapter_model.safetensors"
-    ).exists()
-    if (folder / ADAPTER_CONFIG).exists() and not is_merged:
-        raise ModelError(
-            f"{shown_path(folder)}: an adapter, whose base model is elsewhere",
-            hint="merge the adapter into its base model and save the result in a folder of its own",
-        )
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{shown_path(folder)}: no config.json",
-            hint="name a folder that save_pretrained has written, or a .gguf file",
-        )
-
-
 def _check_no_code(entries: list[Path]) -> None:
     for path in entries:
         # transformers runs custom_generate/generate.py in place of its own generate.
@@ -278,26 +273,26 @@ def _indices(files: list[Path], trust_remote_code: bool) -> dict[str, Any]:
 
 
 def _check_keys(path: Path, content: object, trust_remote_code: bool) -> None:
-    """Refuse settings that make transformers fetch or run something, or build for hours."""
-    for key, value in _items(content):
-        _check_n_parts(path, key, value)
-        if key in _FORBIDDEN_KEYS:
-            raise ModelError(
-                f"{shown_path(path)}: the key {key} is not allowed", hint="remove the key"
-            )
-        if key.removeprefix("_") in _CODE_KEYS and "/" in str(value):
-            raise ModelError(
-                f"{shown_path(path)}: {key} names code on the hub", hint="remove the key"
-            )
-        if key == "auto_map" and not trust_remote_code:
-            raise ModelError(f"{shown_path(path)}: auto_map asks for own code", hint=_TRUST_HINT)
-        # As in owner/name--module.Class.
-        if key == "auto_map" and "--" in json.dumps(value):
-            raise ModelError(
-                f"{shown_path(path)}: auto_map names code in another repository, whose revision "
-                "is not pinned",
-                hint="name the repository that holds the code",
-            )
+    """Refuse settings at any depth that make transformers fetch or run something, or build for hours."""
+    pending = [content]
+    while pending:
+        node = pending.pop()
+        items = node.items() if isinstance(node, dict) else ()
+        pending += node if isinstance(node, list) else [value for _, value in items]
+        for key, value in items:
+            _check_n_parts(path, key, value)
+            what, hint = None, "remove the key"
+            if key in _FORBIDDEN_KEYS:
+                what = f"the key {key} is not allowed"
+            elif key.removeprefix("_") in _CODE_KEYS and "/" in str(value):
+                what = f"{key} names code on the hub"
+            elif key == "auto_map" and not trust_remote_code:
+                what, hint = "auto_map asks for own code", _TRUST_HINT
+            elif key == "auto_map" and "--" in json.dumps(value):  # as in owner/name--module.Class
+                what = "auto_map names code in another repository, whose revision is not pinned"
+                hint = "name the repository that holds the code"
+            if what is not None:
+                raise ModelError(f"{shown_path(path)}: {what}", hint=hint)
 
 
 def _check_n_parts(path: Path, key: str, value: object) -> None:
@@ -317,18 +312,6 @@ def _check_n_parts(path: Path, key: str, value: object) -> None:
             f"{shown_path(path)}: {safe_text(key)} {what}",
             hint="get the file that belongs to the weights",
         )
-
-
-def _items(content: object) -> Iterator[tuple[str, object]]:
-    """Yield every key with its value, at any depth."""
-    pending = [content]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, dict):
-            yield from node.items()
-            pending.extend(node.values())
-        elif isinstance(node, list):
-            pending.extend(node)
 
 
 def _weight_files(folder: Path, files: list[Path], indices: dict[str, Any]) -> list[Path]:

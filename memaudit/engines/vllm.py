@@ -15,10 +15,9 @@ vLLM runs in this process, so it is given the windows in a fixed order and sched
 each time: the same windows in the same order have the same scores to the bit.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,8 +47,6 @@ from memaudit.engines.window_io import (
 from memaudit.errors import ModelError
 from memaudit.progress import tell
 from memaudit.scores import WindowScores
-
-_Run = TypeVar("_Run")
 
 _CALL_TOKENS = 16_384
 """Tokens whose hidden states are held at once."""
@@ -142,15 +139,15 @@ def load_vllm_engine(
     trusted = HfEngine(*(each.model for each in loaded), bos_token_id=bos_token_id)
     canaries = Canaries(windows, tuple(trusted.score(windows)), TOLERANCES[dtype])
     del trusted  # holds on to the weights
+    shares = options.shared_by([model.n_parameters for model in loaded])
     # Every model is let go before the first is taken over: that is when memory is shortest.
     parts = [_let_go(model, options) for model in loaded]
-    start = partial(_start_each, loaded, dtype, options, compiled=compiled)
     kind, n_tokens = f"vllm-{vllm_version()}", window_len - 1 + (bos_token_id is not None)
     engine: Engine
     try:
         bodies = [
-            Body(run, *part)
-            for run, part in zip(start(start_hidden_states, n_tokens), parts, strict=True)
+            Body(start_hidden_states(model, dtype, n_tokens, share, compiled), *part)
+            for model, share, part in zip(loaded, shares, parts, strict=True)
         ]
     except VllmRefusedError:
         if not falls_back:
@@ -161,31 +158,13 @@ def load_vllm_engine(
         name = engine_name(kind, dtype, compiled=compiled, fused=fused)
         engine = VllmEngine(bodies, name=name, bos_token_id=bos_token_id)
     else:  # outside of the handler: the error holds on to what had been loaded
-        runs = start(start_prompt_logprobs, n_tokens + 1)
-        models = [(run, limits) for run, (_, limits) in zip(runs, parts, strict=True)]
+        models = [
+            (start_prompt_logprobs(model, dtype, n_tokens + 1, share, compiled), limits)
+            for model, share, (_, limits) in zip(loaded, shares, parts, strict=True)
+        ]
         name = engine_name(f"{kind}-logprobs", dtype, compiled=compiled)
         engine = LogprobEngine(models, name=name, bos_token_id=bos_token_id)
     return WatchedEngine(engine, canaries)
-
-
-def _start_each(
-    loaded: Sequence[LoadedModel],
-    dtype: str,
-    options: VllmOptions,
-    start: Callable[[LoadedModel, str, int, VllmOptions, bool], _Run],
-    n_tokens: int,
-    *,
-    compiled: bool,
-) -> list[_Run]:
-    """Let vLLM take over models, each with its share of the device."""
-    n_parameters = [model.n_parameters for model in loaded]
-    # By size, and something for each: caches need memory however small the model is.
-    sizes = [n + 0.1 * sum(n_parameters) for n in n_parameters]
-    shares = [options.gpu_memory_share * size / sum(sizes) for size in sizes]
-    return [
-        start(model, dtype, n_tokens, replace(options, gpu_memory_share=share), compiled)
-        for model, share in zip(loaded, shares, strict=True)
-    ]
 
 
 def _let_go(loaded: LoadedModel, options: VllmOptions) -> tuple[Head, ModelLimits]:

@@ -67,26 +67,24 @@ def why_not(models: Sequence[LoadedModel], options: ModelOptions) -> str | None:
             return f"{shown_path(model.source)} is quantised"
     with _settled():
         from vllm.platforms import current_platform
-    if refusal := _why_not_device(current_platform, options.device):
-        return refusal
+    on_cpu = current_platform.is_cpu()
+    kind, _, number = options.device.partition(":")
+    refusals = {
+        "this build of vLLM finds no device that it runs on": current_platform.is_unspecified(),
+        "the hf engine alone splits a model over devices": kind == "split",
+        "this build of vLLM runs on GPUs alone": kind == "cpu" and not on_cpu,
+        f"this vLLM does not run on {options.device} (CUDA_VISIBLE_DEVICES chooses its GPU)": (
+            kind == "cuda" and (on_cpu or number not in ("", "0"))
+        ),
+    }
+    for refusal, holds in refusals.items():
+        if holds:
+            return refusal
     with _settled():
         from vllm.model_executor.models.registry import ModelRegistry
-    on_cpu, compiled = current_platform.is_cpu(), bool(options.compiled)
-    refusals = (_why_not_model(model, ModelRegistry, on_cpu, compiled) for model in models)
-    return next(filter(None, refusals), None)
-
-
-def _why_not_device(platform: Any, device: str) -> str | None:
-    if platform.is_unspecified():
-        return "this build of vLLM finds no device that it runs on"
-    kind, _, number = device.partition(":")
-    if kind == "split":
-        return "the hf engine alone splits a model over devices"
-    if kind == "cpu" and not platform.is_cpu():
-        return "this build of vLLM runs on GPUs alone"
-    if kind == "cuda" and (platform.is_cpu() or number not in ("", "0")):
-        return f"this vLLM does not run on {device} (CUDA_VISIBLE_DEVICES chooses its GPU)"
-    return None
+    compiled = bool(options.compiled)
+    found = (_why_not_model(model, ModelRegistry, on_cpu, compiled) for model in models)
+    return next(filter(None, found), None)
 
 
 def _why_not_model(model: LoadedModel, registry: Any, on_cpu: bool, compiled: bool) -> str | None:

@@ -188,7 +188,7 @@ def test_the_last_entry_of_a_column_of_its_own_is_about_the_last_token():
         ({"logprobs": None, "target_token_ids": [[7]]}, "is null, expected a list of entries"),
         (
             {"logprobs": [[-0.5], [-1, -2]], "target_token_ids": [[7], [8, 7.5]]},
-            r"the id 7\.5 at \[1\]\[1\] of .target_token_ids. is not a whole number",
+            r"7\.5 at \[1\]\[1\] of 'target_token_ids' is no whole number",
         ),
     ],
 )
@@ -269,7 +269,7 @@ def test_numbers_that_are_no_bytes_are_refused(column, number):
     captured = {"compressed_logprobs": [[1] * 12] * 3, "bytepacked_indices": [[1, 2]] * 3}
     captured[column] = [*captured[column][:2], [*captured[column][2][:-1], number]]
 
-    with pytest.raises(RowError, match=f"{column}. holds a number that is no byte"):
+    with pytest.raises(RowError, match=rf"at \[2\]\[\d+\] of '{column}' is no byte"):
         CapturedRow(captured, 4, None, codec).entries()
 
 

@@ -15,8 +15,7 @@ from memaudit.engines.head import (
     SoftmaxKernelWarning,
     is_fused,
     read_head,
-    score_position_pairs,
-    score_positions,
+    score_heads,
     sums_in_float32,
     take_in,
     take_in_on,
@@ -32,7 +31,7 @@ def head(weight, **settings):
 
 def test_a_uniform_prediction_has_the_entropy_of_its_rows():
     """Ln V is the one entropy that everybody knows; 10,000 rows are three tiles."""
-    scores = score_positions(head(torch.zeros(10_000, 4)), torch.ones(600, 4), torch.arange(600))
+    scores = score_heads([head(torch.zeros(10_000, 4))], [torch.ones(600, 4)], torch.arange(600))
 
     assert scores.shape == (4, 600)
     np.testing.assert_allclose(scores[0], -np.log(10_000), atol=1e-6)
@@ -48,7 +47,7 @@ def test_large_logits_neither_overflow_nor_lose_the_entropy():
     hidden = torch.randn(40, 32, generator=generator)
     targets = torch.randint(0, 9000, (40,), generator=generator)
 
-    found = score_positions(head(weight), hidden, targets).numpy()
+    found = score_heads([head(weight)], [hidden], targets).numpy()
 
     log_softmax = (hidden @ weight.T).double().log_softmax(dim=1)
     entropy = -(log_softmax.exp() * log_softmax).sum(dim=1)
@@ -67,7 +66,7 @@ def test_a_divergence_over_several_tiles_is_exact():
     hidden = torch.randn(20, 16, generator=generator)
     targets = torch.arange(20)
 
-    found = score_position_pairs((head(weights[0]), head(weights[1])), (hidden, hidden), targets)
+    found = score_heads((head(weights[0]), head(weights[1])), (hidden, hidden), targets)
 
     p, q = ((hidden @ w[:12_500].T).double().log_softmax(dim=1) for w in weights)
     np.testing.assert_allclose(found[8], (p.exp() * (p - q)).sum(dim=1), atol=1e-5)
@@ -84,8 +83,8 @@ def test_the_margin_is_the_gap_to_the_best_other_row(n_rows):
         torch.arange(500) % 2 == 0, logits.argmax(dim=1), torch.arange(500) % n_rows
     )
 
-    single = score_positions(head(weight), hidden, targets).numpy()
-    pair = score_position_pairs((head(weight), head(-weight)), (hidden, hidden), targets).numpy()
+    single = score_heads([head(weight)], [hidden], targets).numpy()
+    pair = score_heads((head(weight), head(-weight)), (hidden, hidden), targets).numpy()
 
     for found, of_model in ((single, logits), (pair[:4], logits), (pair[4:8], -logits)):
         own = of_model.gather(1, targets[:, None])[:, 0]
@@ -127,9 +126,9 @@ def test_fast_products_are_used_only_where_they_lose_nothing(is_rounded):
     targets = torch.randint(0, 9000, (40,), generator=generator)
     before = torch.backends.mkldnn.matmul.fp32_precision
 
-    found = score_positions(head(weight, is_bfloat16=True), hidden, targets)
+    found = score_heads([head(weight, is_bfloat16=True)], [hidden], targets)
     pair = (head(weight, is_bfloat16=True), head(weight, is_bfloat16=True))
-    same = score_position_pairs(pair, (hidden, hidden), targets)
+    same = score_heads(pair, (hidden, hidden), targets)
 
     expected = (hidden.double() @ weight.double().T).log_softmax(dim=1)
     expected = expected.gather(1, targets[:, None])[:, 0]
@@ -198,9 +197,9 @@ def test_hidden_states_that_bfloat16_does_not_hold_are_multiplied_in_float32():
     weight = torch.randn(3000, 64, generator=generator).bfloat16()
     hidden, targets = torch.randn(40, 64, generator=generator), torch.arange(40)
 
-    found = score_positions(head(weight, is_bfloat16=True), hidden, targets)
+    found = score_heads([head(weight, is_bfloat16=True)], [hidden], targets)
 
-    expected = score_positions(head(weight.float(), is_bfloat16=True), hidden, targets)
+    expected = score_heads([head(weight.float(), is_bfloat16=True)], [hidden], targets)
     assert torch.equal(found, expected)
 
 
@@ -229,14 +228,12 @@ def test_a_gpu_has_the_scores_of_the_float32_head_without_its_copy(dtype):
     assert sums_in_float32(hidden.device)
 
     found, expected = (
-        score_position_pairs(
-            tuple(head(w, is_bfloat16=True) for w in ws), (hidden, hidden), targets
-        )
+        score_heads(tuple(head(w, is_bfloat16=True) for w in ws), (hidden, hidden), targets)
         for ws in (weights, [weight.float() for weight in weights])
     )
 
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-    few = score_positions(head(weights[0], is_bfloat16=True), hidden[:100], targets[:100])
+    few = score_heads([head(weights[0], is_bfloat16=True)], [hidden[:100]], targets[:100])
     torch.testing.assert_close(few, found[:4, :100], rtol=0, atol=1e-4)  # in any batch
 
 
@@ -256,7 +253,7 @@ def test_float32_stays_float32_whatever_the_process_has_chosen():
     weight = torch.randn(5000, 64, generator=generator)
     hidden = torch.randn(40, 64, generator=generator)
 
-    found = score_positions(head(weight), hidden, torch.arange(40))
+    found = score_heads([head(weight)], [hidden], torch.arange(40))
 
     expected = (hidden.double() @ weight.double().T).log_softmax(dim=1)[:, :40].diagonal()
     np.testing.assert_allclose(found[0], expected, rtol=0, atol=2e-5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from memaudit.engines import head
-from memaudit.engines.head import Head, score_position_pairs, score_positions
+from memaudit.engines.head import Head, score_heads
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read when Triton is imported
@@ -148,8 +148,8 @@ def test_scores_by_the_kernel_are_exact(soft_cap):
     ]
     targets = torch.tensor([0, 255, 256, 500, 529], device=DEVICE)
 
-    single = score_positions(heads[0], hidden, targets)
-    pair = score_position_pairs((heads[0], heads[1]), (hidden, hidden), targets)
+    single = score_heads([heads[0]], [hidden], targets)
+    pair = score_heads((heads[0], heads[1]), (hidden, hidden), targets)
 
     logits = [each.logits(hidden, 0, each.n_rows).double() for each in heads]
     for found, of_model in ((single, logits[0]), (pair[:4], logits[0]), (pair[4:8], logits[1])):
@@ -225,8 +225,8 @@ def test_a_gpu_uses_the_kernel_and_has_the_scores_of_the_tiled_code(monkeypatch)
     targets = torch.randint(0, 19_000, (4099,), generator=generator).cuda()
     assert head.is_fused(hidden.device)
 
-    by_kernel = score_position_pairs((heads[0], heads[1]), (hidden, hidden), targets)
+    by_kernel = score_heads((heads[0], heads[1]), (hidden, hidden), targets)
     monkeypatch.setattr(head, "take_in_on", lambda device: head.take_in)
-    tiled = score_position_pairs((heads[0], heads[1]), (hidden, hidden), targets)
+    tiled = score_heads((heads[0], heads[1]), (hidden, hidden), targets)
 
     torch.testing.assert_close(by_kernel, tiled, rtol=0, atol=head._KERNEL_TOLERANCE)

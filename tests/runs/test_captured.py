@@ -207,7 +207,7 @@ def test_a_token_id_that_is_no_whole_number_is_named_with_its_place(predict, tmp
     code, _, err = predict("rows.jsonl")
 
     assert code == 2
-    assert "rows.jsonl:2: captured log-probabilities: the id 7.5 at [48][0] of 'token_ids'" in err
+    assert "rows.jsonl:2: captured log-probabilities: 7.5 at [48][0] of 'token_ids' is no" in err
 
 
 def test_a_corpus_without_log_probabilities_is_refused(predict, tmp_path):
