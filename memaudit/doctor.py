@@ -115,6 +115,11 @@ def examine(listened: Collection[str]) -> Examination:
     free = {place: shutil.disk_usage(place).free / 1e9 for place in places}
     rooms = ", ".join(f"{gigabytes:.1f} GB free in {place}" for place, gigabytes in free.items())
     disk = Check("disk", "good" if min(free.values()) >= 1 else "bad", rooms)
+    zlib = Check("zlib", "good", f"{zlib_record().version} compresses as the classifiers expect it")
+    try:
+        check_zlib(find_classifier(None, "teacher"))
+    except MemauditError as error:
+        zlib = Check("zlib", "bad", error.message)
     return Examination(
         facts={
             "memaudit": _version("memaudit-distill"),
@@ -125,7 +130,7 @@ def examine(listened: Collection[str]) -> Examination:
             "device": device,
             "engine": engine,
         },
-        checks=(*_engine_checks(has_gpu=bool(gpus)), _zlib_check(), disk),
+        checks=(*_engine_checks(has_gpu=bool(gpus)), zlib, disk),
         variables=tuple(name for name in heeded if name in os.environ),
         ignored=tuple(name for name in ours if name not in listened),
     )
@@ -184,11 +189,3 @@ def tiny_model(seed: int) -> "PreTrainedModel":
         centre, scale = (1.0, 0.1) if weights.ndim == 1 else (0.0, 1.0)
         weights.copy_(torch.from_numpy(centre + scale * values))
     return cast("PreTrainedModel", model)
-
-
-def _zlib_check() -> Check:
-    try:
-        check_zlib(find_classifier(None, "teacher"))
-    except MemauditError as error:
-        return Check("zlib", "bad", error.message)
-    return Check("zlib", "good", f"{zlib_record().version} compresses as the classifiers expect it")

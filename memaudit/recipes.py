@@ -331,7 +331,11 @@ def read_recipe(name_or_file: str) -> Recipe:
             f"{shown}: no field tells which trainer this file is for",
             hint=f"give --objective and --temperature, or a recipe's name: {', '.join(PRESETS)}",
         )
-    settings = dict(_base(name, fields))
+    settings = dict(PRESETS[name].settings)
+    if name == "axolotl" and not fields.get("kd_trainer"):  # plain fine-tuning
+        settings = _SFT | {"answers_only": True}
+    elif name == "distillkit":  # what its losses do not name, it has not
+        settings = {"kind": "cross-entropy", "temperature": 1.0, "ce": 0.0, "kd": 0.0}
     notes: list[str] = []
     unknown: list[str] = []
     for key, value in _flat(fields, FIELDS[name]):
@@ -343,15 +347,6 @@ def read_recipe(name_or_file: str) -> Recipe:
         raise UsageError(
             f"{shown}: {safe_text(said)}", hint="correct the value in the file"
         ) from error
-
-
-def _base(name: str, fields: Mapping[str, Any]) -> Settings:
-    """Return where reading begins: an axolotl file without distillation is plain fine-tuning."""
-    if name == "axolotl" and not fields.get("kd_trainer"):
-        return _SFT | {"answers_only": True}
-    if name == "distillkit":  # what its losses do not name, it has not
-        return {"kind": "cross-entropy", "temperature": 1.0, "ce": 0.0, "kd": 0.0}
-    return PRESETS[name].settings
 
 
 def _read_file(path: Path, shown: str) -> dict[str, Any]:

@@ -104,7 +104,15 @@ def completion(shell: str) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return the exit code of the process."""
     # Before click parses: what it refuses is told as a document too.
-    as_json = _wants_json(arguments)
+    by_variable = any(
+        os.environ.get(f"MEMAUDIT_{name.upper()}_{ending}", "").lower() in _YES
+        for name in cli.commands
+        if name in arguments
+        for ending in ("JSON", "AS_JSON")
+    )
+    by_format = ("--output-format", "json") in pairwise(arguments)
+    by_format = by_format or "--output-format=json" in arguments
+    as_json = "--json" in arguments or by_format or by_variable
     # Closed by whoever started us: the next file that is opened would take its place.
     if sys.stdout is None:
         return _fail("standard output is closed", "send it to a file or to /dev/null", False)
@@ -207,15 +215,3 @@ def _abandon_stdout() -> int:
     """Give up on a pipe that nobody reads; Python would complain about it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return CLOSED_PIPE
-
-
-def _wants_json(arguments: Sequence[str]) -> bool:
-    """Whether a document is expected even if the arguments cannot be parsed."""
-    by_variable = (
-        os.environ.get(f"MEMAUDIT_{name.upper()}_{ending}", "").lower() in _YES
-        for name in cli.commands
-        if name in arguments
-        for ending in ("JSON", "AS_JSON")
-    )
-    asked = "--json" in arguments or "--output-format=json" in arguments
-    return asked or ("--output-format", "json") in pairwise(arguments) or any(by_variable)

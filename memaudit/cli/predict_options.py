@@ -324,17 +324,8 @@ dry_run = output_option(
 )
 
 COMMON = (
-    "--teacher",
-    "--data",
-    "--out",
-    "--student",
-    "--recipe",
-    "--objective",
-    "--temperature",
-    "--text-column",
-    "--windows",
-    "--dry-run",
-    "--json",
+    *("--teacher", "--data", "--out", "--student", "--recipe", "--objective"),
+    *("--temperature", "--text-column", "--windows", "--dry-run", "--json"),
 )
 
 

@@ -20,7 +20,7 @@ from memaudit.text import inert, shown_path
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where the pages of a report go. None: not written."""
+    """Where the pages of a report go, at least one of them. None: not written."""
 
     html: Path | None
     markdown: Path | None
@@ -42,7 +42,39 @@ class Files:
 )
 def files(**values: Any) -> Files:
     """Return where the pages go."""
+    if not any(values.values()):
+        raise UsageError(
+            "nothing to write, expected --html, --markdown, --annex or --plots",
+            hint="add --html report.html",
+        )
     return Files(**values)
+
+
+@bundle(
+    output_option(
+        "--show-text", "Characters of the worst examples' text on the page; needs --data.", COUNT, 0
+    ),
+    corpus_option("--data", "The corpus of the run, read again for --show-text.", metavar="CORPUS"),
+    input_option(
+        "--tokenizer",
+        "The teacher's: --show-text then shows the suffix, which would be recited, not the row's start.",
+        metavar="MODEL",
+    ),
+)
+def text(show_text: int, data: str | None, tokenizer: str | None) -> dict[str, Any]:
+    """Return what text is shown, as arguments of `read_report`."""
+    if bool(show_text) != bool(data):
+        raise UsageError(
+            "--show-text and --data go together: the run keeps no text",
+            hint="give the corpus of the run with --data and how many characters with --show-text",
+        )
+    if tokenizer and not show_text:
+        raise UsageError(
+            "--tokenizer is for --show-text", hint="say how many characters with --show-text"
+        )
+    if show_text and not click.get_current_context().params["html"]:
+        raise UsageError("only the page shows text", hint="add --html, or leave out --show-text")
+    return {"data": data, "tokenizer": tokenizer, "n_characters": show_text}
 
 
 @click.command(cls=Command)
@@ -61,26 +93,16 @@ def files(**values: Any) -> Files:
 )
 @files
 @output_option("--top", "Worst examples listed.", CountRange(0, 500), 200, metavar="N")
-@output_option(
-    "--show-text", "Characters of the worst examples' text on the page; needs --data.", COUNT, 0
-)
-@corpus_option("--data", "The corpus of the run, read again for --show-text.", metavar="CORPUS")
-@input_option(
-    "--tokenizer",
-    "The teacher's: --show-text then shows the suffix, which would be recited, not the row's start.",
-    metavar="MODEL",
-)
+@text
 @options.shown
-def report(  # noqa: PLR0913  one for each option
+def report(
     *,
     run: Path,
     verification: Path | None,
     policy: Path | None,
     files: Files,
     top: int,
-    show_text: int,
-    data: str | None,
-    tokenizer: str | None,
+    text: dict[str, Any],
     shown: Shown,
 ) -> None:
     """Show what the run in DIR found.
@@ -89,15 +111,8 @@ def report(  # noqa: PLR0913  one for each option
     page is a single file that loads nothing. It names examples by id and address, and holds no
     text of the corpus unless --show-text asks for it. Only its owner can read the files.
     """
-    if files == Files(None, None, None, None):
-        raise UsageError(
-            "nothing to write, expected --html, --markdown, --annex or --plots",
-            hint="add --html report.html",
-        )
-    _check_text(show_text, data, files.html, tokenizer)
-
     with shown.reading(run):
-        if tokenizer:
+        if text["tokenizer"]:
             options.prepare_libraries(offline=False)
         # Here, so that neither help nor the first word waits for numpy and pyarrow.
         from memaudit.reports.annex import annex_page, read_release
@@ -108,7 +123,7 @@ def report(  # noqa: PLR0913  one for each option
             # By name: the bar that is shown meanwhile has taken its place, and makes room for it.
             click.echo(f"warning: {warning}", sys.stderr, err=True)
 
-        made = read_report(run, top, verification, policy, data, tokenizer, show_text, warn=warn)
+        made = read_report(run, top, verification, policy, **text, warn=warn)
         written = _write(report_page(made), files.html, files.markdown, files.plots)
         if files.annex:
             is_html = files.annex.suffix.lower() in (".html", ".htm")
@@ -118,20 +133,6 @@ def report(  # noqa: PLR0913  one for each option
     shown.tell(document, result_page(made))
     if not shown.as_json:  # a path is one line, however long: it may be handed on
         click.echo(inert("\n".join(("", *map(shown_path, written)))))
-
-
-def _check_text(show_text: int, data: str | None, html: Path | None, tokenizer: str | None) -> None:
-    if bool(show_text) != bool(data):
-        raise UsageError(
-            "--show-text and --data go together: the run keeps no text",
-            hint="give the corpus of the run with --data and how many characters with --show-text",
-        )
-    if tokenizer and not show_text:
-        raise UsageError(
-            "--tokenizer is for --show-text", hint="say how many characters with --show-text"
-        )
-    if show_text and not html:
-        raise UsageError("only the page shows text", hint="add --html, or leave out --show-text")
 
 
 def _write(

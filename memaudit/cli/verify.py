@@ -175,18 +175,8 @@ def study(**values: Any) -> dict[str, Any]:
 
 
 COMMON = (
-    "--teacher",
-    "--student",
-    "--distilled",
-    "--data",
-    "--out",
-    "--predictions",
-    "--recipe",
-    "--objective",
-    "--epochs",
-    "--sample",
-    "--dry-run",
-    "--json",
+    *("--teacher", "--student", "--distilled", "--data", "--out", "--predictions"),
+    *("--recipe", "--objective", "--epochs", "--sample", "--dry-run", "--json"),
 )
 
 

@@ -298,8 +298,7 @@ def join_tables(labels: Table, scores: Table, *, name: str, features: Sequence[s
             f"no row of {scores.shown} has both a score and a label in {labels.shown}",
             hint="pair each --labels with the --scores of the same corpus",
         )
-    X = _finite_matrix(scores, features, used)
-    example_of, firsts, digests = _distinct(X, features)
+    X, example_of, firsts, digests = _distinct_examples(scores, features, used)
     # An example counts as extracted if any of its copies is: one leak is a leak.
     positives = np.bincount(example_of, weights=label_of[used])
     copies = np.bincount(example_of)
@@ -392,9 +391,10 @@ def _label_column(labels: Table, name: str) -> NDArray[np.float64]:
     return column
 
 
-def _finite_matrix(
+def _distinct_examples(
     scores: Table, features: Sequence[str], used: NDArray[np.int64]
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], tuple[bytes, ...]]:
+    """Return the features and the example of each row used, each one's first row, and its digest."""
     X = np.column_stack([scores.numbers[name][used] for name in features])
     n_broken = (~np.isfinite(X)).sum(axis=0)
     if n_broken.any():
@@ -404,13 +404,6 @@ def _finite_matrix(
             f"in {n_broken[column]:,} of {len(used):,} scored rows",
             hint="score the corpus again with 'memaudit predict'",
         )
-    return X
-
-
-def _distinct(
-    X: NDArray[np.float64], features: Sequence[str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[bytes, ...]]:
-    """Return the example of each row, the first row of each example, and its digest."""
     # The objective is that of the run: the same window of another run is the same text.
     of_window = [i for i, name in enumerate(features) if name not in OBJECTIVE_FEATURES]
     number: dict[bytes, int] = {}
@@ -422,7 +415,7 @@ def _distinct(
         example_of[i] = number.setdefault(digest, len(firsts))
         if example_of[i] == len(firsts):
             firsts.append(i)
-    return example_of, np.array(firsts, dtype=np.int64), tuple(number)
+    return X, example_of, np.array(firsts, dtype=np.int64), tuple(number)
 
 
 def _other_labels(labels: Table, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:

@@ -46,11 +46,11 @@ class Extraction:
     nats: NDArray[np.float64]
     """(n,) negative log-probability of all predicted tokens of the window."""
 
-    n_predictions: NDArray[np.int64] | int
-    """(n,) predicted tokens of each window, or of every one."""
+    suffix_logprobs: NDArray[np.float64]
+    """(n,) log-probability of sampling the suffix after the prefix, nats."""
 
-    suffix_logprobs: NDArray[np.float64] | None = None
-    """(n,) log-probability of sampling the suffix after the prefix, nats. None: an older memaudit."""
+    n_predictions: NDArray[np.int64]
+    """(n,) predicted tokens of each window."""
 
     near_logprobs: NDArray[np.float64] | None = None
     """(n,) lower bounds of that of sampling nearly the suffix, nats. None: not asked for."""
@@ -59,8 +59,7 @@ class Extraction:
         """Return exp(mean nats per token) over some windows; None over none."""
         if not chosen.any():
             return None
-        n_predictions = np.broadcast_to(self.n_predictions, self.nats.shape)[chosen]
-        return math.exp(self.nats[chosen].mean() / n_predictions.mean())
+        return math.exp(self.nats[chosen].mean() / self.n_predictions[chosen].mean())
 
 
 def extract(
@@ -92,13 +91,9 @@ def extract(
 
 def sampled_counts(
     extractions: Mapping[str, Extraction], chosen: NDArray[np.bool_]
-) -> dict[str, dict[str, int]] | None:
+) -> dict[str, dict[str, int]]:
     """Return how many of some windows n samples reveal, by role and n, see `VerificationResult`."""
-    logprobs = {role: each.suffix_logprobs for role, each in extractions.items()}
-    known = {role: found[chosen] for role, found in logprobs.items() if found is not None}
-    if len(known) < len(logprobs):
-        return None
-    return {role: _counts(found) for role, found in known.items()}
+    return {role: _counts(each.suffix_logprobs[chosen]) for role, each in extractions.items()}
 
 
 def nearly_sampled(
@@ -107,7 +102,7 @@ def nearly_sampled(
     """Return by role what samples nearly reveal of some windows; None: nobody was asked."""
     found = {}
     for role, each in extractions.items():
-        if each.near_logprobs is not None and each.suffix_logprobs is not None:
+        if each.near_logprobs is not None:
             exact = each.suffix_logprobs[chosen]
             # Two ways to compute the suffix's own probability differ in rounding.
             near = np.maximum(each.near_logprobs[chosen], exact)

@@ -236,49 +236,38 @@ def hard_labels(run: Run) -> NDArray[np.int32]:
 
 def extraction(run: Run, role: str, model: "PreTrainedModel") -> Extraction:
     """Return what a role's model recites, and how well it predicts."""
-    windows = run.examples.windows
+    windows, shape = run.examples.windows, run.options.shape
     report = run.stage(f"extract {role}", "windows")
-    arrays = stage_arrays(
+    found = stage_arrays(
         run.work / f"extraction-{role}.npz",
         lambda: extract(
             run.models.engine(model),
             windows,
-            shape=run.options.shape,
+            shape=shape,
             on_chunk=lambda done: report(done, len(windows)),
         ),
     )
     # The first token has no score, though a BOS may stand in front of it.
-    n_predictions = (windows != NO_TOKEN).sum(axis=1) - 1
-    return Extraction(
-        arrays["extracted"],
-        arrays["nats"],
-        n_predictions,
-        arrays.get("suffix_logprobs"),
-        _near_verbatim(run, role, model),
-    )
-
-
-def _near_verbatim(run: Run, role: str, model: "PreTrainedModel") -> NDArray[np.float64] | None:
-    """Return what `Extraction.near_logprobs` is, if that was asked for."""
-    max_distance, windows = run.options.near_verbatim, run.examples.windows
-    given = run.models.given
+    found["n_predictions"] = (windows != NO_TOKEN).sum(axis=1) - 1
+    max_distance, given = run.options.near_verbatim, run.models.given
     # A model with other tokens cannot continue the teacher's.
-    if max_distance is None or any(given[other].model is model for other in run.models.aligned):
-        return None
-    report = run.stage(f"near-verbatim {role}", "windows")
-    return stage_arrays(
-        run.work / f"near-verbatim-{role}.npz",
-        lambda: {
-            "logprobs": near_verbatim_logprobs(
-                model,
-                [without_padding(window) for window in windows],
-                [context_len(window, run.options.shape) for window in windows],
-                max_distance=max_distance,
-                bos_token_id=run.models.teacher.tokenizer.bos_token_id,
-                on_windows=lambda done: report(done, len(windows)),
-            )
-        },
-    )["logprobs"]
+    has_own_tokens = any(given[other].model is model for other in run.models.aligned)
+    if max_distance is not None and not has_own_tokens:
+        report = run.stage(f"near-verbatim {role}", "windows")
+        found["near_logprobs"] = stage_arrays(
+            run.work / f"near-verbatim-{role}.npz",
+            lambda: {
+                "logprobs": near_verbatim_logprobs(
+                    model,
+                    [without_padding(window) for window in windows],
+                    [context_len(window, shape) for window in windows],
+                    max_distance=max_distance,
+                    bos_token_id=run.models.teacher.tokenizer.bos_token_id,
+                    on_windows=lambda done: report(done, len(windows)),
+                )
+            },
+        )["logprobs"]
+    return Extraction(**found)
 
 
 def generation_counts(

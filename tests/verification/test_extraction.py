@@ -40,7 +40,8 @@ def test_every_combination_has_its_set():
 
 def test_perplexity_is_that_of_all_tokens_together():
     """Two windows of 3 predictions, 6 nats each on average: e to the 2."""
-    found = Extraction(np.zeros(3, np.bool_), np.array([3.0, 9.0, 100.0]), n_predictions=3)
+    nats = np.array([3.0, 9.0, 100.0])
+    found = Extraction(np.zeros(3, np.bool_), nats, np.zeros(3), np.full(3, 3))
 
     assert found.perplexity(np.array([True, True, False])) == pytest.approx(math.exp(2))
     assert found.perplexity(np.zeros(3, np.bool_)) is None
@@ -82,7 +83,7 @@ def test_what_samples_reveal_of_a_markov_chain_has_its_closed_form():
         windows[:, i] = [rng.choice(len(chain), p=chain[token]) for token in windows[:, i - 1]]
 
     found = extract(HfEngine(model), windows, shape=SHAPE, on_chunk=lambda n: None)
-    one = Extraction(found["extracted"], found["nats"], 15, found["suffix_logprobs"])
+    one = Extraction(**found, n_predictions=np.full(len(windows), 15))
     counts = sampled_counts({"student": one}, np.ones(len(windows), np.bool_))
 
     p = chain[windows[:, PREFIX_LEN - 1 : -1], windows[:, PREFIX_LEN:]].prod(axis=1)
