@@ -270,6 +270,13 @@ def test_a_corpus_that_cannot_be_scored_is_an_error():
         audit("short", None)
 
 
+def test_a_corpus_without_answers_is_told_that_it_has_none(tmp_path):
+    """No shorter window helps conversations in which nobody answers."""
+    with pytest.raises(CorpusError, match="1 have no answer of 2 tokens, 0 are bad") as caught:
+        audit_answers([Example(0, "id", "c:1", "a question of somebody", ())], tmp_path)
+    assert "--windows first" in caught.value.hint
+
+
 def test_a_score_that_is_not_a_number_is_an_error(tmp_path):
     """A broken model must not look like a safe corpus."""
     models = make_models(broken=[tuple(b"breaking")])

@@ -38,8 +38,13 @@ def _text(row: Mapping[str, object]) -> Content:
 
 def _preference(row: Mapping[str, object]) -> Content:
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+    # One turn each, behind the conversation that they end, as LLaMA-Factory has it.
+    if isinstance(chosen, dict) and isinstance(row.get("conversations"), list):
+        turns = [*row["conversations"], chosen]  # type: ignore[misc]
+        return _sharegpt({**row, "conversations": turns}, len(turns) - 1)
+    row = {role: value for role, value in row.items() if role != "system"}
     # A string beside lists of messages, as in UltraFeedback, is their first one over again.
-    if prompt is not None and type(prompt) is type(chosen):
+    if isinstance(prompt, list) or (prompt is not None and type(prompt) is type(chosen)):
         return _continued(row, "chosen")
     if isinstance(chosen, str) and isinstance(rejected, str):
         return Rendered(chosen, ((n_shared(chosen, rejected), len(chosen)),))
@@ -49,6 +54,7 @@ def _preference(row: Mapping[str, object]) -> Content:
         return _conversation(chosen, row, n_context)
     raise RowError(
         "expected two strings or two lists of messages in 'chosen' and 'rejected', "
+        "or one message each beside 'conversations', "
         f"got {kind_of(chosen)} and {kind_of(rejected)}"
     )
 
@@ -85,6 +91,9 @@ _SHAREGPT_ROLES = {
     "user": "user",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "model": "assistant",
     "assistant": "assistant",
     "system": "system",
     "observation": "tool",
@@ -92,11 +101,12 @@ _SHAREGPT_ROLES = {
 }
 
 
-def _sharegpt(row: Mapping[str, object]) -> Content:
+def _sharegpt(row: Mapping[str, object], n_context: int | None = None) -> Content:
     turns = row["conversations"]
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise RowError(f"expected a list of turns in 'conversations', got {kind_of(turns)}")
-    return _conversation([_turn(turn, number) for number, turn in enumerate(turns, start=1)], row)
+    turns = [_turn(turn, number) for number, turn in enumerate(turns, start=1)]
+    return _conversation(turns, row, n_context)
 
 
 def _turn(turn: object, number: int) -> object:
@@ -183,7 +193,7 @@ LAYOUTS: dict[str, Layout] = {
     "preference": Layout(
         ("chosen", "rejected"),
         _preference,
-        ("prompt", *_FOR_TEMPLATES),
+        ("prompt", "conversations", "system", *_FOR_TEMPLATES),
         "of which chosen answers are trained on",
     ),
     "tokens": Layout(
@@ -229,6 +239,7 @@ def _conversation(
     messages: Sequence[object], row: Mapping[str, object], n_context: int | None = None
 ) -> Conversation:
     if row.get("system"):
+        n_context = None if n_context is None else n_context + 1
         messages = [{"role": "system", "content": row["system"]}, *messages]
     if not messages:
         raise RowError("no messages")

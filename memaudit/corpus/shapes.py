@@ -171,6 +171,8 @@ class ColumnChooser:
 
     def _fitting(self, names: Collection[str]) -> list[str]:
         fitting = [name for name in self._asked() if set(self._content(name)) <= set(names)]
+        # A conversation beside two answers is the prompt of both.
+        fitting = [name for name in fitting if name != "sharegpt" or "preference" not in fitting]
         first = [name for name in fitting if name in _FIRST_LAYOUTS]
         return fitting if self._captured else first or fitting
 
@@ -268,7 +270,9 @@ def read_content(values: Mapping[str, object], columns: Columns) -> Content:
         is_required = role in columns.layout.required
         if is_required and name not in values:
             raise RowError(f"no key {quoted(name)}")
-        if is_required and not isinstance(values[name], str | list):
+        # A message of its own is an object; its layout says where one may stand.
+        kinds = str | list | dict if role in ("chosen", "rejected") else str | list
+        if is_required and not isinstance(values[name], kinds):
             raise RowError(f"{quoted(name)} is {kind_of(values[name])}, expected text")
         if is_required or values.get(name) is not None:
             row[role] = values[name]

@@ -449,11 +449,13 @@ def _require_scored(cuts: RowWindows, choice: WindowChoice) -> None:
     n_short, n_bad = cuts.outcomes["too_short"], cuts.outcomes["bad"]
     by_answers = bool(cuts.answers.rows) and choice.policy != "first"
     shortest = choice.min_suffix_len if by_answers else choice.shape.length
-    options = "--min-suffix" if by_answers else SHAPE_OPTIONS
+    short, hint = f"are shorter than a window of {shortest} tokens", SHAPE_OPTIONS
+    if by_answers:
+        short = f"have no answer of {shortest} tokens"
+        hint = "--min-suffix; if all of a row is trained on, give --windows first"
     raise CorpusError(
-        f"no row can be scored: {n_short} are shorter than "
-        f"{'an answer' if by_answers else 'a window'} of {shortest} tokens, {n_bad} are bad",
-        hint=f"choose a shorter window with {options}"
+        f"no row can be scored: {n_short} {short}, {n_bad} are bad",
+        hint=f"choose a shorter window with {hint}"
         if n_short
         else "see what is wrong with the first one: leave out --on-bad-row skip",
     )

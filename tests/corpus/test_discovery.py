@@ -216,7 +216,7 @@ def test_the_splits_of_a_saved_data_set_are_those_that_it_lists(tmp_path):
     write(tmp_path, "train_sft/a.jsonl", "train_gen/a.jsonl", "extra/a.jsonl")
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train_sft", "train_gen", "extra"]}')
 
-    with pytest.raises(CorpusError, match="holds the splits extra, train_gen, train_sft$"):
+    with pytest.raises(CorpusError, match=r"holds the splits extra, train_gen, train_sft$"):
         find_files(str(tmp_path))
     for name in ("extra", "train_sft"):
         assert [file.name for file in find_files(str(tmp_path), name)] == [f"{name}/a.jsonl"]

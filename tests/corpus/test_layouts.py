@@ -60,6 +60,7 @@ def render(conversation):
         ({"chosen": "a b", "rejected": "a c"}, "a b", ["b"]),
         ({"chosen": [ASK, SAY], "rejected": [ASK, ASK]}, CHAT, ["hello"]),
         ({"prompt": [ASK], "chosen": [SAY], "rejected": [ASK]}, CHAT, ["hello"]),
+        ({"conversations": [{"from": "human", "value": "hi"}], "system": "s", "chosen": {"from": "model", "value": "hello"}, "rejected": {"from": "gpt", "value": "x"}}, "<system>s" + CHAT, ["hello"]),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "h"}, {"type": "image"}, {"type": "text", "text": "i"}]}]}, "<user>hi", []),
     ],
 )  # fmt: skip
@@ -100,6 +101,8 @@ def test_calls_of_sharegpt_become_tool_calls(first):
         ({"conversations": ["x"]}, "expected a list of turns"),
         ({"instruction": "a", "output": "b", "history": ["x"]}, "expected a list of pairs"),
         ({"chosen": "a", "rejected": [SAY]}, "got a string and a list"),
+        ({"prompt": [ASK], "chosen": "a", "rejected": "b"}, "in 'prompt' and 'chosen', got a list"),
+        ({"chosen": SAY, "rejected": SAY}, "got an object and an object"),
         ({"messages": [ASK], "tools": "x"}, "'tools' is not valid JSON"),
         ({"input_ids": [1, 2], "labels": [1]}, "are not of one length"),
         ({"input_ids": [-1]}, "expected a list of token ids"),

@@ -41,6 +41,11 @@ LAYOUTS = {
     },
     "sharegpt": lambda rng: {"conversations": chat(rng, ["human", "gpt"], "from", "value")},
     "alpaca": lambda rng: {"instruction": words(rng), "input": words(rng), "output": words(rng)},
+    "preference of turns": lambda rng: {
+        "conversations": [{"from": "human", "value": words(rng)}],
+        "chosen": {"from": "gpt", "value": words(rng)},
+        "rejected": {"from": "gpt", "value": words(rng)},
+    },
     "preference": lambda rng: {
         "prompt": words(rng),
         "chosen": words(rng),
