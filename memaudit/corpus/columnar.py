@@ -215,9 +215,11 @@ def _left(column: pa.Array, mask: pa.BooleanArray) -> pa.Array:
     A dictionary, and the buffers behind views, also hold what no row holds any more: the file would
     look clean, and hold the text of all rows that went.
     """
-    kind = column.type
-    if _is_plain(kind):
-        return column.filter(mask)
+    kind, views = column.type, (pa.string_view(), pa.binary_view())
+    if not _has_dictionary(kind) and not any(
+        each in views or pa.types.is_run_end_encoded(each) for each in _types_in(kind)
+    ):
+        return column.filter(mask)  # nothing of a value that goes stays behind
     if not pa.types.is_dictionary(kind):
         pairs = zip(column.to_pylist(), mask.to_pylist(), strict=True)
         return pa.array([value for value, stays in pairs if stays], type=kind)
@@ -238,14 +240,6 @@ def _types_in(kind: pa.DataType) -> Iterator[pa.DataType]:
 
 def _has_dictionary(kind: pa.DataType) -> bool:
     return any(pa.types.is_dictionary(each) for each in _types_in(kind))
-
-
-def _is_plain(kind: pa.DataType) -> bool:
-    """Whether Arrow can leave values of this type out, and nothing of them stays behind."""
-    views = (pa.string_view(), pa.binary_view())
-    return not _has_dictionary(kind) and not any(
-        each in views or pa.types.is_run_end_encoded(each) for each in _types_in(kind)
-    )
 
 
 def arrow_rows(batch: pa.RecordBatch) -> Iterator[dict[str, object] | str]:

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
@@ -103,7 +104,12 @@ _SPLITS = {
 def _of_split(files: list[SourceFile], split: str | None, source: str) -> list[SourceFile]:
     """Return the files of one split, where there are several; what names none is `train`."""
     split_of: dict[str, str] = {}
-    saved = _saved_splits(Path(source))
+    saved: set[str] = set()
+    # Of a `DatasetDict` that `datasets` saved, each split has a folder of its name. What cannot be
+    # read as its list is of another program, and says nothing.
+    with suppress(KeyError, OSError, RecursionError, TypeError, ValueError):
+        listed = json.loads(read_small(Path(source) / "dataset_dict.json", _MAX_STATE_BYTES))
+        saved = {str(name) for name in listed["splits"]}
     for file in files:
         words = {*re.split(r"[^a-z]+", file.name.lower())}
         named = (each for each, others in _SPLITS.items() if words & {*others})
@@ -113,8 +119,11 @@ def _of_split(files: list[SourceFile], split: str | None, source: str) -> list[S
     if split == "all" or (split in (None, "train") and len(names) == 1):
         return files
     if split not in names:
-        # As the hub has it, such as train_sft beside train_gen: by their words both are train.
-        if exact := [file for file in files if split in _own_names(file)]:
+        # As the hub has it, such as train_sft beside train_gen: by their words both are train. The
+        # name of a file counts without its number, and so do those of its folders.
+        own = [re.sub(r"-\d{5}-of-\d{5}$", "", without_ending(file.name)) for file in files]
+        exact = [file for file, name in zip(files, own, strict=True) if split in name.split("/")]
+        if exact:
             return exact
         raise CorpusError(
             f"{shown_path(source)}: holds "
@@ -123,21 +132,6 @@ def _of_split(files: list[SourceFile], split: str | None, source: str) -> list[S
             hint=f"choose with --split one of {', '.join(names)}, or all to read them together",
         )
     return [file for file in files if split_of[file.name] == split]
-
-
-def _saved_splits(folder: Path) -> set[str]:
-    """Return the splits of a `DatasetDict` that `datasets` saved, each in a folder of its name."""
-    try:
-        listed = json.loads(read_small(folder / "dataset_dict.json", _MAX_STATE_BYTES))["splits"]
-        return {str(name) for name in listed}
-    except (KeyError, OSError, RecursionError, TypeError, ValueError):
-        return set()  # none, or of another program
-
-
-def _own_names(file: SourceFile) -> set[str]:
-    """Return what a split that is this file may be called: its name without number, its folders."""
-    *folders, name = file.name.split("/")
-    return {*folders, re.sub(r"-\d{5}-of-\d{5}$", "", without_ending(name))}
 
 
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
@@ -217,11 +211,14 @@ def _readable(paths: Iterable[Path], *, root: Path, source: str) -> list[SourceF
     )
     if not files:
         raise CorpusError(f"{safe_text(source)}: no file that can be read", hint=_SUPPORTED)
-    limits, by_stem = _limits(root.resolve()), dict[Path, SourceFile]()
+    inside, by_stem = [root.resolve()], dict[Path, SourceFile]()
+    # The cache of the hub keeps contents in blobs/ and links to them from snapshots/<commit>/.
+    commits = (path for path in (*inside, *inside[0].parents) if path.parent.name == "snapshots")
+    inside += [commit.parent.parent / "blobs" for commit in islice(commits, 1)]
     for file in files:
         try:
             # A folder that was downloaded must not make us read other files of this machine.
-            is_inside = any(file.path.resolve().is_relative_to(limit) for limit in limits)
+            is_inside = any(file.path.resolve().is_relative_to(folder) for folder in inside)
         except (OSError, RuntimeError):  # a link to itself
             is_inside = False
         if not is_inside:
@@ -229,9 +226,8 @@ def _readable(paths: Iterable[Path], *, root: Path, source: str) -> list[SourceF
                 f"{file.shown}: a link that leads out of the folder",
                 hint="give the file it points to, or copy it into the folder",
             )
-        other = by_stem.setdefault(
-            file.path.with_suffix("") if file.compression else file.path, file
-        )
+        stem = file.path.with_suffix("") if file.compression else file.path
+        other = by_stem.setdefault(stem, file)
         if other.path != file.path:
             raise CorpusError(
                 f"{other.shown} and {file.shown}: one file, packed and not, so every row would be "
@@ -239,13 +235,6 @@ def _readable(paths: Iterable[Path], *, root: Path, source: str) -> list[SourceF
                 hint="remove one of the two, or give the files that are meant",
             )
     return files
-
-
-def _limits(root: Path) -> list[Path]:
-    """Return the folders that links may lead into."""
-    # The cache of the hub keeps contents in blobs/ and links to them from snapshots/<commit>/.
-    commits = [path for path in (root, *root.parents) if path.parent.name == "snapshots"]
-    return [root, *(commit.parent.parent / "blobs" for commit in commits[:1])]
 
 
 def _walk(folder: Path) -> Iterator[Path]:
