@@ -23,7 +23,6 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from memaudit.classifier import load_classifier, shipped_classifiers_dir
 from memaudit.errors import ClassifierError, UsageError
@@ -44,8 +43,8 @@ from memaudit.gate.rules import (
     apply_rules,
     judged,
     require_scope,
+    rows_by_level,
     scope_rules,
-    sensitive_rows,
 )
 from memaudit.labels import PARTS, read_verified_rows
 from memaudit.metrics import ExpectedCount
@@ -279,16 +278,8 @@ def _findings(
     first, and a row belongs to the strongest level alone.
     """
     run, left = evidence.run, evidence.counts.copy()
-    levels: dict[Level, NDArray[np.bool_]] = {}
-    if policy.max_verified is not None and evidence.verified is not None:
-        levels["verified"] = evidence.verified.recited
-    if policy.max_recited is not None:
-        levels["recited"] = run.is_recited
-    levels["predicted"] = sensitive_rows(policy, run)
-    if policy.max_rate is not None or policy.max_expected is not None:
-        levels["predicted"] |= run.is_flagged
     found: list[tuple[Level, int, int, int]] = []
-    for level, is_in in levels.items():
+    for level, is_in in rows_by_level(policy, evidence):
         rows = np.flatnonzero(is_in & left)
         left &= ~is_in
         windows, first, copies = np.unique(

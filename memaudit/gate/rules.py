@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from memaudit.corpus.base import DEFAULT_TEMPLATE_DATE
 from memaudit.errors import UsageError
 from memaudit.gate.policy import GatePolicy
-from memaudit.gate.result import PARTS_OF_ROWS, Guarantee, Judged, RuleResult, Verdict
+from memaudit.gate.result import PARTS_OF_ROWS, Guarantee, Judged, Level, RuleResult, Verdict
 from memaudit.labels import VerifiedRows
 from memaudit.metrics import ExpectedCount
 from memaudit.runs.folder import read_summary
@@ -317,15 +317,24 @@ def _verified(limit: int, evidence: Evidence) -> RuleResult:
     return _result("MEM004", n_found, limit, message, otherwise=otherwise)
 
 
-def sensitive_rows(policy: GatePolicy, run: Run) -> NDArray[np.bool_]:
-    """Return (n_rows,) whether a row is at risk with what the policy asks about of what it holds."""
-    found = run.sensitivity
-    if found is None or (policy.max_sensitive is None and policy.max_secrets is None):
-        return np.zeros(run.n_rows, dtype=np.bool_)
+def rows_by_level(
+    policy: GatePolicy, evidence: Evidence
+) -> Iterator[tuple[Level, NDArray[np.bool_]]]:
+    """Yield (n_rows,) whether a row is what the policy has a limit for, the strongest level first."""
+    run, found = evidence.run, evidence.run.sensitivity
+    if policy.max_verified is not None and evidence.verified is not None:
+        yield "verified", evidence.verified.recited
+    if policy.max_recited is not None:
+        yield "recited", run.is_recited
+    predicted = np.zeros(run.n_rows, dtype=np.bool_)
+    if policy.max_rate is not None or policy.max_expected is not None:
+        predicted |= run.is_flagged
     # Secrets are sensitive as well, so the wider question covers both.
-    if policy.max_sensitive is None:
-        return found.secrets_at_risk(run.is_flagged)
-    return found.sensitive_at_risk(run.is_flagged)
+    if policy.max_sensitive is not None and found is not None:
+        predicted |= found.sensitive_at_risk(run.is_flagged)
+    elif policy.max_secrets is not None and found is not None:
+        predicted |= found.secrets_at_risk(run.is_flagged)
+    yield "predicted", predicted
 
 
 def _sensitive(policy: GatePolicy, evidence: Evidence) -> Iterator[RuleResult]:

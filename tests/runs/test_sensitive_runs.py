@@ -215,6 +215,20 @@ def test_the_gate_counts_what_is_sensitive_and_at_risk(
     assert said in " ".join(capsys.readouterr().out.split())
 
 
+def test_the_gate_lists_what_is_flagged_and_secrets_that_are_not(tmp_path, detectors, capsys):
+    """A token that two rows hold is at risk though no classifier flags it."""
+    finish(tmp_path)
+    run = read_run(tmp_path)
+    asked = run.is_flagged | run.sensitivity.secrets_at_risk(run.is_flagged)
+    assert asked.sum() > run.is_flagged.sum()
+
+    command = ["gate", "--run", str(tmp_path), "--allow-custom-classifier", "--max-bad-rows", "1"]
+    run_command([*command, "--max-rate", "1", "--max-secrets", "0", "--json"])
+
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert sum(finding["rows"] for finding in findings) == asked.sum()
+
+
 def test_a_gate_that_asks_what_was_not_looked_for_does_not_pass(tmp_path, capsys):
     """A run without the columns is no evidence that there is nothing."""
     finish(tmp_path, sensitive=False)
