@@ -141,7 +141,7 @@ def _hard_labels(
         teacher,
         list(prefixes[first[order]]),
         texts.shape[1] - prefix_len,
-        batch_size=_CONTINUED_AT_ONCE[teacher.device.type],
+        n_at_once=_CONTINUED_AT_ONCE[teacher.device.type],
         sampling=sampling,
         seed=seed,
     )

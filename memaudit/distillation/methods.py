@@ -187,7 +187,7 @@ def own_text(model: Any, batch: Batch) -> Batch:
             getattr(model, "module", model),  # where a training on several GPUs has wrapped it
             list(contexts),
             n_targets,
-            batch_size=len(rows),
+            n_at_once=len(rows),
             sampling=LabelSampling(1.0),
             seed=int(torch.randint(1 << 31, ())),
         )

@@ -56,7 +56,7 @@ def continue_prefixes(
     n_tokens: int,
     *,
     bos_token_id: int | None = None,
-    batch_size: int = 16,
+    n_at_once: int = 16,
     sampling: LabelSampling = GREEDY,
     seed: int = 0,
 ) -> list[NDArray[np.int32]]:
@@ -72,7 +72,7 @@ def continue_prefixes(
         prefixes: token ids, each (P,); lengths may differ. P >= 1, or 0 after a BOS.
         n_tokens: in each continuation, at least 1.
         bos_token_id: put in front of every prefix, as `HfEngine` does.
-        batch_size: prefixes run at once, at least 1.
+        n_at_once: prefixes run at once, at least 1.
         sampling: of the tokens; the likeliest ones unless told otherwise.
         seed: of the sampling.
 
@@ -84,7 +84,7 @@ def continue_prefixes(
             it does not have, or memory does not suffice for the batch.
     """
     inputs = [_with_bos(prefix, bos_token_id) for prefix in prefixes]
-    _check_inputs(model, inputs, n_tokens, batch_size)
+    _check_inputs(model, inputs, n_tokens, n_at_once)
     how: dict[str, Any] = {"do_sample": False}
     if sampling.temperature > 0:
         how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
@@ -98,7 +98,7 @@ def continue_prefixes(
     # On the CPU's and every GPU's generator: chance is the same in each process, and only lent.
     with _only_logits_decide(model), torch.random.fork_rng():
         torch.manual_seed(seed)
-        for batch in _batches([len(token_ids) for token_ids in inputs], batch_size):
+        for batch in _batches([len(token_ids) for token_ids in inputs], n_at_once):
             inputs_BP = torch.as_tensor(np.stack([inputs[i] for i in batch]), device=model.device)
             with _memory_errors(model, len(batch)):
                 found_BT = untyped.generate(
@@ -312,11 +312,11 @@ def _with_bos(token_ids: NDArray[np.int32], bos_token_id: int | None) -> NDArray
 
 
 def _check_inputs(
-    model: "PreTrainedModel", inputs: list[NDArray[np.int64]], n_tokens: int, batch_size: int
+    model: "PreTrainedModel", inputs: list[NDArray[np.int64]], n_tokens: int, n_at_once: int
 ) -> None:
-    if n_tokens < 1 or batch_size < 1:
+    if n_tokens < 1 or n_at_once < 1:
         raise ValueError(
-            f"n_tokens and batch_size must be at least 1, got {n_tokens} and {batch_size}"
+            f"n_tokens and n_at_once must be at least 1, got {n_tokens} and {n_at_once}"
         )
     if not inputs:
         return
@@ -331,15 +331,15 @@ def _check_inputs(
     )
 
 
-def _batches(lengths: Sequence[Hashable], batch_size: int) -> Iterator[list[int]]:
+def _batches(lengths: Sequence[Hashable], n_at_once: int) -> Iterator[list[int]]:
     """Yield indices of inputs of one length."""
     # Without padding no text depends on those beside it.
     by_length: dict[Hashable, list[int]] = {}
     for index, length in enumerate(lengths):
         by_length.setdefault(length, []).append(index)
     for indices in by_length.values():
-        for start in range(0, len(indices), batch_size):
-            yield indices[start : start + batch_size]
+        for start in range(0, len(indices), n_at_once):
+            yield indices[start : start + n_at_once]
 
 
 @contextmanager

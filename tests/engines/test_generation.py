@@ -88,29 +88,29 @@ def test_one_pass_and_generation_agree_in_every_family(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("batch_size", [2, 64])
-def test_the_batch_size_changes_no_continuation(family, batch_size):
+@pytest.mark.parametrize("n_at_once", [2, 64])
+def test_the_number_at_once_changes_no_continuation(family, n_at_once):
     """Prefixes of several lengths come back in the order given, whatever runs together."""
     model = make_model(family)
     prefixes = make_prefixes(6, lengths=(3, 9, 9))
 
-    found = continue_prefixes(model, prefixes, 6, batch_size=batch_size)
+    found = continue_prefixes(model, prefixes, 6, n_at_once=n_at_once)
 
-    assert_same_tokens(found, continue_prefixes(model, prefixes, 6, batch_size=1))
+    assert_same_tokens(found, continue_prefixes(model, prefixes, 6, n_at_once=1))
 
 
 @settings(max_examples=10)
 @given(
     lengths=st.lists(st.integers(1, 6), max_size=7),
     n_tokens=st.integers(1, 3),
-    batch_size=st.integers(1, 8),
+    n_at_once=st.integers(1, 8),
 )
-def test_every_prefix_gets_its_own_continuation(lengths, n_tokens, batch_size):
+def test_every_prefix_gets_its_own_continuation(lengths, n_tokens, n_at_once):
     """Grouping must neither lose nor mix up prefixes."""
     model = make_model("llama")
     prefixes = [np.arange(length, dtype=np.int32) * 7 + i for i, length in enumerate(lengths)]
 
-    found = continue_prefixes(model, prefixes, n_tokens, batch_size=batch_size)
+    found = continue_prefixes(model, prefixes, n_tokens, n_at_once=n_at_once)
 
     assert_same_tokens(found, [naive_continuation(model, prefix, n_tokens) for prefix in prefixes])
 
@@ -337,7 +337,7 @@ def test_calls_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="got 0 and 16"):
         continue_prefixes(model, make_prefixes(1), 0)
     with pytest.raises(ValueError, match="got 3 and 0"):
-        continue_prefixes(model, make_prefixes(1), 3, batch_size=0)
+        continue_prefixes(model, make_prefixes(1), 3, n_at_once=0)
     with pytest.raises(ValueError, match="at least 1 token"):
         continue_prefixes(model, [np.array([], np.int32)], 3)
     for windows, prefix_len in (([], 3), (make_prefixes(2), 6), (make_prefixes(2), 0)):
@@ -360,14 +360,14 @@ def test_sampled_tokens_have_the_probabilities_of_the_formula(temperature, top_p
     sampling = LabelSampling(temperature, top_p)
     state = torch.get_rng_state()
 
-    found = continue_prefixes(model, [prefix] * n, 1, batch_size=n, sampling=sampling, seed=3)
+    found = continue_prefixes(model, [prefix] * n, 1, n_at_once=n, sampling=sampling, seed=3)
 
     counts = np.bincount(np.concatenate(found), minlength=len(logits))
     assert not counts[expected == 0].any()
     error = np.sqrt(n * expected * (1 - expected)) + 1
     assert (np.abs(counts - n * expected) < 5 * error).all()
     assert torch.equal(torch.get_rng_state(), state)
-    again = continue_prefixes(model, [prefix] * n, 1, batch_size=n, sampling=sampling, seed=3)
+    again = continue_prefixes(model, [prefix] * n, 1, n_at_once=n, sampling=sampling, seed=3)
     assert_same_tokens(again, found)
 
 
