@@ -27,7 +27,7 @@ from memaudit.runs.files import committed_file, output_errors
 from memaudit.runs.folder import SUMMARY, WINDOWS, RunFolder, read_summary
 from memaudit.runs.manifest import AnswersRead, ModelNames
 from memaudit.runs.options import AuditOptions
-from memaudit.runs.risk_table import RiskRow, read_risk_table, write_risk_table
+from memaudit.runs.risk_table import read_risk_table, write_risk_table
 from memaudit.runs.risks import Worst
 from memaudit.runs.run import Run, TextOf, read_run
 from memaudit.runs.scoring import Session
@@ -403,27 +403,22 @@ def _write_outputs(result: AuditResult, table: Path, table_format: TableFormat) 
                 stale.unlink()
 
 
-def _risk_rows(run: Run) -> Iterator[RiskRow]:
+def _risk_rows(run: Run) -> Iterator[tuple[object, ...]]:
     """Yield the rows of the risk table, in the order of the corpus."""
     # All of them are in the order of the corpus, so each keeps pace with its rows.
     scored, estimates, risks = iter(range(run.n_rows)), iter(run.estimates), run.risks
-    specific = risks.row_specific_probabilities
+    specific, nothing = risks.row_specific_probabilities, [None] * len(risks.table_columns)
     for source in run.each_row():
-        # Its probability is the first stage's. It has no worst window, so it has no features.
-        if source.outcome == "screened":
-            yield RiskRow(source, probability=next(estimates), reason=source.reason)
-        elif source.outcome != "scored":
-            yield RiskRow(source, reason=source.reason)
-        else:
-            index = next(scored)
-            features = risks.row_features(index)
-            if specific is not None:
-                features["specific"] = float(specific[index])
-            probability = float(risks.window_probabilities[risks.worst_windows[index]])
-            yield RiskRow(
-                source,
-                probability=probability,
-                flagged=probability >= risks.classifier.threshold,
-                reason=reason_in_words(features),
-                features=list(features.values()),
-            )
+        place = (source.example_id, source.row, source.address, source.outcome)
+        if source.outcome != "scored":
+            # A screened row has the first stage's probability, and no worst window.
+            estimate = next(estimates) if source.outcome == "screened" else None
+            yield *place, estimate, False, source.reason, *nothing
+            continue
+        index = next(scored)
+        features = risks.row_features(index)
+        if specific is not None:
+            features["specific"] = float(specific[index])
+        probability = float(risks.window_probabilities[risks.worst_windows[index]])
+        flagged = probability >= risks.classifier.threshold
+        yield *place, probability, flagged, reason_in_words(features), *features.values()

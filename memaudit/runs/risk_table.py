@@ -7,8 +7,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import BinaryIO
 
@@ -17,43 +16,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from memaudit.files import TableFormat
-from memaudit.runs.reading import RowOutcome
 
 COLUMNS = ("id", "row", "address", "outcome", "probability", "flagged", "reason")
-"""Columns before the features."""
+"""Columns before the features. The probability is the worst window's, or by the first stage if a row was
+screened; None if neither stage looked at it, like the features of a row that was not scored. The
+reason says why it stands out, or why it was not scored."""
 
 _ROWS_A_GROUP = 2048
 _FORMULAS = tuple("=+-@\t\r\n\0＝＋－＠")
 """Starts that make a spreadsheet read a cell as a formula, full-width forms included."""
 
 
-@dataclass(frozen=True, slots=True)
-class RiskRow:
-    """A row of the risk table."""
-
-    source: RowOutcome
-    """Where it is in the corpus, and what became of it."""
-
-    probability: float | None = None
-    """That the student memorizes it: its worst window's, or by the first stage if it was screened.
-
-    None if neither stage looked at it.
-    """
-
-    flagged: bool = False
-    """Whether the probability reaches the classifier's threshold."""
-
-    reason: str = ""
-    """Why it stands out, or why it was not scored."""
-
-    features: Sequence[float] | None = None
-    """Of its worst window. None if it was not scored."""
-
-
 def write_risk_table(
     stream: BinaryIO,
     table_format: TableFormat,
-    rows: Iterable[RiskRow],
+    rows: Iterable[Sequence[object]],
     *,
     features: Sequence[str],
     metadata: Mapping[str, str],
@@ -64,31 +41,32 @@ def write_risk_table(
         stream: where to.
         table_format: parquet has page checksums; csv has a `'` before what a spreadsheet would
             take for a formula.
-        rows: in the order of the corpus.
+        rows: in the order of the corpus, of each the values of `COLUMNS` and of the features.
         features: names of the feature columns.
         metadata: goes into the schema of parquet; the other formats have no place for it.
     """
-    records = (_record(row, features) for row in rows)
+    names = (*COLUMNS, *features)
     if table_format == "parquet":
         schema = _schema(features, metadata)
         kept = {"compression": "zstd", "write_page_checksum": True}
-        with pq.ParquetWriter(stream, schema, **kept) as tables:
-            while group := list(islice(records, _ROWS_A_GROUP)):
-                tables.write_table(pa.Table.from_pylist(group, schema=schema))
+        with pq.ParquetWriter(stream, schema, **kept) as writer:
+            for table in _tables(rows, schema):
+                writer.write_table(table)
     elif table_format == "jsonl":
-        for record in records:
+        for row in rows:
+            record = dict(zip(names, row, strict=True))
             # ASCII only: what an id could do to a terminal or a line reader stays escaped.
             line = json.dumps(record, sort_keys=True, allow_nan=False)
             stream.write(line.encode() + b"\n")
     else:
         text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
-        writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        writer.writerow([*COLUMNS, *features])
-        for record in records:
+        lines = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        lines.writerow(names)
+        for row in rows:
             # Numbers stay: a minus in front of one is no formula.
-            writer.writerow(
+            lines.writerow(
                 f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
-                for value in record.values()
+                for value in row
             )
         # Else the stream would be closed with its wrapper, before it is synced and gets its name.
         text.detach()
@@ -106,14 +84,18 @@ def for_spreadsheets(table: pa.Table) -> pa.Table:
     return pa.table(columns, schema=table.schema)
 
 
-def read_risk_table(rows: Iterable[RiskRow], features: Sequence[str]) -> pa.Table:
+def read_risk_table(rows: Iterable[Sequence[object]], features: Sequence[str]) -> pa.Table:
     """Return rows as the table that `write_risk_table` writes, in memory."""
-    records = (_record(row, features) for row in rows)
     schema = _schema(features)
-    groups = iter(lambda: list(islice(records, _ROWS_A_GROUP)), [])
-    return pa.Table.from_batches(
-        (pa.RecordBatch.from_pylist(group, schema=schema) for group in groups), schema
-    )
+    return pa.concat_tables([schema.empty_table(), *_tables(rows, schema)])
+
+
+def _tables(rows: Iterable[Sequence[object]], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield some rows at a time."""
+    each = iter(rows)
+    while group := list(islice(each, _ROWS_A_GROUP)):
+        columns = zip(zip(*group, strict=True), schema.types, strict=True)
+        yield pa.table([pa.array(values, kind) for values, kind in columns], schema=schema)
 
 
 def _schema(features: Sequence[str], metadata: Mapping[str, str] | None = None) -> pa.Schema:
@@ -121,11 +103,3 @@ def _schema(features: Sequence[str], metadata: Mapping[str, str] | None = None) 
     types = (text, pa.int64(), text, text, number, pa.bool_(), text)
     fields = [*zip(COLUMNS, types, strict=True), *((name, number) for name in features)]
     return pa.schema(fields, metadata=None if metadata is None else dict(metadata))
-
-
-def _record(row: RiskRow, features: Sequence[str]) -> dict[str, object]:
-    source = row.source
-    place = (source.example_id, source.row, source.address, source.outcome)
-    values = row.features if row.features is not None else [None] * len(features)
-    fixed = (*place, row.probability, row.flagged, row.reason)
-    return dict(zip((*COLUMNS, *features), (*fixed, *values), strict=True))

@@ -9,15 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memaudit.runs.reading import RowOutcome
-from memaudit.runs.risk_table import COLUMNS, RiskRow, write_risk_table
+from memaudit.runs.risk_table import COLUMNS, write_risk_table
 
 FEATURES = ("zlib_entropy", "occurrences")
 ROWS = [
-    RiskRow(RowOutcome("a", 0, "c:1", "scored"), 0.1 + 0.2, True, "occurs 2 times", (80.5, 2.0)),
-    RiskRow(RowOutcome("b", 1, "c:2", "too_short"), reason="5 tokens, a window needs 8"),
-    RiskRow(RowOutcome("c", 2, "c:3", "bad"), reason="line 3: invalid JSON"),
+    ("a", 0, "c:1", "scored", 0.1 + 0.2, True, "occurs 2 times", 80.5, 2.0),
+    ("b", 1, "c:2", "too_short", None, False, "5 tokens, a window needs 8", None, None),
+    ("c", 2, "c:3", "bad", None, False, "line 3: invalid JSON", None, None),
 ]
+
+
+def bad_row(example_id, reason=""):
+    """A row that was not scored."""
+    return (example_id, 0, "c:1", "bad", None, False, reason, None, None)
 
 
 def written(table_format, rows=ROWS):
@@ -90,7 +94,7 @@ def test_a_long_table_is_written_in_groups():
 )
 def test_no_cell_of_csv_is_a_formula(start, rest):
     """Ids come from strangers; a spreadsheet would run them."""
-    row = RiskRow(RowOutcome(start + rest, 0, "c:1", "bad"), reason=start + rest)
+    row = bad_row(start + rest, reason=start + rest)
     content = written("csv", [row])
 
     (cells,) = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
@@ -100,7 +104,7 @@ def test_no_cell_of_csv_is_a_formula(start, rest):
 @given(example_id=st.text(st.characters(exclude_categories=["Cs"])))
 def test_jsonl_is_one_line_of_ascii_a_row(example_id):
     """No id can start a new line or steer a terminal that shows the table."""
-    content = written("jsonl", [RiskRow(RowOutcome(example_id, 0, "c:1", "bad"))])
+    content = written("jsonl", [bad_row(example_id)])
 
     assert content.count(b"\n") == 1
     assert content.isascii()
