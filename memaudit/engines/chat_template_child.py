@@ -67,14 +67,11 @@ class _Template:
         del environment.filters["random"], environment.globals["lipsum"]
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = self._strftime_now
-        self._date = datetime(1970, 1, 1)  # set by every question
         self._special_tokens = setup["special_tokens"]
         self._template = environment.from_string(setup["template"])
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         """Return the text of a conversation and where its answers are."""
-        self._date = datetime.fromisoformat(question["date"])
         messages = []
         for message in question["messages"]:
             # As transformers hands them over: without null, and reasoning under its names.
@@ -84,8 +81,9 @@ class _Template:
             if reasoning is not None:
                 there = {"thinking": reasoning, **there, "reasoning_content": reasoning}
             messages.append(there)
-        # transformers hands over both in any case.
-        variables = {"tools": None, "documents": None} | question["variables"]
+        # transformers hands over these in any case.
+        now = datetime.fromisoformat(question["date"]).strftime
+        variables = {"tools": None, "documents": None, "strftime_now": now} | question["variables"]
 
         def render(first: int, prompt: bool = False) -> str:
             return self._template.render(
@@ -108,9 +106,6 @@ class _Template:
         else:
             answers = _assistant_spans(text, messages, render)
         return {"text": text, "answers": answers}
-
-    def _strftime_now(self, form: str) -> str:
-        return self._date.strftime(form)
 
 
 _Render = Callable[..., str]

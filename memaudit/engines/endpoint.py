@@ -24,7 +24,6 @@ import msgspec
 import numpy as np
 import requests
 from numpy.typing import NDArray
-from requests.auth import AuthBase
 
 from memaudit.engines import API_KEY, ENDPOINT, EndpointOptions
 from memaudit.engines.canaries import TOLERANCES, Canaries, WatchedEngine, canary_windows
@@ -135,14 +134,18 @@ class Endpoint:
             f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
         )
         self._session = requests.Session()
-        self._session.auth = _Bearer(key)
+
+        def authorise(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            if key:
+                request.headers["Authorization"] = f"Bearer {key}"
+            return request
+
+        self._session.auth = authorise  # without any, requests would look into ~/.netrc
         self._echoes: bool | None = None
 
     def models(self) -> list[_Model]:
         """Return what it serves."""
-        return self._decoded(
-            self._ask("GET", "models", None, 1 << 22, shows_error=True), _Models
-        ).data
+        return self._decoded(self._ask("models", None, 1 << 22, shows_error=True), _Models).data
 
     def logprobs(
         self, model: str, prompts: list[list[int]], *, are_ours: bool = False
@@ -165,7 +168,7 @@ class Endpoint:
         body: dict[str, Any] = {"model": model, "prompt": prompts, "max_tokens": 1}
         body |= _ECHO | {"return_tokens_as_token_ids": not are_ours} if self._echoes else _PROMPT
         n_bytes = 65_536 + _MAX_BYTES_A_TOKEN * sum(map(len, prompts))
-        content = self._ask("POST", "completions", body, n_bytes, shows_error=are_ours)
+        content = self._ask("completions", body, n_bytes, shows_error=are_ours)
         answer = self._decoded(content, _Completion)
         choices = sorted(answer.choices, key=lambda choice: choice.index)
         if [choice.index for choice in choices] != [*range(len(prompts))]:
@@ -235,19 +238,13 @@ class Endpoint:
         )
 
     def _ask(
-        self,
-        method: str,
-        path: str,
-        body: dict[str, Any] | None,
-        max_bytes: int,
-        *,
-        shows_error: bool,
+        self, path: str, body: dict[str, Any] | None, max_bytes: int, *, shows_error: bool
     ) -> bytes:
         """Send a request, again after a while if the fault may pass, and return the answer."""
         # A typing error in the address must not cost minutes: the first request has less patience.
         waits = _WAITS[:3] if body is None else _WAITS
         for wait in (*waits, None):
-            status, content, retry_after = self._send(method, path, body, max_bytes)
+            status, content, retry_after = self._send(path, body, max_bytes)
             if status == requests.codes.ok:
                 return content
             if wait is None or not (status is None or status in _TRANSIENT):
@@ -264,12 +261,12 @@ class Endpoint:
             self._refuse("an answer that is not of the OpenAI API")
 
     def _send(
-        self, method: str, path: str, body: dict[str, Any] | None, max_bytes: int
+        self, path: str, body: dict[str, Any] | None, max_bytes: int
     ) -> tuple[int | None, bytes, float]:
         """Return the status, the content and how long to wait; None as status: no answer came."""
         try:
             with self._session.request(
-                method,
+                "GET" if body is None else "POST",
                 f"{self._base}/{path}",
                 json=body,
                 timeout=(_CONNECT_SECONDS, _ANSWER_SECONDS),
@@ -317,18 +314,6 @@ class Endpoint:
 
 _PROMPT = {"temperature": 0, "prompt_logprobs": 2}
 _ECHO = {"temperature": 0, "echo": True, "logprobs": 2}
-
-
-class _Bearer(AuthBase):
-    """Sends the key if there is one; without this, requests would look into ~/.netrc."""
-
-    def __init__(self, key: str | None) -> None:
-        self._key = key
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._key:
-            request.headers["Authorization"] = f"Bearer {self._key}"
-        return request
 
 
 def find_model(endpoint: Endpoint, options: EndpointOptions, load: ModelOptions) -> EndpointModel:

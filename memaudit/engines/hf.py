@@ -71,18 +71,6 @@ def compile_blocks(model: "PreTrainedModel") -> None:
         block.compile(dynamic=True)
 
 
-@contextmanager
-def compilation_errors(model: "PreTrainedModel") -> Iterator[None]:
-    """Turn what torch raises when a model cannot be compiled into one sentence."""
-    try:
-        yield
-    except TorchDynamoException as error:
-        raise ModelError(
-            f"{type(model).__name__} cannot be compiled here: {type(error).__name__}",
-            hint="is there a C++ compiler? Leave out --compile to run without",
-        ) from error
-
-
 def faster_engine(
     eager: Engine,
     compiled: Callable[[], Engine],
@@ -187,7 +175,8 @@ class HfEngine:
         if not is_split and any(model.device != self._device for model in self._models):
             raise ValueError("teacher and reference must be on the same device")
         dtype = str(teacher.dtype).removeprefix("torch.")
-        self._name = engine_name("hf", dtype, compiled=compiled, fused=is_fused(self._device))
+        # Such as hf-float32, hf-float32-compiled; on a GPU hf-bfloat16-fused.
+        self.name = engine_name("hf", dtype, compiled=compiled, fused=is_fused(self._device))
         self._bos_token_id = bos_token_id
         self._bos = [] if bos_token_id is None else [bos_token_id]
         self._batch_tokens = batch_tokens or BATCH_TOKENS[self._device.type]
@@ -200,11 +189,6 @@ class HfEngine:
             limits_of(model, head.n_rows)
             for model, head in zip(self._models, self._heads, strict=True)
         ]
-
-    @property
-    def name(self) -> str:
-        """`hf-float32`, `hf-bfloat16`, `hf-float32-compiled`; on a GPU `hf-bfloat16-fused`."""
-        return self._name
 
     @cached_property
     def reference_alone(self) -> "HfEngine":
@@ -342,8 +326,13 @@ def _checked_head(model: "PreTrainedModel", device: torch.device, *, compiled: b
     # Two texts with one beginning: in a causal model its hidden states are the same in both.
     token_ids_BT[1, : _PROBE_LEN // 2] = token_ids_BT[0, : _PROBE_LEN // 2]
     # The first pass compiles, so a missing compiler is found before any window is read.
-    with compilation_errors(model):
+    try:
         hidden_BTH = _hidden(model, token_ids_BT).to(device, head.weight.dtype)
+    except TorchDynamoException as error:
+        raise ModelError(
+            f"{name} cannot be compiled here: {type(error).__name__}",
+            hint="is there a C++ compiler? Leave out --compile to run without",
+        ) from error
     tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
     same_prefix_BTH = hidden_BTH[:, : _PROBE_LEN // 2]
     if not _close(same_prefix_BTH[0], same_prefix_BTH[1], tolerance):

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from memaudit.corpus import CorpusOptions
     from memaudit.engines.tokenizer import Tokenizer
 
+LIBRARY_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What transformers and vLLM raise at what they cannot load or run."""
+
 _SHOWN_ERROR = 300
 # All files have been looked through by then: nothing is fetched behind that.
 _HERE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -240,10 +246,7 @@ def open_model(
             transformers fails at the work inside.
     """
     files = find_files(source, options)
-    where: dict[str, Any] = {
-        "local_files_only": True,
-        "trust_remote_code": options.trust_remote_code,
-    }
+    where = _HERE | {"trust_remote_code": options.trust_remote_code}
     if files.gguf_file is not None:
         where["gguf_file"] = files.gguf_file
     with quiet_libraries(), ExitStack() as opened:
@@ -434,10 +437,7 @@ def _as_model_error(source: str) -> Iterator[None]:
 
     try:
         yield
-    except (
-        ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError,
-        RuntimeError, SafetensorError, StrictDataclassError, TypeError, struct.error, ValueError,
-    ) as error:  # fmt: skip
+    except (*LIBRARY_ERRORS, SafetensorError, StrictDataclassError, struct.error) as error:
         text = safe_text(" ".join(str(error).split()), _SHOWN_ERROR)
         raise ModelError(
             f"{shown_path(source)}: transformers cannot load it: {type(error).__name__}: {text}",

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from memaudit.engines import VllmOptions
-from memaudit.engines.models import LoadedModel, ModelOptions
+from memaudit.engines.models import LIBRARY_ERRORS, LoadedModel, ModelOptions
 from memaudit.engines.quantised import quantised_by
 from memaudit.engines.window_io import PromptLogprobs
 from memaudit.errors import ModelError
@@ -31,17 +31,6 @@ _STEP_TOKENS_GPU = 16_384
 _BLOCK_TOKENS = 128
 """Of a key-value cache on a CPU."""
 _SHOWN_ERROR = 300
-_VLLM_RAISES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 _Run = TypeVar("_Run")
 
@@ -157,7 +146,7 @@ def _start(
         ):
             _lay_out(loaded, Path(folder))
             run = load(folder, settings)
-    except _VLLM_RAISES as error:
+    except LIBRARY_ERRORS as error:
         # What it says may be shown here: it has seen no window yet.
         text = safe_text(" ".join(str(error).split()), _SHOWN_ERROR)
         raise VllmRefusedError(
@@ -169,7 +158,7 @@ def _start(
         try:
             with _settled():
                 return run(prompts)
-        except _VLLM_RAISES as error:
+        except LIBRARY_ERRORS as error:
             # Not what the error says: it could hold what was to be scored.
             raise ModelError(
                 f"vLLM fails at {shown_path(loaded.source)}: {type(error).__name__}",
