@@ -9,7 +9,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -88,9 +88,7 @@ class Examination:
 
     def document(self) -> dict[str, Any]:
         """Return it as one JSON document."""
-        checks = [{"name": c.name, "status": c.status, "said": c.said} for c in self.checks]
-        found = {"facts": self.facts, "checks": checks, "variables": list(self.variables)}
-        return {"schema_version": 1, **found, "ignored": list(self.ignored), "well": self.is_well}
+        return {"schema_version": 1, **asdict(self), "well": self.is_well}
 
 
 def examine(listened: Collection[str]) -> Examination:

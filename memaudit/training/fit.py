@@ -21,7 +21,6 @@ from sklearn.preprocessing import StandardScaler
 from memaudit import __version__
 from memaudit.classifier import RiskClassifier, save_classifier
 from memaudit.errors import ClassifierError, MissingDependency
-from memaudit.evaluation import Figure
 from memaudit.runs.files import committed_file, output_folder
 from memaudit.training.fitting import fit_classifier
 from memaudit.training.inputs import Input, VerifiedRun, join_inputs, objective_of, read_inputs
@@ -45,7 +44,7 @@ from memaudit.training.selection import (
     plan_features,
     shipped_for,
 )
-from memaudit.training.splitting import Split, final_split, held_out_splits, source_name, split_unit
+from memaudit.training.splitting import Split, final_split, held_out_splits, split_unit
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -73,14 +72,13 @@ def fit_on_verification(
     # Before the work: whether the package is there is known now.
     if options.export == "skops":
         import_skops()
-    name = classifier_name(out)
     inputs = read_inputs(pairs)
     objective = objective_of(inputs, options.objective)
     plan = plan_features(inputs, options.feature_set, options.features, objective)
     runs = join_inputs(inputs, plan.columns)
     split = final_split(runs, share=options.calibration_share, seed=options.seed)
-    classifier, selection = _fit(name, plan, split, inputs, options)
-    kind, held_out = _judged(classifier, plan, runs, inputs, options, split)
+    classifier, selection = _fit(classifier_name(out), plan, split, inputs, options)
+    kind, held_out, by_shipped = _judged(classifier, plan, runs, inputs, options, split)
     result = FitResult(
         classifier=classifier,
         selection=selection,
@@ -90,8 +88,8 @@ def fit_on_verification(
         split=split,
         held_out_kind=kind,
         held_out=tuple(held_out),
-        figures=_figures(held_out, kind, options),
-        shipped_figures=_figures(_judged_by_shipped(plan, held_out), kind, options),
+        figures=held_out_figures(held_out, kind, seed=options.seed),
+        shipped_figures=held_out_figures(by_shipped, kind, seed=options.seed),
         options=options,
         folder=out,
     )
@@ -142,37 +140,24 @@ def _judged(
     inputs: Sequence[Input],
     options: FitOptions,
     split: Split,
-) -> tuple[HeldOutKind, list[HeldOutRun]]:
-    """Return predictions of fits like this one for what each has not seen, features included."""
+) -> tuple[HeldOutKind, list[HeldOutRun], list[HeldOutRun]]:
+    """Return what was held out, and predictions of fits that have not seen it, features included.
+
+    And those of the shipped classifier for the same examples, if it has the features.
+    """
     parts = []
     for fold in held_out_splits(runs, share=options.calibration_share, seed=options.seed):
         try:
             fitted, _ = _fit(classifier.name, plan, fold, inputs, options)
         except ClassifierError:
             continue  # fewer examples than the whole: those it would have judged stay unjudged
-        parts += [judge_held_out(source_name(run), fitted, run) for run in fold.test]
-    if parts:
-        return split_unit(runs), merge_by_name(parts)
-    calibration = [judge_held_out(source_name(run), classifier, run) for run in split.calibration]
-    return "calibration", calibration
-
-
-def _judged_by_shipped(plan: FeaturePlan, held_out: Sequence[HeldOutRun]) -> list[HeldOutRun]:
-    """Return what the shipped classifier says of the same examples, if it has the features."""
+        parts += [judge_held_out(fitted, run) for run in fold.test]
+    kind: HeldOutKind = split_unit(runs) if parts else "calibration"
+    held_out = merge_by_name(parts) or [judge_held_out(classifier, x) for x in split.calibration]
     shipped = shipped_for(plan)
     if shipped is None or not set(shipped.features) <= set(plan.columns):
-        return []
-    return [judge_held_out(part.name, shipped, part.run) for part in held_out]
-
-
-def _figures(
-    judged: Sequence[HeldOutRun], kind: HeldOutKind, options: FitOptions
-) -> dict[str, Figure]:
-    if not judged:
-        return {}
-    return held_out_figures(
-        judged, with_threshold=kind != "calibration", resample_runs=kind == "run", seed=options.seed
-    )
+        return kind, held_out, []
+    return kind, held_out, [judge_held_out(shipped, part.run) for part in held_out]
 
 
 def _save(result: FitResult) -> None:

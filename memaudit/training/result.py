@@ -28,7 +28,7 @@ from memaudit.tables import LABEL_COLUMNS
 from memaudit.training.fitting import LabelledRun, feature_matrix
 from memaudit.training.inputs import Input, VerifiedRun
 from memaudit.training.selection import SelectionResult
-from memaudit.training.splitting import Split, SplitUnit
+from memaudit.training.splitting import Split, SplitUnit, source_name
 
 _N_RESAMPLES = 500
 
@@ -151,11 +151,11 @@ class FitResult:
         return sum(run.counts.distinct for run in self.runs) - n_judged
 
 
-def judge_held_out(name: str, classifier: RiskClassifier, run: LabelledRun) -> HeldOutRun:
+def judge_held_out(classifier: RiskClassifier, run: LabelledRun) -> HeldOutRun:
     """Return what a classifier says about examples that it was not fitted on."""
     probabilities = classifier.predict_proba(feature_matrix(run, classifier.features))
     return HeldOutRun(
-        name=name,
+        name=source_name(run),
         run=run,
         compared=Compared(run.extracted, probabilities, probabilities >= classifier.threshold),
         expected=(classifier.expected_count(probabilities),),
@@ -188,21 +188,22 @@ def merge_by_name(parts: Sequence[HeldOutRun]) -> list[HeldOutRun]:
 
 
 def held_out_figures(
-    runs: Sequence[HeldOutRun], *, with_threshold: bool, resample_runs: bool, seed: int
+    runs: Sequence[HeldOutRun], kind: HeldOutKind, *, seed: int
 ) -> dict[str, Figure]:
-    """Return how well predictions do, by name, at the prevalence of each run.
+    """Return how well predictions do, by name, at the prevalence of each run; nothing of no runs.
 
     ROC-AUC and PR-AUC are means over runs, the others are over the examples of all runs
     together. Shares have exact intervals (Clopper-Pearson), for examples that are independent;
     the others are resampled.
 
     Args:
-        runs: at least one.
-        with_threshold: whether calibration and threshold have not seen the examples, so that
-            what depends on them may be said.
-        resample_runs: whether an interval covers which runs there are, beside their examples.
+        runs: judged.
+        kind: what was held out. Of calibration examples nothing is said that depends on the
+            threshold. Where it was runs, an interval also covers which runs there are.
         seed: of the resampling.
     """
+    if not runs:
+        return {}
     # Ranking is a mean over runs, for scores of two runs are not comparable: their levels differ.
     compared = [part.compared for part in runs]
     whole = pooled(compared)
@@ -211,7 +212,7 @@ def held_out_figures(
         "roc_auc": partial(_mean_over_runs, roc_auc),
         "pr_auc": partial(_mean_over_runs, pr_auc),
     }
-    if with_threshold:
+    if kind != "calibration":
         shares |= {"precision": whole.precision, "recall": whole.recall}
         statistics["brier"] = partial(_over_examples, brier)
         statistics["calibration_error"] = partial(_over_examples, expected_calibration_error)
@@ -220,7 +221,7 @@ def held_out_figures(
         for name, share in shares.items()
     }
     return figures | bootstrap(
-        compared, statistics, n=_N_RESAMPLES, seed=seed, resample_runs=resample_runs
+        compared, statistics, n=_N_RESAMPLES, seed=seed, resample_runs=kind == "run"
     )
 
 

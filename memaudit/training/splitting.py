@@ -6,6 +6,7 @@ Fewer are split example by example.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -99,10 +100,7 @@ def held_out_splits(runs: Sequence[VerifiedRun], *, share: float, seed: int) -> 
 
 def source_name(run: LabelledRun) -> str:
     """Return the name of the run that a side of a split was taken from."""
-    for side in _SIDES:
-        if run.name.endswith(f" ({side})"):
-            return run.name.removesuffix(f" ({side})")
-    return run.name
+    return re.sub(rf" \(({'|'.join(_SIDES)})\)\Z", "", run.name)
 
 
 def count_texts(runs: Sequence[VerifiedRun], extracted: bool) -> int:

@@ -19,19 +19,15 @@ def make_judged(name="run", seed=0, n=80, shift=0.0):
         "teacher_suffix_mean_logprob": rng.normal(-3 + shift, 1, size=n),
     }
     probabilities = CLASSIFIER.predict_proba(np.column_stack(list(features.values())))
-    return judge_held_out(
-        name, CLASSIFIER, LabelledRun(name, features, rng.random(n) < probabilities)
-    )
+    return judge_held_out(CLASSIFIER, LabelledRun(name, features, rng.random(n) < probabilities))
 
 
 RUNS = [make_judged(f"run-{i}", i) for i in range(3)]
 
 
-def figures(runs=RUNS, with_threshold=True, resample_runs=False, seed=0):
+def figures(runs=RUNS, kind="example", seed=0):
     """Return the figures."""
-    return held_out_figures(
-        runs, with_threshold=with_threshold, resample_runs=resample_runs, seed=seed
-    )
+    return held_out_figures(runs, kind, seed=seed)
 
 
 def test_ranking_is_a_mean_over_runs_and_shares_are_over_examples():
@@ -57,7 +53,7 @@ def test_ranking_is_a_mean_over_runs_and_shares_are_over_examples():
 
 def test_every_interval_holds_its_figure():
     """Ninety-five in a hundred do; these do, for their seed is fixed."""
-    for name, figure in figures(resample_runs=True).items():
+    for name, figure in figures(kind="run").items():
         if name != "calibration_error":  # resampling adds noise, which never lowers a gap
             assert figure.interval.low <= figure.value <= figure.interval.high, name
 
@@ -66,28 +62,28 @@ def test_runs_that_differ_widen_the_interval_when_runs_are_drawn():
     """Three runs say little about the next one, however many examples they hold."""
     unlike = [*RUNS, make_judged("easy", 9, shift=2.0), make_judged("hard", 10, shift=-2.0)]
 
-    def width(resample_runs):
-        interval = figures(unlike, resample_runs=resample_runs)["brier"].interval
+    def width(kind):
+        interval = figures(unlike, kind)["brier"].interval
         return interval.high - interval.low
 
-    assert width(True) > 1.2 * width(False)
+    assert width("run") > 1.2 * width("example")
 
 
 def test_the_same_seed_gives_the_same_intervals():
     """A card is the same byte for byte."""
-    assert figures(resample_runs=True) == figures(resample_runs=True)
+    assert figures(kind="run") == figures(kind="run")
     assert figures(seed=1) != figures(seed=0)
 
 
 def test_nothing_is_said_of_a_threshold_that_saw_the_examples():
     """It would flatter."""
-    assert set(figures(with_threshold=False)) == {"prevalence", "roc_auc", "pr_auc"}
+    assert set(figures(kind="calibration")) == {"prevalence", "roc_auc", "pr_auc"}
 
 
 def test_figures_that_do_not_exist_are_none():
     """A run without a positive has no ranking, and one without a flag no precision."""
     barren = LabelledRun("barren", RUNS[0].run.features, np.zeros(80, dtype=bool))
-    judged = judge_held_out("barren", CLASSIFIER, barren)
+    judged = judge_held_out(CLASSIFIER, barren)
     found = figures([judged])
 
     assert found["pr_auc"].document() == {"value": None, "low": None, "high": None}
