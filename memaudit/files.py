@@ -50,6 +50,8 @@ def output_errors(path: Path, verb: Literal["written", "read"] = "written") -> I
             f"{shown_path(path)}: cannot be {verb}: {error.strerror or 'I/O error'}",
             hint=_PLACE_HINT
             if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+            else "make its folder first, or choose another place"
+            if error.errno == errno.ENOENT and verb == "written"
             else "check the space on the disk and the permissions, or choose a place with --out",
         ) from error
 
@@ -72,6 +74,8 @@ def written_file(path: Path, *, clear: bool = True) -> Iterator[BinaryIO]:
         OutputError: it cannot be written.
     """
     with output_errors(path):
+        if not path.name:  # such as `.` and `/`
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         descriptor = _own_descriptor(path)
         if descriptor is not None or _is_special(path):
             with tempfile.TemporaryFile() as stream:

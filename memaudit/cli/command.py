@@ -8,7 +8,7 @@ import re
 import sys
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +19,7 @@ from click.shell_completion import CompletionItem
 
 from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.errors import UsageError
+from memaudit.files import is_special
 from memaudit.runs.files import committed_file, open_path, output_folder, read_content
 from memaudit.text import json_text, shown_path
 
@@ -348,7 +349,9 @@ def _shown_run(run: Path) -> str:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, for its owner alone, in a folder that is made if missing."""
-    with output_folder(path.parent), committed_file(path) as stream:
+    # Of a pipe or a device the folder, such as /dev, need not be one that may be written.
+    folder = nullcontext() if is_special(path) else output_folder(path.parent)
+    with folder, committed_file(path) as stream:
         stream.write(content)
 
 

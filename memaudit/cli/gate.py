@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memaudit.cli import options
-from memaudit.cli.command import Command, FiniteRange, Shown, bundle, variables_used
+from memaudit.cli.command import Command, FiniteRange, Shown, bundle, variables_used, write_file
 from memaudit.cli.options import (
     COUNT,
     PATH,
@@ -25,7 +25,6 @@ from memaudit.cli.options import (
 from memaudit.errors import OutputError, UsageError
 from memaudit.gate import Rescoring
 from memaudit.reports.markdown import cut
-from memaudit.runs.files import committed_file
 from memaudit.text import json_text, safe_text, shown_path
 
 if TYPE_CHECKING:
@@ -142,8 +141,7 @@ class Outputs:
         if path is None:
             click.echo(content, nl=False)
             return
-        with committed_file(path) as stream:
-            stream.write(content.encode())
+        write_file(path, content.encode())
 
     def variables(self) -> tuple[str, ...]:
         """Return the names of the variables that changed what the gate does, or where it writes."""

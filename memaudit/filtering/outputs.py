@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,8 +226,10 @@ def nothing_half_written(places: list[Path]) -> Iterator[None]:
     # Ctrl-C leaves nothing behind either.
     except BaseException:
         for place in places:
-            if place not in was_there:
-                place.unlink(missing_ok=True)
+            # What failed is told, not that nothing of it can be removed.
+            with suppress(OSError):
+                if place not in was_there:
+                    place.unlink(missing_ok=True)
         raise
 
 

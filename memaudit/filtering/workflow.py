@@ -190,6 +190,7 @@ class _Texts:
         self.n_bytes, self.n_tokens = np.zeros((2, run.n_rows), dtype=np.int64)
         self.lost_bytes, self.lost_tokens = np.zeros((2, run.n_rows), dtype=np.int64)
         self.cuts: dict[int, Cuts] = {}
+        self.n_not_cut = 0
         self._keys = bytearray()
 
     @property
@@ -229,8 +230,9 @@ def _searched(
         for row in read():
             if isinstance(row, Example) and (left := risky.learn(row)) is not None:
                 texts.lose(row.row, left)
-        texts.cuts = risky.cuts
-        return risky.selection
+        found, texts.cuts = risky.selection, risky.cuts
+        texts.n_not_cut = int((selection.is_cut & ~found.is_cut & ~found.is_removed).sum())
+        return found
     if options.near_duplicates is not None:
         near = NearDuplicates(run, selection, options.near_duplicates)
         for row in read():
@@ -248,8 +250,6 @@ def _searched(
 def _result(run: Run, options: FilterOptions, selection: Selection, texts: _Texts) -> FilterResult:
     removed, classifier = selection.is_removed, run.manifest.classifier
     is_risky = np.isin(run.worst_windows, selection.risky_windows) & run.is_scored
-    is_whole = ~removed & ~selection.is_cut
-    n_not_cut = int((is_risky & is_whole).sum()) if options.strategy == "excise" else 0
     generic, removed_generic = run.risks.generic_probabilities, None
     if generic is not None:
         is_gone = np.bincount(run.risks.text_of_row, ~removed[run.is_scored]) == 0
@@ -265,7 +265,7 @@ def _result(run: Run, options: FilterOptions, selection: Selection, texts: _Text
         removed_copies=int(selection.is_copy.sum()),
         removed_alike=int((removed & (selection.kept >= 0) & ~selection.is_copy).sum()),
         excised=int(selection.is_cut.sum()),
-        not_cut=n_not_cut,
+        not_cut=texts.n_not_cut,
         risky_texts=len(np.unique(texts.numbers[is_risky])),
         risky_windows=len(np.unique(run.worst_windows[is_risky])),
         unscored_kept=int((~run.is_scored & ~removed).sum()),

@@ -140,3 +140,11 @@ def test_a_pipe_is_no_place_for_a_corpus(capsys, tmp_path):
 
     assert filter_("--out", "o.jsonl", "--top", "1", "--force") == 2
     assert "neither a file nor a folder" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_a_file_is_told(capsys, tmp_path):
+    """What failed is said, and not that nothing of it can be removed."""
+    (tmp_path / "file").write_text("")
+
+    assert filter_("--out", "file/o.jsonl", "--top", "1") == 2
+    assert "error: file: cannot be written: File exists" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """`memaudit gate`: formats, files, and what a CI job sees."""
 
 import json
+import os
+import threading
 from xml.etree import ElementTree
 
 import pytest
@@ -42,6 +44,34 @@ def test_every_format_ends_with_the_verdict(kind, limit, code, capsys, tmp_path)
     assert written.stat().st_mode & 0o777 == 0o600
     assert told.err == ""
     assert "CANARY" not in told.out
+
+
+def test_the_folder_of_an_output_is_made(tmp_path):
+    """As the report makes it: in CI there is no folder before the first job has written."""
+    assert gate("--output", "reports/ci/told") == 0
+    assert (tmp_path / "reports" / "ci" / "told").is_file()
+
+
+@pytest.mark.parametrize("place", [".", "/", ".."])
+def test_a_folder_is_no_place_for_an_output(place, capsys):
+    """A name that is none is told, as every other place that does not fit."""
+    assert gate("--output", place) == 2
+    assert "internal error" not in (told := capsys.readouterr().err)
+    assert f"{place}: cannot be written" in told
+
+
+def test_a_pipe_needs_no_folder_that_can_be_written(tmp_path, monkeypatch):
+    """/dev/stdout lies in one that only root writes in."""
+    os.mkfifo(tmp_path / "pipe")
+    got = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    monkeypatch.setattr("memaudit.cli.command.output_folder", lambda path: pytest.fail("tried"))
+
+    assert gate("--output", "pipe") == 0
+
+    reader.join(10)
+    assert "The gate passes." in got[0]
 
 
 def test_json_is_one_document(capsys):
@@ -193,7 +223,8 @@ def test_the_verdict_of_a_job_is_told_last_and_only_once_all_is_written(tmp_path
     """A job that reads `pass` from a gate that then fails would go on."""
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "outputs"))
     told = ["--output-format", "github", "--github-files"]
-    assert gate(*told, str(tmp_path / "missing")) == 2
+    (tmp_path / "file").write_text("")
+    assert gate(*told, str(tmp_path / "file")) == 2
     assert not (tmp_path / "outputs").exists()
 
     assert gate(*told, str(tmp_path), limit="0") == 1

@@ -209,6 +209,22 @@ def test_a_header_is_cut_out_of_documents_that_share_it(tmp_path):
     assert result.removed_text_bytes == 32 * 8
 
 
+def test_rows_that_nobody_asked_to_cut_are_not_told_as_uncut(tmp_path):
+    """Of equally risky rows --top takes some. That the others stay whole is what was asked for."""
+    source = write_jsonl(tmp_path / "c.jsonl", [f"header01 and {n}" for n in range(9)])
+    finish_run(source, tmp_path / "run", recited=["header01"])
+
+    result = filter_corpus(
+        read_run(tmp_path / "run"),
+        str(source),
+        None,
+        options=FilterOptions(top=4, strategy="excise"),
+        tokenizer=ByteTokenizer(),
+    )
+
+    assert (result.excised, result.not_cut) == (4, 0)
+
+
 def test_a_text_of_which_nothing_is_left_goes(tmp_path):
     """An empty row is no row in some formats, and teaches nobody anything."""
     source = write_jsonl(tmp_path / "c.jsonl", ["header01", "header01 \n", "header01 more"])
