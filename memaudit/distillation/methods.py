@@ -130,26 +130,21 @@ def generate_hard_labels(
     if prefix_len < 1:
         raise ValueError(f"prefix_len must be at least 1, got {prefix_len}")
     # By length: all that is continued together gets the same number of tokens.
-    prefixes: dict[int, dict[bytes, NDArray[np.int32]]] = defaultdict(dict)
-    for example in examples:
+    places: dict[int, dict[bytes, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for i, example in enumerate(examples):
         if len(example) > prefix_len:
-            prefix = example[:prefix_len]
-            prefixes[len(example)][window_key(prefix)] = prefix
-    written: dict[tuple[int, bytes], NDArray[np.int32]] = {}
-    for length, by_key in prefixes.items():
-        found = continue_prefixes(
-            teacher, list(by_key.values()), length - prefix_len, sampling=sampling, seed=seed
+            places[len(example)][window_key(example[:prefix_len])].append(i)
+    labels = list(examples)
+    for length, by_prefix in places.items():
+        prefixes = [examples[indices[0]][:prefix_len] for indices in by_prefix.values()]
+        suffixes = continue_prefixes(
+            teacher, prefixes, length - prefix_len, sampling=sampling, seed=seed
         )
-        written |= {
-            (length, key): np.concatenate([by_key[key], suffix]).astype(np.int32)
-            for key, suffix in zip(by_key, found, strict=True)
-        }
-    return [
-        written[len(example), window_key(example[:prefix_len])]
-        if len(example) > prefix_len
-        else example
-        for example in examples
-    ]
+        for prefix, suffix, indices in zip(prefixes, suffixes, by_prefix.values(), strict=True):
+            written = np.concatenate([prefix, suffix]).astype(np.int32)
+            for i in indices:
+                labels[i] = written
+    return labels
 
 
 def on_policy_loss(loss: LossFunction, share: float) -> LossFunction:

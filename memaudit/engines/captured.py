@@ -359,36 +359,32 @@ class Codec(msgspec.Struct, frozen=True):
 
     def logprobs(self, packed: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return (n, k) log-probabilities of (n, bytes)."""
-        sizes = [(self.exact_dtype, self.exact_k), (self.term_dtype, len(self.terms))]
-        n_bytes = sum(np.dtype(_DTYPES[dtype]).itemsize * n for dtype, n in sizes)
+        if not len(packed):
+            return np.empty((0, self.k))
+        n_terms, n_rest = len(self.terms), self.k - self.exact_k
+        sizes = [_size(self.exact_dtype) * self.exact_k, _size(self.term_dtype) * n_terms]
         for each in self.residual_bins:
-            n_bytes += np.dtype(_DTYPES[each.scale_dtype]).itemsize
-            n_bytes += -(-each.element_bits * each.num_elements // 8)
-        if packed.shape[1] != n_bytes and len(packed):
+            sizes += [_size(each.scale_dtype), -(-each.element_bits * each.num_elements // 8)]
+        if packed.shape[1] != sum(sizes):
             raise RowError(
-                f"{packed.shape[1]} bytes for an entry, by {CODEC_FILE} there must be {n_bytes}"
+                f"{packed.shape[1]} bytes for an entry, by {CODEC_FILE} there must be {sum(sizes)}"
             )
-        exact, rest = _floats(packed, self.exact_dtype, self.exact_k)
-        coefficients, rest = _floats(rest, self.term_dtype, len(self.terms))
-        n_rest = self.k - self.exact_k
+        head, terms, *bins = np.split(packed, np.cumsum(sizes)[:-1], axis=1)
+        exact, coefficients = _floats(head, self.exact_dtype), _floats(terms, self.term_dtype)
         t = np.linspace(0, 1, n_rest) if self.normalize_t else np.arange(n_rest, dtype=np.float64)
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of that is refused
             curve = [getattr(np, x)(t) if isinstance(x, str) else t**x for x in self.terms]
-            tail = coefficients @ np.array(curve).reshape(len(self.terms), n_rest)
+            tail = coefficients @ np.array(curve).reshape(n_terms, n_rest)
         start = 0
-        for each in self.residual_bins:
-            scale, rest = _floats(rest, each.scale_dtype, 1)
-            size = -(-each.element_bits * each.num_elements // 8)
-            steps = _integers(rest[:, :size], each.element_bits, each.num_elements)
-            rest = rest[:, size:]
+        for each, scale, steps in zip(self.residual_bins, bins[::2], bins[1::2], strict=True):
+            n, n_bits = each.num_elements, each.element_bits
             # One bit says up or down.
-            lowest, factor = (
-                (-1, 2) if each.element_bits == 1 else (-(1 << each.element_bits - 1), 1)
-            )
-            tail[:, start : start + each.num_elements] += (steps * factor + lowest) * scale
-            start += each.num_elements
-        found = np.concatenate([exact, tail], axis=1)
-        return np.cumsum(found, axis=1) if self.delta_encoding else found
+            lowest, factor = (-1, 2) if n_bits == 1 else (-(1 << n_bits - 1), 1)
+            found = _integers(steps, n_bits, n) * factor + lowest
+            tail[:, start : start + n] += found * _floats(scale, each.scale_dtype)
+            start += n
+        logprobs = np.concatenate([exact, tail], axis=1)
+        return np.cumsum(logprobs, axis=1) if self.delta_encoding else logprobs
 
     def ids(self, packed: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return (n, k) token ids of (n, bytes)."""
@@ -403,13 +399,16 @@ class Codec(msgspec.Struct, frozen=True):
         return _integers(packed, n_bits, self.k)
 
 
-def _floats(packed: NDArray[np.uint8], dtype: str, n: int) -> tuple[NDArray[np.float64], Any]:
-    """Return (n_entries, n) numbers from the start of each entry, and the bytes behind them."""
-    size = np.dtype(_DTYPES[dtype]).itemsize * n
-    found = np.ascontiguousarray(packed[:, :size]).view(_DTYPES[dtype])
+def _size(dtype: str) -> int:
+    return np.dtype(_DTYPES[dtype]).itemsize
+
+
+def _floats(packed: NDArray[np.uint8], dtype: str) -> NDArray[np.float64]:
+    """Return (n_entries, n) numbers of their bytes."""
+    found = np.ascontiguousarray(packed).view(_DTYPES[dtype])
     if dtype == "bfloat16":  # the upper half of a float32
         found = (found.astype(np.uint32) << 16).view(np.float32)
-    return found.astype(np.float64), packed[:, size:]
+    return found.astype(np.float64)
 
 
 def _integers(packed: NDArray[np.uint8], n_bits: int, n: int) -> NDArray[np.int64]:

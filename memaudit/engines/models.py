@@ -52,7 +52,7 @@ class ModelOptions:
     """How a model is loaded."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the body; the head always runs in float32."""
+    """Of the body; the head always sums in float32."""
 
     device: str = "auto"
     """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` or `split` (over all, disk included)."""

@@ -144,22 +144,20 @@ class LogprobEngine(OutsideEngine[tuple[PromptLogprobs, ModelLimits]]):
         """Return the scores of each window, see `Engine`, without what needs all logits."""
         check_windows(windows, self._bos, [limits for _, limits in self._models])
         prompts = [[*self._bos, *window.tolist()] for window in windows]
-        found = [self._token_scores(run(prompts), windows) for run, _ in self._models]
-        return [WindowScores(*scores) for scores in zip(*found, strict=True)]
-
-    def _token_scores(
-        self, logprobs: list[NDArray[np.float32]], windows: Sequence[NDArray[np.int32]]
-    ) -> list[TokenScores]:
-        scores = []
-        for own_and_rival, window in zip(logprobs, windows, strict=True):
-            # With a BOS in front, the first prediction is of the window's first token: no score.
-            own, rival = own_and_rival[:, len(self._bos) :]
-            if len(own) != len(window) - 1 or not np.isfinite(own).all():
-                raise ModelError(
-                    f"{self.name} gives {int(np.isfinite(own).sum())} finite log-probabilities for a "
-                    f"window of {len(window)} tokens, expected {len(window) - 1}",
-                    hint="use the model itself with --engine hf",
-                )
-            # Not by rank: vLLM's counts ties, and would miss a token that is as probable.
-            scores.append(TokenScores(own, own >= rival, entropy=None, margin=own - rival))
-        return scores
+        of_models = []
+        for run, _ in self._models:
+            scores = []
+            for own_and_rival, window in zip(run(prompts), windows, strict=True):
+                # With a BOS in front, the first prediction is of the window's first token: no score.
+                own, rival = own_and_rival[:, len(self._bos) :]
+                n_finite = int(np.isfinite(own).sum())
+                if not len(own) == n_finite == len(window) - 1:
+                    raise ModelError(
+                        f"{self.name} gives {n_finite} finite log-probabilities for a window of "
+                        f"{len(window)} tokens, expected {len(window) - 1}",
+                        hint="use the model itself with --engine hf",
+                    )
+                # Not by rank: vLLM's counts ties, and would miss a token that is as probable.
+                scores.append(TokenScores(own, own >= rival, entropy=None, margin=own - rival))
+            of_models.append(scores)
+        return [WindowScores(*scores) for scores in zip(*of_models, strict=True)]

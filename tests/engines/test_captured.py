@@ -261,6 +261,18 @@ def test_bytes_of_another_configuration_are_refused():
         CapturedRow(captured, 4, None, codec).entries()
 
 
+@pytest.mark.parametrize("terms", [None, (0, 1)])
+def test_a_row_of_one_token_has_no_packed_entries(terms):
+    """Nobody predicts its token; of what width entries would have been, nothing is there to say."""
+    codec = Codec(d=8, k=3, exact_k=1, residual_bins=(), polynomial_terms=terms)
+    captured = {"compressed_logprobs": [], "bytepacked_indices": []}
+
+    found = CapturedRow(captured, 1, None, codec).entries()
+
+    assert found.ids.shape == found.logprobs.shape == (0, 3)
+    assert np.isnan(own_and_rival([7], found)).all()
+
+
 @pytest.mark.parametrize("number", [7.5, 256, -1, None])
 @pytest.mark.parametrize("column", ["compressed_logprobs", "bytepacked_indices"])
 def test_numbers_that_are_no_bytes_are_refused(column, number):
