@@ -310,23 +310,25 @@ def explanation_page(found: Explanation) -> Page:
 
 def _drivers(found: Explanation) -> Table:
     largest = max(abs(one.log_odds) for one in found.contributions) or 1.0
-    rows: list[tuple[Sentence | Cell, ...]] = [
-        (
-            words.feature(one.feature),
-            _number(one.feature, one.value),
-            _number(one.feature, one.typical),
-            f"{one.log_odds:+.2f}",
-            Cell(bar=Bar(abs(one.log_odds) / largest, is_risk=one.log_odds > 0)),
-        )
-        for one in found.contributions
-    ]
     total = f"all together: a probability of {words.percent(found.probability)}"
-    rows.insert(0, ("a window with typical values", "", "", f"{found.start:+.2f}", ""))
-    rows.append((Words(total, "strong"), "", "", Words(f"{found.log_odds:+.2f}", "strong"), ""))
+    rows: tuple[tuple[Sentence | Cell, ...], ...] = (
+        ("a window with typical values", "", "", f"{found.start:+.2f}", ""),
+        *(
+            (
+                words.feature(one.feature),
+                _number(one.feature, one.value),
+                _number(one.feature, one.typical),
+                f"{one.log_odds:+.2f}",
+                Cell(bar=Bar(abs(one.log_odds) / largest, is_risk=one.log_odds > 0)),
+            )
+            for one in found.contributions
+        ),
+        (Words(total, "strong"), "", "", Words(f"{found.log_odds:+.2f}", "strong"), ""),
+    )
     return Table(
         title="Log-odds: above 0 raises the risk, below 0 lowers it",
         columns=(Column("feature"), *numbers("here", "typical", "log-odds"), BARS),
-        rows=tuple(rows),
+        rows=rows,
     )
 
 
