@@ -146,12 +146,22 @@ class Command(_Careful):
         return param.opts[0] in self.common
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the command line, unless a model or the corpus is named twice and one would be left out."""
-        # Read once more: what click makes of it no longer tells how often an option was given.
+        """Read the command line, unless a model or the corpus is named twice or a value is empty."""
+        # Read once more: what click makes of it no longer tells how often an option was given, and
+        # that a path was empty.
         parser = self.make_parser(ctx)
         # A shell that asks for completions has half a command line, which may be wrong so far.
-        order = [] if ctx.resilient_parsing else parser.parse_args([*args])[2]
+        given, _, order = ({}, [], []) if ctx.resilient_parsing else parser.parse_args([*args])
         for param in order:
+            value = given.get(param.name or "")
+            name = param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
+            if value == "" or (isinstance(value, list) and "" in value):
+                # As a path it would be the working folder: all that lies there, as the corpus.
+                raise UsageError(
+                    f"{name} is empty",
+                    hint="give it a value, or leave it out; "
+                    "a variable of the shell that nobody has set is empty",
+                )
             is_one = not param.multiple and getattr(param, "metavar", "") in ("MODEL", "CORPUS")
             if is_one and order.count(param) > 1:
                 raise UsageError(

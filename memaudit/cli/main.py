@@ -1,6 +1,7 @@
 """The command group, and the one place where errors become text and exit codes."""
 
 import errno
+import io
 import os
 import select
 import sys
@@ -141,6 +142,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _invoke(arguments: Sequence[str]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # An id, a bar or a dash that the locale has no letter for must not end a command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     # The scripts of the shells ask without arguments. With some, the variable is a left-over, and
     # click would answer it instead of running the command.
     asked = not arguments and {"COMP_WORDS", "COMP_CWORD"} <= os.environ.keys()

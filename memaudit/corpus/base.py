@@ -324,6 +324,11 @@ def corpus_of(data: object) -> CorpusOptions:
     """
     if isinstance(data, CorpusOptions):
         return data
+    if data is None or (isinstance(data, str) and not data):
+        # The path `.` would be all that lies in the working folder.
+        raise UsageError(
+            "no corpus is given", hint="give a path, a data set, a frame, a table or dicts"
+        )
     if isinstance(data, str | os.PathLike):
         return CorpusOptions(os.fspath(data))
     return CorpusOptions("rows", rows=data)

@@ -211,6 +211,10 @@ def find_row(run: Run, named: str) -> int:
     ):
         if not len(found):
             found = np.flatnonzero(is_it.to_pylist())
+    if not len(found) and "\\" in named:
+        # As every page shows it: a character that could steer a terminal is written out.
+        ids = run.rows.column("id").to_pylist()
+        found = np.flatnonzero([safe_text(each) == named for each in ids])
     if len(found) == 1:
         return int(found[0])
     shown = safe_text(named)

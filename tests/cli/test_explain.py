@@ -74,6 +74,17 @@ def test_a_row_that_cannot_be_explained_is_an_error(folder, row, why, capsys):
     assert why in capsys.readouterr().err
 
 
+def test_a_row_is_found_by_its_id_as_it_is_shown(tmp_path, capsys):
+    """What is copied from a page has its control characters written out."""
+    corpus = tmp_path / "corpus.jsonl"
+    rows = [{"id": f"\x1b[31m{n}", "text": f"{n} is a text of its own"} for n in range(3)]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    audit_with(ByteWiseEngine(), tmp_path / "run", rows=read_corpus(CorpusOptions(str(corpus))))
+
+    assert memaudit(["explain", "--run", str(tmp_path / "run"), r"\u001b[31m1"]) == 0
+    assert capsys.readouterr().out.startswith(r"\u001b[31m1 is ")
+
+
 def test_rows_with_the_same_id_are_told_apart_by_their_address(tmp_path, capsys):
     """Ids of a corpus need not be unique."""
     corpus = tmp_path / "corpus.jsonl"

@@ -342,3 +342,33 @@ def test_what_fails_at_the_very_end_is_no_verdict():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
 
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "--teacher", "t", "--data", ""],
+        ["predict", "--data=", "--teacher", "t"],
+        ["gate", "--run", "", "--max-rate", "1"],
+        ["status", ""],
+        ["explain", "--run", "r", ""],
+    ],
+)
+def test_a_value_that_is_empty_is_refused(arguments, capsys):
+    """As a path it is the working folder: all that lies there would be the corpus."""
+    assert run(arguments) == 2
+    said = capsys.readouterr().err
+    assert " is empty\n" in said
+    assert "nobody has set" in said
+
+
+def test_a_locale_without_the_letters_does_not_end_a_command():
+    """Bars, dashes and ids are written out where the output is not UTF-8."""
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    script = "import sys; from memaudit.cli import main as m; import click\n"
+    script += "m.cli.add_command(click.command('say')(lambda: click.echo('\u2588 \xfc')))\n"
+    script += "sys.exit(m.run(['say']))"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment)
+
+    assert (done.returncode, done.stdout) == (0, b"\\u2588 \xfc\n")

@@ -139,6 +139,8 @@ def test_rows_without_text_are_refused_with_their_columns(holder):
         ({"train": [], "test": []}, "expected rows, got a mapping of train, test"),
         (7, "expected a path, a data set, a frame, a table or dicts, got int"),
         (b"bytes", "got bytes"),
+        (None, "no corpus is given"),
+        ("", "no corpus is given"),
     ],
 )
 def test_what_has_no_rows_is_a_usage_error(data, message):
