@@ -46,13 +46,7 @@ class MissingDependency(MemauditError):  # noqa: N818  named for what it says
     """An optional package is needed and is not installed."""
 
     def __init__(self, package: str, *, needed_for: str, extra: str | None = None) -> None:
-        """Say what is missing.
-
-        Args:
-            package: its name.
-            needed_for: what was asked.
-            extra: that brings it. None: all but the light set for a gate has it.
-        """
+        """Say which extra brings it. None: all but the light set for a gate has it."""
         brought_by = f"'memaudit-distill[{extra}]'" if extra else "memaudit-distill"
         super().__init__(
             f"{needed_for} needs the package {package}, which is not installed",

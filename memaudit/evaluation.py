@@ -33,10 +33,8 @@ class Rate:
     """The share; None out of none."""
 
     low: float
-    """Lower end, in [0, 1]."""
-
     high: float
-    """Upper end, in [0, 1]."""
+    """Ends of the interval, in [0, 1]."""
 
     @classmethod
     def of_counts(cls, count: int, of: int) -> Self:
@@ -97,14 +95,9 @@ def bootstrap(
     seed: int,
     resample_runs: bool,
 ) -> dict[str, Figure]:
-    """Return each statistic of the runs with its 95 % percentile interval.
+    """Return each statistic of all runs together with its 95 % percentile interval.
 
-    Args:
-        runs: at least one.
-        statistics: of all runs together; None where one does not exist.
-        n: resamples; 0 gives no intervals.
-        seed: see `resamples`.
-        resample_runs: see `resamples`.
+    There is at least one run. Intervals are from n `resamples`: 0 gives none.
     """
     values: dict[str, list[float]] = {name: [] for name in statistics}
     for drawn in resamples(runs, n=n, seed=seed, resample_runs=resample_runs):
@@ -216,10 +209,8 @@ class Comparison:
     """Distinct examples expected to be memorized."""
 
     expected_low: int
-    """Lower end of its 95 % interval."""
-
     expected_high: int
-    """Upper end of its 95 % interval."""
+    """Ends of its 95 % interval."""
 
     interval_covers_level: bool
     """Whether that interval allows for the level of all probabilities being off; chance alone
@@ -229,10 +220,8 @@ class Comparison:
     """Distinct examples that the student recites."""
 
     expected_rows: float
-    """Rows expected to be memorized, equal ones counted each time."""
-
     found_rows: int
-    """Rows that the student recites, equal ones counted each time."""
+    """The same of rows, equal ones counted each time."""
 
     missed: tuple[MissedExample, ...]
     """Extracted and not flagged, the least probable first; as many as were asked for."""
@@ -299,10 +288,7 @@ class FoundRows:
 def compare(found: FoundRows, predicted: RowPredictions, *, n_missed: int = 100) -> Comparison:
     """Compare predicted with found, each distinct window by its first row.
 
-    Args:
-        found: rows that were looked at all have a probability.
-        predicted: for the same rows.
-        n_missed: missed examples to list, at least 0.
+    Rows that were looked at all have a probability. At most `n_missed` missed examples are listed.
     """
     looked_at = np.flatnonzero(found.looked_at)
     _, first, copies = np.unique(found.example[looked_at], return_index=True, return_counts=True)

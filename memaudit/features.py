@@ -231,11 +231,7 @@ def corpus_features(
 ) -> dict[str, float]:
     """Return the features that no model is needed for, by name.
 
-    Args:
-        text: the window, decoded.
-        suffix_text: its suffix, decoded.
-        occurrences: how many times the window occurs in the corpus, at least 1.
-        objective: what the student will learn from.
+    They are of a window and its suffix, decoded, and of how many times it occurs, at least 1.
     """
     length = zlib_entropy(text)
     return {
@@ -254,12 +250,9 @@ def exposure_features(
 ) -> dict[str, float]:
     """Return how often a student sees the suffix of a window, by name.
 
-    Args:
-        median: as in `memaudit.exposure.Exposure`.
-        share: as there.
-        occurrences: how many times the window occurs in the corpus, at least 1. A row that holds it
-            several times counts once for its grams, and short windows have none.
-        epochs: passes over the corpus.
+    Median and share are as in `memaudit.exposure.Exposure`. How many times the window occurs, at
+    least 1, says more where a row holds it several times, which counts once for its grams, and
+    where it is short and has none.
     """
     return {
         "exposure_median": median,
@@ -299,14 +292,11 @@ def perplexity(logprobs: NDArray[Any]) -> Numbers:
 
 
 def min_k_logprob(logprobs: NDArray[Any]) -> Numbers:
-    """Return the mean log-probability of the least probable fifth of the tokens, nats.
+    """Return the mean log-probability of the least probable fifth of (..., S) tokens, nats.
 
     Source: Shi et al. 2023 (arXiv:2310.16789), Min-K%.
-
-    Args:
-        logprobs: (S,) or (n, S) nats; at least one token is taken.
     """
-    # A fifth of four tokens is none.
+    # At least one: a fifth of four tokens is none.
     k = max(1, int(logprobs.shape[-1] * 0.2))
     return mean(np.sort(logprobs, axis=-1)[..., :k])
 

@@ -133,13 +133,32 @@ class Prefilter(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
     def highest(self, known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Return (n,) the highest probability that each window could get.
+        """Return (n,) the highest probability that windows could get, whatever models say of them.
 
-        What `known` says of the teacher is not looked at: it has not run yet.
+        What `known` says of the teacher is not looked at: it has not run yet. For what is not
+        there, and for NaN, the limit counts; where that is none, the probability is 1.
         """
-        names = self.known_features
-        told = {name: column for name, column in known.items() if name in names}
-        return highest_probability(self.classifier, told)
+        classifier, names = self.classifier, self.known_features
+        logits = np.full(len(next(iter(known.values()))), classifier.intercept)
+        for name, mean, scale, coefficient in zip(
+            classifier.features,
+            classifier.means,
+            classifier.scales,
+            classifier.coefficients,
+            strict=True,
+        ):
+            # 0 times a limit at infinity is no number.
+            if coefficient == 0:
+                continue
+            # Whatever a model says, its term is at most the one at the end of the feature's range;
+            # with that end in place of what is unknown, the sum can only be too high, never too low.
+            limits = ((low, high) for ending, low, high in _LIMITS if name.endswith(ending))
+            low, high = next(limits, (-math.inf, math.inf))
+            best = high + _SLACK if coefficient > 0 else low - _SLACK
+            values = np.asarray(known.get(name, best) if name in names else best)
+            logits += coefficient * ((np.where(np.isnan(values), best, values) - mean) / scale)
+        # The slope is above 0: the highest logit gives the highest probability.
+        return sigmoid(classifier.calibration.slope * logits + classifier.calibration.intercept)
 
     def probabilities(self, known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return (n,) the first stage's probability that the student memorizes each window.
@@ -208,42 +227,6 @@ def make_prefilter(classifier: RiskClassifier, survival: float) -> Prefilter:
         estimator=screen.estimator,
         cutoff=screen.cutoff(survival),
     )
-
-
-def highest_probability(
-    classifier: RiskClassifier, known: Mapping[str, NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    """Return the highest probability that windows could get, whatever the models say of them.
-
-    Args:
-        classifier: whose probability.
-        known: (n,) by name, the features that are known; for the others, and for NaN, their limits
-            count.
-
-    Returns:
-        (n,) in [0, 1]; 1 where a feature without a limit decides.
-    """
-    n = len(next(iter(known.values())))
-    logits = np.full(n, classifier.intercept)
-    for name, mean, scale, coefficient in zip(
-        classifier.features,
-        classifier.means,
-        classifier.scales,
-        classifier.coefficients,
-        strict=True,
-    ):
-        # 0 times a limit at infinity is no number.
-        if coefficient == 0:
-            continue
-        # Whatever a model says, its term is at most the one at the end of the feature's range; with
-        # that end in place of what is unknown, the sum can only be too high, never too low.
-        limits = ((low, high) for ending, low, high in _LIMITS if name.endswith(ending))
-        low, high = next(limits, (-math.inf, math.inf))
-        best = high + _SLACK if coefficient > 0 else low - _SLACK
-        values = np.asarray(known.get(name, best))
-        logits += coefficient * ((np.where(np.isnan(values), best, values) - mean) / scale)
-    # The slope is above 0: the highest logit gives the highest probability.
-    return sigmoid(classifier.calibration.slope * logits + classifier.calibration.intercept)
 
 
 def _columns(

@@ -60,11 +60,7 @@ def suffix(per_token: NDArray[_Entry], prefix_len: int) -> NDArray[_Entry]:
 
 
 def stack_scores(scores: Sequence[WindowScores]) -> WindowScores:
-    """Return the scores of several windows as one: each array is (n, S) instead of (S,).
-
-    Args:
-        scores: at least one, all of windows of one length and from one engine.
-    """
+    """Return the scores of windows of one length as one: each array is (n, S) instead of (S,)."""
     references = [each.reference for each in scores if each.reference is not None]
     divergences = [each.kl_divergence for each in scores if each.kl_divergence is not None]
     return WindowScores(

@@ -20,7 +20,6 @@ from memaudit.features import (
 from memaudit.metrics import clopper_pearson
 from memaudit.prefilter import (
     Prefilter,
-    highest_probability,
     load_prefilter_fit,
     make_prefilter,
     prefilter_fit_bytes,
@@ -78,14 +77,16 @@ def test_no_window_gets_more_than_the_highest_probability(occurrences, logprob, 
 
     said = dict.fromkeys(classifier.features, np.array([logprob]))
     X = np.column_stack([(said | known)[name] for name in classifier.features])
-    assert classifier.predict_proba(X)[0] <= highest_probability(classifier, known)[0]
+    bound = Prefilter(classifier=classifier, survival=1.0).highest(known)
+    assert classifier.predict_proba(X)[0] <= bound[0]
 
 
 def test_a_feature_without_a_limit_leaves_everything_possible():
     """By how much a token beats its rivals knows no bound, so nothing may be concluded from it."""
     classifier = make_classifier(features=("occurrences", "teacher_suffix_min_margin"))
 
-    assert highest_probability(classifier, windows(occurrences=[1, 8])).tolist() == [1.0, 1.0]
+    bound = Prefilter(classifier=classifier, survival=1.0).highest(windows(occurrences=[1, 8]))
+    assert bound.tolist() == [1.0, 1.0]
 
 
 def test_the_bound_looks_at_the_corpus_alone():

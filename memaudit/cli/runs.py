@@ -49,12 +49,11 @@ def merge(
     """
     with shown.working("put the shards together"):
         from memaudit.reports.predict import summary_page
-        from memaudit.runs import results, shards, signature
+        from memaudit.runs import shards, signature
 
         # Before the work: a key that cannot be read is found now.
         key = None if sign is None else signature.read_signing_key(sign)
-        chosen = results.ReportOptions(table, top)
-        result = shards.merge_runs(folders, out, report=chosen)
+        result = shards.merge_runs(folders, out, table_format=table, n_worst=top)
         signer = None if key is None else signature.sign_folder(out, key)
     shown.tell(result.document(), summary_page(result))
     if signer is not None:

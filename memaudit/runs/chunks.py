@@ -204,27 +204,14 @@ def _read_table(plan: ChunkPlan, chunk: int) -> pa.Table:
         return file.read(use_threads=False)
 
 
-class _Failure(msgspec.Struct, frozen=True):
-    run: str
-    chunk: int
-    reason: str
-
-
-class _FailureFile(msgspec.Struct, frozen=True):
-    digest: str
-    failure: _Failure
-
-
 def write_failure(plan: ChunkPlan, chunk: int, reason: str) -> None:
     """Commit the marker of a chunk that cannot be scored.
 
     Raises:
         OutputError: it cannot be written.
     """
-    # Bound to its run and number: a marker that was copied would turn rows into errors.
-    failure = _Failure(plan.fingerprint, chunk, reason)
     with committed_file(_marker(plan, chunk), clear=False) as stream:
-        stream.write(msgspec.json.encode(_FailureFile(_digest(failure), failure)) + b"\n")
+        stream.write(_marked(plan, chunk, reason))
 
 
 def read_failures(plan: ChunkPlan, chunks: Collection[int]) -> dict[int, str]:
@@ -244,12 +231,10 @@ def read_failures(plan: ChunkPlan, chunks: Collection[int]) -> dict[int, str]:
             with output_errors(path, "read"):
                 content = read_content(path, _MAX_MARKER_BYTES)
             # Whoever can write here may nest brackets without end.
-            with suppress(ValueError, RecursionError):
-                found = msgspec.json.decode(content, type=_FailureFile)
-                failure, its_own = found.failure, (plan.fingerprint, chunk)
-                is_whole = found.digest == _digest(failure)
-                if is_whole and (failure.run, failure.chunk) == its_own:
-                    failures[chunk] = failure.reason
+            with suppress(ValueError, TypeError, LookupError, RecursionError):
+                reason = str(msgspec.json.decode(content)["failure"]["reason"])
+                if content == _marked(plan, chunk, reason):
+                    failures[chunk] = reason
     return failures
 
 
@@ -288,5 +273,8 @@ def _marker(plan: ChunkPlan, chunk: int) -> Path:
     return plan.path(chunk).with_suffix(_ENDING)
 
 
-def _digest(failure: _Failure) -> str:
-    return hashlib.sha256(msgspec.json.encode(failure)).hexdigest()
+def _marked(plan: ChunkPlan, chunk: int, reason: str) -> bytes:
+    # Bound to its run and number: a marker that was copied would turn rows into errors.
+    failure = {"run": plan.fingerprint, "chunk": chunk, "reason": reason}
+    digest = hashlib.sha256(msgspec.json.encode(failure)).hexdigest()
+    return msgspec.json.encode({"digest": digest, "failure": failure}) + b"\n"

@@ -352,9 +352,7 @@ def settled_role(sources: ModelSources) -> ModelSources:
 def load_scorer(sources: ModelSources, worker: int) -> tuple[Engine, Tokenizer]:
     """Load the models for one of several workers, on a device of its own.
 
-    Args:
-        sources: with the number of threads settled.
-        worker: its number from 0, and that of its GPU, if models run on GPUs.
+    The number of threads is settled. That of the worker, from 0, is that of its GPU, if it has one.
 
     Raises:
         ModelError: a model cannot be loaded, its files are others than declared, or vocabularies

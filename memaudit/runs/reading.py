@@ -308,11 +308,7 @@ class RowWindows:
         return np.maximum.reduceat(values[np.array(self.windows)], starts)
 
     def only(self, is_kept: NDArray[np.bool_]) -> "RowWindows":
-        """Return the windows that are kept, and the rows that have one; without the rest.
-
-        Args:
-            is_kept: (n_windows,) by window of a row.
-        """
+        """Return the windows that are kept, (n_windows,) by window of a row, and their rows alone."""
         n_windows = np.bincount(self.rows[is_kept], minlength=len(self.n_windows))
         kept = RowWindows()
         kept.windows.frombytes(np.array(self.windows)[is_kept].tobytes())
@@ -393,10 +389,7 @@ def encode_examples(
 ) -> list[_Encoded]:
     """Return the tokens of each example, and its answers in tokens.
 
-    Args:
-        examples: some rows.
-        tokenizer: the teacher's.
-        n_tokens: of long texts without answers the first so many suffice. None: all are needed.
+    Of long texts without answers the first `n_tokens` suffice. None: all are needed.
     """
     texts = [row.text for row in examples if row.token_ids is None and row.answers is None]
     plain = iter(

@@ -39,17 +39,6 @@ SCHEMA_VERSION = 1
 """Of the risk table and the summary; goes up when a reader of the old one would misread."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReportOptions:
-    """How results are told; nothing of it is declared, so it may change from session to session.
-
-    `AuditOptions` has the same fields.
-    """
-
-    table_format: TableFormat = "parquet"
-    n_worst: int = 10
-
-
 @dataclass(frozen=True, slots=True, repr=False)
 class AuditResult:
     """What an audit found: a view of its run. Counts are of rows unless they say otherwise."""
@@ -333,12 +322,15 @@ class AuditResult:
 def write_results(
     run: RunFolder,
     session: Session,
-    report: ReportOptions | AuditOptions,
+    options: AuditOptions,
     *,
     text_of: TextOf | None = None,
     writes: bool = True,
 ) -> AuditResult:
     """Read back a run whose chunks are all there or marked as failed; write its table and summary.
+
+    Of the options only those have an effect that no run declares: they may change from session to
+    session.
 
     Raises:
         OutputError: a chunk is missing or damaged, or the results cannot be written.
@@ -354,16 +346,16 @@ def write_results(
         ) from error
     result = AuditResult(
         found,
-        worst=found.worst(report.n_worst, text_of),
+        worst=found.worst(options.n_worst, text_of),
         seconds=time.monotonic() - session.started,
         scoring_seconds=session.scoring_seconds,
         kept_windows=session.kept_windows,
-        table_path=run.folder / f"risk.{report.table_format}" if writes else None,
+        table_path=run.folder / f"risk.{options.table_format}" if writes else None,
     )
     if result.table_path is None:
         _ = found.rows  # the folder vanishes, and `AuditResult.table` needs them
     else:
-        _write_outputs(result, result.table_path, report.table_format)
+        _write_outputs(result, result.table_path, options.table_format)
         tokens = run.folder / WINDOWS  # of the corpus: nobody needs them any more
         if tokens.exists():
             with output_errors(tokens):

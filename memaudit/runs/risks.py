@@ -5,7 +5,7 @@ report, the gate and the filter read the same numbers.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -150,12 +150,7 @@ class Risks:
         texts = self.texts
         # By -probability, then by place: lexsort looks at its last key first.
         order = np.lexsort((texts.first_rows, -texts.probabilities))
-        return DistinctTexts(
-            texts.windows[order],
-            texts.probabilities[order],
-            texts.copies[order],
-            texts.first_rows[order],
-        )
+        return DistinctTexts(*(getattr(texts, column.name)[order] for column in fields(texts)))
 
     @property
     def is_recited(self) -> NDArray[np.bool_]:
@@ -243,11 +238,8 @@ class Risks:
     ) -> ExpectedCount | None:
         """Return how many distinct texts another way of training would make a student memorize.
 
-        Each row counts by the window that is its riskiest as the run was asked.
-
-        Args:
-            objective: what the student learns.
-            epochs: passes over the corpus; the classifier looks at exposure. None: as in the run.
+        Each row counts by the window that is its riskiest as the run was asked. Without epochs, the
+        passes over the corpus are those of the run.
 
         Returns:
             None: no shipped classifier was fitted on such students, or it needs what was not scored.

@@ -160,12 +160,7 @@ class Run:
         return [found[index] for index in indices.tolist()]
 
     def worst(self, n: int, text_of: TextOf | None = None) -> tuple[Worst, ...]:
-        """Return the riskiest rows, as `Risks.worst_rows` orders them.
-
-        Args:
-            n: how many at most.
-            text_of: gives the text of a window; None leaves it out.
-        """
+        """Return at most n of the riskiest rows, as `Risks.worst_rows` orders them."""
         risks, places = self.risks, np.flatnonzero(self.is_scored)
         found, worst = [], risks.worst_rows(n)
         sources = self._rows_at(places[worst]) if len(worst) else []
@@ -216,10 +211,7 @@ class _Rows:
 def read_run(folder: Path, failures: Mapping[int, str] | None = None) -> Run:
     """Return the run in a folder, once all of it is found as it was written.
 
-    Args:
-        folder: of the run.
-        failures: chunks that could not be scored and may be missing, with the reason. None: all
-            chunks must be there.
+    Chunks that could not be scored, given with the reason, may be missing. None: all must be there.
 
     Raises:
         UsageError: there is no run, it is a shard, or it has not been scored to the end.
@@ -281,13 +273,8 @@ def _leave_out_screened(
 ) -> NDArray[np.float64]:
     """Give the outcome `screened` to the rows none of whose windows the teacher has read.
 
-    Of a row with several windows those that were left out are dropped: the others decide.
-
-    Args:
-        rows: of the run.
-        plan: of the run.
-        prefilter: of the plan.
-        X: (n_windows, n_features); what is NaN in it, as nobody asked the teacher, is set to 0.
+    Of a row with several windows those that were left out are dropped: the others decide. What is
+    NaN in X (n_windows, n_features), as nobody asked the teacher, is set to 0.
 
     Returns:
         (n_screened,) what is estimated for each of those rows.
@@ -370,11 +357,7 @@ def _read_rows(run: RunFolder) -> _Rows:
 
 
 def _stored_rows(run: RunFolder, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Yield columns of the rows, those that are there; some rows at a time.
-
-    Raises:
-        OutputError: the file is missing or damaged.
-    """
+    """Yield columns of the rows, those that are there; some rows at a time."""
     path = run.folder / ROWS
     try:
         with (

@@ -236,11 +236,7 @@ def score_at_once(
 def score_chunk(plan: ChunkPlan, engine: Engine, tokenizer: Tokenizer, work: ChunkWork) -> None:
     """Score a chunk and commit it under its name; to do so twice leaves the same file.
 
-    Args:
-        plan: where it goes, and what it holds.
-        engine: runs the teacher, and a reference if the plan has a role for it.
-        tokenizer: the teacher's, for the text of a window.
-        work: the chunk.
+    The engine runs the teacher, and a reference if the plan has a role for it.
 
     Raises:
         ModelError: a feature is not a finite number, or memory does not suffice for one window.

@@ -21,6 +21,7 @@ import pyarrow as pa
 from memaudit.corpus import CorpusOptions
 from memaudit.corpus.reader import corpus_stamp
 from memaudit.errors import OutputError, UsageError
+from memaudit.files import TableFormat
 from memaudit.progress import ReportProgress, tell
 from memaudit.runs.chunks import ChunkPlan, numbers, read_failures, sort_chunks, what_is_gone
 from memaudit.runs.counting import count_exposure
@@ -38,8 +39,9 @@ from memaudit.runs.folder import (
 )
 from memaudit.runs.manifest import Manifest, Shard, chunk_ranges, differences, refuse_differences
 from memaudit.runs.opening import AuditInputs, CorpusRead, declare, read_rows
+from memaudit.runs.options import AuditOptions
 from memaudit.runs.reading import AnswerCounts, DistinctWindows
-from memaudit.runs.results import AuditResult, ReportOptions, write_results
+from memaudit.runs.results import AuditResult, write_results
 from memaudit.runs.scoring import TOKEN, KeptWindows, Session, chunks_to_score, score_missing
 from memaudit.runs.sealed_parquet import (
     DamagedFileError,
@@ -209,14 +211,12 @@ def _metadata(run: RunFolder, stamp: str) -> dict[str, str]:
 
 
 def merge_runs(
-    folders: Sequence[Path], out: Path, *, report: ReportOptions | None = None
+    folders: Sequence[Path], out: Path, *, table_format: TableFormat = "parquet", n_worst: int = 10
 ) -> AuditResult:
     """Put shards together and write the table that a single run would have written.
 
-    Args:
-        folders: of all shards of one run, in any order.
-        out: folder of the whole run, made if missing; a merge that died there is continued.
-        report: how results are told.
+    The folders are of all shards of one run, in any order. `out` is that of the whole run, made if
+    missing; a merge that died there is continued.
 
     Raises:
         UsageError: a shard is missing, given twice or not done, or they are of different runs.
@@ -247,7 +247,8 @@ def merge_runs(
             for chunk in chain(*sort_chunks(run.plan, part.own_chunks)):
                 copy_sealed(part.plan.path(chunk), run.plan.path(chunk), run.plan.metadata(chunk))
         session = replace(session, kept_windows=run.plan.n_windows)
-        return write_results(run, session, report or ReportOptions())
+        options = AuditOptions(table_format=table_format, n_worst=n_worst)
+        return write_results(run, session, options)
 
 
 def _require_all_shards(parts: Sequence[RunFolder]) -> None:

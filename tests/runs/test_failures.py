@@ -22,7 +22,6 @@ from memaudit import audit
 from memaudit.errors import ModelError, OutputError, UsageError
 from memaudit.runs.chunks import read_failures, write_failure
 from memaudit.runs.manifest import Shard
-from memaudit.runs.results import ReportOptions
 from memaudit.runs.run import read_run
 from memaudit.runs.scoring import score_chunk
 from memaudit.runs.shards import merge_runs
@@ -154,7 +153,7 @@ def test_a_shard_with_a_failed_chunk_is_not_merged(tmp_path):
     score_part(folders[1], inputs, Shard(1, 2))
 
     with pytest.raises(UsageError, match=r"chunks are not there \(failed: 3\)"):
-        merge_runs(folders, tmp_path / "merged", report=ReportOptions())
+        merge_runs(folders, tmp_path / "merged")
 
 
 @pytest.mark.parametrize("damage", ["changed", "of another chunk", "emptied", "nested"])

@@ -7,7 +7,6 @@ from support.fake_run import contents, fake_audit
 from memaudit.errors import OutputError, UsageError
 from memaudit.runs.folder import open_folder
 from memaudit.runs.manifest import Shard, read_manifest, write_manifest
-from memaudit.runs.results import ReportOptions
 from memaudit.runs.shards import merge_runs
 
 
@@ -70,7 +69,7 @@ def test_a_merge_may_be_repeated(shards, tmp_path):
 
 def test_a_merge_tells_results_as_asked(shards, tmp_path):
     """Format and length of the list are the merge's to choose."""
-    result = merge_runs(shards, tmp_path / "merged", report=ReportOptions("csv", 3))
+    result = merge_runs(shards, tmp_path / "merged", table_format="csv", n_worst=3)
 
     assert len(result.worst) == 3
     assert (tmp_path / "merged" / "risk.csv").exists()
