@@ -278,11 +278,6 @@ class VerifiedRows:
         """Whether only some of the corpus was trained on."""
         return self.result.settings.get("sample") is not None
 
-    @property
-    def labels_digest(self) -> str:
-        """SHA-256 of the labels."""
-        return self.result.labels_digest
-
 
 def read_verified_rows(folder: Path, run: Run) -> VerifiedRows:
     """Return what a verification of the run's corpus, teacher and objective found.

@@ -127,23 +127,17 @@ class Command(_Careful):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options of each group under its heading."""
         groups: dict[str, list[tuple[str, str]]] = {}
-        params = self.get_params(ctx)
+        rank = {flag: place for place, flag in enumerate(self.common)}
         # A stable sort: options of equal rank stay in the order of their declaration.
-        params.sort(
-            key=lambda param: self.common.index(param.opts[0]) if self._is_common(param) else 0
-        )
-        for param in params:
+        for param in sorted(self.get_params(ctx), key=lambda x: rank.get(x.opts[0], 0)):
             record = param.get_help_record(ctx)
             if record is not None and record[1]:  # arguments stand in the usage line
-                heading = COMMON if self._is_common(param) else getattr(param, "heading", OTHER)
+                heading = COMMON if param.opts[0] in rank else getattr(param, "heading", OTHER)
                 groups.setdefault(heading, []).append(record)
         for heading in (COMMON, *HEADINGS, OTHER):
             if heading in groups:
                 with formatter.section(heading):
                     formatter.write_dl(groups[heading])
-
-    def _is_common(self, param: click.Parameter) -> bool:
-        return param.opts[0] in self.common
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the command line, unless a model or the corpus is named twice or a value is empty."""

@@ -145,8 +145,16 @@ class Corpus:
 
     @property
     def stem(self) -> str:
-        """A name for it that is safe as a file name."""
-        return corpus_stem(self.rows.source)
+        """A name for it that is safe as a file name: its own, without endings."""
+        source = self.rows.source
+        if source == "-":
+            return "stdin"
+        stem = without_ending(source)
+        # `owner/name` is a hub id unless such a folder is there.
+        is_hub_id = stem == source and source.count("/") == 1 and not Path(source).exists()
+        name = stem.replace("/", "--") if is_hub_id else Path(stem).name
+        # No dot or hyphen at the start: such a folder is hidden, or read as an option.
+        return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "corpus"
 
 
 data = corpus_option(
@@ -239,18 +247,6 @@ def split_formats(formats: tuple[str, ...]) -> tuple[str, str | None]:
                 hint=f"give one of {', '.join(ROW_SHAPES)}; the table has --table-format",
             )
     return shapes[0] if shapes else "auto", tables[0] if tables else None
-
-
-def corpus_stem(source: str) -> str:
-    """Return a name for a corpus that is safe as a file name: its own, without endings."""
-    if source == "-":
-        return "stdin"
-    stem = without_ending(source)
-    # `owner/name` is a hub id unless such a folder is there.
-    is_hub_id = stem == source and source.count("/") == 1 and not Path(source).exists()
-    name = stem.replace("/", "--") if is_hub_id else Path(stem).name
-    # No dot or hyphen at the start: such a folder is hidden, or read as an option.
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "corpus"
 
 
 # Windows

@@ -313,7 +313,7 @@ def _provenance(evidence: Evidence, baseline: Baseline | None) -> dict[str, str 
         "reference_digest": manifest.inputs.reference_digest,
         "classifier": manifest.classifier.name,
         "classifier_digest": manifest.classifier.digest,
-        "verification_digest": None if verified is None else verified.labels_digest,
+        "verification_digest": None if verified is None else verified.result.labels_digest,
         "baseline_digest": None if baseline is None else baseline.digest,
         "memaudit_version": manifest.names.memaudit_version,
     }

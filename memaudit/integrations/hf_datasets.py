@@ -52,20 +52,16 @@ class RiskColumns:
         risks = self.risks
         if indices and max(indices) >= risks.n_rows:
             raise refuse_other_corpus(risks, f"it has {risks.n_rows:,} rows, and here are more")
-        self._compare_ids(batch, indices)
+        for index, value in zip(indices, batch.get(risks.id_column, ()), strict=False):
+            is_id = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
+            if is_id and str(value) != risks.ids[index]:
+                raise refuse_other_corpus(risks, f"row {index} has another id there")
         found = risks.probabilities[np.asarray(indices, dtype=np.int64)]
         return {
             PROBABILITY: [None if np.isnan(value) else value for value in found.tolist()],
             # NaN is at or above nothing: a row without a score is not flagged.
             FLAGGED: (found >= risks.threshold).tolist(),
         }
-
-    def _compare_ids(self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int]) -> None:
-        values = batch.get(self.risks.id_column, ())
-        for index, value in zip(indices, values, strict=False):
-            is_id = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
-            if is_id and str(value) != self.risks.ids[index]:
-                raise refuse_other_corpus(self.risks, f"row {index} has another id there")
 
 
 def with_risk(dataset: "Dataset", run: str | Path) -> "Dataset":

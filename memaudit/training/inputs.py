@@ -80,10 +80,8 @@ class Input:
             ClassifierError: saying what differs.
         """
         for key in _MUST_AGREE:
-            if key not in self.about_labels or key not in self.about_scores:
-                continue
-            found, scored = self.about_labels[key], self.about_scores[key]
-            if found != scored:
+            found, scored = self.about_labels.get(key), self.about_scores.get(key)
+            if found is not None and scored is not None and found != scored:
                 raise ClassifierError(
                     f"{key.replace('_', ' ')} is {found} for {self.labels.shown} "
                     f"and {scored} for {self.scores.shown}",
@@ -126,9 +124,7 @@ class Input:
                 hint="copy it again, or move it away",
             ) from error
         for name, trained in objective_features(objective).items():
-            column = self.scores.numbers.get(name)
-            if column is None:
-                continue
+            column = self.scores.numbers.get(name, np.empty(0))
             others = column[np.isfinite(column) & (column != trained)]
             if len(others):
                 raise ClassifierError(
@@ -381,8 +377,7 @@ def _require_columns(table: Table, names: Sequence[str]) -> None:
 def _label_column(labels: Table, name: str) -> NDArray[np.float64]:
     column = labels.numbers[name]
     # NaN is a row without a label. An infinity is neither a label nor a missing one.
-    n_wrong = int((np.isfinite(column) & (column != 0) & (column != 1)).sum())
-    n_wrong += int(np.isinf(column).sum())
+    n_wrong = int((~np.isnan(column) & ~np.isin(column, (0, 1))).sum())
     if n_wrong:
         raise ClassifierError(
             f"{labels.shown}: {name} is neither true nor false in {n_wrong:,} rows",

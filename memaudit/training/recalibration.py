@@ -255,10 +255,8 @@ def _believable_shift(
 ) -> Shift:
     """Return the shift of a pilot that is large enough and does not contradict the classifier."""
     n_positives = int(extracted.sum())
-    for kind, n_found in (
-        ("memorized", n_positives),
-        ("not memorized", len(extracted) - n_positives),
-    ):
+    counts = {"memorized": n_positives, "not memorized": len(extracted) - n_positives}
+    for kind, n_found in counts.items():
         if n_found < MIN_PILOT_POSITIVES:
             raise ClassifierError(
                 f"a pilot needs at least {MIN_PILOT_POSITIVES} distinct examples that were "

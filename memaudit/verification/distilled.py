@@ -44,38 +44,30 @@ def verify_distilled(  # noqa: PLR0913  each is something a user names
 ) -> dict[str, VerificationResult]:
     """Find out what students recite that were distilled from the teacher on a corpus.
 
-    Args:
-        teacher: trained on the corpus: folder, GGUF file or hub id.
-        students: after their distillation, likewise; at least one.
-        data: the corpus, as `audit_corpus` takes it.
-        baseline: trained on the corpus without a teacher. None: what the student shares with the
-            teacher cannot be told from what any model of its size would recite.
-        predictions: a folder that `memaudit predict` wrote for the same corpus.
-        out: folder for table and document; with several students, a folder for each in it.
-        options: the objective is what the user says of the training; what is said of training
-            itself is not used, and no window is held out.
-        progress: called now and then.
+    Arguments and errors are those of `verify_distillation`. But what is said of training is not
+    used, and no window is held out. Without a baseline, what a student shares with the teacher
+    cannot be told from what any model of its size would recite.
 
     Returns:
-        by name of the student, in the order given.
-
-    Raises:
-        CorpusError, ModelError, UsageError, OutputError: as `verify_distillation`.
+        by name of the student, in the order given; of several, each has a folder in `out`.
     """
     # Which windows another trainer held out is not known here.
     task = make_task(data, predictions, replace(options, held_out_share=0.0))
     out, options = Path(out), task.options
     names, results = _names(sources := [fspath(student) for student in students]), {}
     with work_folder(out) as work:
-        asked = _asked(teacher, baseline, options)
-        with task.examples(asked["teacher"].tokenizer, work, progress) as examples:
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        loaded = load_model(teacher, options.model)
+        base = None if baseline is None else load_model(baseline, options.model)
+        with task.examples(loaded.tokenizer, work, progress) as examples:
             answers: dict[str, Extraction] = {}
             # Adapters may have one base: it is kept where another student may need it.
             bases: dict[str, LoadedModel] | None = {} if len(names) > 1 else None
             for name, source in zip(names, sources, strict=True):
                 # One at a time: ten checkpoints would not fit into memory together.
                 student = load_model(source, options.model, bases=bases)
-                models = VerificationModels(asked["teacher"], student, asked.get("baseline"))
+                models = VerificationModels(loaded, student, base)
                 run = Run(work, models, examples, options, progress)
                 folder = out / name if len(names) > 1 else out
                 results[name] = _verified(run, folder, task.told, answers)
@@ -94,18 +86,6 @@ def _names(students: Sequence[str]) -> list[str]:
             hint="name each --distilled once, in folders of different names",
         )
     return names
-
-
-def _asked(
-    teacher: str | PathLike[str], baseline: str | PathLike[str] | None, options: VerificationOptions
-) -> "dict[str, LoadedModel]":
-    """Return the models whose answers all students share, by role."""
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    asked = {"teacher": load_model(teacher, options.model)}
-    if baseline is not None:
-        asked["baseline"] = load_model(baseline, options.model)
-    return asked
 
 
 def _verified(

@@ -243,12 +243,7 @@ def read_examples(
 ) -> Iterator[Examples]:
     """Read a corpus as an audit does, and choose what is trained on.
 
-    Args:
-        rows: of the corpus, in order.
-        tokenizer: the teacher's.
-        options: see there.
-        folder: where temporary files without a name are made. None: the system's.
-        progress: told the rows read.
+    Temporary files without a name are made in the folder; None: in the system's.
 
     Raises:
         CorpusError: a row is bad, or no window is left to train on.

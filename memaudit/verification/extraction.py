@@ -13,6 +13,7 @@ from memaudit.engines.generation import count_generation_disagreements
 from memaudit.evaluation import RowPredictions
 from memaudit.labels import (
     ROLES,
+    ROW_COLUMNS,
     TABLE_SCHEMA,
     ExtractionSet,
     GenerationCounts,
@@ -258,12 +259,8 @@ def label_table(examples: Examples, found: dict[str, NDArray[np.bool_]]) -> pa.T
     example_of_row, place = iter(examples.example_of_row.tolist()), -1
     records: list[dict[str, Any]] = []
     for row in examples.rows:
-        record: dict[str, Any] = {
-            "id": row.example_id,
-            "row": row.row,
-            "address": row.address,
-            "outcome": row.outcome,
-        }
+        of_row = (row.example_id, row.row, row.address, row.outcome)
+        record: dict[str, Any] = dict(zip(ROW_COLUMNS, of_row, strict=True))
         if row.outcome == "scored" and next(example_of_row) < 0:
             record["outcome"] = "not_sampled"
         elif row.outcome == "scored":

@@ -90,11 +90,7 @@ def read_predictions(folder: Path, shape: WindowShape) -> Predictions:
 
 
 def match_predictions(predictions: Predictions, places: Iterable[Place]) -> RowPredictions:
-    """Return what was predicted of each row of a verification.
-
-    Args:
-        predictions: of the same corpus.
-        places: of the rows, in the order of the corpus.
+    """Return what was predicted of each row of a verification, in the order of the corpus.
 
     Raises:
         UsageError: the two do not speak of the same corpus, or a scored row has no prediction.

@@ -200,10 +200,8 @@ def _rates(found: dict[str, NDArray[np.bool_]], copies: NDArray[np.int64]) -> di
     """Return the fields of the result that speak of the examples."""
     teacher, student = found["teacher"], found["student"]
     baseline = found.get("baseline", np.zeros_like(student))
-    teacher_alone = teacher & ~baseline
-    easy = int((student & teacher & baseline).sum())
-    inherited = int((student & teacher_alone).sum())
-    sets = extraction_sets(found)
+    n_easy = int((student & teacher & baseline).sum())
+    sets = Counter(extraction_sets(found))
     return {
         "extracted": _by_role(
             found,
@@ -211,9 +209,9 @@ def _rates(found: dict[str, NDArray[np.bool_]], copies: NDArray[np.int64]) -> di
             Rate.of_counts(0, 0),
         ),
         "extracted_rows": _by_role(found, lambda recites: int(copies[recites].sum()), 0),
-        "sets": {name: sets.count(name) for name in get_args(ExtractionSet)},
-        "student_in_easy": Rate.of_counts(easy, int(student.sum())),
-        "inherited": Rate.of_counts(inherited, int(teacher_alone.sum())),
+        "sets": {name: sets[name] for name in get_args(ExtractionSet)},
+        "student_in_easy": Rate.of_counts(n_easy, int(student.sum())),
+        "inherited": Rate.of_counts(sets["inherited"], sets["inherited"] + sets["teacher_only"]),
     }
 
 

@@ -250,9 +250,10 @@ def test_top_limits_the_worst_examples(predict):
 )
 def test_a_run_is_named_after_its_corpus(source, name):
     """A name that is safe as a folder, whatever the corpus is called."""
-    from memaudit.cli.options import corpus_stem
+    from memaudit.cli.options import Corpus
+    from memaudit.corpus import CorpusOptions
 
-    assert corpus_stem(source) == name
+    assert Corpus(CorpusOptions(source), "error").stem == name
 
 
 @pytest.mark.slow
