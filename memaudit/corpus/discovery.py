@@ -247,8 +247,8 @@ def _walk(folder: Path) -> Iterator[Path]:
                     f"{shown_path(Path(parent) / name)}: a link to a folder",
                     hint="links to folders are not followed: give the folder itself",
                 )
-        if {*files} >= _RUN_FILES:
-            folders.clear()  # a run of memaudit
+        if {*files} >= {"manifest.json", "rows.parquet"}:  # a run of memaudit
+            folders.clear()
             continue
         # Of a data set that `datasets` saved, the files that it lists: others there are its caches.
         # A state.json of another program lists none, and every file counts.
@@ -262,10 +262,6 @@ def _walk(folder: Path) -> Iterator[Path]:
             original = re.sub(r"\.(manifest\.json|(removed|excised)\.parquet)$", "", name)
             if original == name or not (Path(parent) / original).exists():
                 yield Path(parent) / name
-
-
-_RUN_FILES = {"manifest.json", "rows.parquet"}
-"""What lies in the folder of every run."""
 
 
 def _cannot_list(error: OSError) -> NoReturn:

@@ -188,7 +188,7 @@ class _Texts:
     def __init__(self, run: Run, tokenizer: TeacherTokenizer | None) -> None:
         self.tokenizer = tokenizer
         self.n_bytes, self.n_tokens = np.zeros((2, run.n_rows), dtype=np.int64)
-        self.lost_bytes, self.lost_tokens = np.zeros((2, run.n_rows), dtype=np.int64)
+        self.lost_bytes = self.lost_tokens = 0  # of rows of which a part is left
         self.cuts: dict[int, Cuts] = {}
         self.n_not_cut = 0
         self._keys = bytearray()
@@ -208,8 +208,8 @@ class _Texts:
     def lose(self, row: int, left: str) -> None:
         """Take down what a row loses of which a part is left."""
         n_bytes, n_tokens = self._size(left)
-        self.lost_bytes[row] = self.n_bytes[row] - n_bytes
-        self.lost_tokens[row] = self.n_tokens[row] - n_tokens
+        self.lost_bytes += int(self.n_bytes[row]) - n_bytes
+        self.lost_tokens += int(self.n_tokens[row]) - n_tokens
 
     def _size(self, text: str) -> tuple[int, int]:
         """Return the bytes and tokens of a text; 0 tokens where nobody can count them."""
@@ -273,9 +273,9 @@ def _result(run: Run, options: FilterOptions, selection: Selection, texts: _Text
         after=outlook(run, selection, options),
         removed_generic=removed_generic,
         text_bytes=int(texts.n_bytes.sum()),
-        removed_text_bytes=int(texts.n_bytes[removed].sum() + texts.lost_bytes.sum()),
+        removed_text_bytes=int(texts.n_bytes[removed].sum()) + texts.lost_bytes,
         tokens=None if texts.tokenizer is None else int(texts.n_tokens.sum()),
         removed_tokens=None
         if texts.tokenizer is None
-        else int(texts.n_tokens[removed].sum() + texts.lost_tokens.sum()),
+        else int(texts.n_tokens[removed].sum()) + texts.lost_tokens,
     )

@@ -192,9 +192,6 @@ def _at_least(rule: str, share: float, limit: float, message: str) -> RuleResult
 _PREDICTED = ("MEM001", "MEM002", "MEM006", "MEM007")
 """Rules that rest on the classifier's probabilities."""
 
-_KNOWN = ("scored", "screened", "too_short")
-"""Outcomes of rows about which something is known; a screened one was found unlikely to matter."""
-
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -261,10 +258,8 @@ def _results(policy: GatePolicy, evidence: Evidence) -> Iterator[RuleResult]:
     if policy.max_verified is not None:
         yield _verified(policy.max_verified, evidence)
     # Bad rows break no limit, but nothing is known about them either.
-    n_bad, limit = (
-        run.outcomes.total() - sum(run.outcomes[name] for name in _KNOWN),
-        policy.max_bad_rows,
-    )
+    known = sum(run.outcomes[name] for name in ("scored", "screened", "too_short"))
+    n_bad, limit = run.outcomes.total() - known, policy.max_bad_rows
     message = f"{n_bad:,} row{'s' * (n_bad != 1)} could not be used, at most {limit:,} allowed"
     yield RuleResult("MEM005", "pass" if n_bad <= limit else "inconclusive", n_bad, limit, message)
     yield from _sensitive(policy, evidence)
