@@ -254,7 +254,7 @@ def _results(policy: GatePolicy, evidence: Evidence) -> Iterator[RuleResult]:
         message = (
             f"the teacher recites {n_recited:,} {noun}, at most {policy.max_recited:,} allowed"
         )
-        yield _result("MEM003", n_recited, policy.max_recited, message)
+        yield _unless_screened(_result("MEM003", n_recited, policy.max_recited, message), run)
     if policy.max_verified is not None:
         yield _verified(policy.max_verified, evidence)
     # Bad rows break no limit, but nothing is known about them either.
@@ -273,6 +273,17 @@ def _result(
     return RuleResult(rule, status, observed, limit, message)
 
 
+def _unless_screened(rule: RuleResult, run: Run) -> RuleResult:
+    """Return the result of a rule about what the teacher says, of which it was not asked everything."""
+    if rule.status != "pass" or not run.n_screened_windows:
+        return rule
+    message = (
+        f"{rule.message}; {run.n_screened_windows:,} distinct windows were screened out, and the "
+        "teacher has not read them"
+    )
+    return replace(rule, status="inconclusive", message=message)
+
+
 def _expected(policy: GatePolicy, limit: float, evidence: Evidence) -> RuleResult:
     expected, guarantee = evidence.expected, evidence.guarantee
     # The limit stands as it was given: 2,500 rounded to "2.5e+03" is another number.
@@ -280,7 +291,7 @@ def _expected(policy: GatePolicy, limit: float, evidence: Evidence) -> RuleResul
     mean = f"{expected.mean:,.1f} {evidence.noun} are expected to be memorized"
     if policy.expected_bound == "mean":
         message = f"{mean}, {allowed}; compared: the mean, as the policy says"
-        return _result("MEM002", expected.mean, limit, message)
+        return _unless_screened(_result("MEM002", expected.mean, limit, message), evidence.run)
     # Before the bound is asked for: no evidence brings a mean beyond the limit below it again.
     if not expected.mean <= limit:
         message = f"{mean}, {allowed}; compared: the mean, and the upper bound is higher still"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,29 @@ def test_numbers_are_those_of_the_prediction(run):
     assert expected.observed == pytest.approx(summary["expected_memorized"], abs=1e-12)
     assert found.guarantee.upper == summary["expected_memorized_interval"][1]
     assert found.counts["flagged"] == summary["flagged"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept", "broken"),
+    [
+        ("MEM003", GatePolicy(max_recited=100), GatePolicy(max_recited=0)),
+        (
+            "MEM002",
+            GatePolicy(max_expected=1e6, expected_bound="mean"),
+            GatePolicy(max_expected=0.0, expected_bound="mean"),
+        ),
+    ],
+)
+def test_what_the_teacher_was_not_asked_passes_no_rule_about_it(run, rule, kept, broken):
+    """A cascade spares it windows that it may well recite, and leaves them out of the count."""
+    screened = replace(run, n_screened_windows=3)
+    asked = [
+        {found.id: found for found in check(each, policy).rules}[rule]
+        for each, policy in ((run, kept), (screened, kept), (screened, broken))
+    ]
+
+    assert [found.status for found in asked] == ["pass", "inconclusive", "fail"]
+    assert "3 distinct windows were screened out" in asked[1].message
 
 
 def test_the_document_is_json_with_every_rule(run):
