@@ -177,8 +177,7 @@ BYPASSES = {
     "empty the corpus": (lambda s: s.write("run.jsonl", ""), [], 2),
     "give a key of a row twice": (
         lambda s: s.damage("../run.jsonl", lambda t: t.replace(b'"text"', b'"text": "harmless", "text"', 1)), [], 2),
-    "name nothing as the corpus, which is then the folder that one is in": (
-        None, [NO_DATA, "--data", ""], 1),
+    "name nothing as the corpus": (None, [NO_DATA, "--data", ""], 2),
     "name nothing as the key": (None, ["--verify-key", ""], 2),
     "name nothing as the baseline": (None, ["--baseline", ""], 2),
     "name nothing as the policy": (None, [NO_POLICY, "--policy", ""], 2),
