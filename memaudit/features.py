@@ -250,9 +250,9 @@ def exposure_features(
 ) -> dict[str, float]:
     """Return how often a student sees the suffix of a window, by name.
 
-    Median and share are as in `memaudit.exposure.Exposure`. How many times the window occurs, at
-    least 1, says more where a row holds it several times, which counts once for its grams, and
-    where it is short and has none.
+    Median and share are as in `memaudit.exposure.Exposure`. The window occurs at least once; a row
+    that holds it several times counts once for its grams, and a short window has none. Epochs are
+    passes over the corpus.
     """
     return {
         "exposure_median": median,

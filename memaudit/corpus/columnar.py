@@ -175,6 +175,8 @@ def _with_one_dictionary(
     for batch in batches:
         decided.append(_decided(batch, keep_next))
         parts.append(_kept(batch.select(coded), decided[-1]))
+    if not parts:  # a file without record batches, such as a shard that got no rows
+        return
     whole = pa.Table.from_batches([part for part in parts if len(part)], parts[0].schema)
     unified = iter(whole.unify_dictionaries().to_batches())
     for batch, stays in zip(again, decided, strict=True):

@@ -207,9 +207,8 @@ def _values(rows: Any, shown: str, project: ProjectColumns) -> Iterator[Mapping[
         if rows.column_names is not None:
             rows = rows.select_columns(list(project(rows.column_names, shown)))
         return map(_row, rows)
-    if hasattr(rows, "iloc") and hasattr(
-        rows, "columns"
-    ):  # a frame of pandas; by way of Arrow, mixed columns would be refused
+    # A frame of pandas, and no series. By way of Arrow, mixed columns would be refused.
+    if hasattr(rows, "iloc") and hasattr(rows, "columns"):
         # Names of columns may be numbers there.
         rows = rows.set_axis([str(name) for name in rows.columns], axis="columns")
         rows = rows[list(project(list(rows.columns), shown))]

@@ -365,5 +365,5 @@ def _memory_errors(model: "PreTrainedModel", n_prefixes: int) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"not enough memory on {model.device} to continue {n_prefixes} prefixes at once",
-            hint="choose a smaller batch size",
+            hint="choose a smaller model, or --device cpu",
         ) from error

@@ -352,7 +352,8 @@ def settled_role(sources: ModelSources) -> ModelSources:
 def load_scorer(sources: ModelSources, worker: int) -> tuple[Engine, Tokenizer]:
     """Load the models for one of several workers, on a device of its own.
 
-    The number of threads is settled. That of the worker, from 0, is that of its GPU, if it has one.
+    The number of threads is settled. Workers are numbered from 0; where models run on GPUs, worker
+    n has GPU n.
 
     Raises:
         ModelError: a model cannot be loaded, its files are others than declared, or vocabularies

@@ -82,7 +82,7 @@ def read_signing_key(path: Path) -> "Ed25519PrivateKey":
 
 
 def read_public_keys(value: str) -> tuple[str, ...]:
-    """Return public keys in hexadecimal: a key of so many digits, or those in a file, in PEM.
+    """Return public keys in hexadecimal: a key of 64 digits, or those in a file in PEM.
 
     Raises:
         UsageError: it is neither.

@@ -412,3 +412,17 @@ def test_nothing_of_a_row_that_goes_stays_in_the_file(kind, ending, tmp_path):
     assert left["text"].to_pylist() == [[text] if is_list else text for text in expected]
     assert left.schema == table.schema
     assert b"of no row" not in out.getvalue()
+
+
+def test_an_arrow_file_without_batches_is_copied(tmp_path):
+    """A shard that got no rows has a schema and nothing else, be a column a dictionary or not."""
+    schema = pa.schema([("text", CODED["dictionary"])])
+    with pa.ipc.new_file(tmp_path / "corpus", schema):
+        pass
+    out = io.BytesIO()
+    with (tmp_path / "corpus").open("rb") as file:
+        opened = OpenFile(file, "corpus", None, CorpusOptions("corpus"))
+        FORMATS["arrow"].copy(opened, lambda: True, out)
+
+    out.seek(0)
+    assert pa.ipc.open_file(out).schema == schema

@@ -295,8 +295,9 @@ def test_the_model_is_left_as_it_was(monkeypatch, fails):
     own_config = model.generation_config
     if fails:
         monkeypatch.setattr(model, "generate", _out_of_memory)
-        with pytest.raises(ModelError, match="not enough memory on cpu to continue 2 prefixes"):
+        with pytest.raises(ModelError, match="memory on cpu to continue 2 prefixes") as caught:
             continue_prefixes(model, make_prefixes(2), 3)
+        assert "--device" in caught.value.hint
     else:
         continue_prefixes(model, make_prefixes(2), 3)
 
