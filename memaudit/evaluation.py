@@ -4,7 +4,7 @@ Examples are distinct windows: all copies of a text are memorized or none are, s
 repeated a thousand times is one observation. Only what is called rows counts copies.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
@@ -74,19 +74,6 @@ class Examples(Protocol):
 R = TypeVar("R", bound=Examples)
 
 
-def resamples(runs: Sequence[R], *, n: int, seed: int, resample_runs: bool) -> Iterator[list[R]]:
-    """Yield n bootstrap resamples: of the runs, if asked for, and of the examples of each.
-
-    Examples are drawn within their run, so every run keeps its size. Resampling whole runs as
-    well makes an interval cover which distillations there happen to be: the next one differs more
-    from these than its examples do from each other.
-    """
-    rng = np.random.default_rng(seed)
-    for _ in range(n):
-        order = rng.integers(len(runs), size=len(runs)) if resample_runs else range(len(runs))
-        yield [runs[i].take(rng.integers(len(runs[i]), size=len(runs[i]))) for i in order]
-
-
 def bootstrap(
     runs: Sequence[R],
     statistics: Mapping[str, Callable[[Sequence[R]], float | None]],
@@ -97,10 +84,16 @@ def bootstrap(
 ) -> dict[str, Figure]:
     """Return each statistic of all runs together with its 95 % percentile interval.
 
-    There is at least one run. Intervals are from n `resamples`: 0 gives none.
+    There is at least one run. Intervals are from n resamples: 0 gives none. Examples are drawn
+    within their run, so every run keeps its size. Resampling whole runs as well makes an interval
+    cover which distillations there happen to be: the next one differs more from these than its
+    examples do from each other.
     """
     values: dict[str, list[float]] = {name: [] for name in statistics}
-    for drawn in resamples(runs, n=n, seed=seed, resample_runs=resample_runs):
+    rng = np.random.default_rng(seed)
+    for _ in range(n):
+        order = rng.integers(len(runs), size=len(runs)) if resample_runs else range(len(runs))
+        drawn = [runs[i].take(rng.integers(len(runs[i]), size=len(runs[i]))) for i in order]
         for name, statistic in statistics.items():
             value = statistic(drawn)
             if value is not None:

@@ -34,10 +34,8 @@ class ExpectedCount:
     """Sum of the probabilities."""
 
     low: int
-    """Lower end of the 95 % interval, at least 0."""
-
     high: int
-    """Upper end of the 95 % interval, at most the number of examples."""
+    """Ends of the 95 % interval, at least 0 and at most the number of examples."""
 
 
 def roc_auc(extracted: NDArray[np.bool_], probabilities: NDArray[np.float64]) -> float | None:
@@ -97,8 +95,7 @@ def expected_calibration_error(
     if n == 0:
         return None
     first_ranks = np.searchsorted(np.sort(probabilities), probabilities)
-    bins = first_ranks * n_bins // n
-    gaps = np.bincount(bins, weights=probabilities - extracted, minlength=n_bins)
+    gaps = np.bincount(first_ranks * n_bins // n, weights=probabilities - extracted)
     return float(np.abs(gaps).sum() / n)
 
 

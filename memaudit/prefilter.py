@@ -26,9 +26,6 @@ from memaudit.files import read_small
 from memaudit.metrics import clopper_pearson
 from memaudit.text import safe_text
 
-PREFILTER_FILE = "screen.json"
-"""Name in the folder of a screen."""
-
 CONFIDENCE = 0.95
 """That at least the share asked for survives, by the windows that a screen was calibrated on."""
 
@@ -237,7 +234,7 @@ def _columns(
 
 def prefilter_fit_path(models: Path, classifier: str) -> Path:
     """Return where the screen of a shipped classifier is."""
-    return models / f"screen-{classifier}" / PREFILTER_FILE
+    return models / f"screen-{classifier}" / "screen.json"
 
 
 def load_prefilter_fit(path: Path) -> PrefilterFit:

@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import repeat
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Self
 from urllib.parse import unquote, urlsplit
 
@@ -112,20 +111,6 @@ def read_content(path: Path, max_bytes: int) -> bytes:
     return path.read_bytes() if is_remote(path) else read_small(path, max_bytes)
 
 
-def check_reachable(path: Path) -> None:
-    """See whether there is an object store, and whether we may look into it.
-
-    Raises:
-        OutputError: no.
-    """
-    with _remote_errors(path, "reached"):
-        path.exists()
-        # In a bucket that is not there, a path is merely missing. The corpus would be read in vain.
-        bucket = _key(path).partition("/")[0]
-        if path.fs.protocol != "memory" and not path.fs.exists(bucket):  # type: ignore[attr-defined]
-            raise FileNotFoundError(f"there is no {bucket}")
-
-
 def _key(path: Path) -> str:
     return path.path  # type: ignore[attr-defined, no-any-return]  # a path of fsspec
 
@@ -155,13 +140,20 @@ def output_folder(path: Path) -> Iterator[None]:
     """Make a folder that only its owner can read, and check that it can be written.
 
     An existing folder keeps its permissions. If the work inside fails, the folders that were
-    made for it and hold nothing are removed again. An object store has no folders.
+    made for it and hold nothing are removed again. An object store has no folders: it must be
+    there, and we may look into it.
 
     Raises:
         OutputError: the folder cannot be made or written.
     """
     if is_remote(path):
-        check_reachable(path)
+        with _remote_errors(path, "reached"):
+            path.exists()
+            # In a bucket that is not there, a path is merely missing. The corpus would be read in
+            # vain.
+            bucket = _key(path).partition("/")[0]
+            if path.fs.protocol != "memory" and not path.fs.exists(bucket):  # type: ignore[attr-defined]
+                raise FileNotFoundError(f"there is no {bucket}")
         yield
         return
     made: list[Path] = []
@@ -336,12 +328,7 @@ class NamelessFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         # What is left in its buffer finds no room where the disk was full before, and nobody wants it.
         with suppress(OSError):
             self._file.close()

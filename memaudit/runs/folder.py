@@ -186,12 +186,7 @@ def begin_run(folder: Path, manifest: Manifest, *, restart: bool) -> RunFolder:
 
 
 def _start_over(folder: Path) -> None:
-    """Remove the chunks of a run and its manifest; if there is no run, nothing.
-
-    Raises:
-        UsageError: there is something else where a run has its manifest, or no lock.
-        OutputError: a file cannot be removed.
-    """
+    """Remove the chunks of a run and its manifest; if there is no run, nothing."""
     if is_remote(folder):
         raise UsageError(
             f"{shown_path(folder)}: --restart needs a lock, and there is none",

@@ -119,8 +119,6 @@ class AnswersRead(msgspec.Struct, frozen=True):
     """Which answers of a corpus were looked at, where its rows say what is trained on."""
 
     turns: Turns
-    """Of which answers windows were cut."""
-
     min_suffix_tokens: int
     """Of the shortest answer that was scored."""
 

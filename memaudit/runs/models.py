@@ -1,6 +1,5 @@
 """The models of a run: loaded in this process, or in each worker."""
 
-import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ from memaudit.engines.models import (
 from memaudit.errors import ModelError, UsageError
 from memaudit.features import ReferenceRole, exact_features, feature_set_name, is_aligned
 from memaudit.progress import tell
-from memaudit.runs.captured import CapturedScores, score_captured
+from memaudit.runs.captured import score_captured
 from memaudit.runs.manifest import ModelNames
 from memaudit.runs.options import AuditOptions
 from memaudit.runs.ray_executor import device_on_ray, score_on_ray, tasks_on_ray
@@ -106,14 +105,6 @@ class AuditModels:
     def is_captured(self) -> bool:
         """Whether the corpus holds what the teacher says."""
         return self.engine == CAPTURED
-
-    def told_by(self, captured: CapturedScores | None) -> "AuditModels":
-        """Return what these are, now that it is known what was captured of the teacher."""
-        if captured is None:
-            return self
-        # Many teachers have one tokenizer: what was captured tells them apart.
-        digest = hashlib.sha256(f"{self.teacher_digest}{captured.digest}".encode()).hexdigest()
-        return replace(self, teacher_digest=digest, lacks_context=captured.lacks_context)
 
     def names(self, classifier: RiskClassifier) -> ModelNames:
         """Return what reports call these, with the classifier that judges their scores."""

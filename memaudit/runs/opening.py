@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
+from hashlib import sha256
 from itertools import chain, islice
 from os import PathLike, fspath
 from pathlib import Path
@@ -166,8 +167,7 @@ def read_rows(
         RowTokens(place, tasks) as tokens,
         CapturedScores(choice, place) as spool,
     ):
-        captured = spool if models.is_captured else None
-        windows.captured = None if captured is None else captured.read
+        windows.captured = spool.read if models.is_captured else None
         cuts = cut_rows(
             inputs.rows,
             models.tokenizer,
@@ -175,11 +175,14 @@ def read_rows(
             choice=choice,
             progress=progress,
             keep_tokens=tokens.append if asks_exposure(inputs) else None,
-            keep_captured=None if captured is None else captured.add,
+            keep_captured=spool.add if models.is_captured else None,
             tasks=tasks,
         )
-        inputs = replace(inputs, models=models.told_by(captured))
-        yield RowsRead(inputs, windows, rows, cuts, tokens)
+        if models.is_captured:
+            # Many teachers have one tokenizer: what was captured tells them apart.
+            digest = sha256(f"{models.teacher_digest}{spool.digest}".encode()).hexdigest()
+            models = replace(models, teacher_digest=digest, lacks_context=spool.lacks_context)
+        yield RowsRead(replace(inputs, models=models), windows, rows, cuts, tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +191,6 @@ class AuditRequest:
 
     corpus: CorpusOptions
     sources: ModelSources
-    """Which models score, and on what."""
-
     classifier: RiskClassifier
     """Fits the models and the objective."""
 

@@ -181,11 +181,7 @@ def _answer(
 
 @cache
 def _require_same(versions: frozenset[tuple[str, str]], *, sensitive: bool = False) -> None:
-    """Refuse a node whose software is not the driver's.
-
-    Raises:
-        ModelError: naming what differs.
-    """
+    """Refuse a node whose software is not the driver's, naming what differs."""
     found = software_versions(sensitive=sensitive)
     differing = [
         f"{name} {found.get(name)} instead of {version}"

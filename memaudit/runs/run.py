@@ -60,8 +60,6 @@ class Run:
     """(n_rows) outcome and reason, each different value once."""
 
     risks: Risks
-    """By distinct window and scored row."""
-
     worst_windows: NDArray[np.int64]
     """(n_rows,) index of each row's riskiest window; -1 where none was scored."""
 
