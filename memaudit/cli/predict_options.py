@@ -298,12 +298,15 @@ class Machines:
 )
 def machines(shard: str | None, prepared: Path | None, executor: str, **ray: Any) -> Machines:
     """Return them, once they go together."""
-    from memaudit.runs.manifest import parse_shard
     from memaudit.runs.options import RayOptions
 
-    if prepared is not None and shard is None:
+    part = None
+    if shard is not None:  # imported for shards alone: the first word must not wait for it
+        from memaudit.runs.manifest import parse_shard
+
+        part = parse_shard(shard)
+    elif prepared is not None:
         raise UsageError("--prepared is for shards", hint="add --shard, or leave it out")
-    part = None if shard is None else parse_shard(shard)
     given = {name: value for name, value in ray.items() if value is not None}
     if executor == "ray":
         if click.get_current_context().params["workers"] > 1:
