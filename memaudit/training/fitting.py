@@ -104,28 +104,26 @@ def fit_classifier(  # noqa: PLR0913  # a classifier is made of all of these
     """Return a classifier fitted on some runs and calibrated on others.
 
     Calibration (Platt 1999) and threshold come from runs that the coefficients never saw. The
-    threshold maximises the mean F1 over the calibration runs that hold a positive.
-
-    Args:
-        runs: with at least 20 extracted examples together.
-        calibration_runs: other runs, with at least 10.
-        name: of the classifier.
-        feature_set: key of `FEATURE_SETS`.
-        features: of that set, in its order.
-        provenance: data, recipe, seeds, command, versions.
-        objective: what the students of the runs learned from.
-        C: inverse strength of the L2 penalty on standardised features.
+    threshold maximises the mean F1 over the calibration runs that hold a positive. `C` is the
+    inverse strength of the L2 penalty on standardised features; the other arguments are fields of
+    `RiskClassifier`.
 
     Raises:
-        ClassifierError: too few positives or negatives, a run on both sides, a missing or
-            non-finite feature, or a fit that ranks the calibration runs backwards.
+        ClassifierError: too few positives or negatives (20 to fit, 10 to calibrate), a run on both
+            sides, a missing or non-finite feature, or a fit that ranks the calibration runs
+            backwards.
     """
     _require_enough(runs, calibration_runs)
     X = np.concatenate([feature_matrix(run, features) for run in runs])
     pipeline = fit_pipeline(X, pooled_labels(runs), example_weights(runs), C)
     scaler, regression = pipeline
     logits = [pipeline.decision_function(feature_matrix(run, features)) for run in calibration_runs]
-    calibration = _rising_calibration(logits, calibration_runs)
+    calibration = fit_calibration(logits, calibration_runs)
+    if calibration.slope <= 0:
+        raise ClassifierError(
+            "the fit ranks the calibration runs backwards: higher risk, fewer extracted",
+            hint="calibrate on runs like those that the classifier is fitted on",
+        )
     return RiskClassifier(
         name=name,
         feature_set=feature_set,
@@ -182,19 +180,6 @@ def _require_enough(runs: Sequence[LabelledRun], calibration: Sequence[LabelledR
             f"got {len(shared)} in both, such as {min(shared)}",
             hint="hold whole runs out for calibration",
         )
-
-
-def _rising_calibration(
-    logits: Sequence[NDArray[np.float64]], runs: Sequence[LabelledRun]
-) -> Calibration:
-    """Return the calibration of a fit that ranks the runs rightly."""
-    calibration = fit_calibration(logits, runs)
-    if calibration.slope <= 0:
-        raise ClassifierError(
-            "the fit ranks the calibration runs backwards: higher risk, fewer extracted",
-            hint="calibrate on runs like those that the classifier is fitted on",
-        )
-    return calibration
 
 
 def fit_calibration(

@@ -63,12 +63,9 @@ class Input:
 
     def document(self) -> dict[str, Any]:
         """Return where the tables are and how they came about."""
-        return {
-            "labels": {"path": self.labels.shown, "sha256": self.labels.sha256}
-            | dict(self.about_labels),
-            "scores": {"path": self.scores.shown, "sha256": self.scores.sha256}
-            | dict(self.about_scores),
-        }
+        labels = {"path": self.labels.shown, "sha256": self.labels.sha256, **self.about_labels}
+        scores = {"path": self.scores.shown, "sha256": self.scores.sha256, **self.about_scores}
+        return {"labels": labels, "scores": scores}
 
     def require_agreement(self, scored_with: Mapping[str, object]) -> None:
         """Refuse labels and scores of which it is known that they do not go together.

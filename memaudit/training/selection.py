@@ -163,13 +163,7 @@ def plan_features(
     given: Sequence[str],
     objective: ObjectiveKind = "soft",
 ) -> FeaturePlan:
-    """Return what the tables allow.
-
-    Args:
-        inputs: at least one.
-        feature_set: None: the set that most columns belong to.
-        given: to fit on, in any order; empty: they are chosen later.
-        objective: what the students learned from.
+    """Return what the tables allow; no feature set is the one that most columns belong to.
 
     Raises:
         UsageError: a feature is not of the set.

@@ -150,16 +150,9 @@ def check_generation(
     bos_token_id: int | None,
     seed: int,
 ) -> GenerationCounts:
-    """Really continue some windows, half of them recited ones as far as there are, and compare.
+    """Really continue n of (m, T) windows, half of them recited ones as far as there are, and compare.
 
-    Args:
-        model: in float32.
-        windows: (m, T).
-        is_extracted: (m,) by the one pass.
-        n: windows to continue, at least 1; all of them if there are fewer.
-        shape: of the windows.
-        bos_token_id: read before each window.
-        seed: of the choice.
+    The model is in float32, and `is_extracted`, (m,), is what its one pass says.
 
     Raises:
         ModelError: memory does not suffice.
@@ -239,11 +232,7 @@ def label_table(examples: Examples, found: dict[str, NDArray[np.bool_]]) -> pa.T
     The outcome of a row is `scored` if it was trained on and looked at; else `held_out`,
     `not_sampled`, `too_short` or `bad`. Only scored rows have labels: a model recites a row if it
     recites one of its windows. `example` numbers the scored rows; those with the same windows
-    have the same number.
-
-    Args:
-        examples: of the verification.
-        found: (windows that were trained on,) whether each role's model recites it.
+    have the same number. `found` is by role, (windows that were trained on,).
     """
     is_kept_out = examples.any_of_row(examples.is_held_out)
     recites = {}
@@ -276,12 +265,7 @@ def label_table(examples: Examples, found: dict[str, NDArray[np.bool_]]) -> pa.T
 
 
 def with_predictions(table: pa.Table, predicted: RowPredictions) -> pa.Table:
-    """Return the table with what was predicted; rows without it are empty.
-
-    Args:
-        table: as `label_table` made it, or with earlier predictions, which are replaced.
-        predicted: of its rows.
-    """
+    """Return the table with what was predicted, in place of earlier predictions; else empty."""
     missing = np.isnan(predicted.probabilities)
     columns = {
         "probability": pa.array(predicted.probabilities, mask=missing),
