@@ -3,8 +3,7 @@
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal, Protocol, get_args
@@ -323,10 +322,18 @@ class TeacherTokenizer(Tokenizer, Protocol):
 class RiskyWindows:
     """Where risky windows stand in the strings of the rows that are to be cut.
 
+    All of them, not the riskiest of each row alone: a chat may have several such answers.
+
     Windows are numbered as `predict` numbered them: in the order in which they first occur.
     """
 
-    def __init__(self, run: Run, selection: Selection, tokenizer: TeacherTokenizer | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        options: FilterOptions,
+        selection: Selection,
+        tokenizer: TeacherTokenizer | None,
+    ) -> None:
         """Prepare for a pass over the corpus.
 
         Raises:
@@ -338,10 +345,16 @@ class RiskyWindows:
                 hint="name the model that predict was given with --teacher",
             )
         self._tokenizer, self._choice = tokenizer, run.manifest.inputs.window_choice
-        self._selection, self._risky = selection, set(selection.risky_windows.tolist())
+        # What is at risk, or as risky as a row that is to be cut.
+        lowest = run.probabilities[selection.is_cut].min(initial=run.manifest.classifier.threshold)
+        is_risky = run.risks.window_probabilities >= lowest
+        if options.max_probability is not None:
+            is_risky = run.risks.window_probabilities > options.max_probability
+        self._selection, self._risky = selection, set(np.flatnonzero(is_risky).tolist())
         self._numbers: dict[bytes, int] = {}
         self._emptied: list[int] = []
         self.cuts: dict[int, Cuts] = {}
+        self.n_not_cut = 0  # rows in which a risky window is left
 
     @property
     def selection(self) -> Selection:
@@ -365,6 +378,28 @@ class RiskyWindows:
                 "--strategy excise cuts text, and the corpus holds token ids",
                 hint="choose --strategy drop or deduplicate",
             )
+        spans = self._risky_spans(row)
+        if not spans:
+            return None
+        cut = _without(row, spans)
+        if cut is None:
+            # One that cannot be cut, such as a call of a function, need not keep the others.
+            clean: list[Span] = []
+            for span in spans:
+                if (more := _without(row, [*clean, span])) is not None:
+                    cut, clean = more, [*clean, span]
+            self.n_not_cut += 1
+        if cut is None:
+            return None
+        cuts, left = cut
+        if not left.strip():
+            self._emptied.append(row.row)
+            return None
+        self.cuts[row.row] = cuts
+        return left
+
+    def _risky_spans(self, row: Example) -> list[Span]:
+        """Return where risky windows stand in the text of a row, in characters."""
         ((token_ids, answers),) = encode_examples([row], self._tokenizer)
         # Of every row, cut or not: windows have numbers in the order in which they first occur.
         risky, spans_of = [], risky_spans(len(token_ids), answers, self._choice)
@@ -373,23 +408,28 @@ class RiskyWindows:
         ):
             if self._numbers.setdefault(window_key(window), len(self._numbers)) in self._risky:
                 risky.append(span)
-        if not self._selection.is_cut[row.row] or not risky:
-            return None
+        if not risky or not self._selection.is_cut[row.row]:
+            return []
         places = self._tokenizer.token_spans(row.text)
         spans = [(places[a][0], places[b - 1][1]) for a, b in risky]
         # One character may be of two tokens: a span begins where the one before it ends, or later.
         starts = [spans[0][0], *(max(b[0], a[1]) for a, b in pairwise(spans))]
-        spans = [(start, max(start, end)) for start, (_, end) in zip(starts, spans, strict=True)]
-        cuts, inside = place_cuts(row.values, row.text, spans)
-        left = cut_string(row.text, inside)
-        if not left.strip():
-            self._emptied.append(row.row)
-        elif cuts:
-            assert row.render is not None
-            with suppress(RowError):
-                # The row that is written must give the text that is meant, blanks aside.
-                found = row.render(cut_values(row.values, cuts)).text
-                if "".join(found.split()) == "".join(left.split()):
-                    self.cuts[row.row] = cuts
-                    return left
+        ends = [end for _, end in spans]
+        return [(start, end) for start, end in zip(starts, ends, strict=True) if start < end]
+
+
+def _without(row: Example, spans: Sequence[Span]) -> tuple[Cuts, str] | None:
+    """Return what is cut of a row and what is left of its text; None: not all spans can be cut."""
+    cuts, inside = place_cuts(row.values, row.text, spans)
+    if not all(any(a < end and b > start for a, b in inside) for start, end in spans):
         return None
+    left = cut_string(row.text, inside)
+    if not left.strip():
+        return cuts, left
+    assert row.render is not None
+    try:
+        found = row.render(cut_values(row.values, cuts)).text
+    except RowError:
+        return None
+    # The row that is written must give the text that is meant, blanks aside.
+    return (cuts, left) if "".join(found.split()) == "".join(left.split()) else None

@@ -73,8 +73,8 @@ class FilterResult:
     """Rows that stay without their risky windows."""
 
     not_cut: int
-    """Rows that stay whole though they were to be cut: the window could not be told apart from
-    what is around it."""
+    """Rows that keep a risky window though it was to be cut: it could not be told apart from what is
+    around it."""
 
     risky_texts: int
     """Distinct texts that hold a window that is too risky."""
@@ -226,13 +226,12 @@ def _searched(
 ) -> Selection:
     """Return the selection with what is found in the texts: near-duplicates, and parts to cut."""
     if options.strategy == "excise":
-        risky = RiskyWindows(run, selection, texts.tokenizer)
+        risky = RiskyWindows(run, options, selection, texts.tokenizer)
         for row in read():
             if isinstance(row, Example) and (left := risky.learn(row)) is not None:
                 texts.lose(row.row, left)
-        found, texts.cuts = risky.selection, risky.cuts
-        texts.n_not_cut = int((selection.is_cut & ~found.is_cut & ~found.is_removed).sum())
-        return found
+        texts.cuts, texts.n_not_cut = risky.cuts, risky.n_not_cut
+        return risky.selection
     if options.near_duplicates is not None:
         near = NearDuplicates(run, selection, options.near_duplicates)
         for row in read():

@@ -164,9 +164,9 @@ def filter_page(result: "FilterResult") -> Page:
         and f"{result.removed_copies:,} of the removed rows; one of each text is kept",
         "alike": result.removed_alike
         and f"{result.removed_alike:,} of the removed rows; for each a row like it is kept",
-        "cut": result.excised and f"{result.excised:,} rows, which stay without the risky part",
+        "cut": result.excised and f"{result.excised:,} rows, which stay without risky parts",
         "not cut": result.not_cut
-        and f"{result.not_cut:,} rows, which stay whole: the risky part cannot be cut cleanly",
+        and f"{result.not_cut:,} rows keep a risky part, which cannot be cut cleanly",
         "price": f"{result.removed_text_bytes:,} of {result.text_bytes:,} bytes of text ({share})",
         "tokens": None
         if result.tokens is None

@@ -209,6 +209,51 @@ def test_a_header_is_cut_out_of_documents_that_share_it(tmp_path):
     assert result.removed_text_bytes == 32 * 8
 
 
+@pytest.mark.parametrize("limit", [{}, {"max_probability": 0.5}, {"top": 9}])
+def test_all_risky_windows_of_a_row_are_cut(limit, tmp_path):
+    """Cut out of its riskiest window alone, a row with three of them would stay as risky as it was."""
+    documents = [f"header01 of {i:04}header02{i:04}-on-header03 goes on {i}" for i in range(9)]
+    source = write_jsonl(tmp_path / "c.jsonl", documents)
+    headers = ["header01", "header02", "header03"]
+    finish_run(source, tmp_path / "run", recited=headers, windows="tile")
+    out = tmp_path / "o.jsonl"
+
+    result = filter_corpus(
+        read_run(tmp_path / "run"),
+        str(source),
+        out,
+        options=FilterOptions(strategy="excise", **limit),
+        tokenizer=ByteTokenizer(),
+    )
+
+    assert (result.excised, result.not_cut) == (9, 0)
+    assert "header" not in "".join(row.text for row in rows_in(out))
+    finish_run(out, tmp_path / "again", recited=headers, windows="tile")
+    assert not read_run(tmp_path / "again").is_flagged.any()
+
+
+def test_a_part_that_cannot_be_cut_does_not_keep_the_others(tmp_path):
+    """A call of a function is JSON in a string; the answer behind it can be cut all the same."""
+    call = json.dumps({"name": "f", "arguments": {"x": "recited"}})
+    speakers = ("human", "function_call", "observation", "gpt")
+    turns = [
+        {"from": name, "value": value}
+        for name, value in zip(speakers, ("q", call, "seen", "recited answer"), strict=True)
+    ]
+    source, out = tmp_path / "c.jsonl", tmp_path / "o.jsonl"
+    source.write_text(json.dumps({"conversations": turns}) + "\n")
+    finish_run(source, tmp_path / "run")
+
+    result = filter_corpus(
+        read_run(tmp_path / "run"), str(source), out, options=EXCISE, tokenizer=ByteTokenizer()
+    )
+
+    (left,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert result.excised == 1
+    assert left["conversations"][1]["value"] == call
+    assert left["conversations"][3]["value"] != "recited answer"
+
+
 def test_rows_that_nobody_asked_to_cut_are_not_told_as_uncut(tmp_path):
     """Of equally risky rows --top takes some. That the others stay whole is what was asked for."""
     source = write_jsonl(tmp_path / "c.jsonl", [f"header01 and {n}" for n in range(9)])
