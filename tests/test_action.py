@@ -18,6 +18,7 @@ from memaudit.corpus import CorpusOptions, read_corpus
 from memaudit.gate.policy import LIMITS
 
 GATE = "Gate"
+SLOW = (pytest.mark.slow, pytest.mark.ci)
 LIGHT_SET = ROOT / "memaudit" / "requirements-gate.txt"
 
 
@@ -84,16 +85,12 @@ def test_findings_fail_the_step_and_are_handed_on(act, tmp_path):
     "inputs",
     [
         pytest.param({"run": "no-such-folder", "max_rate": 1}, id="no run"),
-        pytest.param({"max_rate": 1, "data": "o.jsonl"}, id="no corpus", marks=pytest.mark.slow),
-        pytest.param({"max_rate": 7}, id="no rate", marks=pytest.mark.slow),
-        pytest.param({}, id="no limit", marks=pytest.mark.slow),
-        pytest.param({"max_rate": 1, "policy": "o.toml"}, id="no policy", marks=pytest.mark.slow),
-        pytest.param(
-            {"max_rate": 1, "policy_digest": "0" * 64}, id="other digest", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            {"max_rate": 1, "baseline": "o.json"}, id="no baseline", marks=pytest.mark.slow
-        ),
+        pytest.param({"max_rate": 1, "data": "o.jsonl"}, id="no corpus", marks=SLOW),
+        pytest.param({"max_rate": 7}, id="no rate", marks=SLOW),
+        pytest.param({}, id="no limit", marks=SLOW),
+        pytest.param({"max_rate": 1, "policy": "o.toml"}, id="no policy", marks=SLOW),
+        pytest.param({"max_rate": 1, "policy_digest": "0" * 64}, id="other digest", marks=SLOW),
+        pytest.param({"max_rate": 1, "baseline": "o.json"}, id="no baseline", marks=SLOW),
     ],
 )
 def test_what_cannot_be_judged_is_an_error(inputs, act):
@@ -121,7 +118,7 @@ def test_a_policy_whose_digest_variable_is_not_set_is_an_error(act, tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name == "verify-key" else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "verify-key" else SLOW)
         for name in ACTION["inputs"]
         if name not in ("run", "key", "python")
     ],
@@ -158,6 +155,7 @@ def test_no_file_of_a_pull_request_turns_the_gate_round(act, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_single_file_of_a_pull_request_turns_the_gate_round(kind, act, tmp_path):
     """One by one, since one kind could keep another from being looked at."""
@@ -167,6 +165,7 @@ def test_no_single_file_of_a_pull_request_turns_the_gate_round(kind, act, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_no_variable_of_an_earlier_step_turns_the_gate_round(act, tmp_path):
     """An earlier step may have set variables for all that follow."""
     checkout = str(tmp_path / "checkout")
@@ -187,6 +186,7 @@ def test_no_variable_of_an_earlier_step_turns_the_gate_round(act, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_a_pull_request_runs_nothing_while_memaudit_is_installed(job_folder, tmp_path):
     """Its venv.py and pip.py lie in the folder that the job starts in."""
     workspace = shutil.copytree(job_folder, tmp_path / "checkout")
@@ -204,6 +204,7 @@ def test_a_pull_request_runs_nothing_while_memaudit_is_installed(job_folder, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_a_damaged_run_is_an_error(act, job_folder):
     """Someone may have edited the run until it passed."""
     chunk = job_folder / "runs" / "chunks" / "00000.parquet"
@@ -218,6 +219,7 @@ def test_a_damaged_run_is_an_error(act, job_folder):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_a_rule_without_evidence_is_inconclusive(act):
     """It fails by default: nobody knows what else there is."""
     job = act(max_rate=1, max_verified=0)
@@ -228,6 +230,7 @@ def test_a_rule_without_evidence_is_inconclusive(act):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["run", "data", "policy", "key", "max-rate", "baseline"])
 def test_no_input_is_taken_for_a_command(name, act, tmp_path):
     """Inputs may come from a pull request."""
@@ -241,6 +244,7 @@ def test_no_input_is_taken_for_a_command(name, act, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_the_same_key_gives_the_same_fingerprints(act):
     """Code scanning would take every job's findings for new ones otherwise."""
 
@@ -254,6 +258,7 @@ def test_the_same_key_gives_the_same_fingerprints(act):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
 def test_nothing_is_left_in_the_checkout(act, tmp_path):
     """A later step may commit or publish it."""
     act(max_rate=1)

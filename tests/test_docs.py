@@ -13,7 +13,6 @@ from memaudit.cli.main import cli
 
 PREDICT = "memaudit predict --teacher models/demo-teacher --data sample_data/demo.jsonl"
 PAGES_THAT_RUN = [page for page in PAGES if any(block.is_run for block in blocks_of(page))]
-SLOW_PAGES = [page for page in PAGES if any(b.is_run and b.is_slow for b in blocks_of(page))]
 
 
 @pytest.fixture(scope="session")
@@ -47,34 +46,18 @@ def place(audited, tmp_path):
     return shutil.copytree(audited, tmp_path / "place", symlinks=True)
 
 
-def check_page(page, place, programs, *, slow):
-    """Run the blocks of a page in order, and compare the outputs that it shows."""
-    wrong, printed, n_run = [], None, 0
-    for block in blocks_of(page):
-        if block.is_run and (slow or not block.is_slow):
-            printed = run_block(block, place, programs)
-            n_run += 1
-        elif block.is_run:
-            printed = None
-        elif block.is_output and printed is not None:
-            wrong += [f"{block.page}:{block.line}: {x}" for x in missing_lines(block.code, printed)]
-    assert not wrong, "\n".join(["shown, and not printed:", *wrong, "printed:", printed or ""])
-    return n_run
-
-
 @pytest.mark.slow
 @pytest.mark.ci
 @pytest.mark.parametrize("page", PAGES_THAT_RUN, ids=lambda page: page.name)
 def test_every_block_runs(page, place, programs):
-    """What a reader copies must work, and must print what the page shows."""
-    check_page(page, place, programs, slow=False)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", SLOW_PAGES, ids=lambda page: page.name)
-def test_every_block_runs_the_slow_ones_too(page, place, programs):
-    """Distillations take their time, and are copied all the same."""
-    assert check_page(page, place, programs, slow=True)
+    """What a reader copies must work, and must print what the page shows; distillations, too."""
+    wrong, printed = [], None
+    for block in blocks_of(page):
+        if block.is_run:
+            printed = run_block(block, place, programs)
+        elif block.is_output and printed is not None:
+            wrong += [f"{block.page}:{block.line}: {x}" for x in missing_lines(block.code, printed)]
+    assert not wrong, "\n".join(["shown, and not printed:", *wrong, "printed:", printed or ""])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -115,6 +98,8 @@ def site():
 
 
 @pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.xdist_group("site")
 def test_the_site_fetches_nothing_from_elsewhere(site):
     """Who reads about a private corpus tells nobody."""
     loading = re.compile(
@@ -131,6 +116,8 @@ def test_the_site_fetches_nothing_from_elsewhere(site):
 
 
 @pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.xdist_group("site")
 def test_the_reference_has_every_option_of_every_command(site):
     """It is made from the code, so nothing may be lost on the way."""
     reference = (site / "cli.html").read_text(encoding="utf-8")

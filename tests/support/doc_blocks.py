@@ -35,11 +35,6 @@ class Block:
         return self.language in ("sh", "python") and not skipped and not elsewhere
 
     @property
-    def is_slow(self):
-        """Whether it takes more than a few seconds."""
-        return "slow" in self.marks
-
-    @property
     def is_output(self):
         """Whether it shows what the block before it prints."""
         return "output" in self.marks

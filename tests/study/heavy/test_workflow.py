@@ -15,7 +15,8 @@ from study.heavy.recipe import Pretraining, TrainingPlan, read_recipe
 from study.heavy.run import bases_path, cell_path, cell_settings, missing_cells, run_study
 from study.heavy.workflow import conduct_study
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci]
+# One study for all of them: see `study`.
+pytestmark = [pytest.mark.slow, pytest.mark.ci, pytest.mark.xdist_group("study")]
 
 RECIPE = """
 vocabulary_size = 300
@@ -35,8 +36,8 @@ batch_size = 8
 window_half = 8
 n_examples = 24
 max_repeats = 16
-teacher_plan = { epochs = 12, learning_rate = 8e-3 }
-student_plan = { epochs = 12, learning_rate = 8e-3 }
+teacher_plan = { epochs = 2, learning_rate = 8e-3 }
+student_plan = { epochs = 2, learning_rate = 8e-3 }
 students = [
   { name = "soft", temperature = 1.0 },
   { name = "hard", objective = "hard" },
@@ -205,7 +206,7 @@ def test_a_cell_run_again_gives_the_same_numbers(study, recipe, sample_data):
 def test_a_cell_of_other_settings_is_not_taken_for_one_of_the_recipe(study, recipe):
     """An edited recipe must not put old results into its tables."""
     out, _, _ = study
-    longer = TrainingPlan(13, 8e-3)
+    longer = TrainingPlan(3, 8e-3)
 
     edited = structs.replace(
         recipe, cells=(structs.replace(recipe.cells[0], student_plan=longer), *recipe.cells[1:])
