@@ -20,7 +20,7 @@ def doctor(context: click.Context, shown: Shown) -> int:
     with shown.working("score a tiny model"):
         from memaudit.doctor import examine
 
-        options.prepare_libraries(offline=False)
+        options.prepare_libraries()
         group = context.find_root().command
         assert isinstance(group, click.Group)
         listened = {

@@ -118,7 +118,7 @@ def rescoring(rescore: int | None, teacher: str | None, reference: str | None) -
         return None
     if teacher is None:
         raise UsageError("--rescore needs the teacher", hint="name it with --teacher")
-    options.prepare_libraries(offline=False)
+    options.prepare_libraries()
     return Rescoring(rescore, teacher, reference)
 
 

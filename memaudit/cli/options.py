@@ -101,13 +101,7 @@ device = models_option(
 
 
 def model_options(
-    *,
-    dtype: str = "float32",
-    device: str = "auto",
-    model_revision: str | None,
-    trust_remote_code: bool,
-    offline: bool,
-    compiled: bool | None = False,
+    *, dtype: str = "float32", model_revision: str | None, offline: bool, **load: Any
 ) -> "ModelOptions":
     """Return how models are loaded, and tell the libraries that load them."""
     prepare_libraries(offline=offline)
@@ -115,15 +109,13 @@ def model_options(
 
     return ModelOptions(
         dtype=DTYPES[dtype],  # type: ignore[arg-type]  # one of the two
-        device=device,
         revision=model_revision,
-        trust_remote_code=trust_remote_code,
         offline=offline,
-        compiled=compiled,
+        **load,
     )
 
 
-def prepare_libraries(*, offline: bool) -> None:
+def prepare_libraries(*, offline: bool = False) -> None:
     """Set the variables that the hub's packages and torch read when they are imported."""
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
     # Only if the user has not chosen otherwise: who looks for a fault wants torch's warnings.
@@ -157,25 +149,21 @@ class Corpus:
         return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "corpus"
 
 
-data = corpus_option(
-    "--data",
-    "File, folder, glob, hub id, or - for jsonl on standard input.",
-    metavar="CORPUS",
-    required=True,
-)
-row_format = corpus_option(
-    "--format",
-    "How rows hold text. Default: auto.",
-    ROW_SHAPES + TABLE_FORMATS,
-    name="formats",
-    multiple=True,
-    metavar="|".join(ROW_SHAPES),
-)
-
-
 _HOW_READ = (
-    data,
-    row_format,
+    corpus_option(
+        "--data",
+        "File, folder, glob, hub id, or - for jsonl on standard input.",
+        metavar="CORPUS",
+        required=True,
+    ),
+    corpus_option(
+        "--format",
+        "How rows hold text. Default: auto.",
+        ROW_SHAPES + TABLE_FORMATS,
+        name="formats",
+        multiple=True,
+        metavar="|".join(ROW_SHAPES),
+    ),
     corpus_option("--text-column", "Column that holds the text. Default: text.", metavar="NAME"),
     corpus_option(
         "--map",
@@ -312,17 +300,14 @@ def by_recipe(found: Any, names: Mapping[str, str], values: Mapping[str, Any]) -
     }
 
 
-recipe = training_option(
-    "--recipe",
-    "How you will train, by your trainer's name (axolotl, distillkit, llama-factory, trl, "
-    "trl-gkd, trl-gold, trl-sft, ms-swift, nemo, modelopt, tinker, easydistill) or its own YAML "
-    "or JSON file. Options that you give beside it win.",
-    metavar="NAME|FILE",
-)
-
-
 @bundle(
-    recipe,
+    training_option(
+        "--recipe",
+        "How you will train, by your trainer's name (axolotl, distillkit, llama-factory, trl, "
+        "trl-gkd, trl-gold, trl-sft, ms-swift, nemo, modelopt, tinker, easydistill) or its own "
+        "YAML or JSON file. Options that you give beside it win.",
+        metavar="NAME|FILE",
+    ),
     training_option(
         "--objective",
         "How you will train. soft: on the teacher's token probabilities (KL). hard: on the text "
@@ -405,14 +390,13 @@ def afterwards(sign: Path | None, log_to: "Tracker | None") -> Afterwards:
     return Afterwards(sign, log_to)
 
 
-as_json = output_option(
-    "--json", "Print one JSON document instead of the summary.", name="as_json", is_flag=True
+@bundle(
+    output_option(
+        "--json", "Print one JSON document instead of the summary.", name="as_json", is_flag=True
+    ),
+    output_option("--quiet", "Show no progress.", short="-q", is_flag=True),
+    output_option("--color", "Whether output is coloured.", ("auto", "always", "never"), "auto"),
 )
-quiet = output_option("--quiet", "Show no progress.", short="-q", is_flag=True)
-color = output_option("--color", "Whether output is coloured.", ("auto", "always", "never"), "auto")
-
-
-@bundle(as_json, quiet, color)
 def shown(**values: Any) -> Shown:
     """Return how the result is shown."""
     return Shown(**values)

@@ -113,7 +113,7 @@ def report(
     """
     with shown.reading(run):
         if text["tokenizer"]:
-            options.prepare_libraries(offline=False)
+            options.prepare_libraries()
         # Here, so that neither help nor the first word waits for numpy and pyarrow.
         from memaudit.reports.annex import annex_page, read_release
         from memaudit.reports.report import read_report
@@ -193,7 +193,7 @@ def explain(  # noqa: PLR0913  one for each option
     with shown.reading(run):
         again = None
         if teacher is not None:
-            options.prepare_libraries(offline=False)
+            options.prepare_libraries()
             again = Rescoring(1, teacher, reference)
         from memaudit.reports.explain import explanation_page, read_explanation
 
