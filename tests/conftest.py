@@ -51,3 +51,23 @@ def tiny_teacher(tmp_path_factory):
 def tiny_student(tmp_path_factory):
     """The folder of a model with the teacher's vocabulary and other weights."""
     return save_tiny_model(tmp_path_factory.mktemp("student"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory):
+    """The files of a run that went through in one go."""
+    from support.fake_run import contents, fake_audit
+
+    out = tmp_path_factory.mktemp("reference") / "run"
+    fake_audit(out)
+    return contents(out)
+
+
+@pytest.fixture
+def left(tmp_path):
+    """The folder of a run that was interrupted after four chunks of eleven."""
+    from support.fake_run import Interrupted, InterruptedEngine, audit_with
+
+    with pytest.raises(Interrupted):
+        audit_with(InterruptedEngine(4), tmp_path / "run")
+    return tmp_path / "run"

@@ -3,19 +3,10 @@
 import json
 import re
 
-import pytest
-from support.fake_run import Interrupted, InterruptedEngine, audit_with, fake_audit
+from support.fake_run import fake_audit
 
 from memaudit.cli.main import run
 from memaudit.runs.manifest import Shard
-
-
-@pytest.fixture
-def left(tmp_path):
-    """The folder of a run that was interrupted after four chunks of eleven."""
-    with pytest.raises(Interrupted):
-        audit_with(InterruptedEngine(4), tmp_path / "run")
-    return tmp_path / "run"
 
 
 def status(folder, *arguments):

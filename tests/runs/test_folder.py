@@ -30,14 +30,6 @@ from memaudit.windows import WindowShape
 N_CHUNKS, CHUNK_SIZE = 11, 8
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """The files of a run that went through in one go."""
-    out = tmp_path_factory.mktemp("reference") / "run"
-    fake_audit(out)
-    return contents(out)
-
-
 @pytest.fixture
 def finished(tmp_path):
     """The folder of a finished run."""

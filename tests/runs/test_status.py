@@ -11,14 +11,6 @@ from memaudit.runs.manifest import Shard
 from memaudit.runs.status import run_status
 
 
-@pytest.fixture
-def left(tmp_path):
-    """The folder of a run that was interrupted after four chunks of eleven."""
-    with pytest.raises(Interrupted):
-        audit_with(InterruptedEngine(4), tmp_path / "run")
-    return tmp_path / "run"
-
-
 def test_a_run_that_was_left_tells_what_is_missing(left):
     """The first question of whoever comes back to it."""
     status = run_status(left)

@@ -33,14 +33,6 @@ def place():
     open_path("memory://store").fs.store.clear()
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """The files of a run in a folder."""
-    out = tmp_path_factory.mktemp("reference") / "run"
-    fake_audit(out)
-    return contents(out)
-
-
 def test_a_run_in_a_store_has_the_files_of_one_in_a_folder(place, reference):
     """Chunks may be scored anywhere and looked at anywhere."""
     result = fake_audit(place)
