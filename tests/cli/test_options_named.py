@@ -11,8 +11,8 @@ from memaudit.cli.main import cli
 ROOT = Path(__file__).parents[2]
 NAMED = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 OF_OTHER_TOOLS = {
-    *("--array", "--clear", "--constraint", "--disable-pip-version-check", "--editable"),
-    *("--no-deps", "--no-warn-conflicts", "--norc", "--numprocesses", "--quiet"),
+    *("--array", "--clear", "--constraint", "--disable-pip-version-check", "--dist"),
+    *("--editable", "--no-deps", "--no-warn-conflicts", "--norc", "--numprocesses", "--quiet"),
     *("--requirement", "--strict"),
     *("--jobs", "--models"),  # of `python -m study`
 }
