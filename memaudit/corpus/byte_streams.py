@@ -237,17 +237,17 @@ def packed(stream: BinaryIO, compression: str | None) -> Any:
 
 
 def split_lines(
-    blocks: Iterator[bytes], max_bytes: int, taken: list[bytes] | None = None
+    blocks: Iterator[bytes], max_bytes: int, take: Callable[[bytes], None] | None = None
 ) -> Iterator[Line]:
     r"""Yield lines ended by `\n` or `\r\n`; a byte order mark at the start is dropped.
 
-    A line longer than `max_bytes` is passed over without being kept in memory. `taken` gets the
-    bytes of each line, as they are, before it comes out.
+    A line longer than `max_bytes` is passed over without being kept in memory. `take` is given the
+    bytes of each line, as they are and part by part, before it comes out.
     """
     number, length, parts = 1, 0, list[bytes]()
     for piece, ends in _pieces(blocks):
-        if taken is not None:
-            taken.append(piece)
+        if take is not None:
+            take(piece)
         parts.append(piece)
         length += len(piece)
         if ends:

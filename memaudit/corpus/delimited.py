@@ -1,11 +1,11 @@
 """Csv and tsv, with a header line; fields may be quoted and span lines."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memaudit.corpus.base import KeepNext, ProjectColumns, Record, RowError, Unreadable
+from memaudit.corpus.base import Cuts, KeepNext, ProjectColumns, Record, RowError, Unreadable
 from memaudit.corpus.byte_streams import OpenFile, split_lines
 from memaudit.corpus.cuts import cut_record
 from memaudit.errors import CorpusError
@@ -53,8 +53,8 @@ class Delimited:
 
     def copy(self, file: OpenFile, keep_next: KeepNext, out: Any) -> None:
         """Write the header, and each record that stays, with its quotes and line ends."""
-        taken: list[bytes] = []
-        lines = _RecordLines(file, taken)
+        record = _RecordBytes(file.max_row_bytes, keep_next, out)
+        lines = _RecordLines(file, record.take)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         header: list[str] | None = None
         while True:
@@ -63,26 +63,49 @@ class Delimited:
                 fields = _next_fields(reader, lines)
             except StopIteration:
                 # Empty lines at the end belong to no record.
-                out.write(b"".join(taken))
+                out.write(bytes(record.content))
                 return
             except RowError:
                 pass  # a row that cannot be used is a row
-            record = b"".join(taken)
-            taken.clear()
-            stays = header is None or keep_next()
+            content, stays = bytes(record.content), record.stays
+            record.content, record.stays = bytearray(), None
+            if stays is None:
+                stays = header is None or keep_next()
             if header is not None and isinstance(stays, Mapping):
-                record = cut_record(record, self.delimiter, header, stays)
+                content = cut_record(content, self.delimiter, header, stays)
             if stays:
-                out.write(record)
+                out.write(content)
             header = fields if header is None else header
+
+
+class _RecordBytes:
+    """The bytes of the record that is being copied; once a line of it is too long, none are kept."""
+
+    def __init__(self, max_row_bytes: int, keep_next: KeepNext, out: Any) -> None:
+        self._max_row_bytes, self._keep_next, self._out = max_row_bytes, keep_next, out
+        self._length = 0  # of the line
+        self.content = bytearray()
+        self.stays: bool | Cuts | None = None  # None: decided when all of it is read
+
+    def take(self, piece: bytes) -> None:
+        """Keep the next part of a line, its end included."""
+        self.content += piece
+        self._length += len(piece)
+        # 2 for a line end. Whatever follows, it is a row that cannot be used.
+        if self._length > self._max_row_bytes + 2:
+            self.stays = self._keep_next() if self.stays is None else self.stays
+            self._out.write(bytes(self.content) if self.stays else b"")
+            self.content.clear()
+        if piece.endswith(b"\n"):
+            self._length = 0
 
 
 class _RecordLines:
     """Lines as text for `csv.reader`, with the number of the first one of each record."""
 
-    def __init__(self, file: OpenFile, taken: list[bytes] | None = None) -> None:
+    def __init__(self, file: OpenFile, take: Callable[[bytes], None] | None = None) -> None:
         self._max_row_bytes = file.max_row_bytes
-        self._lines = split_lines(file.blocks(), file.max_row_bytes, taken)
+        self._lines = split_lines(file.blocks(), file.max_row_bytes, take)
         self.n_bytes = self.first = 0  # of the record, set back where the next one begins
 
     def __iter__(self) -> Iterator[str]:

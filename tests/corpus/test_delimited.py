@@ -1,9 +1,12 @@
 import csv
 import io
+from types import SimpleNamespace
 
 import pytest
 
-from memaudit.corpus import BadRow, Example
+from memaudit.corpus import BadRow, CorpusOptions, Example
+from memaudit.corpus.byte_streams import OpenFile
+from memaudit.corpus.delimited import Delimited
 from memaudit.errors import CorpusError
 
 GOOD_FILES = {
@@ -82,6 +85,26 @@ def test_the_address_is_the_line_where_the_record_starts(read):
         ("x", "2"),
         ("y", "4"),
     ]
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_line_that_is_too_long_is_copied_without_being_held(monkeypatch, stays):
+    """One line may be larger than the memory; as a row it cannot be used, and goes or stays whole."""
+    monkeypatch.setattr("memaudit.corpus.byte_streams.BLOCK_BYTES", 8)
+    records = [b"id,text\r\n", b"\n1,a\n", b'2,"b\n' + b"x" * 500 + b"\n", b'3,"c\nc"\n', b"\n"]
+    decisions, asked, written = [True, stays, True], [], []
+
+    def keep_next():
+        asked.append(len(asked))
+        return decisions[asked[-1]]
+
+    out = SimpleNamespace(write=written.append)
+    file = OpenFile(io.BytesIO(b"".join(records)), "a", None, CorpusOptions("a", max_row_bytes=40))
+    Delimited(",").copy(file, keep_next, out)
+
+    assert b"".join(written) == b"".join(records[:2] + records[2:3] * stays + records[3:])
+    assert asked == [0, 1, 2]
+    assert max(map(len, written)) <= 40 + 2 + 8
 
 
 def test_tsv_is_cut_at_tabs(texts):
