@@ -17,7 +17,7 @@ import yaml
 from memaudit.errors import UsageError
 from memaudit.files import read_small
 from memaudit.objectives import Divergence, Objective
-from memaudit.text import safe_text, shown_path
+from memaudit.text import number_of, safe_text, shown_path
 
 Settings = dict[str, Any]
 """What a preset or a field sets: `kind` (as in `Objective`), `temperature`, `ce` and `kd` (weights
@@ -292,7 +292,7 @@ class Recipe:
         told += [f"{self.on_policy:.0%} on text of the student"] if self.on_policy else []
         told += ["answers only"] if self.answers_only else []
         if self.epochs is not None:
-            told.append(f"{self.epochs:g} epoch{'s' * (self.epochs != 1)}")
+            told.append(number_of(self.epochs, "epoch"))
         told += [] if self.learning_rate is None else [f"learning rate {self.learning_rate:g}"]
         return f"{self.trainer}: {', '.join(told)}"
 

@@ -49,6 +49,11 @@ def shown_path(path: object) -> str:
     return safe_text(str(path), 4096)
 
 
+def number_of(n: float, one: str, several: str = "") -> str:
+    """Return a number with its noun: `1 row`, `2,000 rows`. `several`: if an s does not make it."""
+    return f"{n:,.12g} {one if n == 1 else several or f'{one}s'}"
+
+
 def inert(output: str) -> str:
     r"""Return output in which the log of a CI job finds no command.
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.ci_commands import SYSTEMS, hostile_lines
 
-from memaudit.text import inert, json_text, safe_text, shown_path
+from memaudit.text import inert, json_text, number_of, safe_text, shown_path
 
 any_text = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 
@@ -112,3 +112,12 @@ def test_harmless_output_stays_as_it_is():
 def test_a_path_is_shown_whole_and_safely():
     """Nobody finds a file by half its path."""
     assert shown_path("a" * 300 + "\x1b[2J") == "a" * 300 + r"\u001b[2J"
+
+
+def test_a_number_has_the_noun_that_goes_with_it():
+    """`1 rows` reads as if nobody had looked."""
+    rows = [number_of(n, "row") for n in (0, 1, 2, 1234)]
+    assert rows == ["0 rows", "1 row", "2 rows", "1,234 rows"]
+    assert [number_of(n, "day") for n in (0.5, 1.0)] == ["0.5 days", "1 day"]
+    assert number_of(1, "entry is", "entries are") == "1 entry is"
+    assert number_of(2, "entry is", "entries are") == "2 entries are"

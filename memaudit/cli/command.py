@@ -21,7 +21,7 @@ from memaudit.cli.signals import Stopped, raise_if_stopped
 from memaudit.errors import UsageError
 from memaudit.files import is_special
 from memaudit.runs.files import committed_file, open_path, output_folder, read_content
-from memaudit.text import json_text, shown_path
+from memaudit.text import json_text, number_of, shown_path
 
 if TYPE_CHECKING:
     from memaudit.progress import Progress, ReportProgress
@@ -346,7 +346,7 @@ def _shown_run(run: Path) -> str:
     try:
         # Nobody vouches for the file yet, so it is read within bounds, and anything may be in it.
         found = json.loads(read_content(run / "manifest.json", 1_048_576))
-        return f"{shown_path(run)} ({found['manifest']['inputs']['rows']:,} rows)"
+        return f"{shown_path(run)} ({number_of(found['manifest']['inputs']['rows'], 'row')})"
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return shown_path(run)
 

@@ -20,7 +20,7 @@ from memaudit.runs.chunks import failure_error
 from memaudit.runs.folder import RunFolder
 from memaudit.runs.manifest import Shard
 from memaudit.runs.signature import sign_folder
-from memaudit.text import inert, json_text, shown_path
+from memaudit.text import inert, json_text, number_of, shown_path
 
 
 def predict_all(audit: dict[str, Any], out: Path, shown: Shown, afterwards: Afterwards) -> None:
@@ -93,4 +93,6 @@ def how_to_go_on(out: Path) -> str:
     # Not verified here: that would keep the user waiting, and the next start does it anyway.
     chunks = run.own_chunks
     n_there = sum(run.plan.path(chunk).exists() for chunk in chunks)
-    return f"give the same command again to go on: {n_there:,} of {len(chunks):,} chunks are kept in {out}"
+    of = number_of(len(chunks), "chunk")
+    kept = f"{n_there:,} of {of} {'is' if n_there == 1 else 'are'} kept in {out}"
+    return f"give the same command again to go on: {kept}"

@@ -10,6 +10,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from memaudit.errors import UsageError
+from memaudit.text import number_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -219,9 +220,10 @@ class CorpusSeen:
         """What was read, without names from the corpus. None: one file of plain text."""
         if self.layout is None or (self.layout.startswith("text,") and self.n_files <= 1):
             return None
-        files = f"{self.n_files:,} file{'s' * (self.n_files > 1)} of " if self.n_files else ""
-        skipped = f"; {self.skipped_parts:,} images or other parts of messages were skipped"
-        return f"{files}{self.layout}" + (skipped if self.skipped_parts else "")
+        files = f"{number_of(self.n_files, 'file')} of " if self.n_files else ""
+        part = "image or other part of messages was", "images or other parts of messages were"
+        skipped = f"; {number_of(self.skipped_parts, *part)} skipped" if self.skipped_parts else ""
+        return f"{files}{self.layout}{skipped}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.objectives import DEFAULT_EPOCHS
+from memaudit.text import number_of
 
 TrainingExample = NDArray[np.int32] | tuple[NDArray[np.int32], int]
 """Token ids, each (T,); with a number, so many of them at the start are read and not learnt."""
@@ -91,4 +92,5 @@ MAIN_SETTINGS = ("epochs", "learning_rate", "batch_size")
 def in_words(settings: Mapping[str, Any]) -> str:
     """Return them, of the settings of a document."""
     epochs, rate, batch_size = (settings[name] for name in MAIN_SETTINGS)
-    return f"{epochs:g} epochs, learning rate {rate:g}, {batch_size} examples per step"
+    step = number_of(batch_size, "example")
+    return f"{number_of(epochs, 'epoch')}, learning rate {rate:g}, {step} per step"

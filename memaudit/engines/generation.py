@@ -16,6 +16,7 @@ from memaudit.errors import ModelError
 from memaudit.memorization import BEAM_WIDTH, approximately_extracted, extracted, next_distances
 from memaudit.objectives import GREEDY, LabelSampling
 from memaudit.scores import suffix
+from memaudit.text import number_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -363,7 +364,8 @@ def _memory_errors(model: "PreTrainedModel", n_prefixes: int) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        prefixes = number_of(n_prefixes, "prefix", "prefixes")
         raise ModelError(
-            f"not enough memory on {model.device} to continue {n_prefixes} prefixes at once",
+            f"not enough memory on {model.device} to continue {prefixes} at once",
             hint="choose a smaller model, or --device cpu",
         ) from error

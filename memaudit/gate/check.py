@@ -52,7 +52,7 @@ from memaudit.prefilter import make_prefilter
 from memaudit.runs.run import Run, read_run
 from memaudit.runs.signature import Signature, require_signature
 from memaudit.runs.unchanged import require_same_corpus
-from memaudit.text import safe_text
+from memaudit.text import number_of, safe_text
 
 # 0.9 ** 29 is 0.047: had a tenth been missed, 29 would be found in a row in under 5 % of cases.
 MIN_POSITIVES = 29
@@ -106,9 +106,10 @@ def check_gate(
     signature = _signature(run, policy.policy, inputs)
     # Numbers before rules: with NaN among the features, comparisons below would pass by accident.
     n_broken = int((~np.isfinite(run.risks.X)).any(axis=1).sum())
+    broken = "window of the run has", "windows of the run have"
     if n_broken or not np.isfinite(run.probabilities[run.is_scored]).all():
         raise ClassifierError(
-            f"{n_broken} windows of the run have a feature that is not a finite number",
+            f"{number_of(n_broken, *broken)} a feature that is not a finite number",
             hint="the scores are broken: check that the model's weights hold no NaN",
         )
     # Then what made the probabilities: a classifier or a screen of one's own could flag nothing.
@@ -252,13 +253,15 @@ def _guarantee(run: Run, expected: ExpectedCount) -> Guarantee:
         n_runs, n_memorized = card["level"]["runs"], card["level"]["memorized"]
         if n_memorized < MIN_POSITIVES:
             reasons.append(
-                f"{n_memorized} memorized examples in calibration, at least {MIN_POSITIVES} are "
-                "needed"
+                f"{number_of(n_memorized, 'memorized example')} in calibration, at least "
+                f"{MIN_POSITIVES} are needed"
             )
         if n_runs < MIN_RUNS:
-            reasons.append(f"{n_runs} calibration runs, at least {MIN_RUNS} are needed")
+            runs = number_of(n_runs, "calibration run")
+            reasons.append(f"{runs}, at least {MIN_RUNS} are needed")
     if n_screened := run.outcomes["screened"]:
-        reasons.append(f"{n_screened:,} rows were screened out and are not counted")
+        screened = "row was screened out and is", "rows were screened out and are"
+        reasons.append(f"{number_of(n_screened, *screened)} not counted")
     if outside := run.risks.unfamiliar:
         name, rate = max(outside.items(), key=lambda item: item[1])
         reasons.append(

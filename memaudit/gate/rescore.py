@@ -24,7 +24,7 @@ from memaudit.runs.reading import DistinctWindows, RowLog, Tokenizer, cut_rows
 from memaudit.runs.run import Run
 from memaudit.runs.scoring import ChunkWork, chunk_features
 from memaudit.runs.unchanged import corpus_options, reread_corpus
-from memaudit.text import shown_path
+from memaudit.text import number_of, shown_path
 
 EXACT_TOLERANCE = 1e-3
 """For features that transformers scored in float32: many times what another processor changes."""
@@ -91,8 +91,9 @@ def cut_again(run: Run, source: str, tokenizer: Tokenizer) -> Iterator[DistinctW
         )
         if len(windows) != inputs.distinct_windows:
             raise UsageError(
-                f"{shown_path(run.folder)}: the run has {inputs.distinct_windows:,} windows, its "
-                f"corpus and teacher give {len(windows):,}",
+                f"{shown_path(run.folder)}: the run has "
+                f"{number_of(inputs.distinct_windows, 'window')}, its corpus and teacher give "
+                f"{len(windows):,}",
                 hint="predict anew: this is not the run that it says it is",
             )
         yield windows
@@ -121,11 +122,11 @@ def rescore(run: Run, source: str, asked: Rescoring) -> int:
     again = chunk_features(plan, read.engine, read.tokenizer, work)
     tolerance = EXACT_TOLERANCE if inputs.engine.startswith("hf-float32") else ROUGH_TOLERANCE
     differs = _differences(plan, stored[chosen], again, tolerance)
-    if differs.any():
+    if n_other := int(differs.any(axis=1).sum()):
         names = [plan.features[int(column)] for column in np.flatnonzero(differs.any(axis=0))]
         raise UsageError(
-            f"{shown_path(run.folder)}: of {len(chosen):,} windows that were scored again "
-            f"{int(differs.any(axis=1).sum()):,} have other scores than the run says, "
+            f"{shown_path(run.folder)}: of {number_of(len(chosen), 'window')} scored again "
+            f"{number_of(n_other, 'has', 'have')} other scores than the run says, "
             f"in {', '.join(names[:3])}",
             hint="the run was forged, or scored by another version: predict anew",
         )

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from memaudit.gate.policy import EffectivePolicy
+from memaudit.text import number_of
 
 SCHEMA_VERSION = 1
 """Of the JSON document; goes up when a reader of the old one would misread."""
@@ -198,9 +199,9 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
         again = warning = ""
         if self.rescored is not None:
             again = (
-                f" {self.rescored:,} random windows were scored again and agree; had "
-                f"{found_share(self.rescored):.1%} of all been forged, 19 times in 20 one would "
-                "differ."
+                f" {number_of(self.rescored, 'random window was', 'random windows were')} scored "
+                f"again without a difference; had {found_share(self.rescored):.1%} of all been "
+                "forged, 19 times in 20 one would differ."
             )
         if self.changed_tables:
             changed = ", ".join(self.changed_tables)

@@ -23,7 +23,7 @@ from memaudit.runs.folder import read_summary
 from memaudit.runs.run import Run
 from memaudit.runs.signature import Signature
 from memaudit.runs.unchanged import changed_tables
-from memaudit.text import safe_text
+from memaudit.text import number_of, safe_text
 
 # Columns that were given another role are held against `settings`, under the name of the option.
 _EQUAL = ("teacher_digest", *(name for name in PARTS_OF_ROWS if name != "mapping"), "objective")
@@ -175,7 +175,9 @@ def scope_rules(found: Judged, policy: GatePolicy) -> Iterator[RuleResult]:
             )
             yield _at_least("MEM009", share, limit, message)
     if (limit := policy.max_age) is not None and found.date is None:
-        message = f"nobody knows when the run was made, at most {limit:g} days ago is required"
+        message = (
+            f"nobody knows when the run was made, at most {number_of(limit, 'day')} ago is required"
+        )
         yield RuleResult("MEM010", "inconclusive", None, limit, message)
     elif limit is not None and found.date is not None:
         days = (datetime.now(UTC) - datetime.fromisoformat(found.date)) / timedelta(days=1)
@@ -211,8 +213,8 @@ class Evidence:
 
     @property
     def noun(self) -> str:
-        """What is counted."""
-        return "new examples" if self.is_new_only else "examples"
+        """What is counted, one of them."""
+        return "new example" if self.is_new_only else "example"
 
     def count(self, is_in: NDArray[np.bool_]) -> int:
         """Return how many of some rows count. `is_in`: (n_rows,)."""
@@ -243,7 +245,8 @@ def _results(policy: GatePolicy, evidence: Evidence) -> Iterator[RuleResult]:
         n_flagged, n_scored = evidence.count(run.is_flagged), int(run.is_scored.sum())
         rate = n_flagged / max(1, n_scored)  # a cascade may have left every row out
         message = (
-            f"{n_flagged:,} {noun} of {n_scored:,} scored are flagged ({rate:.3%}), "
+            f"{number_of(n_flagged, noun)} of {n_scored:,} scored "
+            f"{'is' if n_flagged == 1 else 'are'} flagged ({rate:.3%}), "
             f"at most {policy.max_rate:.3%} allowed"
         )
         yield _result("MEM001", rate, policy.max_rate, message)
@@ -251,16 +254,16 @@ def _results(policy: GatePolicy, evidence: Evidence) -> Iterator[RuleResult]:
         yield _expected(policy, policy.max_expected, evidence)
     if policy.max_recited is not None:
         n_recited = evidence.count(run.is_recited)
-        message = (
-            f"the teacher recites {n_recited:,} {noun}, at most {policy.max_recited:,} allowed"
-        )
+        told = number_of(n_recited, noun)
+        message = f"the teacher recites {told}, at most {policy.max_recited:,} allowed"
         yield _unless_screened(_result("MEM003", n_recited, policy.max_recited, message), run)
     if policy.max_verified is not None:
         yield _verified(policy.max_verified, evidence)
-    # Bad rows break no limit, but nothing is known about them either.
+    # Bad rows break no limit, but nothing is known about them either. Of screened ones it is known
+    # that they are unlikely to matter.
     known = sum(run.outcomes[name] for name in ("scored", "screened", "too_short"))
     n_bad, limit = run.outcomes.total() - known, policy.max_bad_rows
-    message = f"{n_bad:,} row{'s' * (n_bad != 1)} could not be used, at most {limit:,} allowed"
+    message = f"{number_of(n_bad, 'row')} could not be used, at most {limit:,} allowed"
     yield RuleResult("MEM005", "pass" if n_bad <= limit else "inconclusive", n_bad, limit, message)
     yield from _sensitive(policy, evidence)
 
@@ -277,18 +280,19 @@ def _unless_screened(rule: RuleResult, run: Run) -> RuleResult:
     """Return the result of a rule about what the teacher says, of which it was not asked everything."""
     if rule.status != "pass" or not run.n_screened_windows:
         return rule
-    message = (
-        f"{rule.message}; {run.n_screened_windows:,} distinct windows were screened out, and the "
-        "teacher has not read them"
+    why = number_of(
+        run.n_screened_windows,
+        "distinct window was screened out, and the teacher has not read it",
+        "distinct windows were screened out, and the teacher has not read them",
     )
-    return replace(rule, status="inconclusive", message=message)
+    return replace(rule, status="inconclusive", message=f"{rule.message}; {why}")
 
 
 def _expected(policy: GatePolicy, limit: float, evidence: Evidence) -> RuleResult:
     expected, guarantee = evidence.expected, evidence.guarantee
     # The limit stands as it was given: 2,500 rounded to "2.5e+03" is another number.
     allowed = f"at most {limit:,.10g} allowed"
-    mean = f"{expected.mean:,.1f} {evidence.noun} are expected to be memorized"
+    mean = f"{expected.mean:,.1f} {evidence.noun}s are expected to be memorized"
     if policy.expected_bound == "mean":
         message = f"{mean}, {allowed}; compared: the mean, as the policy says"
         return _unless_screened(_result("MEM002", expected.mean, limit, message), evidence.run)
@@ -297,8 +301,8 @@ def _expected(policy: GatePolicy, limit: float, evidence: Evidence) -> RuleResul
         message = f"{mean}, {allowed}; compared: the mean, and the upper bound is higher still"
         return _result("MEM002", expected.mean, limit, message)
     message = (
-        f"up to {expected.high:,} {evidence.noun} may be memorized (expected {expected.mean:,.1f}), "
-        f"{allowed}; compared: the upper end of the 95% interval"
+        f"up to {number_of(expected.high, evidence.noun)} may be memorized "
+        f"(expected {expected.mean:,.1f}), {allowed}; compared: the upper end of the 95% interval"
     )
     if guarantee.status == "underpowered":
         message += f", which is no bound here: {'; '.join(guarantee.reasons)}"
@@ -309,11 +313,13 @@ def _expected(policy: GatePolicy, limit: float, evidence: Evidence) -> RuleResul
 def _verified(limit: int, evidence: Evidence) -> RuleResult:
     verified = evidence.verified
     if verified is None:
-        message = f"no verification was given, at most {limit:,} verified examples allowed"
+        message = (
+            f"no verification was given, at most {number_of(limit, 'verified example')} allowed"
+        )
         return RuleResult("MEM004", "inconclusive", None, limit, message)
     n_found, n_asked = evidence.count(verified.recited), evidence.count(verified.looked_at)
     message = (
-        f"the distilled student recites {n_found:,} of {n_asked:,} {evidence.noun} that it was "
+        f"the distilled student recites {n_found:,} of {number_of(n_asked, evidence.noun)} that it was "
         f"trained on, of {int(evidence.counts.sum()):,} in all; at most {limit:,} allowed"
     )
     if verified.is_sample:
@@ -346,10 +352,10 @@ def rows_by_level(
 def _sensitive(policy: GatePolicy, evidence: Evidence) -> Iterator[RuleResult]:
     found, is_flagged = evidence.run.sensitivity, evidence.run.is_flagged
     asked = (
-        ("MEM006", policy.max_sensitive, "at risk hold personal data or a secret"),
-        ("MEM007", policy.max_secrets, "hold a secret that is at risk"),
+        ("MEM006", policy.max_sensitive, " at risk", "personal data or a secret"),
+        ("MEM007", policy.max_secrets, "", "a secret that is at risk"),
     )
-    for rule, limit, what in asked:
+    for rule, limit, which, what in asked:
         if limit is None:
             continue
         if found is None:
@@ -358,5 +364,7 @@ def _sensitive(policy: GatePolicy, evidence: Evidence) -> Iterator[RuleResult]:
             continue
         at_risk = found.secrets_at_risk if rule == "MEM007" else found.sensitive_at_risk
         n_found = evidence.count(at_risk(is_flagged))
-        message = f"{n_found:,} {evidence.noun} {what}, at most {limit:,} allowed"
+        found_in = f"{number_of(n_found, evidence.noun)}{which}"
+        holds = "holds" if n_found == 1 else "hold"
+        message = f"{found_in} {holds} {what}, at most {limit:,} allowed"
         yield _result(rule, n_found, limit, message)

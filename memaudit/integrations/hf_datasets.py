@@ -12,6 +12,7 @@ from memaudit.corpus import Conversation, CorpusOptions
 from memaudit.corpus.base import RowError
 from memaudit.corpus.shapes import ColumnChooser, read_content
 from memaudit.integrations import RowRisks, read_row_risks, refuse_other_corpus
+from memaudit.text import number_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,7 +52,8 @@ class RiskColumns:
         """
         risks = self.risks
         if indices and max(indices) >= risks.n_rows:
-            raise refuse_other_corpus(risks, f"it has {risks.n_rows:,} rows, and here are more")
+            rows = number_of(risks.n_rows, "row")
+            raise refuse_other_corpus(risks, f"it has {rows}, and here are more")
         for index, value in zip(indices, batch.get(risks.id_column, ()), strict=False):
             is_id = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
             if is_id and str(value) != risks.ids[index]:
@@ -79,7 +81,7 @@ def with_risk(dataset: "Dataset", run: str | Path) -> "Dataset":
     columns = RiskColumns(run)
     risks = columns.risks
     if len(dataset) != risks.n_rows:
-        difference = f"it has {risks.n_rows:,} rows, the dataset has {len(dataset):,}"
+        difference = f"it has {number_of(risks.n_rows, 'row')}, the dataset has {len(dataset):,}"
         raise refuse_other_corpus(risks, difference)
     _compare_texts(dataset, risks)
     return dataset.map(columns, batched=True, with_indices=True)

@@ -27,7 +27,7 @@ from memaudit.reports.page import (
 )
 from memaudit.reports.report import Report
 from memaudit.reports.report_evidence import remedies_table
-from memaudit.text import safe_text, shown_path
+from memaudit.text import number_of, safe_text, shown_path
 
 _NOT_GIVEN = "not given: name it in the section [release] of the policy file"
 _NOT_LEGAL = "This is evidence, not legal advice."
@@ -156,9 +156,9 @@ def _tested(report: Report) -> Table:
             "no" if student is None else "tested",
             "run 'memaudit verify'"
             if student is None
-            else f"{student.count:,} of {student.of:,} distinct examples",
+            else f"{student.count:,} of {number_of(student.of, 'distinct example')}",
         ),
-        ("exact continuation by the teacher", "tested", f"{risks.n_recited:,} examples"),
+        ("exact continuation by the teacher", "tested", number_of(risks.n_recited, "example")),
         (
             "personal data and secrets in examples at risk",
             "no" if sensitivity is None else "tested, by form",
@@ -212,7 +212,8 @@ def _sampled(report: Report) -> Iterator[tuple[Sentence, ...]]:
             n = max(found, key=int)
             # The search follows the likeliest near texts alone: its count is a lower bound.
             least = "at least " if option else ""
-            yield what, "tested", f"{least}{found[n]:,} examples in {int(n):,} samples of each"
+            revealed = number_of(found[n], "example")
+            yield what, "tested", f"{least}{revealed} in {int(n):,} samples of each"
 
 
 def _residual(report: Report, release: Release) -> Table:

@@ -17,7 +17,7 @@ from memaudit.corpus.discovery import has_known_ending
 from memaudit.gate.result import RULES, GateResult
 from memaudit.reports.gate import gate_markdown
 from memaudit.reports.words import percent
-from memaudit.text import inert, json_text, safe_text, shown_path
+from memaudit.text import inert, json_text, number_of, safe_text, shown_path
 
 _WITHOUT_LINES = (".parquet", ".arrow", ".feather")
 MAX_RESULTS = 1000
@@ -164,7 +164,7 @@ def render_sarif(result: GateResult, *, root: SourceRoot) -> str:
     whole = _policy_location(result, root)
     broken = result.failed + result.inconclusive
     said = "; ".join(f"{rule.id}: {rule.message}" for rule in broken) or "every rule passes"
-    said = safe_text(f"{result.n_findings:,} examples in all; {said}.", 4000)
+    said = safe_text(f"{number_of(result.n_findings, 'example')} in all; {said}.", 4000)
     level = {"pass": "note", "fail": "error", "inconclusive": "warning"}[result.verdict]
     # Code scanning asks for a place in a file, also where the corpus as a whole is meant.
     results = [_result(_SUMMARY, level, said, whole, "summary")]
@@ -275,7 +275,7 @@ def render_junit(result: GateResult) -> str:
             said = {"message": message, "type": rule.status}
             ElementTree.SubElement(case, tag, said).text = message
     if result.findings:
-        lines = [f"{result.n_findings:,} examples, the worst first"]
+        lines = [f"{number_of(result.n_findings, 'example')}, the worst first"]
         lines += [
             f"{finding.rule} {percent(finding.probability)} {_xml(finding.example_id)} "
             f"at {_xml(finding.address)}"

@@ -16,7 +16,7 @@ from memaudit.metrics import ExpectedCount
 from memaudit.reports import words
 from memaudit.reports.page import Column, Page, Section, Sentence, Table, Words, name, numbers
 from memaudit.runs.run import Run
-from memaudit.text import shown_path
+from memaudit.text import number_of, shown_path
 
 SCHEMA_VERSION = 1
 """Of the JSON document; goes up when a reader of the old one would misread."""
@@ -195,15 +195,16 @@ def difference_page(found: Difference, *, n_listed: int = 10) -> Page:
     verdict: Sentence = Words("The runs do not differ.", "good")
     if not found.is_empty:
         better = after.expected.mean <= before.expected.mean
-        counts = f"{before.flagged:,} examples were at risk, now {after.flagged:,}"
+        were = number_of(before.flagged, "example was", "examples were")
+        counts = f"{were} at risk, now {after.flagged:,}"
         verdict = (
             Words(counts, "good" if better else "risk"),
             f": expect {words.expected(after.expected)} to be memorized, before "
             f"{words.expected(before.expected)}.",
         )
-    n_gone, n_at_risk = len(found.gone), found.gone_at_risk
+    at_risk = number_of(found.gone_at_risk, "was at risk", "were at risk")
     lists: dict[str, tuple[str, ...] | tuple[Change, ...]] = {
-        f"Rows that are gone: {n_gone:,}, {n_at_risk:,} were at risk": found.gone,
+        f"Rows that are gone: {len(found.gone):,}, {at_risk}": found.gone,
         f"Rows that are new: {len(found.come):,}": found.come,
         f"No longer at risk: {len(found.no_longer_at_risk):,}": found.no_longer_at_risk,
         f"Newly at risk: {len(found.newly_at_risk):,}": found.newly_at_risk,

@@ -33,7 +33,7 @@ from memaudit.reports.page import (
 from memaudit.reports.report import read_row_texts
 from memaudit.reports.tokens import WindowToken, score_tokens, tokens_section
 from memaudit.runs.run import Run, read_run
-from memaudit.text import safe_text
+from memaudit.text import number_of, safe_text
 
 SCHEMA_VERSION = 1
 """Of the JSON document; goes up when a reader of the old one would misread."""
@@ -342,12 +342,12 @@ def _number(feature: str, value: float) -> str:
 
 
 def _places(found: Explanation) -> tuple[Table, ...]:
-    same_text = "" if found.same_text is None else f"{found.same_text - 1:,} other rows"
+    same_text = "" if found.same_text is None else number_of(found.same_text - 1, "other row")
     listed = facts(
         {
             "row": name(found.address, max_len=4096),
-            "window": f"occurs {found.occurrences:,} times; it is the riskiest of "
-            f"{found.same_window:,} {'row' if found.same_window == 1 else 'rows'}",
+            "window": f"occurs {number_of(found.occurrences, 'time')}; it is the riskiest of "
+            f"{number_of(found.same_window, 'row')}",
             "same text": same_text,
             "text": "" if found.text is None else Cell(quote=found.text),
             "classifier": name(found.classifier),

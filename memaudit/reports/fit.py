@@ -17,6 +17,7 @@ from memaudit.reports.page import (
     numbers,
     path_name,
 )
+from memaudit.text import number_of
 from memaudit.training.recalibration import Recalibrated
 from memaudit.training.result import (
     JUDGED,
@@ -120,18 +121,22 @@ def fit_notes(result: FitResult) -> Iterator[str]:
         yield JUDGED[result.held_out_kind]
     elif result.n_not_judged:
         yield (
-            f"{result.n_not_judged:,} examples could not be judged: without their runs too few "
+            f"{number_of(result.n_not_judged, 'example')} could not be judged: without their runs too few "
             "memorized ones would be left to fit on."
         )
     if result.unit == "example":
         yield SPLIT_NOTES[result.unit]
     for run in result.runs:
         counts = run.counts
+        conflicting = (
+            "example has both labels and counts",
+            "equal examples have both labels and count",
+        )
         if counts.unlabelled or counts.unscored or counts.conflicting:
             yield (
-                f"{run.run.name}: {counts.unlabelled:,} scored rows without a label and "
-                f"{counts.unscored:,} labels without a scored row are left out; "
-                f"{counts.conflicting:,} equal examples have both labels and count as memorized."
+                f"{run.run.name}: {number_of(counts.unlabelled, 'scored row')} without a label and "
+                f"{number_of(counts.unscored, 'label')} without a scored row are left out; "
+                f"{number_of(counts.conflicting, *conflicting)} as memorized."
             )
 
 

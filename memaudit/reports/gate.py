@@ -20,6 +20,7 @@ from memaudit.reports.page import (
     numbers,
     path_name,
 )
+from memaudit.text import number_of
 
 if TYPE_CHECKING:
     from memaudit.filtering.workflow import FilterResult
@@ -110,7 +111,7 @@ def rules_table(result: "GateResult", *, title: str = "", with_marks: bool = Fal
 def _findings(result: "GateResult", n_findings: int, *, is_short: bool) -> Section:
     """Return the worst examples; if short, without what is the same in every row."""
     listed = result.findings[:n_findings]
-    title = f"The {len(listed):,} worst of {result.n_findings:,} distinct examples"
+    title = f"The {len(listed):,} worst of {number_of(result.n_findings, 'distinct example')}"
     folder, levels = "", {finding.level for finding in listed}
     has_levels = not is_short or len(levels) > 1
     if is_short:
@@ -146,7 +147,8 @@ def bound(result: "GateResult") -> Sentence:
     if guarantee.upper >= result.counts.get("scored", guarantee.upper + 1):
         return ""
     return (
-        f"With {guarantee.confidence:.1%} confidence at most {guarantee.upper:,} examples will be "
+        f"With {guarantee.confidence:.1%} confidence at most "
+        f"{number_of(guarantee.upper, 'example')} will be "
         "memorized, provided your corpus and training resemble the calibration runs."
     )
 
@@ -156,6 +158,7 @@ def filter_page(result: "FilterResult") -> Page:
     verb = "removed" if result.out else "would be removed"
     cut = f", {result.excised:,} cut" if result.excised else ""
     before, after = words.expected(result.before.expected), words.expected(result.after.expected)
+    cut_rows = number_of(result.excised, "row, which stays", "rows, which stay")
     share, out = words.percent(result.removed_text_share), result.out
     rows: dict[str, Sentence | Cell | None] = {
         "why": f"{result.options.in_words}, {result.options.strategy}",
@@ -164,14 +167,15 @@ def filter_page(result: "FilterResult") -> Page:
         and f"{result.removed_copies:,} of the removed rows; one of each text is kept",
         "alike": result.removed_alike
         and f"{result.removed_alike:,} of the removed rows; for each a row like it is kept",
-        "cut": result.excised and f"{result.excised:,} rows, which stay without risky parts",
+        "cut": result.excised and f"{cut_rows} without risky parts",
         "not cut": result.not_cut
-        and f"{result.not_cut:,} rows keep a risky part, which cannot be cut cleanly",
+        and f"{number_of(result.not_cut, 'row keeps', 'rows keep')} a risky part, which cannot be "
+        "cut cleanly",
         "price": f"{result.removed_text_bytes:,} of {result.text_bytes:,} bytes of text ({share})",
         "tokens": None
         if result.tokens is None
         else f"{result.removed_tokens:,} of {result.tokens:,} removed",
-        "not scored": result.unscored_kept and f"{result.unscored_kept:,} rows, kept",
+        "not scored": result.unscored_kept and f"{number_of(result.unscored_kept, 'row')}, kept",
         "corpus": path_name(out) if out else None,
         "removed": path_name(f"{out}.removed.parquet") if out else None,
         "parts": path_name(f"{out}.excised.parquet") if out and result.excised else None,
@@ -191,8 +195,8 @@ def _filter_notes(result: "FilterResult") -> Iterator[str]:
     if result.risky_texts > result.risky_windows:  # different texts, at risk for the same tokens
         kept = " All of them are kept. --strategy excise cuts the shared part out of them."
         yield (
-            f"{result.risky_texts:,} different texts share {result.risky_windows:,} risky "
-            f"{'window' if result.risky_windows == 1 else 'windows'}. They are not copies of each "
+            f"{result.risky_texts:,} different texts share "
+            f"{number_of(result.risky_windows, 'risky window')}. They are not copies of each "
             f"other.{kept if result.options.strategy == 'deduplicate' else ''}"
         )
     if result.excised:

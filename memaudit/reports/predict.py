@@ -25,6 +25,7 @@ from memaudit.reports.page import (
 from memaudit.runs.manifest import chunk_ranges
 from memaudit.runs.results import AuditResult
 from memaudit.runs.status import RunStatus
+from memaudit.text import number_of
 
 if TYPE_CHECKING:
     from memaudit.cost import AuditPlan
@@ -66,7 +67,7 @@ def verdict(result: AuditResult) -> Sentence:
     """Return how many examples are at risk and how many are expected to be memorized."""
     verb = "is" if result.flagged == 1 else "are"
     texts = (
-        f". Counting equal texts once, {result.flagged_distinct:,} are at risk: expect "
+        f". Counting equal texts once, {number_of(result.flagged_distinct, 'is', 'are')} at risk: expect "
         f"{words.expected(result.expected_distinct)}."
         if result.flagged > result.flagged_distinct
         else "."
@@ -76,7 +77,7 @@ def verdict(result: AuditResult) -> Sentence:
     )
     return (
         Words(
-            f"{result.flagged:,} of {words.examples(result.rows)} {verb} at risk",
+            f"{result.flagged:,} of {number_of(result.rows, 'example')} {verb} at risk",
             "risk" if result.flagged else "good",
         ),
         f": expect {words.expected(result.expected)} to be memorized by a student distilled from ",
@@ -99,7 +100,7 @@ def _other_ways(result: AuditResult) -> Section:
     if exposure is not None:
         for epochs in _EPOCHS:
             if epochs != exposure.epochs:
-                way = f"soft labels, in {words.epochs(epochs)}", f"--epochs {epochs:g}"
+                way = f"soft labels, in {number_of(epochs, 'epoch')}", f"--epochs {epochs:g}"
                 found[way] = risks.expected_if(Objective(), epochs)
     rows = tuple(
         (*way, "no classifier" if count is None else words.expected(count))
@@ -118,7 +119,7 @@ def notes(result: AuditResult) -> Iterator[str]:
     if result.survival is None and (n := result.finished.risks.n_out_of_reach):
         share = words.percent(n / result.distinct_windows)
         yield (
-            f"{n:,} distinct windows ({share}) could not have been flagged, whatever the teacher says. "
+            f"{number_of(n, 'distinct window')} ({share}) could not have been flagged, whatever the teacher says. "
             "'predict --cascade --survival 1' does not score them, and flags the same examples."
         )
     if result.screened:
@@ -162,7 +163,7 @@ def _about_models(result: AuditResult) -> Iterator[str]:
 def _outcomes(result: AuditResult) -> Table:
     shape = result.shape
     n_read = result.distinct_windows - result.screened_windows
-    read = f"in {n_read:,} distinct windows of {shape.prefix_len} + {shape.suffix_len} tokens"
+    read = f"in {number_of(n_read, 'distinct window')} of {shape.prefix_len} + {shape.suffix_len} tokens"
     answers: list[tuple[str, int, str]] = []
     # Which part of the text that the student is trained on was looked at.
     if (found := result.answers) is not None:

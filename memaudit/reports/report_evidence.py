@@ -20,6 +20,7 @@ from memaudit.reports.page import (
     numbers,
 )
 from memaudit.reports.report import OWN, Card, Report, StudyRun, remedies
+from memaudit.text import number_of
 
 _METRICS = {
     "pr_auc": "average precision (PR-AUC)",
@@ -37,7 +38,7 @@ def classifier_section(card: Card | None, classifier: str) -> Section:
     if card is None:
         no_card = " does not come with memaudit. The card beside its file says how it was tested."
         return Section(*titles, (Paragraph(("No card is at hand: ", name(classifier), no_card)),))
-    tested = f"Tested on {len(card.runs)} distillations that it never saw."
+    tested = f"Tested on {number_of(len(card.runs), 'distillation')} that it never saw."
     if card.prevalence is not None:
         tested += f" {words.percent(card.prevalence)} of their examples were memorized."
     own = card.methods[OWN]

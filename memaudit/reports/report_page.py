@@ -37,7 +37,7 @@ from memaudit.reports.report_evidence import (
     verified_section,
 )
 from memaudit.runs.risks import Worst
-from memaudit.text import shown_path
+from memaudit.text import number_of, shown_path
 
 _OUTCOMES = {
     "screened": "skipped by --cascade, and not in the expected number",
@@ -78,7 +78,7 @@ def verdict(report: Report) -> Sentence:
         "A student distilled from ",
         model_name(report.run.manifest.names.teacher),
         f" is expected to memorize {words.approximately(expected.mean)} of "
-        f"{words.examples(n_rows)} ({words.interval(expected)}).",
+        f"{number_of(n_rows, 'example')} ({words.interval(expected)}).",
     )
 
 
@@ -104,21 +104,22 @@ def _answers(report: Report) -> Table:
         next_step = ("Remove copies or examples at risk, then predict again: ", command)
     tested = ""
     if report.card is not None:
-        tested = f" that was tested on {len(report.card.runs):,} distillations it never saw"
+        n_tested = number_of(len(report.card.runs), "distillation")
+        tested = f" that was tested on {n_tested} it never saw"
     evidence = (
         f"A prediction by a classifier{tested}. No student was distilled: 'memaudit verify' does "
         "that."
     )
     if report.verified is not None:
         found = report.verified.result.extracted["student"]
-        count = f"{found.count:,} of {found.of:,} distinct examples"
+        count = f"{found.count:,} of {number_of(found.of, 'distinct example')}"
         evidence = f"A student that was really distilled recites {count}."
     rows, texts = words.expected(risks.expected), words.expected(risks.expected_texts)
     answers = facts(
         {
             "Does it pass?": passes,
-            "How many texts?": f"{texts} of {len(risks.texts.windows):,} different texts; with "
-            f"their copies {rows} of {words.examples(run.n_rows)}.",
+            "How many texts?": f"{texts} of {number_of(len(risks.texts.windows), 'different text')}; "
+            f"with their copies {rows} of {number_of(run.n_rows, 'example')}.",
             "What should I do?": next_step,
             "On what evidence?": evidence,
             "What is not covered?": "Paraphrases, other parts of a text, "
@@ -137,7 +138,7 @@ def _at_risk(report: Report) -> Iterator[str]:
         yield f"None is at risk: no probability reaches {threshold}."
     else:
         verb = "is" if n_flagged == 1 else "are"
-        copies = f" ({n_texts:,} different texts)" if n_flagged > n_texts else ""
+        copies = f" ({number_of(n_texts, 'different text')})" if n_flagged > n_texts else ""
         length = run.manifest.inputs.shape.length
         yield (
             f"{n_flagged:,} {verb} at risk, with a probability of {threshold} or more{copies}."
@@ -224,14 +225,14 @@ def _risk(report: Report) -> Section:
 
 
 def _histogram_chart(report: Report, bins: tuple[Bin, ...]) -> Chart:
-    threshold = report.run.manifest.classifier.threshold
+    threshold, n_flagged = report.run.manifest.classifier.threshold, report.run.risks.n_flagged
     reached = words.percent(threshold)
     pillars = (Pillar(each.low, each.high, each.rows, each.flagged) for each in bins if each.rows)
     return Chart(
         name="risk",
         title="Examples by probability of being memorized",
         description="Bars over probabilities from 0 to 100%; their heights are counts on a "
-        f"logarithmic scale. {report.run.risks.n_flagged:,} examples lie at or above "
+        f"logarithmic scale. {number_of(n_flagged, 'example lies', 'examples lie')} at or above "
         f"{reached}, where risk begins.",
         caption="The scale is logarithmic: each step up is ten times as many examples.",
         x=shares("probability of being memorized"),
@@ -296,7 +297,7 @@ def _worst(report: Report) -> Section:
         choices += [("secret", "holds a secret"), ("personal", "holds personal data")]
     found = [_worst_row(report, i, row) for i, row in enumerate(report.worst, start=1)]
     table = Table(
-        title=f"The {len(report.worst):,} riskiest of {n_texts:,} different texts, each by its "
+        title=f"The {len(report.worst):,} riskiest of {number_of(n_texts, 'different text')}, each by its "
         "first row",
         columns=(
             Column("#", is_number=True, is_minor=True),

@@ -25,6 +25,7 @@ from memaudit.reports.page import (
     numbers,
     path_name,
 )
+from memaudit.text import number_of
 from memaudit.verification.estimate import Estimate
 
 _MISSED_SHOWN = 10
@@ -33,7 +34,7 @@ _MISSED_SHOWN = 10
 def verification_page(result: VerificationResult, out: Path) -> Page:
     """Return what the student recites first, then what it is compared with; `out` is its folder."""
     student, baseline = result.extracted["student"], result.extracted["baseline"]
-    said = f"The student recites {student.count:,} of {words.examples(student.of)}"
+    said = f"The student recites {student.count:,} of {number_of(student.of, 'example')}"
     verdict = (
         Words(said, "risk" if student.count else "good"),
         f" ({words.rate_range(student)}) after its distillation from ",
@@ -75,10 +76,6 @@ def _by_model(titles: Iterable[str], rows: Iterable[tuple[Sentence, ...]]) -> Ta
     return Table(columns=(Column(breaks="nowhere"), *numbers(*titles)), rows=tuple(rows))
 
 
-def _sample_titles(sizes: Iterable[str]) -> list[str]:
-    return [f"{int(n):,} sample{'s' * (n != '1')}" for n in sizes]
-
-
 def _sets(result: VerificationResult) -> Table:
     sets, easy, inherited = result.sets, result.student_in_easy, result.inherited
     in_easy = (
@@ -113,7 +110,8 @@ def _found(result: VerificationResult) -> Iterator[Section]:
         )
         yield Section(title="The teacher's text", blocks=(found,))
     if sampled := result.sampled:
-        titles = ("greedy", *_sample_titles(next(iter(sampled.values()))))
+        sizes = next(iter(sampled.values()))
+        titles = ("greedy", *(number_of(int(n), "sample") for n in sizes))
         shown = (role for role in ROLES if role in sampled)
         table = _by_model(
             titles,
@@ -122,7 +120,8 @@ def _found(result: VerificationResult) -> Iterator[Section]:
         yield Section(title="Examples that sampling reveals, more likely than not", blocks=(table,))
     if near := result.near_verbatim:
         # Beside the counts: how many examples one sample of each is on average.
-        titles = (*_sample_titles(next(iter(near.values())).sampled), "mean near", "mean exact")
+        sizes = next(iter(near.values())).sampled
+        titles = (*(number_of(int(n), "sample") for n in sizes), "mean near", "mean exact")
         means = {
             role: (words.figure(each.expected_near, 2), words.figure(each.expected_exact, 2))
             for role, each in near.items()
@@ -239,7 +238,7 @@ def students_page(results: Mapping[str, VerificationResult], out: Path) -> Page:
         verdict=(
             Words(
                 f"{len(results)} students recite {min(counts_found):,} to {max(counts_found):,} "
-                f"of {next(iter(results.values())).examples:,} examples",
+                f"of {number_of(next(iter(results.values())).examples, 'example')}",
                 "risk" if max(counts_found) else "good",
             ),
             ".",
@@ -274,9 +273,7 @@ def _notes(result: VerificationResult) -> Iterator[str]:
 def estimate_page(estimate: Estimate) -> Page:
     """Return what a verification would cost."""
     seconds, flops = sum(estimate.seconds.values()), sum(estimate.flops.values())
-    examples = (
-        f"distinct windows, {estimate.training_examples:,} rows; {estimate.held_out:,} held out"
-    )
+    examples = f"distinct windows, {number_of(estimate.training_examples, 'row')}; {estimate.held_out:,} held out"
     costs: list[tuple[str, str | int, str]] = [
         *((role, short_number(n), "parameters") for role, n in estimate.parameters.items()),
         ("examples", estimate.examples, examples),

@@ -7,6 +7,7 @@ from memaudit.evaluation import Figure, Rate
 from memaudit.metrics import ExpectedCount
 from memaudit.runs.manifest import RunInputs
 from memaudit.runs.risks import Risks
+from memaudit.text import number_of
 from memaudit.windows import WindowShape
 
 NOT_FAMILIAR = "Rows unlike those the classifier was trained on"
@@ -135,11 +136,6 @@ def figure_range(found: Figure, digits: int = 3) -> str:
     return "" if interval is None else f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
 
 
-def examples(n: int) -> str:
-    """Return a number of examples with its noun."""
-    return f"{n:,} {'example' if n == 1 else 'examples'}"
-
-
 def and_more(n: int) -> str:
     """Return `and 12 more`, what stands below the first of a list; nothing if they are all."""
     return f"and {n:,} more" if n > 0 else ""
@@ -157,17 +153,12 @@ def training_in_words(inputs: RunInputs) -> str:
     if objective.kind == "soft" and objective.cross_entropy_share:
         words += f" with {objective.cross_entropy_share:.0%} cross-entropy"
     # Without one, epochs are no input of the classifier.
-    return words if exposure is None else f"{words}, in {epochs(exposure.epochs)}"
+    return words if exposure is None else f"{words}, in {number_of(exposure.epochs, 'epoch')}"
 
 
 def windows(inputs: RunInputs) -> str:
     """Return which windows were scored, such as "50 + 50 tokens, first"."""
     return f"{inputs.shape.prefix_len} + {inputs.shape.suffix_len} tokens, {inputs.windows}"
-
-
-def epochs(n: float) -> str:
-    """Return `1 epoch` or `2.5 epochs`."""
-    return f"{n:g} {'epoch' if n == 1 else 'epochs'}"
 
 
 def percent_by_name(rates: Mapping[str, float]) -> str:
@@ -205,7 +196,5 @@ def shared_windows(n_texts: int, n_windows: int, length: int) -> str:
     """Say that different texts are at risk for the same tokens, if they are; else nothing."""
     if n_texts <= n_windows:
         return ""
-    noun = "window" if n_windows == 1 else "windows"
-    return (
-        f" The {n_texts:,} different texts at risk share {n_windows:,} {noun} of {length} tokens."
-    )
+    shared = number_of(n_windows, "window")
+    return f" The {n_texts:,} different texts at risk share {shared} of {length} tokens."

@@ -33,6 +33,7 @@ from memaudit.runs.files import committed_file, output_errors, read_content
 from memaudit.runs.manifest import chunk_ranges
 from memaudit.runs.sealed_parquet import DamagedFileError, open_sealed, sealed_writer
 from memaudit.sensitivity import SENSITIVITY_COLUMNS
+from memaudit.text import number_of
 from memaudit.windows import WindowShape
 
 _Windows = TypeVar("_Windows", int, NDArray[np.int64])
@@ -260,7 +261,7 @@ def remove_failures(folder: Path) -> None:
 def failure_error(failures: Mapping[int, str], n_rows: int | None = None) -> ModelError:
     """Return what to tell about chunks that could not be scored, and about their rows."""
     first = min(failures)
-    rows = "" if n_rows is None else f"{n_rows:,} {'row' if n_rows == 1 else 'rows'} in "
+    rows = "" if n_rows is None else f"{number_of(n_rows, 'row')} in "
     return ModelError(
         f"{rows}{'chunk' if len(failures) == 1 else 'chunks'} {chunk_ranges(sorted(failures))} "
         f"could not be scored; chunk {first}: {failures[first]}",

@@ -31,7 +31,7 @@ from memaudit.sensitivity import (
     secret_argmax_rate,
     sensitivity_counts,
 )
-from memaudit.text import shown_path
+from memaudit.text import number_of, shown_path
 from memaudit.windows import NO_TOKEN, context_len, without_padding
 
 TOKEN = np.dtype("<i4")
@@ -320,7 +320,8 @@ def _features(
     if n_broken.any():
         column = int(n_broken.argmax())
         raise ModelError(
-            f"feature {plan.features[column]} is not a finite number in {n_broken[column]} windows",
+            f"feature {plan.features[column]} is not a finite number in "
+            f"{number_of(int(n_broken[column]), 'window')}",
             hint="the model's weights are broken: get its files again, or use float32",
         )
     return X

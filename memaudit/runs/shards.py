@@ -50,7 +50,7 @@ from memaudit.runs.sealed_parquet import (
     open_sealed,
     sealed_writer,
 )
-from memaudit.text import shown_path
+from memaudit.text import number_of, shown_path
 
 
 def check_prepared(place: Path, folder: Path, corpus: CorpusOptions) -> str:
@@ -280,6 +280,7 @@ def _require_all_shards(parts: Sequence[RunFolder]) -> None:
     gap = [index for index in range(count) if index not in folders]
     if gap:
         raise UsageError(
-            f"{len(gap)} of {count} shards are not given: {chunk_ranges(gap)}",
+            f"{len(gap)} of {number_of(count, 'shard')} {'is' if len(gap) == 1 else 'are'} not given: "
+            f"{chunk_ranges(gap)}",
             hint="name the folders of all shards",
         )

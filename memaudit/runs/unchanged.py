@@ -23,7 +23,7 @@ from memaudit.files import TABLE_FORMATS, TableFormat, open_regular
 from memaudit.runs.chunks import numbers
 from memaudit.runs.risk_table import for_spreadsheets
 from memaudit.runs.run import Run
-from memaudit.text import shown_path
+from memaudit.text import number_of, shown_path
 
 
 def corpus_options(run: Run, source: str) -> CorpusOptions:
@@ -108,7 +108,7 @@ def _same_rows(
         n_rows += 1
         yield row
     if n_rows != run.n_rows:
-        _refuse(source, f"it has {n_rows:,} rows, the run {run.n_rows:,}")
+        _refuse(source, f"it has {number_of(n_rows, 'row')}, the run {run.n_rows:,}")
 
 
 def _place(address: str) -> str:

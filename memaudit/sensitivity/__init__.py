@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memaudit.errors import MissingDependency, is_installed
+from memaudit.text import number_of
 
 if TYPE_CHECKING:
     from memaudit.sensitivity.detectors import PersonalDataDetector, SecretDetector
@@ -261,10 +262,10 @@ class SensitivitySummary:
         """Return which of the examples at risk are sensitive and which are common text."""
         more = self.unflagged_secrets_at_risk
         return (
-            f"Of the {n_flagged:,} at risk, {self.flagged_secrets:,} hold a secret, "
+            f"Of the {n_flagged:,} at risk, {number_of(self.flagged_secrets, 'holds', 'hold')} a secret, "
             f"{self.flagged_personal_data:,} personal data, and "
             f"{n_flagged - self.flagged_sensitive:,} neither: common text. "
-            f"{more:,} more {'holds' if more == 1 else 'hold'} a secret that the teacher recites "
+            f"{number_of(more, 'more holds', 'more hold')} a secret that the teacher recites "
             "or that is repeated."
         )
 

@@ -18,6 +18,7 @@ from memaudit.classifier import Calibration, RiskClassifier, sigmoid
 from memaudit.errors import ClassifierError
 from memaudit.features import zlib_record
 from memaudit.objectives import ObjectiveKind
+from memaudit.text import number_of
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -68,7 +69,8 @@ def feature_matrix(run: LabelledRun, features: Sequence[str]) -> NDArray[np.floa
         n_broken = int((~np.isfinite(run.features[name])).sum())
         if n_broken:
             raise ClassifierError(
-                f"run {run.name}: feature {name} is not a finite number in {n_broken} examples",
+                f"run {run.name}: feature {name} is not a finite number in "
+                f"{number_of(int(n_broken), 'example')}",
                 hint="score the run again, or leave it out",
             )
     return np.column_stack([run.features[name] for name in features]).astype(np.float64)

@@ -24,7 +24,7 @@ from memaudit.files import read_small
 from memaudit.objectives import Objective, ObjectiveKind
 from memaudit.runs.manifest import ModelNames
 from memaudit.tables import LABEL_COLUMNS, Table, find_table, match_rows, read_table
-from memaudit.text import safe_text, shown_path
+from memaudit.text import number_of, safe_text, shown_path
 from memaudit.training.fitting import LabelledRun
 from memaudit.windows import WindowShape
 
@@ -377,7 +377,7 @@ def _label_column(labels: Table, name: str) -> NDArray[np.float64]:
     n_wrong = int((~np.isnan(column) & ~np.isin(column, (0, 1))).sum())
     if n_wrong:
         raise ClassifierError(
-            f"{labels.shown}: {name} is neither true nor false in {n_wrong:,} rows",
+            f"{labels.shown}: {name} is neither true nor false in {number_of(n_wrong, 'row')}",
             hint="label a row by whether the student reproduces it",
         )
     return column

@@ -232,7 +232,7 @@ def label_table(examples: Examples, found: dict[str, NDArray[np.bool_]]) -> pa.T
     The outcome of a row is `scored` if it was trained on and looked at; else `held_out`,
     `not_sampled`, `too_short` or `bad`. Only scored rows have labels: a model recites a row if it
     recites one of its windows. `example` numbers the scored rows; those with the same windows
-    have the same number. `found` is by role, (windows that were trained on,).
+    have the same number. `found` says by role, (windows that were trained on,), what is recited.
     """
     is_kept_out = examples.any_of_row(examples.is_held_out)
     recites = {}
@@ -265,7 +265,7 @@ def label_table(examples: Examples, found: dict[str, NDArray[np.bool_]]) -> pa.T
 
 
 def with_predictions(table: pa.Table, predicted: RowPredictions) -> pa.Table:
-    """Return the table with what was predicted, in place of earlier predictions; else empty."""
+    """Return the table with what was predicted, not what was earlier; empty in rows without it."""
     missing = np.isnan(predicted.probabilities)
     columns = {
         "probability": pa.array(predicted.probabilities, mask=missing),

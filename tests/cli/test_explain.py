@@ -52,6 +52,15 @@ def test_it_names_equals_and_what_would_help(folder, capsys):
     assert len({*changes}) == len(changes)  # half of two copies is one copy
 
 
+def test_what_is_there_once_is_told_so(folder, capsys):
+    """One row more, and a window that occurs one time."""
+    assert memaudit(["explain", "--run", str(folder), "doc-0"]) == 0
+    assert "  1 other row\n" in capsys.readouterr().out
+
+    assert memaudit(["explain", "--run", str(folder), "doc-9"]) == 0
+    assert "occurs 1 time; it is the riskiest of 1 row\n" in capsys.readouterr().out
+
+
 def test_no_text_is_shown_unless_it_is_asked_for(folder, tmp_path, capsys):
     """Not on the terminal, and not on the page."""
     page, data = tmp_path / "page.html", str(tmp_path / "corpus.jsonl")

@@ -50,7 +50,7 @@ def test_shards_that_do_not_fit_are_an_error(shards, tmp_path, capsys):
     """Exit code 2, and nothing is made."""
     assert merge(shards[:2], tmp_path / "merged") == 2
 
-    assert "1 of 3 shards are not given: 2" in capsys.readouterr().err
+    assert "1 of 3 shards is not given: 2" in capsys.readouterr().err
     assert not (tmp_path / "merged").exists()
 
 

@@ -144,7 +144,7 @@ def test_token_ids_that_are_all_trained_on_are_like_a_text(read, first_label):
         (
             {"a.jsonl": {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}]}]}},
             "1 file of messages, of which assistant turns are trained on; "
-            "1 images or other parts of messages were skipped",
+            "1 image or other part of messages was skipped",
         ),
     ],
 )  # fmt: skip

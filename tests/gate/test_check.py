@@ -45,6 +45,16 @@ def test_each_distinct_example_is_one_finding(run):
     assert found.counts["flagged"] == found.counts["recited"] == 2
 
 
+def test_one_example_is_told_as_one(tmp_path):
+    """A rule that fails for a single row is read closely."""
+    found = check(read_run(make_run(tmp_path, [*TEXTS[:-3], *TEXTS[-2:]])[1]))
+
+    told = [rule.message for rule in found.rules]
+    assert "1 example of 19 scored is flagged" in told[0]
+    assert "the teacher recites 1 example, at most 100 allowed" in told[2]
+    assert told[3].startswith("0 rows could not be used")
+
+
 def test_numbers_are_those_of_the_prediction(run):
     """The gate must not disagree with the summary about the same run."""
     summary = json.loads((run.folder / "summary.json").read_text())

@@ -194,7 +194,7 @@ CASES = {
     "one copy more than in the baseline": (
         lambda s: s.again([*TEXTS, RECITED]), ["--run", "other", "--baseline", "run",
                                                "--max-recited", "0"], 1,
-        "recites 1 new examples"),
+        "recites 1 new example,"),
     "rows that have moved": (
         lambda s: s.again([*TEXTS[::-1]]), ["--run", "other", "--baseline", "run",
                                             "--max-rate", "0"], 0,

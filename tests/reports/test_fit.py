@@ -36,7 +36,7 @@ def test_rows_that_were_left_out_are_told(result):
     note = list(fit_notes(dataclasses.replace(result, runs=(run, *result.runs[1:]))))[-1]
 
     assert note.startswith("run-0: 7 scored rows without a label and 2 labels without")
-    assert "1 equal examples have both labels" in note
+    assert "1 example has both labels and counts" in note
 
 
 def test_what_could_not_be_judged_is_told(result, capsys):

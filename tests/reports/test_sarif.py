@@ -34,7 +34,7 @@ def test_a_finding_stands_at_its_line(tmp_path):
         "memauditRow/v1": "0" * 32,
         "primaryLocationLineHash": "0" * 32,
     }
-    assert "1 examples in all" in summary["message"]["text"]
+    assert "1 example in all" in summary["message"]["text"]
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def refused(folders, out, error=UsageError):
 
 def test_a_gap_is_refused(shards, tmp_path):
     """A forgotten machine's third of the corpus is not safe, it is unknown."""
-    assert "1 of 3 shards are not given: 1" in refused([shards[0], shards[2]], tmp_path / "merged")
+    assert "1 of 3 shards is not given: 1" in refused([shards[0], shards[2]], tmp_path / "merged")
     assert "2 of 3 shards are not given: 1-2" in refused(shards[:1], tmp_path / "merged")
 
 

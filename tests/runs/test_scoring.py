@@ -100,7 +100,7 @@ def test_a_feature_that_is_not_finite_is_not_committed(tmp_path, value):
             scores[0].teacher.logprobs[-1] = value
             return scores
 
-    with pytest.raises(ModelError, match="is not a finite number in 1 windows"):
+    with pytest.raises(ModelError, match="is not a finite number in 1 window"):
         audit_with(BrokenEngine(), tmp_path / "run")
 
     assert not (tmp_path / "run").exists()

@@ -153,11 +153,11 @@ def spoil(rows, change):
             LABELS,
             f"feature {SIGNAL} is not a finite number in 1 of 40",
         ),
-        (SCORES, spoil(LABELS, {"extracted_by_student": 0.5}), "neither true nor false in 1 rows"),
+        (SCORES, spoil(LABELS, {"extracted_by_student": 0.5}), "neither true nor false in 1 row$"),
         (
             SCORES,
             spoil(LABELS, {"extracted_by_student": np.inf}),
-            "neither true nor false in 1 rows",
+            "neither true nor false in 1 row$",
         ),
         (SCORES[:20], LABELS[20:], "no row of scores.jsonl has both"),
     ],
