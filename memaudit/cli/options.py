@@ -304,8 +304,8 @@ def by_recipe(found: Any, names: Mapping[str, str], values: Mapping[str, Any]) -
     training_option(
         "--recipe",
         "How you will train, by your trainer's name (axolotl, distillkit, llama-factory, trl, "
-        "trl-gkd, trl-gold, trl-sft, ms-swift, nemo, modelopt, tinker, easydistill) or its own "
-        "YAML or JSON file. Options that you give beside it win.",
+        "trl-gkd, trl-gold, trl-sft, ms-swift, nemo, modelopt, tinker, tinker-on-policy, "
+        "easydistill) or its own YAML or JSON file. Options that you give beside it win.",
         metavar="NAME|FILE",
     ),
     training_option(
