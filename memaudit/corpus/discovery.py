@@ -1,6 +1,7 @@
 """Which files a path, a folder or a glob stands for, always in the same order."""
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -234,7 +235,41 @@ def _readable(paths: Iterable[Path], *, root: Path, source: str) -> list[SourceF
                 "read twice",
                 hint="remove one of the two, or give the files that are meant",
             )
+    _require_unfiltered(files)
     return files
+
+
+def _require_unfiltered(files: list[SourceFile]) -> None:
+    """Refuse a file beside what `memaudit filter` made of it: every text that stays counts twice."""
+    by_path = {file.path: file for file in files}
+    for file in files:
+        for name, digest in _filtered_from(file.path):
+            original = by_path.get(file.path.with_name(name))
+            # By its content: a file may only have the name of another one.
+            if original is not None and original is not file and _sha256(original.path) == digest:
+                raise CorpusError(
+                    f"{file.shown} and {original.shown}: the first was filtered from the second, so "
+                    "rows would be read twice",
+                    hint="remove one of the two, or give the file that is meant",
+                )
+
+
+def _filtered_from(path: Path) -> list[tuple[str, str]]:
+    """Return names and digests of the files that `memaudit filter` made this one of, if it did."""
+    try:
+        beside = path.with_name(f"{path.name}.manifest.json")
+        inputs = json.loads(read_small(beside, _MAX_STATE_BYTES))["inputs"]
+        return [(Path(str(file["name"])).name, str(file["sha256"])) for file in inputs]
+    except (KeyError, OSError, RecursionError, TypeError, ValueError):
+        return []  # there is none, or it is of another program
+
+
+def _sha256(path: Path) -> str | None:
+    # To open a pipe would wait for ever.
+    if path.is_file():
+        with suppress(OSError), path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    return None
 
 
 def _walk(folder: Path) -> Iterator[Path]:

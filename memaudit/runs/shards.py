@@ -8,6 +8,7 @@ the manifest refuses what was read if it is another corpus.
 The chunks of all shards, put together, are one run, which ends like any other.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -224,6 +225,11 @@ def merge_runs(
             `out` cannot be written.
     """
     session = Session()
+    if os.path.realpath(str(out)) in [os.path.realpath(str(folder)) for folder in folders]:
+        # Else it would be found in use, by this very process.
+        raise UsageError(
+            f"{shown_path(out)}: is one of the shards", hint="choose another folder with --out"
+        )
     parts = [RunFolder.read(folder) for folder in folders]
     _require_all_shards(parts)
     with ExitStack() as stack:

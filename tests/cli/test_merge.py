@@ -54,6 +54,12 @@ def test_shards_that_do_not_fit_are_an_error(shards, tmp_path, capsys):
     assert not (tmp_path / "merged").exists()
 
 
+def test_shards_are_not_put_into_one_of_them(shards, capsys):
+    """It was found in use by another process, which was the merge itself."""
+    assert merge(shards, f"{shards[0]}/") == 2
+    assert "is one of the shards" in capsys.readouterr().err
+
+
 def test_the_commands_fit_together(tiny_teacher, corpus, classifier, tmp_path, capsys, monkeypatch):
     """As a job array would: two shards and a merge give the table of one predict."""
     monkeypatch.chdir(tmp_path)

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -258,6 +260,31 @@ def test_a_snapshot_in_the_cache_of_the_hub_is_read(tmp_path, given):
     (folder / "data" / "b.jsonl").symlink_to("../../../refs.jsonl")
     with pytest.raises(CorpusError, match=r"b.jsonl: a link that leads out"):
         find_files(str(folder / given))
+
+
+def test_a_filtered_file_beside_its_original_is_refused(tmp_path):
+    """Whoever filters into the folder of the corpus would read each text twice from then on."""
+    write(tmp_path, "corpus.jsonl", "cleaned.jsonl")
+    digest = hashlib.sha256((tmp_path / "corpus.jsonl").read_bytes()).hexdigest()
+    listed = {"inputs": [{"name": "elsewhere/corpus.jsonl", "sha256": digest}]}
+    manifest = tmp_path / "cleaned.jsonl.manifest.json"
+    manifest.write_text(json.dumps(listed))
+
+    with pytest.raises(CorpusError, match=r"the first was filtered from the second") as caught:
+        find_files(str(tmp_path))
+    assert "cleaned.jsonl and " in caught.value.message
+    assert len(find_files(str(tmp_path / "cleaned.jsonl"))) == 1
+    for other in (
+        "[]",
+        "{",
+        json.dumps({"inputs": [1]}),
+        json.dumps(listed).replace("corpus", "x"),
+    ):
+        manifest.write_text(other)
+        assert len(find_files(str(tmp_path))) == 2
+    manifest.write_text(json.dumps(listed))
+    (tmp_path / "corpus.jsonl").write_text(ROW % "another corpus")
+    assert len(find_files(str(tmp_path))) == 2
 
 
 def test_a_file_beside_its_packed_copy_is_refused_by_name(tmp_path):
