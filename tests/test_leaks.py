@@ -402,7 +402,7 @@ LINES = {
     "gate_markdown": BROKEN_GATE + "--data {corpus} --output-format markdown",
     "gate_baseline": GATE + "--baseline run --output-format sarif",
     "gate_verified": GATE + "--max-verified 0 --verification verified",
-    "gate_nowhere": GATE + "--output-format markdown --output out/a.md",
+    "gate_nowhere": GATE + "--output-format markdown --output {corpus}/a.md",
     "verify_dry_run": VERIFY + "--dry-run",
     "verify": VERIFY
     + "--epochs 1 --batch-size 4 --threads 1 --check-generate 2 --near-verbatim .1",
