@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from memaudit.engines import DEFAULT_VLLM_OPTIONS, Engine, VllmOptions, engine_name
 from memaudit.engines.canaries import TOLERANCES, Canaries, WatchedEngine, canary_windows
@@ -86,22 +87,24 @@ class VllmEngine(OutsideEngine[Body]):
         # Position t predicts token t + 1. The last token predicts none and is not run; with a BOS
         # in front, the first position would predict a window's first token, which has no score.
         prompts = [[*self._bos, *window[:-1].tolist()] for window in windows]
-        hiddens = []
-        for body in self._models:
-            found = body.hidden_states(prompts)
-            for hidden_TH, prompt in zip(found, prompts, strict=True):
-                # With a place more or less, scores would be those of other tokens.
-                expected = (len(prompt), body.head.weight.shape[1])
-                if tuple(hidden_TH.shape) != expected:
-                    raise ModelError(
-                        f"vLLM gives hidden states of shape {tuple(hidden_TH.shape)} for "
-                        f"{body.limits.name}, expected {expected}",
-                        hint="use --engine hf",
-                    )
-            # (N, H): those that predict a window's tokens, one window after the other.
-            hiddens.append(torch.cat([each[len(self._bos) :] for each in found]).to(device))
+        hiddens = [self._hidden(body, prompts).to(device) for body in self._models]
         scores_CN = score_heads([body.head for body in self._models], hiddens, targets_N)
         return split_scores(scores_CN.float().cpu().numpy(), windows)
+
+    # Apart, so that the states before they are put together are gone when the head runs.
+    def _hidden(self, body: Body, prompts: list[list[int]]) -> Tensor:
+        """Return (N, H) the hidden states that predict a window's tokens, one after the other."""
+        found = body.hidden_states(prompts)
+        for hidden_TH, prompt in zip(found, prompts, strict=True):
+            # With a place more or less, scores would be those of other tokens.
+            expected = (len(prompt), body.head.weight.shape[1])
+            if tuple(hidden_TH.shape) != expected:
+                raise ModelError(
+                    f"vLLM gives hidden states of shape {tuple(hidden_TH.shape)} for "
+                    f"{body.limits.name}, expected {expected}",
+                    hint="use --engine hf",
+                )
+        return torch.cat([hidden_TH[len(self._bos) :] for hidden_TH in found])
 
 
 def load_vllm_engine(
