@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from pickle import PicklingError
 from shutil import disk_usage
@@ -257,8 +258,9 @@ class _Pool:
         self, ray: Any, new_actor: Any, plan: ChunkPlan, works: Iterator[ChunkWork]
     ) -> None:
         self._ray, self._new_actor, self._works = ray, new_actor, works
+        # A chunk at hand, if any is left: whether one is left decides about starts.
+        self._next = next(works, None)
         self._attempts = Attempts(plan)
-        self._given_back: deque[ChunkWork] = deque()
         self._actors: dict[Any, _Actor] = {}
         self._n_stillborn = 0
         self._last_sign = time.monotonic()
@@ -266,10 +268,9 @@ class _Pool:
     def run(self, n_actors: int) -> Iterator[int]:
         """Yield the number of each chunk that is scored or given up."""
         try:
-            self._look_ahead()
-            for _ in range(n_actors if self._given_back else 0):
+            for _ in range(n_actors if self._next else 0):
                 self._start()
-            while self._given_back or any(actor.work for actor in self._actors.values()):
+            while self._next or any(actor.work for actor in self._actors.values()):
                 for ref in self._finished():
                     yield from self._heard_of(ref, self._actors.pop(ref))
         finally:
@@ -311,13 +312,12 @@ class _Pool:
 
     def _hand_out(self, actor: _Actor) -> None:
         """Give an actor its next chunk, or let it go."""
-        self._look_ahead()
-        if not self._given_back:
+        if self._next is None:
             self._ray.kill(actor.handle)
             return
-        actor.work = self._given_back.popleft()
+        actor.work = self._next
         self._actors[actor.handle.score.remote(actor.work)] = actor
-        self._look_ahead()
+        self._next = next(self._works, None)
 
     def _lost(self, actor: _Actor, error: Exception) -> Iterator[int]:
         """Replace an actor, and see to its chunk."""
@@ -335,19 +335,12 @@ class _Pool:
                     "memory for the models?",
                 ) from error
         elif self._attempts.lost(actor.work.number, f"with {type(error).__name__}"):
-            self._given_back.append(actor.work)
+            left = chain([self._next] if self._next else [], self._works)
+            self._works, self._next = left, actor.work
         else:
             yield actor.work.number
-        self._look_ahead()
-        if self._given_back:
+        if self._next:
             self._start()
-
-    def _look_ahead(self) -> None:
-        """Have a chunk at hand, if any is left."""
-        if not self._given_back:
-            work = next(self._works, None)
-            if work is not None:
-                self._given_back.append(work)
 
 
 def _last_line(error: Exception) -> str:

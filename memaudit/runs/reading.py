@@ -329,15 +329,9 @@ def cut_rows(  # noqa: PLR0913  # what is kept of a row goes to different places
 ) -> RowWindows:
     """Give every row its outcome and keep its windows.
 
-    Args:
-        rows: of the corpus, in order.
-        tokenizer: the teacher's.
-        kept: where rows and windows go, both empty.
-        choice: which windows of a row are cut.
-        progress: told how many rows are done, after each batch.
-        keep_tokens: given the token ids of the rows that can be read, `BETWEEN` after each.
-        keep_captured: `CapturedScores.add`; called for each row with log-probabilities.
-        tasks: where texts are tokenised and cut.
+    Rows and windows go into `kept`, both empty. `progress` is told how many rows are done, after
+    each batch; `keep_tokens` is given the token ids of the rows that can be read, `BETWEEN` after
+    each. `keep_captured` is `CapturedScores.add`, called for each row with log-probabilities.
 
     Raises:
         CorpusError: no row can be scored.
@@ -353,8 +347,9 @@ def cut_rows(  # noqa: PLR0913  # what is kept of a row goes to different places
         for row in batch:
             cuts.raw.add(row)
             cuts.text_keys.extend(text_key(row))
+            place = (row.example_id, row.row, row.address)
             if isinstance(row, BadRow):
-                outcome = _outcome(row, "bad", row.reason)
+                known = RowOutcome(*place, "bad", row.reason)
             else:
                 cuts.texts_hash.update(msgspec.json.encode(row.text))
                 n_tokens, answers, windows = next(each)
@@ -365,12 +360,12 @@ def cut_rows(  # noqa: PLR0913  # what is kept of a row goes to different places
                 indices = [distinct.add(one, counted_from=counted_from) for one in windows]
                 if keep_captured is not None and row.logprobs is not None:
                     keep_captured(row.logprobs, n_tokens, answers, indices)
-                outcome = _example_outcome(row, n_tokens, answers, len(windows), choice)
+                known = RowOutcome(*place, *_outcome(n_tokens, answers, len(windows), choice))
                 cuts.windows.extend(indices)
                 cuts.n_windows.extend([len(indices)] if indices else [])
-            cuts.outcomes[outcome.outcome] += 1
-            cuts.rows_hash.update(msgspec.json.encode(outcome))
-            row_log.append(outcome)
+            cuts.outcomes[known.outcome] += 1
+            cuts.rows_hash.update(msgspec.json.encode(known))
+            row_log.append(known)
         report(cuts.outcomes.total(), None)
     distinct.close_index()
     _require_scored(cuts, choice)
@@ -416,11 +411,12 @@ def encode_examples(
     return encoded
 
 
-def _example_outcome(
-    example: Example, n_tokens: int, answers: _Answers, n_windows: int, choice: WindowChoice
-) -> RowOutcome:
+def _outcome(
+    n_tokens: int, answers: _Answers, n_windows: int, choice: WindowChoice
+) -> tuple[Outcome, str]:
+    """Return what becomes of an example, and why."""
     if n_windows > 0:
-        return _outcome(example, "scored", "")
+        return "scored", ""
     if answers is None or choice.policy == "first":
         reason = f"{n_tokens} tokens, a window needs {choice.shape.length}"
     elif not answers:
@@ -429,11 +425,7 @@ def _example_outcome(
         longest = max(end - start for start, end in answers)
         shortest = min(choice.min_suffix_len, choice.shape.suffix_len)
         reason = f"{longest} tokens in the longest answer, a window needs {shortest}"
-    return _outcome(example, "too_short", reason)
-
-
-def _outcome(row: Example | BadRow, outcome: Outcome, reason: str) -> RowOutcome:
-    return RowOutcome(row.example_id, row.row, row.address, outcome, reason)
+    return "too_short", reason
 
 
 def _require_scored(cuts: RowWindows, choice: WindowChoice) -> None:

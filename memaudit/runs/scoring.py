@@ -259,18 +259,9 @@ def chunk_features(
         return _features(plan, tokenizer, work, _run_models(plan, engine, work, known))
 
 
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """What is known of a chunk's windows once the models have run."""
-
-    known: list[dict[str, float]]
-    """Of each window, by name, what no model says."""
-
-    kept: list[int]
-    """Places of the windows that the models looked at, ascending."""
-
-    scores: list[WindowScores]
-    """Of those."""
+_Scored = tuple[list[dict[str, float]], list[int], list[WindowScores]]
+"""Once the models have run: what no model says of each window, by name; the places of the windows
+that the models looked at, ascending, and their scores."""
 
 
 def _run_models(
@@ -289,34 +280,34 @@ def _run_models(
                 features[i] |= one_model_features(plan.role, of_reference.teacher, prefix_len)
         kept = _kept(prefilter.keeps, features, kept)
     scores = _score(engine, [without_padding(work.windows[i]) for i in kept]) if kept else []
-    return _Scored(known.result(), kept, scores)
+    return known.result(), kept, scores
 
 
 def _features(
     plan: ChunkPlan, tokenizer: Tokenizer, work: ChunkWork, scored: _Scored
 ) -> NDArray[np.float64]:
-    known, alike = scored.known, defaultdict[tuple[int, int], list[int]](list)
-    for number, (i, scores) in enumerate(zip(scored.kept, scored.scores, strict=True)):
+    (known, kept, scores), alike = scored, defaultdict[tuple[int, int], list[int]](list)
+    for number, (i, each) in enumerate(zip(kept, scores, strict=True)):
         # Windows of one shape are computed together.
         prefix_len = context_len(work.windows[i], plan.shape)
-        alike[prefix_len, len(scores.teacher.logprobs)].append(number)
+        alike[prefix_len, len(each.teacher.logprobs)].append(number)
         if known[i].get("secrets"):
             window = without_padding(work.windows[i])
             known[i]["secret_argmax_rate"] = secret_argmax_rate(
-                load_detector(), tokenizer.decode, window, scores.teacher.is_argmax
+                load_detector(), tokenizer.decode, window, each.teacher.is_argmax
             )
             known[i]["secret_at_risk"] = float(is_secret_at_risk(known[i]))
     # NaN is what nobody says: it stays where a prefilter has spared the teacher a window.
     X = np.array([[row.get(name, np.nan) for name in plan.features] for row in known])
     for (prefix_len, _), numbers in alike.items():
-        together = stack_scores([scored.scores[number] for number in numbers])
+        together = stack_scores([scores[number] for number in numbers])
         columns = model_columns(together, prefix_len=prefix_len, role=plan.role)
-        rows = [scored.kept[number] for number in numbers]
+        rows = [kept[number] for number in numbers]
         for column, name in enumerate(plan.features):
             if name in columns:
                 X[rows, column] = columns[name]
     # Refused before it is committed: a later session would take the chunk for good.
-    n_broken = (~np.isfinite(X[scored.kept])).sum(axis=0)
+    n_broken = (~np.isfinite(X[kept])).sum(axis=0)
     if n_broken.any():
         column = int(n_broken.argmax())
         raise ModelError(
