@@ -5,7 +5,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -381,14 +381,16 @@ class RiskyWindows:
         spans = self._risky_spans(row)
         if not spans:
             return None
-        cut = _without(row, spans)
-        if cut is None:
-            # One that cannot be cut, such as a call of a function, need not keep the others.
-            clean: list[Span] = []
-            for span in spans:
-                if (more := _without(row, [*clean, span])) is not None:
-                    cut, clean = more, [*clean, span]
-            self.n_not_cut += 1
+        cut, clean, untried = None, list[Span](), [spans]
+        while untried:
+            part = untried.pop()
+            if (more := _without(row, [*clean, *part])) is not None:
+                cut, clean = more, [*clean, *part]
+            elif len(part) > 1:
+                # One that cannot be cut, such as a call of a function, need not keep the others. By
+                # halves: a long row has thousands of windows.
+                untried += [part[len(part) // 2 :], part[: len(part) // 2]]
+        self.n_not_cut += len(clean) < len(spans)
         if cut is None:
             return None
         cuts, left = cut
@@ -421,7 +423,9 @@ class RiskyWindows:
 def _without(row: Example, spans: Sequence[Span]) -> tuple[Cuts, str] | None:
     """Return what is cut of a row and what is left of its text; None: not all spans can be cut."""
     cuts, inside = place_cuts(row.values, row.text, spans)
-    if not all(any(a < end and b > start for a, b in inside) for start, end in spans):
+    furthest = [0, *accumulate((end for _, end in inside), max)]
+    # Of each span something is cut: of the parts that begin before its end one ends behind its start.
+    if any(furthest[bisect_left(inside, (end,))] <= start for start, end in spans):
         return None
     left = cut_string(row.text, inside)
     if not left.strip():

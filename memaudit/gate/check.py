@@ -298,9 +298,18 @@ def _findings(
         fingerprints = window_hashes(run.risks, [one[1] for one in listed], key)[0]
     findings = []
     for (level, window, row, n_rows), fingerprint in zip(listed, fingerprints, strict=True):
-        source, reason = run.row(row), run.risks.reason(window)
-        place, probability = (source.example_id, source.row, source.address), run.probabilities[row]
-        findings.append(Finding(*place, n_rows, level, float(probability), reason, fingerprint))
+        source = run.row(row)
+        finding = Finding(
+            example_id=source.example_id,
+            row=source.row,
+            address=source.address,
+            rows=n_rows,
+            level=level,
+            probability=float(run.probabilities[row]),
+            reason=run.risks.reason(window),
+            fingerprint=fingerprint,
+        )
+        findings.append(finding)
     return tuple(findings), len(found)
 
 

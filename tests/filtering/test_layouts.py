@@ -9,6 +9,7 @@ from support.fakes import ByteTokenizer
 from support.finished_runs import finish_run, run_in_memory, write_jsonl
 
 from memaudit.corpus import CorpusOptions, Example, read_corpus
+from memaudit.corpus.base import RenderError
 from memaudit.errors import UsageError
 from memaudit.filtering.selection import FilterOptions
 from memaudit.filtering.workflow import filter_corpus
@@ -252,6 +253,29 @@ def test_a_part_that_cannot_be_cut_does_not_keep_the_others(tmp_path):
     assert result.excised == 1
     assert left["conversations"][1]["value"] == call
     assert left["conversations"][3]["value"] != "recited answer"
+
+
+def test_what_cannot_be_cut_is_found_by_halves(tmp_path):
+    """Window by window, a row with thousands of them took minutes: each try renders all of it."""
+    tries = []
+
+    class Tokenizer(ByteTokenizer):
+        def render_messages(self, conversation):
+            tries.append(conversation)
+            if all(message["content"] != "recited answer 20" for message in conversation.messages):
+                raise RenderError("this one must stay")
+            return super().render_messages(conversation)
+
+    turns = [{"from": "gpt", "value": f"recited answer {i}"} for i in range(64)]
+    source = tmp_path / "c.jsonl"
+    source.write_text(json.dumps({"conversations": turns}) + "\n")
+    finish_run(source, tmp_path / "run")
+    run, tokenizer = read_run(tmp_path / "run"), Tokenizer()
+
+    result = filter_corpus(run, str(source), None, options=EXCISE, tokenizer=tokenizer)
+
+    assert (result.excised, result.not_cut) == (1, 1)
+    assert 0 < len(tries) < 30
 
 
 def test_rows_that_nobody_asked_to_cut_are_not_told_as_uncut(tmp_path):
