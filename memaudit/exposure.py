@@ -137,11 +137,9 @@ class GramTable:
     def count(
         self, rows: NDArray[np.int32], weights: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Count some rows, each gram once in each.
+        """Count some rows, `BETWEEN` after each, each gram once in each.
 
-        Args:
-            rows: (n,) token ids, `BETWEEN` after each row.
-            weights: (n_rows,) how often each row stands in the corpus. None: once.
+        Weights say how often each row stands in the corpus. None: once.
 
         Returns:
             (n_found,) places in the table of the grams that occur, each once, and how many rows

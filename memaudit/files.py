@@ -63,12 +63,8 @@ def written_file(path: Path, *, clear: bool = True) -> Iterator[BinaryIO]:
     What had the name before stays until then, and for ever if the work inside fails. A link is
     replaced, and what it points to is not: it may have been planted. What is no regular file, such
     as /dev/null, /dev/stdout or a pipe, is never replaced. It is given all of the content at the
-    end, or none.
-
-    Args:
-        path: its name.
-        clear: whether to remove first what a process that was killed had begun under this name.
-            It reads the names of the whole folder.
+    end, or none. `clear` removes first what a process that was killed had begun under this name,
+    and reads the names of the whole folder for it.
 
     Raises:
         OutputError: it cannot be written.

@@ -69,17 +69,10 @@ def extraction_probability(logprobs: NDArray[np.float64], n: int) -> NDArray[np.
 def probabilistically_extracted(
     logprobs: NDArray[np.float64], n: int, probability: float
 ) -> NDArray[np.bool_]:
-    """Return which windows n samples reveal with at least this probability.
+    """Return (W,) which windows n samples reveal with at least this probability, in (0, 1).
 
+    The rest is as for `extraction_probability`.
     Source: Hayes et al. 2024 (arXiv:2410.19482), (n, p)-discoverable extraction.
-
-    Args:
-        logprobs: (W,) see `extraction_probability`.
-        n: samples drawn, at least 1.
-        probability: in (0, 1).
-
-    Returns:
-        (W,)
     """
     if not 0 < probability < 1:
         raise ValueError(f"probability must be above 0 and below 1, got {probability}")

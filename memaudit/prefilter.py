@@ -161,10 +161,7 @@ class Prefilter(msgspec.Struct, frozen=True, kw_only=True):
         """Return (n,) the first stage's probability that the student memorizes each window.
 
         Never above what the classifier could say; just that without a first stage, and where the
-        reference has not read the window either.
-
-        Args:
-            known: (n,) by name, `known_features`; NaN where the reference has not read.
+        reference has not read the window either: `known_features` are NaN there.
         """
         probabilities = self.highest(known)
         if self.estimator is not None:
@@ -175,11 +172,7 @@ class Prefilter(msgspec.Struct, frozen=True, kw_only=True):
         return probabilities
 
     def could_be_flagged(self, known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
-        """Return (n,) whether anything that the models not yet asked could say would flag each.
-
-        Args:
-            known: (n,) by name; what is not in it is not known.
-        """
+        """Return (n,) whether anything that the models not yet asked could say would flag each."""
         return self.highest(known) >= self.classifier.threshold
 
     def keeps(self, known: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
@@ -197,10 +190,7 @@ class Prefilter(msgspec.Struct, frozen=True, kw_only=True):
 def make_prefilter(classifier: RiskClassifier, survival: float) -> Prefilter:
     """Return the prefilter before a classifier, with the screen that was calibrated on its flags.
 
-    Args:
-        classifier: of the run.
-        survival: share of what it would flag that survives, in (0, 1]. 1: all of it, so that only
-            what cannot be flagged is left out; that is so as well where no screen is shipped.
+    At a survival of 1 only what cannot be flagged is left out, and where no screen is shipped.
 
     Raises:
         UsageError: the survival is no such share, or more than the screen can vouch for.

@@ -31,14 +31,9 @@ def told_rows(
 ) -> Iterator[Example | BadRow]:
     """Yield rows with what was captured of their tokens; those that hold nothing usable are bad.
 
-    Windows must lie where something was captured: of other tokens a row is not trained on.
-
-    Args:
-        rows: with the columns of what was captured.
-        tokenizer: returns the teacher's.
-        choice: which windows will be cut.
-        source: of the corpus; how compressed log-probabilities are packed is said beside it.
-        temperature: at which axolotl prepared them, above 0.
+    Windows must lie where something was captured: of other tokens a row is not trained on. How
+    compressed log-probabilities are packed is said beside the source of the corpus; axolotl
+    prepared them at a temperature above 0.
 
     Raises:
         CorpusError: it is not said.
@@ -119,13 +114,10 @@ class CapturedScores(NamelessFile):
         answers: tuple[Span, ...] | None,
         indices: Sequence[int],
     ) -> None:
-        """Keep what was captured of the windows of the next row.
+        """Keep what was captured of the windows of the next row: (2, T), and its answers.
 
-        Args:
-            logprobs: (2, T) of the row.
-            n_tokens: that are left of them, the last ones: a BOS may be left out in front.
-            answers: of what is left.
-            indices: of its windows among the distinct ones; new ones come in ascending order.
+        The last `n_tokens` are left of it: a BOS may be left out in front. The indices are of its
+        windows among the distinct ones; new ones come in ascending order.
         """
         self._hash.update(logprobs.tobytes())
         logprobs = logprobs[:, logprobs.shape[1] - n_tokens :]

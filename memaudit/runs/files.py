@@ -184,10 +184,8 @@ def output_folder(path: Path) -> Iterator[None]:
 def committed_file(path: Path, *, is_new: bool = False, clear: bool = True) -> Iterator[BinaryIO]:
     """Open a file that takes its name when all went well, as `written_file` does, or an object.
 
-    Args:
-        path: its name.
-        is_new: whether to refuse an object that is there; a folder is locked anyway.
-        clear: as for `written_file`. In a folder of many chunks `remove_halves` does it, once.
+    If it `is_new`, an object that is there is refused; a folder is locked anyway. In a folder of
+    many chunks `remove_halves` clears, once.
 
     Raises:
         FileExistsError: there is one.

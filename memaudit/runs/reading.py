@@ -120,12 +120,10 @@ class DistinctWindows(NamelessFile):
         return counts[leaders]
 
     def add(self, window: NDArray[np.int32], *, counted_from: int = 0) -> int:
-        """Count a window and return its index, the same for equal windows.
+        """Count a window, (window_len,), and return its index, the same for equal windows.
 
-        Args:
-            window: (window_len,) token ids.
-            counted_from: where the part begins that `occurrences` counts. A student learns an
-                answer each time it is the answer, whatever was asked: there it is the suffix.
+        `counted_from` is where the part begins that `occurrences` counts. A student learns an
+        answer each time it is the answer, whatever was asked: there it is the suffix.
         """
         key = window_key(window)
         index = self._index.setdefault(key, len(self._index))

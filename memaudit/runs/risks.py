@@ -294,9 +294,6 @@ class Risks:
         Args:
             windows: (n,) distinct windows.
             n_lost: (n,) rows that have the window now and would not then.
-
-        Returns:
-            (n,)
         """
         X, place = self.X[windows], self.feature_names.index
         before = X[:, place("occurrences")].copy()
@@ -405,12 +402,7 @@ def predict_risks(
 ) -> Risks:
     """Return the probability of every window, and each row's worst window, the first if tied.
 
-    Args:
-        classifier: its features are among the names.
-        feature_names: columns of `X`.
-        X: (n_windows, n_features) by distinct window.
-        row_windows: which windows the scored rows have.
-        row_texts: as in `Risks`.
+    The features of the classifier are among those of X, (n_windows, n_features).
 
     Raises:
         ClassifierError: a feature is not a finite number.
