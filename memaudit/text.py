@@ -37,10 +37,7 @@ def safe_text(text: str, max_len: int = 200) -> str:
         printable text without line breaks, control, bidirectional or invisible characters.
     """
     # Cut first: a row of 16 MiB need not be escaped to show its start.
-    escaped = _UNSAFE.sub(
-        lambda found: f"\\u{code:04x}" if (code := ord(found[0])) <= 0xFFFF else f"\\U{code:08x}",
-        text[:max_len],
-    )
+    escaped = _UNSAFE.sub(_escape, text[:max_len])
     return escaped + "…" if len(text) > max_len else escaped
 
 
@@ -73,6 +70,11 @@ def json_text(document: Any, *, indent: int | None = None) -> str:
         ValueError: a number is not finite.
     """
     return _without_commands(json.dumps(document, sort_keys=True, indent=indent, allow_nan=False))
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def _without_commands(text: str) -> str:

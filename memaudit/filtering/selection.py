@@ -127,6 +127,10 @@ def select_rows(run: Run, options: FilterOptions, texts: NDArray[np.int64]) -> S
     Raises:
         UsageError: no choice of copies brings the expected number down far enough.
     """
+    limit, above = options.expected_at_most, options.max_probability
+    if options.top is None and limit is None:
+        risky = run.is_flagged if above is None else run.is_scored & (run.probabilities > above)
+        return _applied(run, options, texts, risky)
     rows = np.flatnonzero(run.is_scored)
     _, first, inverse = np.unique(run.worst_windows[rows], return_index=True, return_inverse=True)
     # The riskiest first, copies side by side, of equally risky ones the first first.
@@ -137,10 +141,7 @@ def select_rows(run: Run, options: FilterOptions, texts: NDArray[np.int64]) -> S
 
     if options.top is not None:
         return removing(options.top)
-    if (limit := options.expected_at_most) is None:
-        above = options.max_probability
-        risky = run.is_flagged if above is None else run.is_scored & (run.probabilities > above)
-        return _applied(run, options, texts, risky)
+    assert limit is not None
     # Asked first: bisection would return the whole order, enough or not.
     best = outlook(run, removing(len(order)), options).expected
     if best.high > limit:

@@ -48,8 +48,9 @@ def write_risk_table(
     names = (*COLUMNS, *features)
     if table_format == "parquet":
         schema = _schema(features, metadata)
-        kept = {"compression": "zstd", "write_page_checksum": True}
-        with pq.ParquetWriter(stream, schema, **kept) as writer:
+        with pq.ParquetWriter(
+            stream, schema, compression="zstd", write_page_checksum=True
+        ) as writer:
             for table in _tables(rows, schema):
                 writer.write_table(table)
     elif table_format == "jsonl":

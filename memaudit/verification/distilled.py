@@ -58,16 +58,16 @@ def verify_distilled(  # noqa: PLR0913  each is something a user names
     with work_folder(out) as work:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        loaded = load_model(teacher, options.model)
-        base = None if baseline is None else load_model(baseline, options.model)
-        with task.examples(loaded.tokenizer, work, progress) as examples:
+        loaded_teacher = load_model(teacher, options.model)
+        loaded_baseline = None if baseline is None else load_model(baseline, options.model)
+        with task.examples(loaded_teacher.tokenizer, work, progress) as examples:
             answers: dict[str, Extraction] = {}
             # Adapters may have one base: it is kept where another student may need it.
             bases: dict[str, LoadedModel] | None = {} if len(names) > 1 else None
             for name, source in zip(names, sources, strict=True):
                 # One at a time: ten checkpoints would not fit into memory together.
                 student = load_model(source, options.model, bases=bases)
-                models = VerificationModels(loaded, student, base)
+                models = VerificationModels(loaded_teacher, student, loaded_baseline)
                 run = Run(work, models, examples, options, progress)
                 folder = out / name if len(names) > 1 else out
                 results[name] = _verified(run, folder, task.told, answers)
