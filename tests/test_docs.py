@@ -99,7 +99,6 @@ def site():
 
 @pytest.mark.slow
 @pytest.mark.ci
-@pytest.mark.xdist_group("site")
 def test_the_site_fetches_nothing_from_elsewhere(site):
     """Who reads about a private corpus tells nobody."""
     loading = re.compile(
@@ -117,7 +116,6 @@ def test_the_site_fetches_nothing_from_elsewhere(site):
 
 @pytest.mark.slow
 @pytest.mark.ci
-@pytest.mark.xdist_group("site")
 def test_the_reference_has_every_option_of_every_command(site):
     """It is made from the code, so nothing may be lost on the way."""
     reference = (site / "cli.html").read_text(encoding="utf-8")

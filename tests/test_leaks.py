@@ -535,7 +535,6 @@ def test_the_search_finds_texts_and_tokens_in_columns(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.ci
-@pytest.mark.xdist_group("leaks")  # one finished run for all of them
 def test_a_text_that_is_asked_for_is_found_where_it_goes(box):
     """The same search, in a page that shows the beginning of each text."""
     code, *said = finish(box, LINES["report"] + " --show-text 40 --data {corpus}", undisturbed)
@@ -604,7 +603,6 @@ def box(finished, tmp_path):
     return Box(tmp_path)
 
 
-@pytest.mark.xdist_group("leaks")
 @pytest.mark.parametrize(("name", "fault"), CASES)
 def test_no_command_says_or_leaves_what_a_text_says(box, name, fault, request, record_property):
     """Reports, tables and logs are passed on to people who may not read the corpus."""

@@ -81,6 +81,53 @@ def wrong_argmaxes(found, log_softmax, window):
     return (log_softmax.max(axis=1) - logprobs)[differs].tolist()
 
 
+# First what takes longest: else a second process has nothing to do in the end.
+@pytest.fixture(scope="module")
+def served(models):
+    """Serve a model over HTTP; return the address and the model's folder."""
+    folder = models("llama")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+    command += ["--served-model-name", "served", "--dtype", "float32", "--enforce-eager"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "64"]
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    server = subprocess.Popen(command, env=os.environ | settings, start_new_session=True)
+    try:
+        for _ in range(600):
+            assert server.poll() is None
+            try:
+                requests.get(f"{url}/v1/models", timeout=1).raise_for_status()
+                break
+            except requests.RequestException:
+                time.sleep(1)
+        yield url, folder
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def test_a_served_model_says_what_the_model_here_says(served):
+    """In both ways in which servers tell the log-probabilities of a prompt."""
+    url, folder = served
+    loaded = load_model(str(folder))
+    windows = [each % loaded.tokenizer.n_ids for each in make_windows(40, longest=LONGEST)]
+    bos_token_id = loaded.tokenizer.bos_token_id
+    expected = HfEngine(loaded.model, bos_token_id=bos_token_id).score(windows)
+
+    for echoes in (False, True):  # in one test, so that one process starts one server
+        endpoint = Endpoint(url)
+        endpoint._echoes = echoes
+        found = find_model(endpoint, EndpointOptions(tokenizer=str(folder)), ModelOptions())
+        engine, _ = load_endpoint_engine(endpoint, found, LONGEST)
+        for mine, its in zip(engine.score(windows), expected, strict=True):
+            for name in ("logprobs", "margin"):
+                gap = getattr(mine.teacher, name) - getattr(its.teacher, name)
+                assert np.abs(gap).max() < AGAINST_NAIVE, echoes
+
+
 @pytest.mark.parametrize(
     ("family", "compiled"), [("llama", True), *((family, False) for family in FAMILIES)]
 )
@@ -274,51 +321,3 @@ def test_bfloat16_is_another_rounding_of_the_same_scores(models):
     logprobs = [naive_scores(naive_log_softmax(model, window), window)[0] for window in windows]
     gaps = np.concatenate([a.teacher.logprobs - b for a, b in zip(found, logprobs, strict=True)])
     assert 1e-4 < np.abs(gaps).mean() < 0.1
-
-
-@pytest.fixture(scope="module")
-def served(models):
-    """Serve a model over HTTP; return the address and the model's folder."""
-    folder = models("llama")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-    command += ["--served-model-name", "served", "--dtype", "float32", "--enforce-eager"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "64"]
-    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    server = subprocess.Popen(command, env=os.environ | settings, start_new_session=True)
-    try:
-        for _ in range(600):
-            assert server.poll() is None
-            try:
-                requests.get(f"{url}/v1/models", timeout=1).raise_for_status()
-                break
-            except requests.RequestException:
-                time.sleep(1)
-        yield url, folder
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
-
-
-@pytest.mark.xdist_group("server")  # one server for both
-@pytest.mark.parametrize("echoes", [False, True])
-def test_a_served_model_says_what_the_model_here_says(served, echoes):
-    """In both ways in which servers tell the log-probabilities of a prompt."""
-    url, folder = served
-    endpoint = Endpoint(url)
-    endpoint._echoes = echoes
-    found = find_model(endpoint, EndpointOptions(tokenizer=str(folder)), ModelOptions())
-    loaded = load_model(str(folder))
-    windows = [each % loaded.tokenizer.n_ids for each in make_windows(40, longest=LONGEST)]
-    bos_token_id = loaded.tokenizer.bos_token_id
-    expected = HfEngine(loaded.model, bos_token_id=bos_token_id).score(windows)
-
-    engine, _ = load_endpoint_engine(endpoint, found, LONGEST)
-
-    for mine, its in zip(engine.score(windows), expected, strict=True):
-        for name in ("logprobs", "margin"):
-            gap = getattr(mine.teacher, name) - getattr(its.teacher, name)
-            assert np.abs(gap).max() < AGAINST_NAIVE

@@ -15,8 +15,7 @@ from study.heavy.recipe import Pretraining, TrainingPlan, read_recipe
 from study.heavy.run import bases_path, cell_path, cell_settings, missing_cells, run_study
 from study.heavy.workflow import conduct_study
 
-# One study for all of them: see `study`.
-pytestmark = [pytest.mark.slow, pytest.mark.ci, pytest.mark.xdist_group("study")]
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
 
 RECIPE = """
 vocabulary_size = 300
