@@ -26,6 +26,9 @@ class RowRisks:
     texts_digest: str
     """SHA-256 of its texts."""
 
+    raw_digest: str | None
+    """SHA-256 of its messages before they were rendered. None: it holds none, or the run is old."""
+
     ids: tuple[str, ...]
     """Of the examples; may repeat."""
 
@@ -70,6 +73,7 @@ def read_row_risks(folder: str | Path) -> RowRisks:
         folder=shown_path(folder),
         corpus=inputs.corpus,
         texts_digest=inputs.texts_digest,
+        raw_digest=run.manifest.raw_digest,
         ids=tuple(run.rows.column("id").to_pylist()),
         probabilities=run.probabilities,
         is_read=run.rows.column("outcome").to_numpy() != "bad",

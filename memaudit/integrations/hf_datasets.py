@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from memaudit.corpus import Conversation, CorpusOptions
-from memaudit.corpus.base import RowError
+from memaudit.corpus import Conversation, CorpusOptions, Rendered, read_corpus
+from memaudit.corpus.base import RawDigest, RowError
 from memaudit.corpus.shapes import ColumnChooser, read_content
+from memaudit.errors import UsageError
 from memaudit.integrations import RowRisks, read_row_risks, refuse_other_corpus
 from memaudit.text import number_of
 
@@ -78,6 +79,11 @@ def with_risk(dataset: "Dataset", run: str | Path) -> "Dataset":
         OutputError: a file of the run was changed or damaged.
         CorpusError: the dataset lacks the columns that the run read.
     """
+    if not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
+        raise UsageError(
+            f"expected a Dataset of datasets, got {type(dataset).__name__}",
+            hint="choose a split of a DatasetDict; over a stream map RiskColumns",
+        )
     columns = RiskColumns(run)
     risks = columns.risks
     if len(dataset) != risks.n_rows:
@@ -88,7 +94,7 @@ def with_risk(dataset: "Dataset", run: str | Path) -> "Dataset":
 
 
 def _compare_texts(dataset: "Dataset", risks: RowRisks) -> None:
-    """Refuse other texts, unless rows hold messages: those became text by the teacher's template."""
+    """Refuse other texts. Of messages the ids are compared, and where there are none the messages."""
     keys = ("shape", "text_column", "id_column", "mapping")
     given = {key: risks.corpus[key] for key in keys if key in risks.corpus}
     chooser = ColumnChooser(CorpusOptions(risks.folder, **given))
@@ -110,7 +116,38 @@ def _compare_texts(dataset: "Dataset", risks: RowRisks) -> None:
                 difference = f"a row that it read cannot be read here, {error}"
                 raise refuse_other_corpus(risks, difference) from error
             if isinstance(content, Conversation):
+                _require_same_messages(dataset, risks, given)
                 return
             texts.update(msgspec.json.encode(content.text))
     if texts.hexdigest() != risks.texts_digest:
         raise refuse_other_corpus(risks, "its texts are others, or in another order")
+
+
+def _require_same_messages(dataset: "Dataset", risks: RowRisks, given: dict[str, Any]) -> None:
+    """Refuse other messages where no ids tell. Which text they became, the teacher's template says."""
+    if risks.id_column in dataset.column_names or risks.raw_digest is None:  # older runs have none
+        return
+    # A data set has all keys in every message: null is what a message lacks, or what it says, or
+    # only as content, which OpenAI writes beside calls.
+    for rows in (dataset, map(dict, dataset), map(_without_nulls, dataset)):
+        options, raw = CorpusOptions("the dataset", rows=rows, **given), RawDigest()
+        for row in read_corpus(options, render_messages=lambda conversation: Rendered("")):
+            raw.add(row)
+        if raw.value == risks.raw_digest:
+            return
+    raise UsageError(
+        f"{risks.folder}: the rows have no ids, and their messages are not those of the run, or their "
+        "order, or the order of their keys is another one",
+        hint="give the rows ids, or predict from the data set itself: "
+        "memaudit.audit_corpus(teacher, dataset, out=...)",
+    )
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _without_nulls(item)
+            for key, item in value.items()
+            if item is not None or key == "content"
+        }
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

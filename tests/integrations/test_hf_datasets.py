@@ -5,7 +5,10 @@ import pickle
 import pyarrow.parquet as pq
 import pytest
 from integrations.conftest import audit_file, corpus_rows, write_rows
+from support.fake_run import ByteWiseEngine, audit_with
+from support.fakes import ByteTokenizer
 
+from memaudit.corpus import CorpusOptions, read_corpus
 from memaudit.errors import CorpusError, UsageError
 from memaudit.integrations.hf_datasets import FLAGGED, PROBABILITY, RiskColumns, with_risk
 
@@ -104,6 +107,31 @@ def test_it_goes_to_other_processes(finished):
     columns = pickle.loads(pickle.dumps(RiskColumns(finished)))
 
     assert columns({"text": ["x"]}, [0])[FLAGGED] == [True]
+
+
+@pytest.mark.parametrize("message", [{}, {"content": None, "tool_calls": [{"f": 1}]}])
+def test_messages_without_ids_are_known_by_what_they_say(message, dataset, tmp_path):
+    """In another order each would get the risk of another one, and nobody would see it."""
+    rows = [
+        {"messages": [{"role": "user", "content": row["text"]}, {"role": "assistant", **message}]}
+        if message and i % 2
+        else {"messages": [{"role": "user", "content": row["text"]}]}
+        for i, row in enumerate(corpus_rows())
+    ]
+    corpus = write_rows(tmp_path / "c.jsonl", rows)
+    read = read_corpus(CorpusOptions(str(corpus)), render_messages=ByteTokenizer().render_messages)
+    audit_with(ByteWiseEngine(), tmp_path / "run", rows=read, windows="first")
+
+    assert len(with_risk(type(dataset).from_list(rows), tmp_path / "run")) == len(rows)
+    with pytest.raises(UsageError, match="the rows have no ids, and their messages are not"):
+        with_risk(type(dataset).from_list(rows[::-1]), tmp_path / "run")
+
+
+def test_what_is_no_dataset_is_told(dataset, finished):
+    """A stream has no length; a list has no columns."""
+    for other in (corpus_rows(), dataset.to_iterable_dataset()):
+        with pytest.raises(UsageError, match="expected a Dataset of datasets, got"):
+            with_risk(other, finished)
 
 
 def test_messages_are_known_by_id_and_number(dataset, tmp_path):
