@@ -244,7 +244,7 @@ def _require_unfiltered(files: list[SourceFile]) -> None:
     by_path = {file.path: file for file in files}
     for file in files:
         for name, digest in _filtered_from(file.path):
-            original = by_path.get(file.path.with_name(name))
+            original = by_path.get(file.path.parent / name)  # `with_name` takes no empty name
             # By its content: a file may only have the name of another one.
             if original is not None and original is not file and _sha256(original.path) == digest:
                 raise CorpusError(

@@ -278,6 +278,7 @@ def test_a_filtered_file_beside_its_original_is_refused(tmp_path):
         "[]",
         "{",
         json.dumps({"inputs": [1]}),
+        json.dumps({"inputs": [{"name": name, "sha256": digest} for name in ("/", "..", "a\0b")]}),
         json.dumps(listed).replace("corpus", "x"),
     ):
         manifest.write_text(other)
