@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,15 +115,25 @@ def check_same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
 def stage_arrays(
     path: Path, compute: Callable[[], dict[str, NDArray[Any]]]
 ) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a stage, which are computed unless it has finished before."""
+    """Return the arrays of a stage, which are computed unless it has finished before.
+
+    Raises:
+        UsageError: what it left is damaged.
+    """
     if not path.exists():
         arrays: dict[str, Any] = compute()
         with committed_file(path) as stream:
             np.savez(stream, **arrays)
     # Read back also if it was computed just now: one that goes on later has the same bytes. Without
     # pickle, for what is unpickled may run code.
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (ValueError, TypeError, EOFError, BadZipFile) as error:
+        raise UsageError(
+            f"{shown_path(path)}: damaged: {safe_text(str(error), 200)}",
+            hint="remove it: what it holds is computed again",
+        ) from None
 
 
 def finish(work: Path) -> None:

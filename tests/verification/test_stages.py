@@ -135,6 +135,32 @@ def test_a_stage_is_computed_once(tmp_path):
     assert mode(tmp_path / "stage.npz") == 0o600
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other", "array"])
+def test_what_a_stage_left_is_checked(tmp_path, damage):
+    """Disks lose bytes: it says which file to remove, and the rest of the work stays."""
+    path = tmp_path / "stage.npz"
+    stage_arrays(path, lambda: {"a": np.arange(300)})
+    content = path.read_bytes()
+    middle = len(content) // 2
+    if damage == "array":
+        with path.open("wb") as stream:
+            np.save(stream, np.arange(3))
+    else:
+        path.write_bytes(
+            {
+                "cut": content[:middle],
+                "flipped": content[:middle] + b"\xff\xff" + content[middle + 2 :],
+                "empty": b"",
+                "other": b"not an archive",
+            }[damage]
+        )
+
+    with pytest.raises(UsageError, match=r"stage\.npz: damaged") as error:
+        stage_arrays(path, dict)
+
+    assert error.value.hint == "remove it: what it holds is computed again"
+
+
 def test_a_stage_that_fails_leaves_nothing(tmp_path):
     """It is done again, whole."""
 
