@@ -266,13 +266,13 @@ def test_features_beyond_the_training_range_are_reported():
 
 def test_a_corpus_that_cannot_be_scored_is_an_error():
     """No row scored is no reason to report that nothing is at risk."""
-    with pytest.raises(CorpusError, match="1 are shorter than a window of 8 tokens, 1 are bad"):
+    with pytest.raises(CorpusError, match="1 is shorter than a window of 8 tokens, 1 is bad"):
         audit("short", None)
 
 
 def test_a_corpus_without_answers_is_told_that_it_has_none(tmp_path):
     """No shorter window helps conversations in which nobody answers."""
-    with pytest.raises(CorpusError, match="1 have no answer of 2 tokens, 0 are bad") as caught:
+    with pytest.raises(CorpusError, match="1 has no answer of 2 tokens, 0 are bad") as caught:
         audit_answers([Example(0, "id", "c:1", "a question of somebody", ())], tmp_path)
     assert "--windows first" in caught.value.hint
 

@@ -22,7 +22,7 @@ from memaudit.engines.model_files import (
     files_digest,
 )
 from memaudit.errors import MissingDependency, ModelError
-from memaudit.text import safe_text, shown_path
+from memaudit.text import number_of, safe_text, shown_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,8 +82,9 @@ class Adapter:
         # Above, peft leaves out embeddings that were saved whole: of them only LoRA is compared.
         unmatched = {name for name in unmatched if "embed" not in name or "lora_" in name}
         if unmatched:
+            told = "weight of the adapter does", "weights of the adapter do"
             raise ModelError(
-                f"{shown_path(self.folder)}: {len(unmatched)} weights of the adapter do not belong to "
+                f"{shown_path(self.folder)}: {number_of(len(unmatched), *told)} not belong to "
                 f"its base model, the first is {safe_text(min(unmatched))}",
                 hint="check that base_model_name_or_path names the model it was trained on",
             )

@@ -28,7 +28,7 @@ from memaudit.engines.quantised import UNQUANTISED_HINT, quantised_by, unpacking
 from memaudit.engines.tokenizer import difference, load_tokenizer
 from memaudit.errors import ModelError
 from memaudit.progress import tell
-from memaudit.text import safe_text, shown_path
+from memaudit.text import number_of, safe_text, shown_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -313,7 +313,7 @@ def _load_weights(
     unset = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if unset:
         raise ModelError(
-            f"{shown_path(source)}: {len(unset)} weights are missing or of another shape, "
+            f"{shown_path(source)}: {number_of(len(unset), 'weight is', 'weights are')} missing or of another shape, "
             f"the first is {safe_text(unset[0])}",
             hint="get the model again, or check that config.json belongs to these weights",
         )
@@ -378,7 +378,7 @@ def _unused_weights(source: str, unexpected: Iterable[str], config: Any) -> str 
         (needed if is_needed else unknown).append(name)
     if needed:
         raise ModelError(
-            f"{shown_path(source)}: {len(needed)} weights of the file are not used, "
+            f"{shown_path(source)}: {number_of(len(needed), 'weight of the file is', 'weights of the file are')} not used, "
             f"the first is {safe_text(needed[0])}: this is another model than the one that was "
             "trained",
             hint="merge adapters into the model and save it again, "

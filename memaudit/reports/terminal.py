@@ -233,7 +233,8 @@ def show_progress(
 def progress_line(progress: Progress) -> str:
     """Return `score 120000/1000000 12.0% 8.4k windows/s eta 01:44`, or `read 5000 rows, 2.5k rows/s`."""
     total, eta = progress.total, progress.eta_seconds
-    done = f"{progress.done} {progress.unit}," if total is None else f"{progress.done}/{total}"
+    unit = progress.unit.removesuffix("s") if progress.done == 1 else progress.unit
+    done = f"{progress.done} {unit}," if total is None else f"{progress.done}/{total}"
     parts = [progress.stage, done]
     if total:
         parts.append(f"{progress.done / total:.1%}")

@@ -23,6 +23,7 @@ from memaudit.errors import CorpusError
 from memaudit.exposure import BETWEEN
 from memaudit.progress import ReportProgress, begin_stage
 from memaudit.runs.files import NamelessFile
+from memaudit.text import number_of
 from memaudit.windows import SHAPE_OPTIONS, WindowChoice, window_key, windows_of, without_padding
 
 
@@ -432,12 +433,13 @@ def _require_scored(cuts: RowWindows, choice: WindowChoice) -> None:
     n_short, n_bad = cuts.outcomes["too_short"], cuts.outcomes["bad"]
     by_answers = bool(cuts.answers.rows) and choice.policy != "first"
     shortest = choice.min_suffix_len if by_answers else choice.shape.length
-    short, hint = f"are shorter than a window of {shortest} tokens", SHAPE_OPTIONS
+    short, hint = f"shorter than a window of {shortest} tokens", SHAPE_OPTIONS
+    told = number_of(n_short, f"is {short}", f"are {short}")
     if by_answers:
-        short = f"have no answer of {shortest} tokens"
+        told = f"{number_of(n_short, 'has', 'have')} no answer of {shortest} tokens"
         hint = "--min-suffix; if all of a row is trained on, give --windows first"
     raise CorpusError(
-        f"no row can be scored: {n_short} {short}, {n_bad} are bad",
+        f"no row can be scored: {told}, {number_of(n_bad, 'is', 'are')} bad",
         hint=f"choose a shorter window with {hint}"
         if n_short
         else "see what is wrong with the first one: leave out --on-bad-row skip",

@@ -13,7 +13,7 @@ from memaudit.errors import CorpusError, UsageError
 from memaudit.evaluation import RowPredictions
 from memaudit.runs.folder import read_summary
 from memaudit.tables import Table, find_table, match_rows, read_table
-from memaudit.text import shown_path
+from memaudit.text import number_of, shown_path
 from memaudit.windows import SHAPE_OPTIONS, WindowShape
 
 _COLUMNS = ("id", "address", "outcome", "row", "probability", "flagged")
@@ -115,7 +115,7 @@ def match_predictions(predictions: Predictions, places: Iterable[Place]) -> RowP
         if is_wrong.any():
             raise UsageError(
                 f"{predictions.shown}: row {rows[int(is_wrong.argmax())]} {reason}, "
-                f"as are {int(is_wrong.sum()) - 1:,} others",
+                f"1 of {number_of(int(is_wrong.sum()), 'such row')}",
                 hint="predict and verify on the same corpus, with the same teacher",
             )
     summary, classifier = predictions.summary, told_classifier(predictions.summary)

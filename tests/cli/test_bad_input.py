@@ -251,7 +251,7 @@ CASES = {
     invalid_json: "corpus.jsonl:13: line 13: ",
     truncated_gzip: "corpus.jsonl.gz: ",
     gigantic_line: "corpus.jsonl:1: line 1: ",
-    only_short_rows: "no row can be scored: 1 are shorter than a window of 32 tokens, 0 are bad",
+    only_short_rows: "no row can be scored: 1 is shorter than a window of 32 tokens, 0 are bad",
     damaged_parquet: "corpus.parquet: ",
     missing_teacher: "gone",
     teacher_without_config: "broken-teacher",

@@ -127,7 +127,7 @@ def _config(**changes):
     ("spoil", "message"),
     [
         (_without_weights, "an adapter without adapter_model.safetensors"),
-        (_of_another_model, "do not belong to its base model"),
+        (_of_another_model, "not belong to its base model"),
         (_config(peft_type="PROMPT_TUNING"), "of the kind PROMPT_TUNING"),
         (_config(megatron_config={}, megatron_core="antigravity"), None),
         (_config(megatron_config={"a": 1}, megatron_core="antigravity"), "expected plain LORA"),

@@ -28,6 +28,7 @@ def test_a_line_says_how_far_how_fast_and_how_long():
 
 def test_an_unknown_total_is_left_out():
     """A stream has no end one could know."""
+    assert progress_line(Progress("read", "rows", 1, None, 1.0)) == "read 1 row, 1.0 rows/s"
     assert progress_line(Progress("read", "rows", 5000, None, 2.0)) == "read 5000 rows, 2.5k rows/s"
 
 
