@@ -158,7 +158,10 @@ class Run:
         return [found[index] for index in indices.tolist()]
 
     def worst(self, n: int, text_of: TextOf | None = None) -> tuple[Worst, ...]:
-        """Return at most n of the riskiest rows, as `Risks.worst_rows` orders them."""
+        """Return at most n of the riskiest rows, as `Risks.worst_rows` orders them.
+
+        Their texts are what `text_of` makes of their worst windows; None leaves them out.
+        """
         risks, places = self.risks, np.flatnonzero(self.is_scored)
         found, worst = [], risks.worst_rows(n)
         sources = self._rows_at(places[worst]) if len(worst) else []
