@@ -163,7 +163,8 @@ def test_a_run_that_is_stopped_says_how_to_go_on(tmp_path, number, code, said):
     assert process.returncode == code
     assert f"error: {said}" in err
     assert "give the same command again to go on: " in err
-    assert f"of 11 chunks are kept in {out}" in err
+    # One chunk is kept, several are: which it is depends on how fast the machine is.
+    assert re.search(rf"\d of 11 chunks (is|are) kept in {re.escape(str(out))}\n", err)
     assert "Traceback" not in err
     fake_audit(out)
     assert contents(out) == contents(tmp_path / "reference")
