@@ -141,7 +141,7 @@ def test_a_summary_tells_common_text_from_what_is_sensitive():
         2,
     )
     assert found.in_words(3).startswith(
-        "Of the 3 at risk, 1 hold a secret, 2 personal data, and 1 neither: common text. 1 more"
+        "Of the 3 at risk, 1 holds a secret, 2 personal data, and 1 neither: common text. 1 more"
     )
     assert rows.secrets_at_risk(is_flagged).tolist() == [True, False, False, True, False]
     assert rows.sensitive_at_risk(is_flagged).tolist() == [True, False, True, True, False]
