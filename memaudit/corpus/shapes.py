@@ -189,8 +189,21 @@ class ColumnChooser:
         if captured is None:
             return None
         layout = LAYOUTS[layouts[0]]
+        if layouts == ["preference"] and self._shape == "auto":
+            self._require_prompt(names)
         roles = {role: self._names.get(role, role) for role in layout.required + layout.optional}
         return Columns(layout, roles, self._id_column, captured)
+
+    def _require_prompt(self, names: Collection[str]) -> None:
+        """Refuse two answers beside what may be their prompt: they are scored otherwise without it."""
+        there = next((name for name in _OTHER_NAMES["prompt"] if name in names), None)
+        # A source is often where a row is from.
+        if there in (None, "source") or not {"prompt", "conversations"}.isdisjoint(names):
+            return
+        raise CorpusError(
+            f"rows hold 'chosen' and 'rejected' beside {quoted(there)}, which may be their prompt",
+            hint=f"give --format preference, and --map prompt={there} if so",
+        )
 
     def _capture(self, names: Collection[str]) -> dict[str, str] | None:
         """Return the columns of the first capture that is there."""

@@ -53,6 +53,22 @@ def test_rows_of_two_shapes_need_a_choice(read, texts, shape, text):
     assert texts("a.jsonl", content, shape=shape, render_messages=render) == [text]
 
 
+def test_two_answers_beside_a_question_need_a_choice(read, texts):
+    """Orca's pairs hold `question`, `chosen`, `rejected`: answers alone are not what is learned."""
+    row = {"question": "a ", "chosen": "b", "rejected": "c", "source": "d"}
+    content = lines(row)
+
+    with pytest.raises(CorpusError, match="beside 'question', which may be their") as caught:
+        read("a.jsonl", content)
+
+    assert "--map prompt=question" in str(caught.value.hint)
+    assert texts("a.jsonl", content, shape="preference", mapping=("prompt=question",)) == ["a b"]
+    assert texts("a.jsonl", content, shape="preference") == ["b"]
+    del row["question"]  # where a row is from is no prompt
+    assert texts("a.jsonl", lines(row)) == ["b"]
+    assert texts("a.jsonl", lines(row | {"prompt": "a ", "question": "e"})) == ["a b"]
+
+
 def test_the_text_column_settles_the_shape(texts):
     """Whoever names the column wants that column."""
     content = lines({"content": "a", "text": "b", "messages": HELLO})
