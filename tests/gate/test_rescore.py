@@ -124,7 +124,7 @@ def test_a_forged_run_is_found_and_an_honest_one_passes(tmp_path, monkeypatch, c
         write_chunk(forged, 0, X)
 
         assert run_command([*gate, "--run", "forged"]) == 2
-        assert "have other scores than the run says" in capsys.readouterr().err
+        assert "1 has other scores than the run says" in capsys.readouterr().err
         shutil.rmtree("forged")
 
     shutil.copytree(TEACHER, "other")
