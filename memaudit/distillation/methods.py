@@ -55,7 +55,7 @@ def fine_tune(
             `options.save_every` is given.
 
     Raises:
-        ModelError: a weight is not finite at the end.
+        ModelError: a weight or a logit is not finite at the end.
     """
     train(model, examples, cross_entropy_loss, options, work_dir)
 
@@ -86,7 +86,7 @@ def distil(  # noqa: PLR0913  # who learns what from whom, and how
         work_dir: as for `fine_tune`.
 
     Raises:
-        ModelError: a weight is not finite at the end.
+        ModelError: a weight or a logit is not finite at the end.
     """
     if objective.learns_written_text:
         whole = [example for example in examples if not isinstance(example, tuple)]
@@ -264,7 +264,7 @@ def train(
     """Train the model in place, from the last whole checkpoint if there is one.
 
     Raises:
-        ModelError: a weight is not finite at the end.
+        ModelError: a weight or a logit is not finite at the end.
     """
     model.requires_grad_(True)
     with quiet_transformers():
@@ -299,11 +299,14 @@ def train(
                 hint="run a step in more parts with --gradient-accumulation",
             ) from error
     model.eval()
-    # Asked once, at the end: a weight that is not finite never becomes finite again.
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+    # Asked once, at the end: a weight that is not finite never becomes finite again. Finite ones may
+    # be too large to compute with, whatever the text.
+    with torch.inference_mode():
+        logits = model(_collate(examples[:1])["input_ids"].to(model.device)).logits
+    if not all(bool(torch.isfinite(values).all()) for values in (logits, *model.parameters())):
         raise ModelError(
-            f"the training diverged: after {trainer.state.global_step} steps a weight is not a "
-            "finite number",
+            f"the training diverged: after {trainer.state.global_step} steps a weight or a logit is "
+            "not a finite number",
             hint="choose a lower learning rate",
         )
 
