@@ -158,7 +158,11 @@ def _tested(report: Report) -> Table:
             if student is None
             else f"{student.count:,} of {number_of(student.of, 'distinct example')}",
         ),
-        ("exact continuation by the teacher", "tested", number_of(risks.n_recited, "example")),
+        (
+            "exact continuation by the teacher",
+            "tested in part" if run.outcomes["screened"] else "tested",
+            f"{risks.n_recited:,} of {number_of(run.outcomes['scored'], 'example')} that it read",
+        ),
         (
             "personal data and secrets in examples at risk",
             "no" if sensitivity is None else "tested, by form",

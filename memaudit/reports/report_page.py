@@ -166,12 +166,18 @@ def _first(report: Report) -> Iterator[Block]:
     of_texts = f"{words.interval(texts)} of {len(risks.texts.windows):,} texts"
     copies, about = f"{words.interval(expected)} {of}", words.approximately
     at_risk, recited = (words.percent(n / n_rows) for n in (risks.n_flagged, risks.n_recited))
+    # Of what --cascade spared the teacher nobody knows whether it recites it.
+    of_read = f"of the {outcomes['scored']:,} that it read"
     yield Figures(
         (
             ("Different texts expected to be memorized", about(texts.mean), of_texts),
             ("Examples expected, copies included", about(expected.mean), copies),
             ("At risk", f"{risks.n_flagged:,}", f"{at_risk} {of}"),
-            ("Teacher recites", f"{risks.n_recited:,}", f"{recited} {of}"),
+            (
+                "Teacher recites",
+                f"{risks.n_recited:,}",
+                of_read if outcomes["screened"] else f"{recited} {of}",
+            ),
         )
     )
     others = "".join(

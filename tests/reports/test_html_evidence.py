@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from support.fake_run import ByteWiseEngine, audit_with
 from support.report_runs import made_up_run
@@ -216,3 +217,17 @@ def test_the_annex_says_what_sampling_reveals_or_how_to_find_out(run, verified):
     page = told(replace(verified, result=known))
     assert "| exact continuation by random sampling | tested | 7 examples in 1,000 samples" in page
     assert "| tested | at least 9 examples in 1,000 samples of each |" in page
+
+
+def test_what_the_teacher_was_not_asked_is_not_called_tested(run):
+    """A cascade spares it most of a corpus: it may recite that, too."""
+    at = run.fates.column_names.index("outcome")
+    outcomes = ["screened", *run.fates["outcome"].to_pylist()[1:]]
+    spared = replace(run, fates=run.fates.set_column(at, "outcome", pa.array(outcomes)))
+    n_read = spared.outcomes["scored"]
+
+    annex, whole = (render_markdown(annex_page(make_report(r), Release())) for r in (spared, run))
+
+    assert f"| tested in part | {run.risks.n_recited} of {n_read} examples that it read |" in annex
+    assert "| exact continuation by the teacher | tested |" in whole
+    assert f"of the {n_read} that it read" in render_html(report_page(make_report(spared)))
