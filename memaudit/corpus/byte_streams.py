@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import zlib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -141,8 +142,20 @@ class OpenFile:
         """Yield the bytes, unpacked, in blocks of 1 MiB, zstd up to 32 MiB.
 
         Raises:
-            CorpusError: the file is damaged, cut off, or unpacks to more than allowed.
+            CorpusError: the file is damaged, cut off, UTF-16, or unpacks to more than allowed.
         """
+        is_first = True
+        for block in self._blocks():
+            # As PowerShell writes it. No row would be UTF-8, and to skip bad rows is to skip all.
+            if is_first and block.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+                raise CorpusError(
+                    f"{self.shown}: UTF-16, expected UTF-8",
+                    hint="convert it, for instance with: iconv -f UTF-16 -t UTF-8",
+                )
+            is_first = is_first and not block
+            yield block
+
+    def _blocks(self) -> Iterator[bytes]:
         n_out, most = 0, self.options.max_decompressed_bytes
         try:
             if self.compression is None:

@@ -152,3 +152,16 @@ def test_lines_do_not_depend_on_where_blocks_end(lines, end, block_size):
     assert [line.content for line in found] == expected
     assert [line.length for line in found] == [len(line) for line in lines]
     assert [line.number for line in found] == list(range(1, len(lines) + 1))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt", "a.csv", "a.jsonl.gz", "a.txt.zst"])
+def test_utf16_is_said_at_once(read, name, encoding):
+    """PowerShell writes it: with bad rows skipped, all of the file would be missing."""
+    content = '\ufefftext\n{"text": "x"}\n'.encode(encoding)
+    content = PACK.get(name.rpartition(".")[2], bytes)(content)
+
+    with pytest.raises(CorpusError, match="UTF-16, expected UTF-8") as error:
+        read(name, content)
+
+    assert "iconv" in error.value.hint
